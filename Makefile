@@ -1,0 +1,68 @@
+# Everything runs inside .venv, which is made from requirements.lock the first time a target needs it.
+# Asked of the machine: make and a Python from 3.10 to 3.13 (PYTHON=python3.12 make ... chooses one).
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+UV := $(BIN)/uv
+STAMP := $(VENV)/.installed
+SOURCES := interp_plugins tests $(wildcard examples)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export UV_NO_PROGRESS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format bench lock wheel clean
+.DELETE_ON_ERROR:
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## make or refresh .venv from requirements.lock
+
+demo: $(STAMP)  ## explain real pictures with real networks, results in demo_out
+	$(BIN)/interp-plugins demo --out demo_out
+
+test: lint  ## lint, type-check and run every test
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## check style and types, change nothing
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(STAMP)  ## sort imports, fix what can be fixed, format
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(STAMP)  ## run tests/benchmarks, which `make test` leaves out
+	@$(PY) -m pytest tests/benchmarks -o python_files="bench_*.py test_*.py" -s $(PYTEST_ARGS)
+
+lock: $(UV)  ## resolve requirements.lock anew (LOCK_ARGS=--upgrade takes newer releases)
+	$(UV) pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.10 \
+	  --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet \
+	  --output-file requirements.lock $(LOCK_ARGS)
+
+wheel: $(STAMP)  ## build the wheel into dist/
+	$(PY) -m pip wheel . --no-deps --no-build-isolation --wheel-dir dist
+
+clean:  ## remove builds, caches and demo_out, keep .venv
+	rm -rf build dist demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find interp_plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment that is already there is filled, not replaced; one whose Python no longer runs is made anew.
+$(UV): Makefile
+	@$(PY) -c "" 2>/dev/null || $(PYTHON) -c \
+	  "import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else 'Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d; say which one with: make PYTHON=...' % sys.version_info[:2])"
+	@$(PY) -c "" 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip
+	$(PY) -m pip install --quiet uv==$(UV_VERSION)
+	@touch $@
+
+$(STAMP): requirements.lock pyproject.toml $(UV)
+	$(UV) pip install --python $(PY) -r requirements.lock
+	$(UV) pip install --python $(PY) --no-deps --no-build-isolation --editable .
+	@touch $@
