@@ -1,0 +1,156 @@
+"""The wheel: what it holds, what it says of itself, and that its core needs neither framework."""
+
+import email
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from email.message import Message
+from pathlib import Path
+
+import pytest
+
+import interp_plugins
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+CORE_DEPENDENCIES = {"numpy", "safetensors", "torch", "tqdm"}
+EXTRAS = {"all", "cli", "demo", "dev", "fastai", "lightning", "viz"}
+NOT_FOR_THE_CORE = "captum,fastai,fastcore,lightning,lightning_fabric,matplotlib,pytorch_lightning"
+
+NO_CACHE = shutil.ignore_patterns("__pycache__")
+
+# Runs in a fresh process: the packages named are as good as absent, so an import that needs one fails, and an
+# optional `try: import` cannot have filled sys.modules either.
+IMPORT_WITHOUT = """
+import importlib, sys
+blocked = set(sys.argv[2].split(","))
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"blocked for this test: {name}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+module = importlib.import_module(sys.argv[1])
+assert not blocked & {name.partition(".")[0] for name in sys.modules}
+print(module.__file__)
+"""
+
+# The same without the blocker: what is installed must not be pulled in.
+IMPORT_BESIDE = """
+import importlib, sys
+importlib.import_module(sys.argv[1])
+pulled = set(sys.argv[2].split(",")) & {name.partition(".")[0] for name in sys.modules}
+assert not pulled, f"{sys.argv[1]} pulls in {sorted(pulled)}"
+"""
+
+
+def run(*command: str | Path, path: Path | None = None, cwd: Path) -> str:
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    if path is not None:
+        env["PYTHONPATH"] = str(path)
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the tree with the backend that is installed, so without a network."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "interp_plugins", source / "interp_plugins", ignore=NO_CACHE)
+    out = tmp_path_factory.mktemp("wheel")
+    run(
+        *("-m", "pip", "wheel", source, "--no-deps", "--no-build-isolation", "--no-index", "--quiet"),
+        *("--disable-pip-version-check", "--wheel-dir", out),
+        cwd=out,
+    )
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def archive(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    with zipfile.ZipFile(wheel) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def metadata(archive: zipfile.ZipFile) -> Message:
+    (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+    return email.message_from_bytes(archive.read(name))
+
+
+@pytest.mark.slow
+def test_wheel_holds_every_module_and_nothing_else(archive: zipfile.ZipFile) -> None:
+    names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    tree = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "interp_plugins").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert names == tree
+    assert "interp_plugins/py.typed" in names
+
+
+@pytest.mark.slow
+def test_wheel_says_what_it_is(metadata: Message) -> None:
+    assert metadata["Name"] == "interp-plugins"
+    assert metadata["Version"] == interp_plugins.__version__
+    assert metadata["License-Expression"] == "MIT"
+    assert set(metadata["Requires-Python"].split(",")) == {">=3.10", "<3.14"}
+    assert {f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)} <= set(
+        metadata.get_all("Classifier", [])
+    )
+
+
+@pytest.mark.slow
+def test_core_needs_only_its_own_dependencies(metadata: Message) -> None:
+    plain = {line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
+    assert {line.partition(">")[0].strip() for line in plain} == CORE_DEPENDENCIES
+    assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
+
+
+@pytest.mark.slow
+def test_command_points_at_the_command_line(archive: zipfile.ZipFile) -> None:
+    (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/entry_points.txt"))
+    assert "interp-plugins = interp_plugins.cli:app" in archive.read(name).decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["interp_plugins", "interp_plugins.core", "interp_plugins.attr"])
+def test_installed_wheel_imports_where_no_framework_is(module: str, wheel: Path, tmp_path: Path) -> None:
+    run(
+        *("-m", "pip", "install", wheel, "--no-deps", "--no-index", "--quiet", "--target", tmp_path / "site"),
+        "--disable-pip-version-check",
+        cwd=tmp_path,
+    )
+    where = run("-c", IMPORT_WITHOUT, module, NOT_FOR_THE_CORE, path=tmp_path / "site", cwd=tmp_path)
+    assert Path(where).is_relative_to(tmp_path / "site")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["interp_plugins", "interp_plugins.core", "interp_plugins.attr"])
+def test_import_pulls_in_no_framework(module: str, tmp_path: Path) -> None:
+    run("-c", IMPORT_BESIDE, module, NOT_FOR_THE_CORE, path=ROOT, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_lock_pins_every_dependency(metadata: Message) -> None:
+    asked = {re.split(r"[<>=!~;\[ ]", line, maxsplit=1)[0] for line in metadata.get_all("Requires-Dist", [])}
+    assert asked - {"interp-plugins"} <= set(re.findall(r"^([a-z0-9._-]+)==", LOCK, flags=re.MULTILINE))
+
+
+def test_lock_holds_exact_versions_with_hashes_and_nothing_of_a_machine() -> None:
+    lines = [line for line in LOCK.replace("\\\n", "").splitlines() if not line.startswith("#")]
+    pin = re.compile(r"[a-z0-9._-]+==[^ ;]+ ( *; [^:]+ )?( *--hash=sha256:[0-9a-f]{64} *)+")
+    assert [line for line in lines if not pin.fullmatch(line)] == []
+    assert "://" not in LOCK
