@@ -1,0 +1,233 @@
+"""Base classes with Captum's public face, and the one way in: checked private inputs, a frozen model, a Forward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.baseline import as_baselines
+from ..core.batching import auto_chunk, chunks
+from ..core.errors import InputError
+from ..core.explanation import Explanation
+from ..core.forward import Call, Forward, Gradients, gradients
+from ..core.guard import frozen
+from ..core.report import note
+from ..core.site import Layer, Neuron, OfNeuron, resolve_layer
+from ..core.target import as_target
+from ..core.tensors import as_tuple, check_float, check_inputs, describe, per_sample_sum
+
+
+class Attribution:
+    """A method bound to a model.
+
+    Args:
+        forward_func: an `nn.Module` or any callable, called as `forward_func(*inputs, *additional_forward_args)`.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any]):
+        if not callable(forward_func):
+            raise InputError(f"forward_func must be an nn.Module or a callable, got {describe(forward_func)}.")
+        self.forward_func = forward_func
+
+    # The parameters differ from method to method, as in Captum, so the base class names none.
+    attribute: Callable[..., Any]
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether attributions are multiplied by (input - baseline): "global" rather than "local" attribution."""
+        return False
+
+    def has_convergence_delta(self) -> bool:
+        """Whether `attribute` takes `return_convergence_delta`."""
+        return False
+
+    def compute_convergence_delta(
+        self,
+        attributions: Tensor | tuple[Tensor, ...],
+        start_point: Any,
+        end_point: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Tensor:
+        """sum(attributions) - (F(end_point) - F(start_point)) per example (N,): zero where completeness holds.
+
+        Raises:
+            InputError: attributions for another number of examples.
+        """
+        with prepared(self.forward_func, end_point, target, additional_forward_args) as (ends, forward):
+            starts = as_baselines(start_point, ends, template=end_point)
+            return convergence_delta(forward, as_tuple(attributions), ends, starts)
+
+    @classmethod
+    def get_name(cls) -> str:
+        """The class name with spaces: "Integrated Gradients"."""
+        return "".join(c if c.islower() or i == 0 else f" {c}" for i, c in enumerate(cls.__name__))
+
+    def explain(self, inputs: Tensor | tuple[Tensor, ...], **kwargs: Any) -> Explanation:
+        """`interp_plugins.explain` with this method: an `Explanation` with target, scores and pictures."""
+        from ..core.explain import explain
+
+        return explain(self.forward_func, inputs, methods=self, **kwargs)[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({_short(self.forward_func)})"
+
+
+def _short(func: Any) -> str:
+    if isinstance(func, Call):
+        func = func.func
+    return type(func).__name__ if isinstance(func, nn.Module) else getattr(func, "__name__", repr(func))
+
+
+class GradientAttribution(Attribution):
+    """A method that needs gradients."""
+
+
+class PerturbationAttribution(Attribution):
+    """A method that only evaluates the model."""
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Differences of outputs are global attributions."""
+        return True
+
+
+class InternalAttribution(Attribution):
+    """A method about a layer.
+
+    Args:
+        forward_func: as for `Attribution`.
+        layer: a module, its dotted name, or a `core.Layer`; a list of these where the method allows it.
+        device_ids: accepted for Captum's sake; not needed.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any], layer: Any, device_ids: list[int] | None = None):
+        super().__init__(forward_func)
+        self.layer, self.device_ids = layer, device_ids
+
+    def sites(self, attribute_to_layer_input: bool = False) -> list[Layer]:
+        """The layer (or layers), resolved; `attribute_to_layer_input` chooses the side unless a `Layer` says it."""
+        io = "input" if attribute_to_layer_input else "output"
+        out = []
+        for layer in self.layer if isinstance(self.layer, list) else [self.layer]:
+            site = resolve_layer(self.forward_func, layer)
+            out.append(
+                site if isinstance(layer, Layer) and not attribute_to_layer_input else Layer(site.module, io, site.call)
+            )
+        return out
+
+    def formatted(self, tensors: Sequence[Tensor], counts: Sequence[int]) -> Any:
+        """Captum's layout: a tensor or tuple per layer, and a list of these for a list of layers."""
+        per_layer, start = [], 0
+        for count in counts:
+            part = tuple(tensors[start : start + count])
+            per_layer.append(part if count > 1 else part[0])
+            start += count
+        return per_layer if isinstance(self.layer, list) else per_layer[0]
+
+
+class LayerAttribution(InternalAttribution):
+    """A method whose map is over a layer's tensor."""
+
+    @staticmethod
+    def interpolate(
+        layer_attribution: Tensor, interpolate_dims: int | tuple[int, ...], interpolate_mode: str = "nearest"
+    ) -> Tensor:
+        """Resize a layer map (N, C, ...) to spatial size `interpolate_dims` with `torch.nn.functional.interpolate`."""
+        return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
+
+
+class NeuronAttribution(InternalAttribution):
+    """A method whose map is over the input, for a neuron inside the model."""
+
+    def neuron_func(self, neuron_selector: Any, attribute_to_neuron_input: bool = False) -> Any:
+        """The model with the neuron as its output, for use as a `forward_func`."""
+        if isinstance(self.layer, list):
+            raise InputError("A neuron lives in one layer; got a list of layers.")
+        neuron = Neuron(self.sites(attribute_to_neuron_input)[0], neuron_selector)
+        func = self.forward_func
+        if isinstance(func, Call):
+            return Call(OfNeuron(func.func, neuron), func.kwargs)
+        return OfNeuron(func, neuron)
+
+
+@contextlib.contextmanager
+def prepared(
+    func: Callable[..., Any], inputs: Any, target: Any = None, additional_forward_args: Any = None
+) -> Iterator[tuple[tuple[Tensor, ...], Forward]]:
+    """Private, checked inputs and a `Forward`, inside `frozen(func)`; reports the passes used."""
+    with frozen(func):
+        xs = check_inputs(inputs)
+        n = xs[0].shape[0]
+        forward = Forward.of(func, n, as_target(target, n), additional_forward_args)
+        try:
+            yield xs, forward
+        finally:
+            note(forward_passes=forward.passes["forward"], backward_passes=forward.passes["backward"])
+
+
+def batch_gradients(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    *,
+    wrt: Sequence[Layer] | None = None,
+    chunk: int | None = None,
+) -> Gradients:
+    """Scores and gradients of every sample once, in chunks of samples."""
+    if wrt is None:
+        check_float(inputs)
+    n, device = inputs[0].shape[0], inputs[0].device
+
+    def work(start: int, stop: int) -> Gradients:
+        if stop - start == n:
+            return gradients(forward, inputs, wrt=wrt)
+        rows = torch.arange(start, stop, device=device)
+        return gradients(forward, [x[start:stop] for x in inputs], rows, wrt=wrt)
+
+    size = chunk or max(auto_chunk(list(inputs)), min(n, 64))
+    parts = [part for _, _, part in chunks(n, size, work)]
+    if len(parts) == 1:
+        return parts[0]
+
+    def joined(columns: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+        return tuple(torch.cat(list(column)) for column in zip(*columns, strict=True))
+
+    return Gradients(
+        torch.cat([p.scores for p in parts]),
+        joined([p.grads for p in parts]),
+        joined([p.activations for p in parts]),
+        parts[0].counts,
+    )
+
+
+def batch_scores(forward: Forward, inputs: Sequence[Tensor], chunk: int | None = None) -> Tensor:
+    """F(x) of every sample (N,), in chunks of samples."""
+    n, device = inputs[0].shape[0], inputs[0].device
+
+    def work(start: int, stop: int) -> Tensor:
+        if stop - start == n:
+            return forward.scores(inputs)
+        return forward.scores([x[start:stop] for x in inputs], torch.arange(start, stop, device=device))
+
+    size = chunk or max(auto_chunk(list(inputs)), min(n, 64))
+    return torch.cat([part for _, _, part in chunks(n, size, work)])
+
+
+def convergence_delta(
+    forward: Forward, attributions: Sequence[Tensor], ends: Sequence[Tensor], starts: Sequence[Tensor]
+) -> Tensor:
+    """sum(attributions) - (F(end) - F(start)), per sample (N,)."""
+    n = ends[0].shape[0]
+    if any(a.shape[0] != n for a in attributions):
+        raise InputError(
+            f"Attributions for {[a.shape[0] for a in attributions]} examples came for {n} inputs; the first dimensions "
+            "must be equal."
+        )
+    end, start = batch_scores(forward, ends), batch_scores(forward, starts)
+    note(score=end, baseline_score=start)
+    return per_sample_sum(attributions).to(end.dtype) - (end - start)

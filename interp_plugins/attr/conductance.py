@@ -1,0 +1,266 @@
+"""Path methods that move the input and read the gradient at a layer: conductance and internal influence.
+
+LayerConductance (Dhamdhere, Sundararajan, Yan 2018, arXiv:1805.12233): sum over the path of dF/dy * change of y.
+InternalInfluence (Leino et al. 2018, arXiv:1802.03788): mean over the path of dF/dy.
+NeuronConductance: sum over the path of dF/dy_j * dy_j/dx * (x - x').
+
+The conductance integral is evaluated on cells that cover all of [0, 1]: the cells are as long as the rule's weights,
+the gradient is taken at the rule's node, and the change of y over the whole cell, so that a linear layer is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.baseline import as_baselines
+from ..core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from ..core.errors import InputError
+from ..core.forward import Forward, _differentiate, _one_per_row, _readable, gradients, select_output
+from ..core.registry import register
+from ..core.site import Layer, Neuron, run_and_read
+from ..core.tensors import check_float, like
+from .base import GradientAttribution, LayerAttribution, NeuronAttribution, convergence_delta, prepared
+from .gradient_shap import layer_tensors
+from .path import RowSum, grid_rows, path_gradients, points
+from .quadrature import check_steps, quadrature
+
+
+def path_conductance(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    baselines: Sequence[Tensor],
+    layers: Sequence[Layer],
+    method: str,
+    n_steps: int,
+    chunk: int | None = None,
+    progress: bool | None = None,
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Sum over the cells of dF/dy at the node times the change of y over the cell; (N, ...) per layer tensor."""
+    if method == "riemann_trapezoid":  # gradient: mean of both ends of a cell
+        left = path_conductance(forward, inputs, baselines, layers, "riemann_left", n_steps, chunk, progress)
+        right = path_conductance(forward, inputs, baselines, layers, "riemann_right", n_steps, chunk, progress)
+        return tuple((a + b) / 2 for a, b in zip(left[0], right[0], strict=True)), left[1]
+    rule = quadrature(method, n_steps)
+    edges = torch.tensor([0.0, *accumulate(rule.weights)], dtype=torch.float64).clamp_max(1.0)
+    edges[-1] = 1.0
+    nodes = torch.tensor(rule.nodes, dtype=torch.float64)
+    n, device, dtype = inputs[0].shape[0], inputs[0].device, inputs[0].dtype
+    total = RowSum(n)
+    counts: tuple[int, ...] = ()
+
+    def work(start: int, stop: int) -> Any:
+        rows, steps = grid_rows(start, stop, n, device)
+
+        def at(alphas: Tensor) -> tuple[Tensor, ...]:
+            return points(inputs, baselines, rows, alphas.to(dtype).to(device))
+
+        got = gradients(forward, at(nodes[steps.cpu()]), rows, wrt=layers)
+        after = layer_tensors(forward, at(edges[steps.cpu() + 1]), rows, layers)
+        before = (
+            got.activations
+            if method == "riemann_left"
+            else layer_tensors(forward, at(edges[steps.cpu()]), rows, layers)
+        )
+        return rows, [g * (b - a) for g, a, b in zip(got.grads, before, after, strict=True)], got.counts
+
+    size = chunk or auto_chunk(list(inputs))
+    with progress_bar(n * n_steps, "gradients", progress) as bar:
+        for _, _, (rows, parts, counts) in chunks(n * n_steps, size, work, step=n, bar=bar):  # noqa: B007
+            total.add(parts, rows)
+    return total.result(), counts
+
+
+@register(
+    "layer_conductance",
+    aliases=("conductance",),
+    site="layer",
+    reference="Dhamdhere et al. 2018, arXiv:1805.12233",
+)
+class LayerConductance(LayerAttribution, GradientAttribution):
+    """How much of the change of the score flows through each unit of a layer."""
+
+    def has_convergence_delta(self) -> bool:
+        """True."""
+        return True
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        return_convergence_delta: bool = False,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> Any:
+        """Conductance of the layer's units, of the layer's shape.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first, floating point.
+            baselines: start of the path in input space, as in `IntegratedGradients`.
+            target: see `core.target.as_target`.
+            additional_forward_args: further positional arguments of the model.
+            n_steps: cells of the path.
+            method: rule whose cells and nodes are used.
+            internal_batch_size: rows per pass; None = automatic.
+            return_convergence_delta: also return sum(attributions) - (F(x) - F(x')) per sample.
+            attribute_to_layer_input: explain the layer's input instead of its output.
+            grad_kwargs: accepted for Captum's sake; unused tensors give zeros with a warning here.
+            progress: None = a bar for long work, True, False.
+        """
+        check_steps(method, n_steps)
+        sites = self.sites(attribute_to_layer_input)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            check_float(xs)
+            bs = as_baselines(baselines, xs, template=inputs)
+            chunk = check_chunk("internal_batch_size", internal_batch_size)
+            maps, counts = path_conductance(forward, xs, bs, sites, method, n_steps, chunk, progress)
+            out = self.formatted(maps, counts)
+            return (out, convergence_delta(forward, maps, xs, bs)) if return_convergence_delta else out
+
+
+@register(
+    "internal_influence",
+    aliases=("influence",),
+    site="layer",
+    reference="Leino et al. 2018, arXiv:1802.03788",
+)
+class InternalInfluence(LayerAttribution, GradientAttribution):
+    """Mean gradient at a layer along the input's path."""
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> Any:
+        """Mean gradient, of the layer's shape; arguments as in `LayerConductance.attribute`."""
+        sites = self.sites(attribute_to_layer_input)
+        check_steps(method, n_steps)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            check_float(xs)
+            bs = as_baselines(baselines, xs, template=inputs)
+            chunk = check_chunk("internal_batch_size", internal_batch_size)
+            rule = quadrature(method, n_steps)
+            maps, counts = path_gradients(forward, xs, bs, rule, wrt=sites, chunk=chunk, progress=progress)
+            return self.formatted(maps, counts)
+
+
+def neuron_chain(forward: Forward, inputs: Sequence[Tensor], rows: Tensor, neuron: Neuron) -> tuple[Tensor, ...]:
+    """dF/dy_j * dy_j/dx per input, for the neuron (or block of neurons) y_j: the part of dF/dx that runs through it."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    args, kwargs = forward._arguments([x.clone() for x in leaves], rows)
+    forward.passes["forward"] += leaves[0].shape[0]
+    forward.passes["backward"] += 2 * leaves[0].shape[0]
+    output, (tensors,) = run_and_read(forward.func, [neuron.layer], *args, **kwargs)
+    selected = forward.target.at(rows)(_readable(select_output(output, forward.output)))
+    scores = _one_per_row(selected, leaves[0].shape[0])
+    outer = torch.autograd.grad(scores.sum(), tensors, retain_graph=True, allow_unused=True)
+    outer = tuple(torch.zeros_like(t) if g is None else g for g, t in zip(outer, tensors, strict=True))
+    block = neuron.select_block(tensors)
+    through = (block * neuron.select_block(outer).detach()).reshape(leaves[0].shape[0], -1).sum(1)
+    return _differentiate(through, leaves, "input")
+
+
+@register("neuron_conductance", site="neuron", reference="Shrikumar, Su, Kundaje 2018, arXiv:1807.09946")
+class NeuronConductance(NeuronAttribution, GradientAttribution):
+    """The part of the integrated gradients that flows through one neuron.
+
+    Args:
+        forward_func: model or callable.
+        layer: module, dotted name or `core.Layer`.
+        device_ids: not needed.
+        multiply_by_inputs: multiply by (input - baseline), the default.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Any,
+        device_ids: list[int] | None = None,
+        multiply_by_inputs: bool = True,
+    ):
+        super().__init__(forward_func, layer, device_ids)
+        self._multiply_by_inputs = multiply_by_inputs
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As given to the constructor."""
+        return self._multiply_by_inputs
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        neuron_selector: Any,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "riemann_trapezoid",
+        internal_batch_size: int | None = None,
+        attribute_to_neuron_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> Any:
+        """Conductance of a neuron for each input element.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first, floating point.
+            neuron_selector: int, tuple (slices are blocks, each unit weighted by its own gradient), or a function of
+                the layer's tensor -> (N,) that picks units.
+            baselines: start of the path, as in `IntegratedGradients`.
+            target: see `core.target.as_target`.
+            additional_forward_args: further positional arguments of the model.
+            n_steps: nodes of the quadrature.
+            method: quadrature rule; Captum's default here is the trapezoid.
+            internal_batch_size: rows per pass; None = automatic.
+            attribute_to_neuron_input: the neuron is in the layer's input.
+            grad_kwargs: accepted for Captum's sake; not needed.
+            progress: None = a bar for long work, True, False.
+        """
+        if isinstance(self.layer, list):
+            raise InputError("A neuron lives in one layer; got a list of layers.")
+        rule = quadrature(method, n_steps)
+        neuron = Neuron(self.sites(attribute_to_neuron_input)[0], neuron_selector)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            check_float(xs)
+            bs = as_baselines(baselines, xs, template=inputs)
+            n, device = xs[0].shape[0], xs[0].device
+            nodes, weights = (
+                torch.tensor(rule.nodes, dtype=torch.float64),
+                torch.tensor(rule.weights, dtype=torch.float64),
+            )
+            total = RowSum(n)
+
+            def work(start: int, stop: int) -> Any:
+                rows, steps = grid_rows(start, stop, n, device)
+                at = points(xs, bs, rows, nodes[steps.cpu()].to(xs[0].dtype).to(device))
+                return rows, steps, neuron_chain(forward, at, rows, neuron)
+
+            size = check_chunk("internal_batch_size", internal_batch_size) or auto_chunk(list(xs))
+            with progress_bar(n * n_steps, "gradients", progress) as bar:
+                for _, _, (rows, steps, grads) in chunks(n * n_steps, size, work, step=n, bar=bar):
+                    total.add(grads, rows, weights[steps.cpu()])
+            maps = total.result()
+            if self._multiply_by_inputs:
+                maps = tuple((x - b) * g for x, b, g in zip(xs, bs, maps, strict=True))
+            return like(inputs, maps)

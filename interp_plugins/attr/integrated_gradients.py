@@ -1,0 +1,105 @@
+"""Integrated Gradients (Sundararajan, Taly, Yan, ICML 2017, arXiv:1703.01365), equation 1.
+
+    IG_i(x) = (x_i - x'_i) * integral over a in [0, 1] of dF(x' + a (x - x'))/dx_i
+
+Completeness: the attributions sum to F(x) - F(x'). `tol` replaces the fixed number of steps by adaptive refinement
+(`attr/adaptive.py`), because no fixed number is right for all samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..core.baseline import as_baselines
+from ..core.batching import check_chunk
+from ..core.registry import register
+from ..core.tensors import check_float, like
+from .adaptive import adaptive_path_gradients, check_tolerance
+from .base import GradientAttribution, convergence_delta, prepared
+from .path import path_gradients
+from .quadrature import check_steps, quadrature
+
+
+@register("integrated_gradients", aliases=("ig",), reference="Sundararajan et al. 2017, arXiv:1703.01365")
+class IntegratedGradients(GradientAttribution):
+    """Path integral of the gradient from a baseline to the input.
+
+    Args:
+        forward_func: model or callable.
+        multiply_by_inputs: multiply by (input - baseline), "global" attribution (default); False gives the mean
+            gradient along the path.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True):
+        super().__init__(forward_func)
+        self._multiply_by_inputs = multiply_by_inputs
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As given to the constructor."""
+        return self._multiply_by_inputs
+
+    def has_convergence_delta(self) -> bool:
+        """True."""
+        return True
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        return_convergence_delta: bool = False,
+        *,
+        tol: float | None = None,
+        max_steps: int = 512,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """Integrated gradients.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first, floating point.
+            baselines: start of the path: None (zeros), number, name, tensor, tuple or function; see `as_baselines`.
+            target: see `core.target.as_target`.
+            additional_forward_args: further positional arguments of the model; batched tensors follow the batch.
+            n_steps: nodes of the quadrature, 50 by default. Not used with `tol`.
+            method: "gausslegendre" or "riemann_left", "_right", "_middle", "_trapezoid". Not used with `tol`.
+            internal_batch_size: rows (samples x steps) per pass; None = automatic, halved when memory runs out.
+            return_convergence_delta: also return sum(attributions) - (F(x) - F(x')) per sample.
+            tol: relative error (L2) that each sample's map may have, such as 0.05. Nodes are added where the nested
+                estimate of the map's error is largest, until it is below `tol` for each sample or `max_steps`
+                gradients were used; a `ConvergenceWarning` says when it was not reached. The estimate is of the map:
+                the completeness error alone can be small by luck.
+            max_steps: gradients per sample at most, with `tol`.
+            batch_size: the same as internal_batch_size.
+            progress: None = a bar for long work, True, False.
+
+        Returns:
+            Attributions in the inputs' layout, or (attributions, delta (N,)). What `tol` reached is in
+            `core.report.collect()` ("map_error", "n_gradients" per sample) and in `Explanation.meta`.
+
+        Raises:
+            InputTypeError, InputError, TargetError, ModelError: each says what came and what was expected.
+        """
+        chunk = check_chunk("internal_batch_size", internal_batch_size) or check_chunk("batch_size", batch_size)
+        check_steps(method, n_steps)
+        check_tolerance(tol, max_steps)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            check_float(xs)
+            bs = as_baselines(baselines, xs, template=inputs)
+            if tol is None:
+                rule = quadrature(method, n_steps)
+                grads, _ = path_gradients(forward, xs, bs, rule, chunk=chunk, progress=progress)
+            else:
+                grads = adaptive_path_gradients(forward, xs, bs, tol, max_steps, chunk=chunk, progress=progress)
+            maps = [(x - b) * g for x, b, g in zip(xs, bs, grads, strict=True)] if self._multiply_by_inputs else grads
+            if not return_convergence_delta:
+                return like(inputs, maps)
+            return like(inputs, maps), convergence_delta(forward, maps, xs, bs)

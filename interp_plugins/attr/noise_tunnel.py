@@ -1,0 +1,234 @@
+"""NoiseTunnel: average a method over noisy copies of the input.
+
+smoothgrad: mean of the maps (Smilkov et al. 2017, arXiv:1706.03825). smoothgrad_sq: mean of their squares, without sign
+(Hooker et al. 2019, arXiv:1806.10758). vargrad: their variance (Adebayo et al. 2018, arXiv:1810.03292).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..core.batching import check_chunk, progress_bar
+from ..core.errors import InputError, InputTypeError, unknown
+from ..core.random import make_generator
+from ..core.registry import register
+from ..core.spec import InputSpec
+from ..core.target import Target
+from ..core.tensors import as_tuple, check_inputs, describe, is_float, like, take_rows
+from .base import Attribution
+
+NT_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
+_GROUP_ELEMENTS = 2**24  # elements of noisy input handed to the inner method at a time; it chunks on its own
+
+
+def _stdevs(stdevs: Any, inputs: tuple[Tensor, ...]) -> tuple[float, ...]:
+    many = stdevs if isinstance(stdevs, tuple) else (stdevs,) * len(inputs)
+    if len(many) != len(inputs):
+        raise InputError(
+            f"The number of input tensors in {len(inputs)} must be equal to the number of stdevs values {len(many)}."
+        )
+    for s in many:
+        if isinstance(s, bool) or not isinstance(s, (int, float)) or not s >= 0:
+            raise InputTypeError(
+                f"stdevs must be type float (or a tuple, one per input), not negative. Given: {describe(s)}"
+            )
+    return tuple(float(s) for s in many)
+
+
+def noise_tunnel_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
+    """For `explain`: squares of ten maps, noise of 15 % of each input's range, few steps (errors average out)."""
+    spread = tuple(0.15 * float(x.max() - x.min()) if is_float(x) else 0.0 for x in inputs)
+    return {"nt_type": "smoothgrad_sq", "nt_samples": 10, "stdevs": spread, "n_steps": 20}
+
+
+@register(
+    "noise_tunnel",
+    aliases=("nt", "smoothgrad"),
+    reference="Smilkov et al. 2017, arXiv:1706.03825",
+    defaults=noise_tunnel_defaults,
+)
+class NoiseTunnel(Attribution):
+    """A method made of another method, averaged over noise.
+
+    Args:
+        attribution_method: any object with `attribute(inputs, ...)`: ours, Captum's, or your own.
+    """
+
+    def __init__(self, attribution_method: Any):
+        if not callable(getattr(attribution_method, "attribute", None)):
+            raise InputTypeError(
+                f"NoiseTunnel needs a method object with `attribute(inputs, ...)`, got {describe(attribution_method)}. "
+                "For example NoiseTunnel(IntegratedGradients(model))."
+            )
+        self.attribution_method = attribution_method
+        super().__init__(getattr(attribution_method, "forward_func", attribution_method.attribute))
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """That of the inner method."""
+        return bool(getattr(self.attribution_method, "multiplies_by_inputs", False))
+
+    def has_convergence_delta(self) -> bool:
+        """That of the inner method."""
+        inner = getattr(self.attribution_method, "has_convergence_delta", None)
+        return bool(inner()) if inner is not None else False
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        nt_type: str = "smoothgrad",
+        nt_samples: int = 5,
+        nt_samples_batch_size: int | None = None,
+        stdevs: float | tuple[float, ...] = 1.0,
+        draw_baseline_from_distrib: bool = False,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        noise_at: str = "input",
+        progress: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Average the inner method over noisy inputs.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first. Integer inputs get no noise.
+            nt_type: "smoothgrad", "smoothgrad_sq" or "vargrad".
+            nt_samples: noisy copies per sample.
+            nt_samples_batch_size: copies handed to the inner method at a time; None = automatic. The noise, and so the
+                result, does not depend on it.
+            stdevs: standard deviation of the noise in the input's units; a tuple for several inputs. The paper advises
+                10 to 20 % of the input's range.
+            draw_baseline_from_distrib: draw a baseline for each copy from the rows of `baselines`, the same row for
+                all inputs, so that baselines of several inputs stay paired.
+            seed: seed of the noise. None: decided by `torch.manual_seed`; the global state is left as it was.
+            generator: draw from this generator instead (it is advanced).
+            noise_at: "input", or "layer" to add the noise to the layer's tensor that a layer method starts from (for
+                token inputs, which cannot carry noise).
+            progress: None = a bar for long work, True, False.
+            **kwargs: the inner method's arguments. Those with a row per sample follow their samples.
+
+        Returns:
+            What the inner method returns, averaged; with `return_convergence_delta`, the deltas of all copies
+            (N * nt_samples,), sample by sample.
+        """
+        if nt_type not in NT_TYPES:
+            raise unknown("nt_type", nt_type, NT_TYPES)
+        check_chunk("nt_samples", nt_samples)
+        if noise_at not in ("input", "layer"):
+            raise unknown("noise_at", noise_at, ("input", "layer"))
+        smoothing = _Smoothing(
+            nt_type=nt_type,
+            samples=nt_samples,
+            group=check_chunk("nt_samples_batch_size", nt_samples_batch_size),
+            stdevs=stdevs,
+            draw_baseline=draw_baseline_from_distrib,
+            delta=bool(kwargs.get("return_convergence_delta")) and self.has_convergence_delta(),
+            generator=make_generator(seed, generator),
+            progress=progress,
+        )
+        method = self.attribution_method
+        if noise_at == "input":
+            return smoothing.average(method, inputs, kwargs)
+        if not hasattr(method, "at_layer"):
+            raise InputError(
+                f"noise_at='layer' needs a method that starts at a layer (such as LayerIntegratedGradients), not "
+                f"{type(method).__name__}. Use noise_at='input'."
+            )
+        at = method.at_layer(inputs, **kwargs)
+        return at.formatted(smoothing.average(at.method, at.inputs, at.kwargs))
+
+
+@dataclass(frozen=True)
+class _Smoothing:
+    """How to draw the copies and what to make of their maps."""
+
+    nt_type: str
+    samples: int
+    group: int | None
+    stdevs: float | tuple[float, ...]
+    draw_baseline: bool
+    delta: bool
+    generator: torch.Generator
+    progress: bool | None
+
+    def average(self, method: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Any:
+        """Run the method on noisy copies, a group of copies at a time; keep running sums only."""
+        xs = check_inputs(inputs)
+        stdevs = _stdevs(self.stdevs, xs)
+        n = xs[0].shape[0]
+        group = self.group or max(1, _GROUP_ELEMENTS // (n * sum(x[0].numel() for x in xs)))
+        sums: list[Tensor] = []
+        squares: list[Tensor] = []
+        deltas: list[Tensor] = []
+        layout: Any = None
+        with progress_bar(self.samples, "noisy copies", self.progress) as bar:
+            for first in range(0, self.samples, group):
+                copies = min(group, self.samples - first)
+                noisy, drawn = self._draw(xs, stdevs, kwargs, copies)
+                result = method.attribute(like(inputs, noisy), **drawn)
+                maps, delta = result if self.delta else (result, None)
+                leaves, layout = pytree.tree_flatten(maps)
+                per_copy = [m.detach().reshape(copies, m.shape[0] // copies, *m.shape[1:]) for m in leaves]
+                new, new_squares = [m.sum(0) for m in per_copy], [(m**2).sum(0) for m in per_copy]
+                sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
+                squares = [a + b for a, b in zip(squares, new_squares, strict=True)] if squares else new_squares
+                if delta is not None:
+                    deltas.append(delta.reshape(copies, n))
+                bar.update(copies)
+        maps = pytree.tree_unflatten(self._combine(sums, squares), layout)
+        return (maps, torch.cat(deltas).t().reshape(-1)) if self.delta else maps
+
+    def _draw(
+        self, xs: tuple[Tensor, ...], stdevs: tuple[float, ...], kwargs: Mapping[str, Any], copies: int
+    ) -> tuple[list[Tensor], dict[str, Any]]:
+        """Noisy inputs (copies * N, ...) and the arguments that go with them; copy by copy, whatever the group."""
+        n = xs[0].shape[0]
+        rows = torch.arange(n).repeat(copies)
+        drawn = _expand(dict(kwargs), rows, n)
+        noisy: list[list[Tensor]] = [[] for _ in xs]
+        picks = []
+        pool = kwargs.get("baselines") if self.draw_baseline else None
+        for _ in range(copies):
+            for column, x, std in zip(noisy, xs, stdevs, strict=True):
+                column.append(x + std * self._normal(x) if is_float(x) else x)
+            if pool is not None:
+                size = as_tuple(pool)[0].shape[0]
+                picks.append(torch.randint(size, (n,), generator=self.generator, device=self.generator.device))
+        if pool is not None:
+            pick = torch.cat(picks)
+            drawn["baselines"] = like(pool, [b.index_select(0, pick.to(b.device)) for b in as_tuple(pool)])
+        return [torch.cat(column) for column in noisy], drawn
+
+    def _normal(self, x: Tensor) -> Tensor:
+        device = self.generator.device
+        return torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=device).to(x.device)
+
+    def _combine(self, sums: list[Tensor], squares: list[Tensor]) -> list[Tensor]:
+        means = [s / self.samples for s in sums]
+        if self.nt_type == "smoothgrad":
+            return means
+        mean_squares = [s / self.samples for s in squares]
+        if self.nt_type == "smoothgrad_sq":
+            return mean_squares
+        return [q - m * m for q, m in zip(mean_squares, means, strict=True)]
+
+
+def _expand(kwargs: dict[str, Any], rows: Tensor, n: int) -> dict[str, Any]:
+    """Arguments with a row per sample, repeated for the noisy rows."""
+    target = kwargs.pop("target", None)
+    out = {k: take_rows(v, rows, n) for k, v in kwargs.items()}
+    if isinstance(target, list) and len(target) == n:
+        target = [target[r] for r in rows.tolist()]
+    elif isinstance(target, Target):
+        target = target.at(rows)
+    elif isinstance(target, Tensor) and target.ndim == 1 and target.shape[0] == n:
+        target = target.index_select(0, rows.to(target.device))
+    if target is not None:
+        out["target"] = target
+    return out

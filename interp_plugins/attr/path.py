@@ -1,0 +1,106 @@
+"""Path integrals of the gradient along the straight line from baseline to input: the engine of the path methods.
+
+    integral over a in [0, 1] of dF/dz (x' + a (x - x')) da
+
+where z is the input itself or a layer read on the way. Cost: one forward and one backward pass per node and sample.
+All nodes of all samples form one long list of rows, cut into chunks that fit; only the running sum is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.batching import auto_chunk, chunks, progress_bar
+from ..core.errors import LayerError
+from ..core.forward import Forward, Gradients, gradients
+from ..core.site import Layer
+from ..core.tensors import accumulation_dtype, expand_rows
+from .quadrature import Quadrature
+
+
+class RowSum:
+    """Weighted sums of rows into samples: total[rows[r]] += weight[r] * value[r], in the accumulation dtype.
+
+    Values may have several entries per row (a layer that folds the batch with another axis), but a whole number.
+    """
+
+    def __init__(self, n: int):
+        self.n = n
+        self.totals: list[Tensor] | None = None
+        self.shapes: list[tuple[int, ...]] = []
+
+    def add(self, values: Sequence[Tensor], rows: Tensor, weights: Tensor | None = None) -> None:
+        """Add values (R * m, ...) of the samples rows (R,) with weights (R,)."""
+        count = rows.shape[0]
+        for v in values:
+            if v.ndim == 0 or v.shape[0] % count:
+                raise LayerError(
+                    f"A tensor of shape {tuple(v.shape)} came for {count} rows: its first dimension is not the batch. "
+                    "Choose a layer whose tensors have the batch first."
+                )
+        if self.totals is None:
+            self.shapes = [(v.shape[0] // count * self.n, *v.shape[1:]) for v in values]
+            self.totals = [
+                torch.zeros(self.n, v.numel() // count, dtype=accumulation_dtype(v.dtype), device=v.device)
+                for v in values
+            ]
+        for total, v in zip(self.totals, values, strict=True):
+            flat = v.reshape(count, -1).to(total.dtype)
+            if weights is not None:
+                flat = flat * weights.to(total)[:, None]
+            total.index_add_(0, rows.to(total.device), flat)
+
+    def result(self) -> tuple[Tensor, ...]:
+        """The sums, in the values' shapes."""
+        assert self.totals is not None
+        return tuple(t.reshape(shape) for t, shape in zip(self.totals, self.shapes, strict=True))
+
+
+def points(inputs: Sequence[Tensor], baselines: Sequence[Tensor], rows: Tensor, alphas: Tensor) -> tuple[Tensor, ...]:
+    """Rows x' + a (x - x') for samples `rows` (R,) at positions `alphas` (R,)."""
+    out = []
+    for x, b in zip(inputs, baselines, strict=True):
+        start = b.index_select(0, rows)
+        out.append(start + expand_rows(alphas.to(x), x) * (x.index_select(0, rows) - start))
+    return tuple(out)
+
+
+def grid_rows(start: int, stop: int, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Samples and step numbers of the rows [start, stop) of the list "all samples at step 0, at step 1, ..."."""
+    r = torch.arange(start, stop, device=device)
+    return r % n, r // n
+
+
+def path_gradients(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    baselines: Sequence[Tensor],
+    rule: Quadrature,
+    *,
+    wrt: Sequence[Layer] | None = None,
+    chunk: int | None = None,
+    progress: bool | None = None,
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Weighted sum of the gradients over the nodes: (N, ...) per input (or per layer tensor), and tensors per layer."""
+    n = inputs[0].shape[0]
+    device = inputs[0].device
+    nodes = torch.tensor(rule.nodes, dtype=torch.float64)
+    weights = torch.tensor(rule.weights, dtype=torch.float64)
+    total = RowSum(n)
+    counts: tuple[int, ...] = ()
+
+    def work(start: int, stop: int) -> tuple[Gradients, Tensor, Tensor]:
+        rows, steps = grid_rows(start, stop, n, device)
+        alphas = nodes.to(inputs[0].dtype if inputs[0].is_floating_point() else torch.float32).to(device)[steps]
+        at = points(inputs, baselines, rows, alphas)
+        return gradients(forward, at, rows, wrt=wrt), rows, steps
+
+    size = chunk or auto_chunk(list(inputs))
+    with progress_bar(n * len(rule), "gradients", progress) as bar:
+        for _, _, (got, rows, steps) in chunks(n * len(rule), size, work, step=n, bar=bar):
+            counts = got.counts
+            total.add(got.grads, rows, weights[steps.cpu()])
+    return total.result(), counts

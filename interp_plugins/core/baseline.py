@@ -1,0 +1,166 @@
+"""Baselines: the reference input that attributions are measured against.
+
+Named baselines know the data's normalisation (`InputSpec`), so that "black" is black pixels and not the mean colour.
+Background: Sturmfels, Lundberg, Lee, "Visualizing the Impact of Feature Attribution Baselines", Distill 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InputError, InputTypeError, unknown
+from .spec import InputSpec
+from .tensors import as_tuple, describe, own
+
+Maker = Callable[[Tensor, InputSpec, torch.Generator | None], Tensor]
+
+
+def _zero(x: Tensor, spec: InputSpec, generator: torch.Generator | None) -> Tensor:
+    """Zeros in the model's own units; with per-channel normalisation that is the data set's mean colour."""
+    return torch.zeros_like(x)
+
+
+def _black(x: Tensor, spec: InputSpec, generator: torch.Generator | None) -> Tensor:
+    """The smallest raw value (black pixels), normalised like the input."""
+    return spec.normalise(torch.full_like(x, spec.value_range[0]))
+
+
+def _mean(x: Tensor, spec: InputSpec, generator: torch.Generator | None) -> Tensor:
+    """Each sample's own mean, per channel."""
+    if x.ndim < 3:
+        return x.mean(0, keepdim=True).expand_as(x).clone()
+    return x.mean(tuple(range(2, x.ndim)), keepdim=True).expand_as(x).clone()
+
+
+def _blur(x: Tensor, spec: InputSpec, generator: torch.Generator | None) -> Tensor:
+    """The picture blurred by a Gaussian of a tenth of its shorter side (Fong and Vedaldi, ICCV 2017)."""
+    if x.ndim != 4:
+        raise InputError(f"The baseline 'blur' needs images (N, C, H, W), got shape {tuple(x.shape)}; use 'mean'.")
+    sigma = max(1.0, 0.1 * min(x.shape[2:]))
+    radius = int(min(3 * sigma, min(x.shape[2:]) - 1))
+    t = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-0.5 * (t / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    c = x.shape[1]
+    y = F.pad(x, (radius, radius, radius, radius), mode="reflect")
+    y = F.conv2d(y, kernel.view(1, 1, 1, -1).expand(c, 1, 1, -1), groups=c)
+    return F.conv2d(y, kernel.view(1, 1, -1, 1).expand(c, 1, -1, 1), groups=c)
+
+
+def _raw_range(x: Tensor, spec: InputSpec) -> tuple[float, float]:
+    if spec.normalised or spec.kind == "image":
+        return spec.value_range
+    return float(x.min()), float(x.max())
+
+
+def _uniform(x: Tensor, spec: InputSpec, generator: torch.Generator | None) -> Tensor:
+    """Independent uniform noise over the valid raw range, normalised like the input."""
+    low, high = _raw_range(x, spec)
+    noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=_device(generator, x)).to(x.device)
+    return spec.normalise(low + (high - low) * noise)
+
+
+def _gaussian(x: Tensor, spec: InputSpec, generator: torch.Generator | None) -> Tensor:
+    """The input plus Gaussian noise of half the raw range, clipped to the raw range."""
+    low, high = _raw_range(x, spec)
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=_device(generator, x)).to(x.device)
+    return spec.normalise((spec.denormalise(x) + 0.5 * (high - low) * noise).clamp(low, high))
+
+
+def _device(generator: torch.Generator | None, x: Tensor) -> torch.device:
+    return generator.device if generator is not None else x.device
+
+
+BASELINES: dict[str, Maker] = {
+    "zero": _zero,
+    "black": _black,
+    "mean": _mean,
+    "blur": _blur,
+    "uniform": _uniform,
+    "gaussian": _gaussian,
+}
+
+
+def named_baseline(name: str, x: Tensor, spec: InputSpec, generator: torch.Generator | None = None) -> Tensor:
+    """The baseline of that name for a batch x. Raises UnknownNameError with the nearest name."""
+    maker = BASELINES.get(name.lower())
+    if maker is None:
+        raise unknown("baseline", name, BASELINES, "A number, a tensor or a function of the inputs works as well.")
+    return maker(x, spec, generator)
+
+
+def _one(value: Any, x: Tensor, spec: InputSpec, generator: torch.Generator | None, i: int) -> Tensor:
+    if value is None:
+        return torch.zeros_like(x)
+    if isinstance(value, str):
+        return named_baseline(value, x, spec, generator)
+    if isinstance(value, (bool, int, float)):
+        return torch.full_like(x, value)
+    if not isinstance(value, Tensor):
+        raise InputTypeError(
+            f"baselines[{i}] must be None, a number, a tensor, a name ({', '.join(BASELINES)}) or a function; got "
+            f"{describe(value)}."
+        )
+    b = own(value).to(device=x.device)
+    if b.dtype != x.dtype:
+        b = b.to(x.dtype)
+    if b.ndim == 0:
+        return torch.full_like(x, b.item())
+    if b.shape[1:] != x.shape[1:] or b.shape[0] not in (1, x.shape[0]):
+        raise InputError(
+            f"Baseline can be provided as a tensor for just one input and broadcasted to the batch: baselines[{i}] has "
+            f"shape {tuple(b.shape)}, the input {tuple(x.shape)}; expected {tuple(x.shape)} or {(1, *x.shape[1:])}."
+        )
+    return b.expand_as(x)
+
+
+def as_baselines(
+    baselines: Any,
+    inputs: Sequence[Tensor],
+    spec: InputSpec | None = None,
+    generator: torch.Generator | None = None,
+    template: Any = None,
+) -> tuple[Tensor, ...]:
+    """One baseline tensor of the input's shape per input.
+
+    Args:
+        baselines: None (zeros), a number, a name from `BASELINES` (the first input; zeros for the others), a tensor of
+            the input's shape or with batch size 1, a tuple of these (one per input), or a function: `f(inputs)` (in the
+            caller's layout) or `f()`, returning one of these.
+        inputs: the inputs, batch first.
+        spec: what is known of the first input, for named baselines.
+        generator: for random baselines.
+        template: the caller's `inputs`, to hand to a function in the caller's layout.
+    """
+    if callable(baselines) and not isinstance(baselines, Tensor):
+        baselines = call_baseline(baselines, tuple(inputs) if isinstance(template, tuple) else inputs[0])
+    if isinstance(baselines, tuple) and len(baselines) != len(inputs):
+        raise InputError(f"`baselines` has {len(baselines)} entries for {len(inputs)} inputs; give one per input.")
+    if not isinstance(baselines, tuple) and baselines is not None and len(inputs) > 1:
+        if not isinstance(baselines, (str, int, float)):
+            raise InputError(
+                f"`baselines` is one {describe(baselines)} for {len(inputs)} inputs; give a tuple with one per input."
+            )
+        baselines = (baselines,) * len(inputs)
+    many = as_tuple(baselines) if baselines is not None else (None,) * len(inputs)
+    known = spec or InputSpec.guess(inputs[0])
+    return tuple(
+        _one(b, x, known if i == 0 else InputSpec.guess(x), generator, i)
+        for i, (b, x) in enumerate(zip(many, inputs, strict=True))
+    )
+
+
+def call_baseline(function: Callable[..., Any], inputs: Any) -> Any:
+    """Call a user's baseline function, with or without the inputs, as Captum does."""
+    import inspect
+
+    try:
+        takes = len(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        takes = 1
+    return function(inputs) if takes else function()

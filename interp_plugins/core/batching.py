@@ -1,0 +1,98 @@
+"""Cutting long work into chunks: an automatic size, halved when memory runs out, with a progress bar for long work."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .errors import InputError, OutOfMemoryError
+
+T = TypeVar("T")
+
+_CPU_ELEMENTS = 8 * 3 * 224 * 224  # about eight ImageNet pictures: larger chunks are memory-bound on CPUs
+_GPU_ELEMENTS = 64 * 3 * 224 * 224
+_MAX_ROWS = 1024
+_CPU_MESSAGES = ("can't allocate memory", "not enough memory", "cannot allocate memory", "out of memory")
+
+
+def auto_chunk(row: list[Tensor]) -> int:
+    """Rows per forward pass, from the elements of one row of the inputs and the device."""
+    elements = max(1, sum(t[0].numel() for t in row))
+    budget = _CPU_ELEMENTS if row[0].device.type == "cpu" else _GPU_ELEMENTS
+    return max(1, min(_MAX_ROWS, budget // elements))
+
+
+def check_chunk(name: str, size: Any) -> int | None:
+    """A chunk size given by the user: None or a positive int."""
+    if size is None:
+        return None
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise InputError(f"{name} must be a positive int or None (automatic), got {size!r}.")
+    return size
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on any device."""
+    if isinstance(error, OutOfMemoryError):
+        return False
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(m in str(error).lower() for m in _CPU_MESSAGES)
+
+
+def chunks(
+    total: int, size: int, work: Callable[[int, int], T], *, step: int = 1, bar: Any = None
+) -> Iterator[tuple[int, int, T]]:
+    """Yield (start, stop, work(start, stop)) over range(total); the size is halved when memory runs out.
+
+    Args:
+        total: number of rows.
+        size: rows per call at the start.
+        work: does the rows [start, stop) and returns their result. Called again with fewer rows after running out of
+            memory, so it must have no effect before it returns.
+        step: chunks are multiples of this many rows where possible (whole batches).
+        bar: progress bar with `update(n)`.
+
+    Raises:
+        OutOfMemoryError: not even a single row fits.
+    """
+    size = max(1, min(size, total))
+    start = 0
+    while start < total:
+        if size > step:
+            size -= size % step
+        stop = min(total, start + size)
+        try:
+            result = work(start, stop)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if stop - start == 1:
+                raise OutOfMemoryError(
+                    f"Out of memory with a single example per forward pass ({error}). Use a smaller input, a "
+                    "device with more memory, or a method without gradients (occlusion)."
+                ) from error
+            size = max(1, (stop - start) // 2)
+            error.__traceback__ = None  # the failed frames hold the tensors that have to go
+            del error
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            continue
+        yield start, stop, result
+        if bar is not None:
+            bar.update(stop - start)
+        start = stop
+
+
+def progress_bar(total: int, what: str, progress: bool | None) -> Any:
+    """A tqdm bar: None = only for work longer than two seconds, True = always, False = never."""
+    from tqdm.auto import tqdm
+
+    return tqdm(
+        total=total, desc=what, leave=False, mininterval=0.5, delay=0 if progress else 2, disable=progress is False
+    )

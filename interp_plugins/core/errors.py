@@ -1,0 +1,65 @@
+"""Errors and warnings: one root, each error also the builtin a caller would catch.
+
+Argument errors are `AssertionError` as well, because Captum checks its arguments with `assert` and existing
+code catches that. Every text says what came, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InterpError(Exception):
+    """Root of all errors raised on purpose by this package."""
+
+
+class InputError(InterpError, ValueError, AssertionError):
+    """An argument has the right type but an unusable value or shape."""
+
+
+class InputTypeError(InterpError, TypeError, AssertionError):
+    """An argument has the wrong type or dtype."""
+
+
+class TargetError(InputError, IndexError):
+    """The target does not fit the model's output, or its label is unknown."""
+
+
+class UnknownNameError(InputError, LookupError):
+    """A method, baseline, layer or option name is not known."""
+
+
+class ModelError(InterpError, RuntimeError):
+    """The model returned something that cannot be explained, or its graph is broken."""
+
+
+class LayerError(ModelError, AssertionError):
+    """A layer cannot be found, did not run, or gave no usable tensor."""
+
+
+class OutOfMemoryError(InterpError, MemoryError):
+    """Memory ran out although the work was already cut into single examples."""
+
+
+class InterpWarning(UserWarning):
+    """Root of all warnings of this package."""
+
+
+class ConvergenceWarning(InterpWarning):
+    """A requested tolerance was not reached."""
+
+
+def did_you_mean(name: object, choices: Iterable[object]) -> str:
+    """Return " Did you mean 'x'?" for the nearest choices, or "" when nothing is near."""
+    near = difflib.get_close_matches(str(name).lower(), [str(c).lower() for c in choices], n=2, cutoff=0.6)
+    by_lower = {str(c).lower(): str(c) for c in choices}
+    return f" Did you mean {' or '.join(repr(by_lower[n]) for n in near)}?" if near else ""
+
+
+def unknown(kind: str, name: object, choices: Iterable[object], hint: str = "") -> UnknownNameError:
+    """Build the error for an unknown name, with the nearest known names."""
+    listed = [str(c) for c in choices]
+    shown = ", ".join(listed[:12]) + (f", ... ({len(listed)} in all)" if len(listed) > 12 else "")
+    text = f"Unknown {kind} {name!r}.{did_you_mean(name, listed)} Known: {shown or 'none'}."
+    return UnknownNameError(text + (f" {hint}" if hint else ""))

@@ -1,0 +1,299 @@
+"""`explain`: one call from model and inputs to explanations; every adapter ends here.
+
+Prediction and targets are resolved once, on one clean forward pass shared by all methods; then each method runs on the
+frozen model, and what it gives becomes an `Explanation` on the CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .baseline import as_baselines
+from .batching import check_chunk
+from .errors import InputError, LayerError
+from .explanation import Explanation, Explanations
+from .forward import Call, Forward
+from .guard import frozen, modules_of
+from .methods import Bound, bind_methods
+from .prediction import Asked, Prediction, asked_targets, predict, target_probability
+from .random import make_generator
+from .report import collect
+from .site import Layer, layer_name, resolve_layer
+from .spec import InputSpec, as_spec
+from .tensors import as_tuple, check_inputs, like
+
+DEFAULT_METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
+
+
+def explain(
+    model: Callable[..., Any],
+    inputs: Tensor | tuple[Tensor, ...],
+    methods: Any = DEFAULT_METHODS,
+    *,
+    target: Any = None,
+    baselines: Any = None,
+    layer: Any = None,
+    additional_forward_args: Any = None,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    output: Any = None,
+    feature_mask: Any = None,
+    input_spec: InputSpec | None = None,
+    activation: Callable[[Tensor], Tensor] | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+    **params: Any,
+) -> Explanations:
+    """Explain a model's outputs for a batch of inputs; the model is left exactly as it was.
+
+    Args:
+        model: an `nn.Module` or any callable, called as `model(*inputs, *additional_forward_args, **forward_kwargs)`.
+        inputs: tensor or tuple of tensors, batch first, on the model's device, in the model's own (normalised) units.
+        methods: a name or alias (case-insensitive, see `list_methods()`), a method object (ours, or anything with
+            Captum's `attribute(inputs, target=..., ...)`), a sequence of these, or a mapping name -> parameters.
+        target: None = the predicted class; int = index of the output; str, bool or ("label", entry) = entry of
+            `input_spec.vocab`; tuple = index of the output's dimensions after the batch; tensor of N = one index per
+            sample; a function output -> (N,); a `core.target.Target`; a list of these = several explanations.
+        baselines: None (zeros in the model's units), "zero", "black", "mean", "blur", "uniform", "gaussian", a number,
+            a tensor, a tuple (one per input), or a function of the inputs.
+        layer: module, dotted name or `core.site.Layer`, for methods at a layer; None: the last layer with a spatial
+            output, where a method needs one.
+        additional_forward_args: further positional arguments; tensors with N rows follow the batch.
+        forward_kwargs: keyword arguments of the model, likewise.
+        output: which part of a tuple, dict or `ModelOutput` is the output: key, attribute, position, or function.
+        feature_mask: groups of elements for perturbation methods, see `FeatureAblation`.
+        input_spec: kind of data, normalisation, class and feature names; guessed from the shape if None.
+        activation: output -> probabilities; None: softmax over dimension 1 for outputs (N, C).
+        batch_size: rows per pass; None = automatic, halved when memory runs out.
+        seed: seed of all random draws. The global generators are left as they were.
+        progress: None = a bar for long work, True, False.
+        **params: the methods' own parameters; with several methods, each goes to those that take it.
+
+    Returns:
+        Explanations, one per method and target, in this order; addressable by method name.
+
+    Raises:
+        InterpError: one of its kinds (each also ValueError, TypeError, IndexError or RuntimeError), saying what came,
+            what was expected and what to do.
+
+    Example:
+        exps = explain(model, x, methods=("ig", "gradcam"), n_steps=100)
+        exps["ig"].show()
+    """
+    check_chunk("batch_size", batch_size)
+    func = Call(model, forward_kwargs, output) if forward_kwargs or output is not None else model
+    with frozen(func, seed=seed):
+        xs = check_inputs(inputs)
+        n = xs[0].shape[0]
+        spec = as_spec(input_spec, xs[0])
+        job = _Job(
+            func=func,
+            inputs=inputs,
+            xs=xs,
+            spec=spec,
+            args=additional_forward_args,
+            feature_mask=feature_mask,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+            baselines=baselines,
+            model=_model_facts(model),
+        )
+        clean = Forward.of(func, n, additional_forward_args=additional_forward_args)
+        bound = bind_methods(methods, func, xs, spec, layer, params, lambda: default_layer(clean, xs))
+        prediction = predict(clean, xs, activation)
+        asked = asked_targets(target, prediction, spec, n)
+        return Explanations([job.run(one, what, prediction) for one in bound for what in asked])
+
+
+def default_layer(forward: Forward, inputs: tuple[Tensor, ...]) -> nn.Module:
+    """The last module whose output is a map (N, C, H, W) with H, W > 1; what Grad-CAM explains by default.
+
+    Raises:
+        LayerError: the model has none.
+    """
+    last: list[nn.Module] = []
+    handles = []
+
+    def watch(module: nn.Module, args: Any, out: Any) -> None:
+        if isinstance(out, Tensor) and out.ndim == 4 and min(out.shape[2:]) > 1:
+            last.append(module)
+
+    try:
+        for root in modules_of(forward.func):
+            handles += [m.register_forward_hook(watch) for m in root.modules()]
+        with torch.no_grad():
+            forward.raw([x[:1] for x in inputs], torch.zeros(1, dtype=torch.long, device=inputs[0].device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not last:
+        raise LayerError(
+            "This method needs a layer, and the model has none with a spatial output (N, C, H, W) to choose by itself. "
+            "Give layer=: a module or its dotted name."
+        )
+    return last[-1]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all methods of one call share."""
+
+    func: Callable[..., Any]
+    inputs: Any
+    xs: tuple[Tensor, ...]
+    spec: InputSpec
+    args: Any
+    feature_mask: Any
+    batch_size: int | None
+    seed: int
+    progress: bool | None
+    baselines: Any
+    model: dict[str, Any]
+
+    def run(self, bound: Bound, asked: Asked, prediction: Prediction) -> Explanation:
+        """One method for one target."""
+        kwargs, baselines = self._arguments(bound, asked)
+        begin = time.perf_counter()
+        with collect() as report:
+            result = bound.method.attribute(like(self.inputs, self.xs), **kwargs)
+        seconds = time.perf_counter() - begin
+        delta = None
+        if kwargs.get("return_convergence_delta"):
+            result, delta = result
+            delta = delta.reshape(self.xs[0].shape[0], -1).mean(1)
+        score = asked.target(prediction.output)
+        baseline_score = report.get("baseline_score")
+        if baseline_score is None and delta is not None and baselines is not None:
+            forward = Forward.of(self.func, self.xs[0].shape[0], asked.target, self.args)
+            baseline_score = forward.scores(baselines)
+        labels = prediction.classes
+        return Explanation(
+            attributions=_cpu(result),
+            inputs=_cpu(like(self.inputs, self.xs)),
+            baselines=_cpu(like(self.inputs, baselines)) if baselines is not None else None,
+            method=bound.name,
+            title=bound.title,
+            target=asked.indices,
+            target_label=asked.labels,
+            prediction=labels,
+            prediction_label=tuple(self.spec.label(c) for c in labels) if labels is not None else None,
+            probability=target_probability(asked, prediction),
+            score=_cpu(score) if score.ndim == 1 else None,
+            baseline_score=_cpu(baseline_score) if baseline_score is not None else None,
+            convergence_delta=_cpu(delta) if delta is not None else None,
+            params={k: _readable(v) for k, v in bound.params.items()},
+            layer=self._layer(bound),
+            spec=self.spec,
+            seed=self.seed,
+            seconds=seconds,
+            meta=self._meta(report),
+        )
+
+    def _arguments(self, bound: Bound, asked: Asked) -> tuple[dict[str, Any], tuple[Tensor, ...] | None]:
+        takes, kwargs = bound.takes, dict(bound.params)
+        optional = {
+            "target": asked.target,
+            "additional_forward_args": self.args,
+            "feature_mask": self.feature_mask,
+            "seed": self.seed,
+            "progress": self.progress,
+        }
+        foreign = bound.info is None or not type(bound.method).__module__.startswith("interp_plugins")
+        if foreign and asked.indices is not None:
+            optional["target"] = list(asked.indices)
+        kwargs |= {k: v for k, v in optional.items() if k in takes and v is not None}
+        if self.feature_mask is not None and "feature_mask" not in takes:
+            kwargs.pop("feature_mask", None)
+        for name in ("batch_size", "internal_batch_size"):
+            if self.batch_size is not None and name in takes:
+                kwargs[name] = self.batch_size
+                break
+        baselines: tuple[Tensor, ...] | None = None
+        if "baselines" in takes:
+            if bound.info is not None and bound.info.baselines == "distribution":
+                kwargs["baselines"] = self._distribution()
+            else:
+                rng = make_generator(self.seed)
+                baselines = as_baselines(self.baselines, self.xs, self.spec, rng, template=self.inputs)
+                kwargs["baselines"] = like(self.inputs, baselines)
+        if "return_convergence_delta" in takes and "nt_type" not in takes:
+            kwargs["return_convergence_delta"] = True
+        return kwargs, baselines
+
+    def _distribution(self) -> Any:
+        """Baselines as rows to draw from; a name or number gives one row per sample, None a single zero row."""
+        if self.baselines is None:
+            return like(self.inputs, [torch.zeros_like(x[:1]) for x in self.xs])
+        if isinstance(self.baselines, (str, int, float)):
+            made = as_baselines(self.baselines, self.xs, self.spec, make_generator(self.seed))
+            return like(self.inputs, made)
+        return self.baselines
+
+    def _layer(self, bound: Bound) -> str | None:
+        method = getattr(bound.method, "attribution_method", bound.method)
+        layer = getattr(method, "layer", None)
+        if layer is None or (bound.info is not None and bound.info.site == "neuron"):
+            return None
+        names = []
+        for one in layer if isinstance(layer, list) else [layer]:
+            module = resolve_layer(self.func, one).module
+            side = " (input)" if isinstance(one, Layer) and one.io == "input" else ""
+            names.append((layer_name(self.func, module) if isinstance(module, nn.Module) else str(module)) + side)
+        return ", ".join(names)
+
+    def _meta(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        from .. import __version__
+
+        per_sample = {k: list(report[k]) for k in report.get("per_sample", ())}
+        passes = {k: report[k] for k in ("forward_passes", "backward_passes") if k in report}
+        versions = {
+            "interp_plugins": __version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        }
+        return {
+            **self.model,
+            **passes,
+            "versions": versions,
+            **({"per_sample": per_sample} if per_sample else {}),
+        }
+
+
+def _cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().as_subclass(Tensor).cpu()
+    if isinstance(value, list):
+        if len(value) == 1:
+            return _cpu(value[0])
+        return tuple(_cpu(v) for one in value for v in as_tuple(one))
+    if isinstance(value, tuple):
+        return tuple(_cpu(v) for v in value)
+    raise InputError(
+        f"The method's attribute() returned a {type(value).__name__}; expected a tensor or tuple of tensors."
+    )
+
+
+def _readable(value: Any) -> Any:
+    """Parameters as they can be shown and saved."""
+    return value if isinstance(value, (bool, int, float, str, tuple, type(None))) else repr(value)[:200]
+
+
+def _model_facts(model: Any) -> dict[str, Any]:
+    """Class name and a fingerprint of the weights (names, shapes, sums), to tell two models apart."""
+    digest = hashlib.blake2b(digest_size=8)
+    for root in modules_of(model):
+        for name, t in root.state_dict(keep_vars=True).items():
+            if isinstance(t, Tensor):
+                total = t.detach().double().sum().item() if t.numel() and not t.is_complex() else 0.0
+                digest.update(f"{name}{tuple(t.shape)}{t.dtype}{total!r}".encode())
+    name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", type(model).__name__)
+    return {"model": name, "fingerprint": digest.hexdigest()}

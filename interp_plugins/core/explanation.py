@@ -1,0 +1,307 @@
+"""`Explanation`: the frozen result of one method on a batch, and `Explanations`, a sequence of them.
+
+Everything that shows, judges or stores an attribution depends on this noun and on nothing else. Tensors are
+plain CPU tensors, batch first; drawing lives in `interp_plugins.viz` and is loaded when first asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError, unknown
+from .spec import InputSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Tensors = Tensor | tuple[Tensor, ...]
+
+
+def _viz() -> Any:
+    """The drawing room, loaded late so that the core needs no matplotlib."""
+    try:
+        return importlib.import_module("interp_plugins.viz")
+    except ModuleNotFoundError as err:
+        if err.name and err.name.startswith("matplotlib"):
+            raise ImportError("Pictures need matplotlib: pip install 'interp-plugins[viz]'.") from err
+        raise
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Explanation:
+    """One method's attributions for a batch of N samples, with all that is needed to read and repeat them.
+
+    Attributes:
+        attributions: plain CPU tensor (or tuple, one per input), of the inputs' or the layer's shape, batch first.
+        inputs: the model's inputs as the network saw them, same layout.
+        baselines: the reference inputs, or None for methods without one.
+        target: resolved output index per sample (None where the target is a function).
+        target_label: class name (or description) of the target per sample.
+        prediction: predicted class index per sample, or None for outputs without a class axis.
+        prediction_label: its class name.
+        probability: the model's probability of the target per sample (N,), or None where it has none.
+        score: the explained scalar F(x) per sample (N,).
+        baseline_score: F(baseline) per sample (N,), or None.
+        convergence_delta: sum(attributions) - (F(x) - F(baseline)) per sample (N,), or None.
+        method: registered name of the method.
+        title: the method's name for people.
+        params: the method's parameters as used.
+        layer: dotted name of the layer explained, or None for the input.
+        spec: kind of data, normalisation, class and feature names.
+        names: one name per sample (file name, row label), or None.
+        tokens: one list of tokens per sample, or None.
+        seed: the seed of the random draws.
+        seconds: wall-clock seconds of the whole batch.
+        meta: versions, model fingerprint, passes used, error reached.
+    """
+
+    attributions: Tensors
+    inputs: Tensors
+    method: str
+    title: str = ""
+    baselines: Tensors | None = None
+    target: tuple[Any, ...] | None = None
+    target_label: tuple[Any, ...] | None = None
+    prediction: tuple[int, ...] | None = None
+    prediction_label: tuple[Any, ...] | None = None
+    probability: Tensor | None = None
+    score: Tensor | None = None
+    baseline_score: Tensor | None = None
+    convergence_delta: Tensor | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    layer: str | None = None
+    spec: InputSpec = field(default_factory=InputSpec)
+    names: tuple[str, ...] | None = None
+    tokens: tuple[list[str], ...] | None = None
+    seed: int | None = None
+    seconds: float | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.attribution.shape[0]
+
+    @property
+    def attribution(self) -> Tensor:
+        """The attributions of the first (usually the only) input."""
+        return self.attributions[0] if isinstance(self.attributions, tuple) else self.attributions
+
+    @property
+    def input(self) -> Tensor:
+        """The first (usually the only) input."""
+        return self.inputs[0] if isinstance(self.inputs, tuple) else self.inputs
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the input's features, where the adapter knows them."""
+        return self.spec.feature_names
+
+    @property
+    def relative_delta(self) -> Tensor | None:
+        """|convergence delta| divided by |F(x) - F(baseline)|, per sample: the completeness error (0 is exact)."""
+        if self.convergence_delta is None or self.score is None or self.baseline_score is None:
+            return None
+        span = (self.score - self.baseline_score).abs().clamp_min(torch.finfo(self.score.dtype).tiny)
+        return self.convergence_delta.abs() / span
+
+    def __getitem__(self, i: int | slice) -> Explanation:
+        """Sample i (or a slice of samples) as an Explanation of its own."""
+        n = len(self)
+        if isinstance(i, slice):
+            rows = range(*i.indices(n))
+        else:
+            if not -n <= i < n:
+                raise IndexError(f"Sample {i} asked for, but this Explanation holds {n} samples.")
+            rows = range(i % n, i % n + 1)
+        if len(rows) == 0:
+            raise IndexError(f"The slice {i} selects none of the {n} samples.")
+        pick = torch.tensor(list(rows))
+
+        def cut(v: Any) -> Any:
+            if isinstance(v, Tensor):
+                return v[pick] if v.ndim and v.shape[0] == n else v
+            if isinstance(v, tuple) and v and all(isinstance(e, Tensor) for e in v):
+                return tuple(cut(e) for e in v)
+            return v
+
+        def cut_list(v: Any) -> Any:
+            return None if v is None else tuple(v[r] for r in rows)
+
+        lists = ("target", "target_label", "prediction", "prediction_label", "names", "tokens")
+        tensors = (
+            "attributions",
+            "inputs",
+            "baselines",
+            "probability",
+            "score",
+            "baseline_score",
+            "convergence_delta",
+        )
+        changes = {k: cut_list(getattr(self, k)) for k in lists} | {k: cut(getattr(self, k)) for k in tensors}
+        per_sample = self.meta.get("per_sample", {})
+        meta = {**self.meta, "per_sample": {k: [v[r] for r in rows] for k, v in per_sample.items()}}
+        return dataclasses.replace(self, **changes, meta=meta if per_sample else self.meta)
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[i] for i in range(len(self)))
+
+    def heatmap(self, i: int = 0) -> np.ndarray:
+        """Signed map (H, W) of sample i: the attributions summed over channels, at the input's size.
+
+        Layer maps are enlarged to the input's height and width (bilinear).
+        Raises InputError for data without two spatial axes.
+        """
+        a = self.attribution[i % len(self)].float()
+        if a.ndim == 3:
+            a = a.sum(0)
+        if a.ndim != 2 or self.input.ndim != 4:
+            raise InputError(
+                f"heatmap() needs image-like attributions (N, C, H, W), got {tuple(self.attribution.shape)} for an "
+                f"input of shape {tuple(self.input.shape)}. Use .attributions or .to_df()."
+            )
+        size = self.input.shape[2:]
+        if a.shape != size:
+            grid = a[None, None]
+            a = torch.nn.functional.interpolate(grid, size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
+        return a.numpy()
+
+    # -- showing (drawn by interp_plugins.viz) ---------------------------------------------------------------
+
+    def show(self, ctx: Any = None, kind: str = "side", **kwargs: Any) -> Any:
+        """Draw into `ctx` (a matplotlib axis) or a new figure; `kind`: "side", "overlay", "heatmap", "masked", ..."""
+        return _viz().show(self, ctx=ctx, kind=kind, **kwargs)
+
+    def plot(self, **kwargs: Any) -> Any:
+        """Draw all samples; returns (figure, axes)."""
+        return _viz().plot(Explanations([self]), **kwargs)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """One self-contained HTML page; written to `path` if given. Returns the HTML text."""
+        return Explanations([self]).to_html(path)
+
+    def _repr_html_(self) -> str | None:
+        return Explanations([self])._repr_html_()
+
+    def __repr__(self) -> str:
+        a = self.attribution
+        bits = [f"{self.method}{tuple(a.shape)}"]
+        if self.layer:
+            bits.append(f"layer={self.layer}")
+        if self.target_label:
+            labels = [str(t) for t in self.target_label[:3]]
+            bits.append("target=" + ",".join(labels) + (",..." if len(self.target_label) > 3 else ""))
+        for name, value in (
+            ("p", self.probability),
+            ("score", self.score),
+            ("completeness error", self.relative_delta),
+        ):
+            if value is not None and value.numel():
+                bits.append(f"{name}={value.reshape(-1)[0].item():.3g}")
+        bits.append(f"range=[{a.min().item():.3g}, {a.max().item():.3g}]" if a.numel() else "empty")
+        return f"Explanation({' '.join(bits)})"
+
+    # -- saving and tables -----------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file (tensors and JSON metadata, no pickle). Returns the path."""
+        return Explanations([self]).save(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Explanation:
+        """Read what `save` wrote. Raises InputError if the file holds several explanations."""
+        found = Explanations.load(path)
+        if len(found) != 1:
+            raise InputError(f"{path} holds {len(found)} explanations; use Explanations.load.")
+        return found[0]
+
+    def to_df(self) -> pd.DataFrame:
+        """A table with a row per sample (needs pandas).
+
+        Columns: names, target, probability, score, errors, and one per feature for tabular data.
+        """
+        return Explanations([self]).to_df()
+
+
+class Explanations(Sequence[Explanation]):
+    """A sequence of `Explanation`, one per method (and target), addressable by number or method name."""
+
+    def __init__(self, items: Sequence[Explanation] = ()):
+        self._items = list(items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, key: int | str) -> Explanation: ...
+    @overload
+    def __getitem__(self, key: slice) -> Explanations: ...
+    def __getitem__(self, key: int | str | slice) -> Explanation | Explanations:
+        if isinstance(key, str):
+            from .registry import canonical_name
+
+            name = canonical_name(key, default=key)
+            for exp in self._items:
+                if name in (exp.method, exp.title) or key in (exp.method, exp.title):
+                    return exp
+            raise unknown("method in this result", key, self.methods)
+        if isinstance(key, slice):
+            return Explanations(self._items[key])
+        return self._items[key]
+
+    @property
+    def methods(self) -> list[str]:
+        """The method names, in order."""
+        return [e.method for e in self._items]
+
+    def __repr__(self) -> str:
+        return "Explanations([\n" + "".join(f"  {e!r},\n" for e in self._items) + "])"
+
+    def show(self, **kwargs: Any) -> Any:
+        """Draw a grid: a row per sample, a column per method. Returns the figure's axes."""
+        return _viz().show_grid(self, **kwargs)
+
+    def plot(self, **kwargs: Any) -> Any:
+        """Draw a grid: a row per sample, a column per method; returns (figure, axes)."""
+        return _viz().plot(self, **kwargs)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """One self-contained HTML page; written to `path` if given. Returns the HTML text."""
+        html: str = _viz().to_html(self)
+        if path is not None:
+            Path(path).write_text(html, encoding="utf-8")
+        return html
+
+    def _repr_html_(self) -> str | None:
+        try:
+            return str(_viz().notebook_html(self))
+        except ImportError:
+            return None
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file (tensors and JSON metadata, no pickle). Returns the path."""
+        from .saving import save
+
+        return save(self._items, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Explanations:
+        """Read what `save` wrote."""
+        from .saving import load
+
+        return cls(load(path))
+
+    def to_df(self) -> pd.DataFrame:
+        """A table (needs pandas) with a row per method and sample."""
+        from .saving import to_df
+
+        return to_df(self._items)

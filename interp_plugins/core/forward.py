@@ -1,0 +1,257 @@
+"""`Forward`: a model and how to call it, reduced to what every method needs: rows in, one scalar per row out.
+
+    forward.scores(rows)            no gradient
+    gradients(forward, inputs, ...) scores and gradients with respect to the inputs (or a layer read on the way)
+
+Rows are numbered: chunk row r belongs to sample rows[r], and batched arguments, keyword arguments and targets are
+indexed accordingly. So methods may lay samples, steps and perturbations into one batch in any order and size.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError, InterpWarning, ModelError, did_you_mean
+from .site import Layer, run_and_read
+from .target import Target, Whole
+from .tensors import as_tuple, describe, is_float, own_tree, take_rows
+
+
+class Call:
+    """A callable with keyword arguments and an output selector bound to it; accepted wherever a `forward_func` is.
+
+    Args:
+        func: model or callable.
+        kwargs: keyword arguments of every call; batched tensors follow the rows.
+        output: which part of a tuple, dict or `ModelOutput` is the output: key, attribute name, position, or a
+            function of the whole. None for models that return a tensor.
+    """
+
+    def __init__(self, func: Callable[..., Any], kwargs: Mapping[str, Any] | None = None, output: Any = None):
+        self.func, self.kwargs, self.output = func, dict(kwargs or {}), output
+
+    def wrapped_callables(self) -> list[Any]:
+        """The callables inside (for the guard)."""
+        return [self.func]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The selected output of one call."""
+        return select_output(self.func(*args, **{**self.kwargs, **kwargs}), self.output)
+
+
+def select_output(output: Any, selector: Any = None) -> Tensor:
+    """The tensor that is explained, from whatever the model returned.
+
+    Raises:
+        ModelError: no tensor, or several to choose from, with the keys that there are.
+    """
+    if callable(selector):
+        output = selector(output)
+    elif selector is not None:
+        keys = list(output) if isinstance(output, Mapping) else []
+        try:
+            if isinstance(selector, str) and not isinstance(output, Mapping):
+                output = getattr(output, selector)
+            else:
+                output = output[selector]
+        except (KeyError, IndexError, AttributeError, TypeError) as err:
+            raise ModelError(
+                f"The model's output has no part {selector!r}: it is a {describe(output)}."
+                + did_you_mean(selector, keys)
+            ) from err
+    if isinstance(output, Tensor):
+        return output.as_subclass(Tensor)
+    if isinstance(output, (bool, int, float)):
+        return torch.tensor(output, dtype=torch.get_default_dtype() if isinstance(output, float) else None)
+    if isinstance(output, Mapping):
+        hint = f"choose one of its keys, output={next(iter(output), 'key')!r}"
+    elif isinstance(output, (tuple, list)):
+        hint = "choose a position, output=0"
+    elif hasattr(output, "__dict__") and any(isinstance(v, Tensor) for v in vars(output).values()):
+        hint = f"choose an attribute, output={next(k for k, v in vars(output).items() if isinstance(v, Tensor))!r}"
+    else:
+        hint = "return a tensor"
+    raise ModelError(
+        f"The model returned a {describe(output)}, expected a tensor (N, ...): {hint} in explain(...), or wrap the "
+        "model in a function that returns the tensor."
+    )
+
+
+@dataclass
+class Forward:
+    """A model call reduced to scalars.
+
+    Attributes:
+        func: the model or callable.
+        target: what of the output is explained.
+        n: number of samples in the original batch.
+        args: additional positional arguments.
+        kwargs: additional keyword arguments.
+        output: selector for outputs that are no tensor.
+        passes: rows sent forward and backward so far.
+    """
+
+    func: Callable[..., Any]
+    n: int
+    target: Target = field(default_factory=Whole)
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    output: Any = None
+    passes: dict[str, int] = field(default_factory=lambda: {"forward": 0, "backward": 0})
+
+    @classmethod
+    def of(
+        cls,
+        func: Callable[..., Any],
+        n: int,
+        target: Target | None = None,
+        additional_forward_args: Any = None,
+    ) -> Forward:
+        """From Captum's arguments; unpacks a `Call`."""
+        if not callable(func):
+            raise InputError(f"forward_func must be an nn.Module or a callable, got {describe(func)}.")
+        args = () if additional_forward_args is None else own_tree(as_tuple(additional_forward_args))
+        if isinstance(func, Call):
+            return cls(func.func, n, target or Whole(), args, own_tree(func.kwargs), func.output)
+        return cls(func, n, target or Whole(), args)
+
+    def _arguments(self, inputs: Sequence[Tensor], rows: Tensor | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not self.args and not self.kwargs and _takes_nothing(self.func):
+            return (), {}
+        return (*inputs, *take_rows(self.args, rows, self.n)), take_rows(dict(self.kwargs), rows, self.n)
+
+    def raw(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
+        """The model's output tensor for some rows, before the target selects; the graph is kept."""
+        args, kwargs = self._arguments(inputs, rows)
+        self.passes["forward"] += inputs[0].shape[0]
+        return _readable(select_output(self.func(*args, **kwargs), self.output))
+
+    def selected(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
+        """What the target selects, without gradient: one scalar per row, or a block per row, or one value in all."""
+        with torch.no_grad():
+            return self.target.at(rows)(self.raw(inputs, rows)).detach()
+
+    def scores(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
+        """One scalar per row (R,), without gradient."""
+        return _one_per_row(self.selected(inputs, rows), inputs[0].shape[0])
+
+
+def _takes_nothing(func: Any) -> bool:
+    if hasattr(func, "wrapped_callables"):
+        return False
+    try:
+        return len(inspect.signature(func).parameters) == 0
+    except (TypeError, ValueError):
+        return False
+
+
+def _readable(output: Tensor) -> Tensor:
+    if (output.is_floating_point() or output.is_complex()) and bool(torch.isnan(output).any()):
+        rows = torch.isnan(output).reshape(output.shape[0], -1).any(1).nonzero().flatten() if output.ndim else output
+        where = f" in {len(rows)} of {output.shape[0]} rows" if output.ndim else ""
+        raise ModelError(
+            f"The model returned NaN{where} (output of shape {tuple(output.shape)}). Its inputs are finite on the way "
+            "in, so look for overflow, a division by zero or a log of zero in the model, for weights that are NaN, or "
+            "for a baseline outside the data's range."
+        )
+    return output
+
+
+def _one_per_row(selected: Tensor, rows: int) -> Tensor:
+    if selected.numel() == rows and (selected.ndim == 0 or selected.shape[0] == rows):
+        return selected.reshape(rows)
+    shape = tuple(selected.shape)
+    if selected.ndim and selected.shape[0] == rows:
+        raise InputError(
+            "Target not provided when necessary, cannot take gradient with respect to multiple outputs: "
+            f"{selected[0].numel()} values per example are left (shape {shape}). Give a target that selects one, "
+            "such as a class index, or a tuple with one index per dimension."
+        )
+    raise ModelError(
+        f"The model gave an output of shape {shape} for {rows} rows; expected one value per row. The first dimension "
+        "of the output must be the batch (a model that merges the batch cannot be explained per example)."
+    )
+
+
+@dataclass
+class Gradients:
+    """What one forward and backward pass gave: scores (R,), gradients, and the layer's tensors if one was read."""
+
+    scores: Tensor
+    grads: tuple[Tensor, ...]
+    activations: tuple[Tensor, ...] = ()
+    counts: tuple[int, ...] = ()  # tensors per layer read
+
+
+def gradients(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    rows: Tensor | None = None,
+    *,
+    wrt: Sequence[Layer] | None = None,
+) -> Gradients:
+    """Gradient of the scores with respect to the inputs, or to layers read while the inputs go through.
+
+    Args:
+        forward: what to differentiate.
+        inputs: rows (R, ...) of every input.
+        rows: the sample each row belongs to; None when the rows are the batch itself.
+        wrt: layers; their gradients and activations are returned, flat over all layers.
+
+    Raises:
+        ModelError: nothing connects the inputs to the score.
+    """
+    leaves = [x.detach().requires_grad_(is_float(x)) for x in inputs]
+    # The model gets copies: it may work in place, and a leaf that requires grad refuses that.
+    args, kwargs = forward._arguments([x.clone() for x in leaves], rows)
+    forward.passes["forward"] += inputs[0].shape[0]
+    forward.passes["backward"] += inputs[0].shape[0]
+    activations: tuple[Tensor, ...] = ()
+    counts: tuple[int, ...] = ()
+    if wrt is None:
+        output = forward.func(*args, **kwargs)
+    else:
+        output, found = run_and_read(forward.func, wrt, *args, **kwargs)
+        activations = tuple(t for tensors in found for t in tensors)
+        counts = tuple(len(tensors) for tensors in found)
+    selected = forward.target.at(rows)(_readable(select_output(output, forward.output)))
+    scores = _one_per_row(selected, inputs[0].shape[0])
+    sources = list(activations) if wrt is not None else leaves
+    grads = _differentiate(scores, sources, "layer" if wrt is not None else "input")
+    return Gradients(scores.detach(), grads, tuple(a.detach() for a in activations), counts)
+
+
+def _differentiate(scores: Tensor, sources: Sequence[Tensor], what: str) -> tuple[Tensor, ...]:
+    usable = [s for s in sources if s.requires_grad]
+    if not scores.requires_grad or not usable:
+        raise ModelError(
+            f"The score does not depend on the {what} through differentiable operations: somewhere the model detaches, "
+            "rounds, casts to integers (.long()), or runs under torch.no_grad(). Use a perturbation method (occlusion, "
+            "feature_ablation), or explain a layer behind that step."
+        )
+    found = torch.autograd.grad(scores.sum(), usable, allow_unused=True)
+    if all(g is None for g in found):
+        raise ModelError(
+            f"The score does not depend on any {what}: One of the differentiated Tensors appears to not have been used "
+            "in the graph. Check which output and target are explained."
+        )
+    by_id = {id(s): g for s, g in zip(usable, found, strict=True)}
+    out = []
+    for i, source in enumerate(sources):
+        grad = by_id.get(id(source))
+        if grad is None:
+            warnings.warn(
+                f"{what}[{i}] does not influence the score; its attributions are zero.",
+                InterpWarning,
+                stacklevel=3,
+            )
+            grad = torch.zeros_like(source)
+        out.append(grad.detach())
+    return tuple(out)

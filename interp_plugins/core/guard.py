@@ -1,0 +1,148 @@
+"""`frozen`: the one place where a model is made safe to explain, and put back exactly as it was.
+
+Inside the scope: every submodule in eval mode, parameters without grad, gradients possible even when called from
+`no_grad` or `inference_mode`, compiled modules run eagerly (so that hooks fire), cuDNN off for recurrent nets on
+CUDA (it refuses a backward in eval mode), private RNG streams. On leaving, also after an exception, everything is
+restored: training flags one by one, `requires_grad`, buffers that the forward changed, hooks are the site's
+business, and the state of the random, NumPy, torch, CUDA and MPS generators.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_LARGE_BUFFER = 64 * 2**20  # bytes; larger buffers are packed weights, not running statistics
+
+
+def modules_of(func: Any) -> list[nn.Module]:
+    """The root modules behind a callable: itself, or those in a bound method, partial, wrapper or closure."""
+    found: list[nn.Module] = []
+    seen: set[int] = set()
+
+    def visit(obj: Any, depth: int) -> None:
+        if id(obj) in seen or depth > 4:
+            return
+        seen.add(id(obj))
+        if isinstance(obj, nn.Module):
+            found.append(obj)
+        elif isinstance(obj, functools.partial):
+            for part in (obj.func, *obj.args, *obj.keywords.values()):
+                visit(part, depth + 1)
+        elif inspect.ismethod(obj):
+            visit(obj.__self__, depth + 1)
+            visit(obj.__func__, depth + 1)
+        elif inspect.isfunction(obj):
+            cells = [c.cell_contents for c in obj.__closure__ or () if _filled(c)]
+            names = [obj.__globals__.get(n) for n in obj.__code__.co_names]
+            for part in (*cells, *names, *(obj.__defaults__ or ())):
+                if isinstance(part, (nn.Module, functools.partial)) or inspect.isroutine(part):
+                    visit(part, depth + 1)
+        elif hasattr(obj, "wrapped_callables"):
+            for part in obj.wrapped_callables():
+                visit(part, depth + 1)
+        elif callable(obj) and not inspect.isclass(obj) and hasattr(obj, "__dict__"):
+            for part in vars(obj).values():
+                if isinstance(part, nn.Module) or inspect.isroutine(part):
+                    visit(part, depth + 1)
+
+    visit(func, 0)
+    return found
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - raises ValueError while the variable is unset
+    except ValueError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Leave the global generators (random, NumPy, torch, CUDA, MPS) as they were."""
+    states = (random.getstate(), np.random.get_state(), torch.get_rng_state())
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+@contextlib.contextmanager
+def _quiet_modules(roots: list[nn.Module]) -> Iterator[None]:
+    """Eval mode, parameters without grad, buffers as they were: restored one by one."""
+    modules = list({id(m): m for root in roots for m in root.modules()}.values())
+    modes = [(m, m.training) for m in modules]
+    params = [p for p in {id(p): p for m in modules for p in m._parameters.values() if p is not None}.values()]
+    trainable = [p for p in params if p.requires_grad and p.is_leaf]
+    buffers: list[tuple[nn.Module, str, Tensor]] = []
+    try:
+        for m in modules:
+            m.training = False
+            for name, buffer in list(m._buffers.items()):
+                if buffer is not None and (buffer.is_inference() or buffer.nbytes <= _LARGE_BUFFER):
+                    # A private copy: no in-place change reaches the user's buffer, no inference tensor our graph.
+                    m._buffers[name] = buffer.clone()
+                    buffers.append((m, name, buffer))
+        for p in trainable:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)
+        for m, name, buffer in buffers:
+            m._buffers[name] = buffer
+        for m, training in modes:
+            m.training = training
+
+
+@contextlib.contextmanager
+def _eager() -> Iterator[None]:
+    """Run compiled modules without their compiled code: hooks added after compilation would not fire."""
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    with set_stance("force_eager") if set_stance is not None else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def frozen(func: Callable[..., Any], *, seed: int | None = None) -> Iterator[None]:
+    """Make a model (or a callable around one) safe to explain for the length of a `with` block.
+
+    Args:
+        func: an `nn.Module` or any callable; modules are found through methods, partials and closures.
+        seed: seed the global generators inside the block (for models that draw random numbers); outside they
+            are as before either way.
+    """
+    roots = modules_of(func)
+    recurrent = any(isinstance(m, nn.RNNBase) for root in roots for m in root.modules())
+    on_cuda = recurrent and any(p.is_cuda for root in roots for p in root.parameters())
+    cudnn = torch.backends.cudnn.flags(enabled=False) if on_cuda else contextlib.nullcontext()
+    with (
+        preserved_rng(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _eager(),
+        _quiet_modules(roots),
+        cudnn,
+    ):
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+        yield

@@ -1,0 +1,36 @@
+"""What a run reports beside its maps (passes used, error reached), collected without changing any return value."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+_current: ContextVar[dict[str, Any] | None] = ContextVar("interp_plugins_report", default=None)
+_ADDED = ("forward_passes", "backward_passes")
+
+
+@contextlib.contextmanager
+def collect() -> Iterator[dict[str, Any]]:
+    """Collect what the methods called inside report.
+
+    Example:
+        with collect() as report:
+            ig.attribute(x, target=3, tol=0.01)
+        report["map_error"], report["backward_passes"]
+    """
+    report: dict[str, Any] = {}
+    token = _current.set(report)
+    try:
+        yield report
+    finally:
+        _current.reset(token)
+
+
+def note(**facts: Any) -> None:
+    """Report facts; passes add up over calls, other facts are replaced."""
+    report = _current.get()
+    if report is not None:
+        for key, value in facts.items():
+            report[key] = report.get(key, 0) + value if key in _ADDED else value

@@ -1,0 +1,146 @@
+"""Explanations on disk (one safetensors file, JSON metadata, no pickle) and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .errors import InputError
+from .explanation import Explanation
+from .spec import InputSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+_TENSORS = (
+    "attributions",
+    "inputs",
+    "baselines",
+    "probability",
+    "score",
+    "baseline_score",
+    "convergence_delta",
+)
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value for metadata; tuples are marked so that they come back as tuples, the unknown becomes text."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        items = [_plain(v) for v in value]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    if isinstance(value, dict):
+        return {"dict": {str(k): _plain(v) for k, v in value.items()}}
+    if isinstance(value, slice):
+        return {"slice": [value.start, value.stop, value.step]}
+    if isinstance(value, Tensor):
+        return value.tolist() if value.numel() <= 64 else f"Tensor{tuple(value.shape)}"
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return value.item()
+    return str(value)
+
+
+def _back(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_back(v) for v in value]
+    if isinstance(value, dict):
+        if "tuple" in value:
+            return tuple(_back(v) for v in value["tuple"])
+        if "slice" in value:
+            return slice(*value["slice"])
+        return {k: _back(v) for k, v in value["dict"].items()}
+    return value
+
+
+def save(items: Sequence[Explanation], path: str | Path) -> Path:
+    """Write explanations to one safetensors file, whole or not at all (temporary name, then rename)."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    records = []
+    for i, exp in enumerate(items):
+        layout: dict[str, int | None] = {}
+        record: dict[str, Any] = {}
+        for f in dataclasses.fields(exp):
+            value = getattr(exp, f.name)
+            if f.name in _TENSORS:
+                if value is None:
+                    continue
+                many = value if isinstance(value, tuple) else (value,)
+                layout[f.name] = len(many) if isinstance(value, tuple) else None
+                for j, t in enumerate(many):
+                    tensors[f"{i}/{f.name}/{j}"] = t.detach().clone().contiguous()
+            elif f.name == "spec":
+                record["spec"] = _plain(dataclasses.asdict(value))
+            else:
+                record[f.name] = _plain(dict(value) if f.name in ("params", "meta") else value)
+        records.append({"fields": record, "layout": layout})
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file(tensors, part, metadata={"interp_plugins": json.dumps({"format": FORMAT, "items": records})})
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | Path) -> list[Explanation]:
+    """Read what `save` wrote. Raises FileNotFoundError, or InputError for another kind of file."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No saved explanations at {path}. Write some with Explanation.save(path).")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("interp_plugins", "null"))
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as err:
+        raise InputError(f"{path} is not a file written by Explanation.save ({err}).") from err
+    if header is None or header.get("format") != FORMAT:
+        raise InputError(f"{path} is a safetensors file, but not one written by this version's Explanation.save.")
+    out = []
+    for i, record in enumerate(header["items"]):
+        fields = {k: _back(v) for k, v in record["fields"].items()}
+        fields["spec"] = InputSpec(**fields["spec"])
+        for name, count in record["layout"].items():
+            many = tuple(tensors[f"{i}/{name}/{j}"] for j in range(count or 1))
+            fields[name] = many[0] if count is None else many
+        out.append(Explanation(**fields))
+    return out
+
+
+def to_df(items: Sequence[Explanation]) -> pd.DataFrame:
+    """A row per method and sample; for (N, F) attributions also one column per feature."""
+    try:
+        import pandas as pd
+    except ModuleNotFoundError as err:
+        raise ImportError("Tables need pandas: pip install pandas.") from err
+    rows = []
+    for exp in items:
+        a = exp.attribution
+        wide = a.ndim == 2 and exp.layer is None
+        names = exp.feature_names or tuple(f"feature_{j}" for j in range(a.shape[1] if wide else 0))
+        for i in range(len(exp)):
+            row: dict[str, Any] = {"method": exp.method, "sample": exp.names[i] if exp.names else i}
+            for key in ("target", "target_label", "prediction", "prediction_label"):
+                value = getattr(exp, key)
+                row[key] = None if value is None else value[i]
+            for key in ("probability", "score", "baseline_score", "convergence_delta", "relative_delta"):
+                value = getattr(exp, key)
+                row[key] = None if value is None else float(value[i])
+            if wide:
+                row.update({str(n): float(v) for n, v in zip(names, a[i], strict=True)})
+            else:
+                row.update(sum=float(a[i].sum()), mean_abs=float(a[i].abs().mean()))
+            rows.append(row)
+    return pd.DataFrame(rows)

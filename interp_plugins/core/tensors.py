@@ -1,0 +1,131 @@
+"""Small helpers on tensors and tuples of tensors: private copies, checks, rows of nested arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .errors import InputError, InputTypeError
+
+
+def describe(value: Any) -> str:
+    """What came, in a few words: type, shape, dtype, keys."""
+    if isinstance(value, Tensor):
+        return (
+            f"{type(value).__name__} of shape {tuple(value.shape)} and dtype {str(value.dtype).removeprefix('torch.')}"
+        )
+    if isinstance(value, dict):
+        return f"{type(value).__name__} with keys {list(value)[:8]}"
+    if isinstance(value, (tuple, list)):
+        inner = ", ".join(type(v).__name__ for v in value[:4]) + (", ..." if len(value) > 4 else "")
+        return f"{type(value).__name__} of {len(value)} ({inner})"
+    return f"{type(value).__name__} {value!r}"[:120]
+
+
+def is_float(x: Any) -> TypeGuard[Tensor]:
+    """Whether x is a tensor that can carry a gradient."""
+    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+
+
+def own(x: Tensor) -> Tensor:
+    """A detached private copy as a plain tensor: never the caller's object, subclass or inference tensor."""
+    return x.as_subclass(Tensor).detach().clone()
+
+
+def own_tree(tree: Any) -> Any:
+    """`own` for every tensor in nested containers; everything else as it is."""
+    return pytree.tree_map(lambda v: own(v) if isinstance(v, Tensor) else v, tree)
+
+
+def as_tuple(x: Any) -> tuple[Any, ...]:
+    """A 1-tuple around anything that is not a tuple."""
+    return x if isinstance(x, tuple) else (x,)
+
+
+def like(template: Any, values: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    """Values in the caller's layout: a tensor for a tensor, a tuple for a tuple."""
+    return tuple(values) if isinstance(template, tuple) else values[0]
+
+
+def check_inputs(inputs: Any) -> tuple[Tensor, ...]:
+    """Check a model's inputs (tensor or tuple of tensors, batch first) and return private copies as a tuple.
+
+    Raises:
+        InputTypeError: anything but tensors.
+        InputError: empty batch, no batch dimension, batch sizes that differ, NaN.
+    """
+    if not isinstance(inputs, (Tensor, tuple)):
+        raise InputTypeError(
+            "`inputs` must be a torch.Tensor or a tuple[torch.Tensor] but found: "
+            f"{describe(inputs)}. Give a tensor with the batch as first dimension, or a tuple of such tensors."
+        )
+    many = as_tuple(inputs)
+    if not many:
+        raise InputError("`inputs` is an empty tuple; give at least one tensor.")
+    for i, x in enumerate(many):
+        if not isinstance(x, Tensor):
+            raise InputTypeError(
+                f"inputs[{i}] must be a torch.Tensor but found: {describe(x)}. Arguments that are not to be explained "
+                "belong into additional_forward_args."
+            )
+        if x.ndim == 0:
+            raise InputError(f"inputs[{i}] is a 0-d tensor; the first dimension must be the batch: x[None].")
+        if x.shape[0] == 0:
+            raise InputError(f"inputs[{i}] has an empty batch: shape {tuple(x.shape)}. Give at least one sample.")
+        if x.shape[0] != many[0].shape[0]:
+            raise InputError(
+                f"inputs[{i}] has {x.shape[0]} samples (shape {tuple(x.shape)}), inputs[0] has {many[0].shape[0]}. "
+                "The first dimension of all inputs must be the same batch."
+            )
+        if is_float(x) and bool(torch.isnan(x).any()):
+            bad = torch.isnan(x).flatten(1).any(1).nonzero().flatten().tolist() if x.ndim > 1 else []
+            raise InputError(
+                f"inputs[{i}] of shape {tuple(x.shape)} contains NaN"
+                + (f" in sample(s) {bad[:8]}" if bad else "")
+                + ". Clean the data (torch.nan_to_num, or fill missing values) before explaining."
+            )
+    return tuple(own(x) for x in many)
+
+
+def check_float(inputs: Sequence[Tensor], what: str = "inputs") -> None:
+    """Refuse integer and bool tensors where a gradient is needed, and say where to go instead."""
+    for i, x in enumerate(inputs):
+        if not is_float(x):
+            raise InputTypeError(
+                f"{what}[{i}] is {str(x.dtype).removeprefix('torch.')}, and gradients need floating-point data. "
+                "For images: x.float(). For token or category ids: explain the embedding with a layer method "
+                "(LayerIntegratedGradients(model, model.embedding)). For an argument that is not to be explained: "
+                "pass it in additional_forward_args."
+            )
+
+
+def take_rows(tree: Any, rows: Tensor | None, n: int) -> Any:
+    """Rows of every batched tensor (first dimension n) in nested containers; the rest unchanged."""
+    if rows is None:
+        return tree
+
+    def pick(v: Any) -> Any:
+        if isinstance(v, Tensor) and v.ndim and v.shape[0] == n:
+            return v.index_select(0, rows.to(v.device))
+        return v
+
+    return pytree.tree_map(pick, tree)
+
+
+def expand_rows(v: Tensor, w: Tensor) -> Tensor:
+    """Shape v (R,) so that it multiplies w (R, ...)."""
+    return v.reshape(v.shape[0], *(1,) * (w.ndim - 1))
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The numeric policy, in one place: half precision is accumulated in float32, everything else in its own dtype."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def per_sample_sum(tensors: Sequence[Tensor]) -> Tensor:
+    """Sum of all elements of all tensors, per sample (N,)."""
+    return torch.stack([t.reshape(t.shape[0], -1).sum(1) for t in tensors]).sum(0)
