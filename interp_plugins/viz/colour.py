@@ -1,0 +1,36 @@
+"""Colours that keep their meaning for colour-blind readers and over a photograph.
+
+Positive values are vermilion, negative ones blue (both from the Okabe-Ito set, told apart under every common
+colour-vision deficiency), values that are never negative purple. All maps start at white, so nothing is drawn
+where the attribution is zero, and lightness falls steadily, so that a grey print keeps the order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex
+
+_WARM = ("#ffffff", "#fbc9a4", "#ee8a47", "#d55e00", "#8f3300")
+_COLD = ("#ffffff", "#b3d9f2", "#5aaede", "#0072b2", "#003d6b")
+_PLAIN = ("#ffffff", "#dcc6ec", "#b081d1", "#7b3aa5", "#420a68")
+
+
+def _ramp(name: str, colours: tuple[str, ...]) -> LinearSegmentedColormap:
+    return LinearSegmentedColormap.from_list(name, list(colours), N=512)
+
+
+DIVERGING = _ramp("attribution_signed", (*_COLD[:0:-1], *_WARM))
+POSITIVE = _ramp("attribution_positive", _WARM)
+NEGATIVE = _ramp("attribution_negative", _COLD[::-1])
+SEQUENTIAL = _ramp("attribution_unsigned", _PLAIN)
+STRENGTH = _ramp("attribution_strength", ("#000000", "#ffffff"))
+OPACITY = _ramp("attribution_opacity", ("#ffffff", "#000000"))
+
+POSITIVE_COLOUR, NEGATIVE_COLOUR, PLAIN_COLOUR = _WARM[3], _COLD[3], _PLAIN[3]
+INK, FAINT_INK = "#1f2328", "#656d76"
+
+
+def css_gradient(cmap: Colormap, stops: int = 9) -> str:
+    """A CSS `linear-gradient` from left (lowest) to right (highest) with the colours of `cmap`."""
+    colours = ", ".join(to_hex(cmap(float(t))) for t in np.linspace(0, 1, stops))
+    return f"linear-gradient(to right, {colours})"

@@ -1,0 +1,122 @@
+"""Images: the photograph, the map, and both together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+
+from interp_plugins.core.explanation import Explanation
+
+from . import colour, pixels
+from .figure import bare, compact, png_of_pixels
+from .medium import Medium, register
+from .scale import Scale
+
+_PICTURES: dict[str, Callable[[np.ndarray, np.ndarray, Scale], np.ndarray]] = {
+    "overlay": pixels.overlay,
+    "heatmap": pixels.heatmap,
+    "masked": pixels.masked,
+    "alpha": pixels.alpha,
+    "positive": pixels.positive,
+    "negative": pixels.negative,
+}
+_LEVELS = (0.25, 0.5, 0.75)
+
+
+@register
+class ImageMedium(Medium):
+    """Inputs (N, C, H, W) with attributions of the same layout, or of a layer with two spatial axes."""
+
+    name: ClassVar[str] = "image"
+    kinds: ClassVar[tuple[str, ...]] = ("overlay", "side", *list(_PICTURES)[1:], "contour")
+
+    def accepts_input(self, exp: Explanation) -> bool:
+        """Whether the input has a height and a width."""
+        return exp.input.ndim == 4
+
+    def accepts(self, exp: Explanation) -> bool:
+        """Whether `Explanation.heatmap` can make maps of the attributions."""
+        return exp.input.ndim == 4 and exp.attribution.ndim in (3, 4)
+
+    def size(self, exp: Explanation, kind: str) -> tuple[float, float]:
+        """The shape of the photograph, neither too flat nor too tall; three times as wide for "side"."""
+        height, width = exp.input.shape[2:]
+        ratio = min(max(height / width, 0.4), 2.0)
+        wide = 2.6 if ratio <= 1 else 2.6 / ratio**0.5
+        return (3.06 * wide if kind == "side" else wide), wide * ratio
+
+    def values(self, exp: Explanation, i: int) -> np.ndarray:
+        """The signed map (H, W), added up over channels, at the input's size."""
+        return exp.heatmap(i)
+
+    def original(self, ax: Axes, exp: Explanation, i: int) -> str:
+        """The photograph."""
+        rgb, note = pixels.photo(exp, i)
+        ax.imshow(rgb)
+        bare(ax)
+        return note
+
+    def draw(self, ax: Axes, exp: Explanation, i: int, kind: str, scale: Scale) -> ScalarMappable | None:
+        """One picture with the source of its colour bar."""
+        if kind == "contour":
+            self._contour(ax, exp, i, scale)
+            return None
+        if kind == "side":
+            return self._side(ax, exp, i, scale)
+        ax.imshow(_PICTURES[kind](pixels.photo(exp, i).rgb, self.values(exp, i), scale))
+        bare(ax)
+        return _colour_source(kind, scale)
+
+    def picture(self, exp: Explanation, i: int, kind: str, scale: Scale, longest: int) -> bytes:
+        """The picture's own pixels as PNG."""
+        rgb = pixels.photo(exp, i).rgb
+        if kind == "original":
+            return png_of_pixels(rgb, longest)
+        if kind not in _PICTURES:
+            return super().picture(exp, i, kind, scale, longest)
+        return png_of_pixels(_PICTURES[kind](rgb, self.values(exp, i), scale), longest)
+
+    def _side(self, ax: Axes, exp: Explanation, i: int, scale: Scale) -> ScalarMappable:
+        """Original, heat map and overlay in one axis, named below."""
+        rgb, note = pixels.photo(exp, i)
+        values = self.values(exp, i)
+        pictures = [rgb, pixels.heatmap(rgb, values, scale), pixels.overlay(rgb, values, scale)]
+        width = rgb.shape[1]
+        gap = max(1, round(0.03 * width))
+        ax.imshow(pixels.side_by_side(pictures, gap))
+        bare(ax)
+        names = [f"original\n({note})" if note else "original", "heat map", "overlay"]
+        ax.set_xticks([width / 2 - 0.5 + n * (width + gap) for n in range(3)], names)
+        ax.tick_params(axis="x", length=0, labelsize=8, labelcolor=colour.FAINT_INK)
+        return scale.mappable()
+
+    def _contour(self, ax: Axes, exp: Explanation, i: int, scale: Scale) -> None:
+        """Lines of equal attribution of the clipped and smoothed map, at 25, 50 and 75 % of its peak."""
+        ax.imshow(pixels.faint(pixels.photo(exp, i).rgb))
+        bare(ax)
+        unit = pixels.smooth(scale.unit(self.values(exp, i)))
+        peak = float(np.abs(unit).max())
+        above = colour.POSITIVE_COLOUR if scale.signed else colour.PLAIN_COLOUR
+        for part, line in ((unit, above), (-unit, colour.NEGATIVE_COLOUR)):
+            levels = [level * peak for level in _LEVELS if level * peak < part.max()]
+            if levels and min(unit.shape) > 1:
+                ax.contour(part, levels=levels, colors=[line], linewidths=[0.8, 1.3, 1.9][: len(levels)])
+        text = f"25, 50, 75 % of the smoothed peak, {compact(peak * scale.limit)}"
+        ax.set_title(text, fontsize=8, color=colour.FAINT_INK)
+
+
+def _colour_source(kind: str, scale: Scale) -> ScalarMappable:
+    """The colour bar that belongs to a kind of picture."""
+    if kind == "masked":
+        return scale.mappable(low=0.0, cmap=colour.STRENGTH)
+    if kind == "alpha":
+        return scale.mappable(low=0.0, cmap=colour.OPACITY)
+    if kind == "positive":
+        return scale.mappable(low=0.0, cmap=colour.POSITIVE)
+    if kind == "negative":
+        return scale.mappable(low=-1.0, high=0.0, cmap=colour.NEGATIVE)
+    return scale.mappable()

@@ -1,0 +1,121 @@
+"""Pictures as arrays: a photograph (H, W, 3) and a map (H, W) make a picture (H, W, 3), all in [0, 1]."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from interp_plugins.core.explanation import Explanation
+
+from . import colour
+from .scale import Scale
+
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_OUTSIDE = 0.05  # share of values outside the stated range from which the range is taken to be unknown
+
+
+class Photo(NamedTuple):
+    """An input made visible: colours (H, W, 3) in [0, 1] and a note on what was done, or ""."""
+
+    rgb: np.ndarray
+    note: str
+
+
+def photo(exp: Explanation, i: int = 0) -> Photo:
+    """The input of sample i in raw units, clipped to the spec's value range.
+
+    One channel is grey, three are RGB, four RGBA (on white); any other number is shown as the mean. Where no
+    normalisation is known and the values clearly do not fit the range, they are stretched to it, with a note.
+    """
+    x = exp.input[i % len(exp)][None].detach().cpu().double()
+    raw = torch.nan_to_num(exp.spec.denormalise(x)[0])
+    low, high = exp.spec.value_range
+    notes = []
+    if not exp.spec.normalised and ((raw < low) | (raw > high)).double().mean() > _OUTSIDE:
+        low, high = float(raw.min()), float(raw.max())
+        notes.append("brightness stretched")
+    image = ((raw - low) / ((high - low) or 1.0)).clamp(0, 1).permute(1, 2, 0).numpy()
+    channels = image.shape[2]
+    if channels not in (1, 3, 4):
+        image = image.mean(axis=2, keepdims=True)
+        notes.insert(0, f"mean of {channels} channels")
+    if channels == 4:
+        alpha = image[..., 3:]
+        image = image[..., :3] * alpha + (1 - alpha)
+    rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+    return Photo(rgb, ", ".join(notes))
+
+
+def grey(rgb: np.ndarray) -> np.ndarray:
+    """Brightness (H, W, 1)."""
+    return (rgb @ _LUMA)[..., None]
+
+
+def faint(rgb: np.ndarray) -> np.ndarray:
+    """A pale grey version, a quiet ground for colours."""
+    return 0.3 + 0.7 * np.repeat(grey(rgb), 3, axis=2)
+
+
+def heatmap(rgb: np.ndarray, values: np.ndarray, scale: Scale) -> np.ndarray:
+    """The map alone."""
+    return scale.rgb(values)
+
+
+def overlay(rgb: np.ndarray, values: np.ndarray, scale: Scale) -> np.ndarray:
+    """The map over a pale grey photograph; the stronger the attribution, the more its colour covers.
+
+    Colours start at the middle of their ramp, because pale ones would be lost on the photograph.
+    """
+    strength = scale.strength(values)
+    cover = 0.9 * strength[..., None] ** 0.6
+    vivid = np.sign(values) * (0.4 + 0.6 * strength) * scale.limit
+    return (1 - cover) * faint(rgb) + cover * scale.rgb(vivid)
+
+
+def masked(rgb: np.ndarray, values: np.ndarray, scale: Scale) -> np.ndarray:
+    """The photograph times the strength of |map|: what does not matter is black."""
+    return rgb * scale.strength(values)[..., None]
+
+
+def alpha(rgb: np.ndarray, values: np.ndarray, scale: Scale) -> np.ndarray:
+    """The photograph with the strength of |map| as opacity: what does not matter is white."""
+    cover = scale.strength(values)[..., None]
+    return rgb * cover + (1 - cover)
+
+
+def positive(rgb: np.ndarray, values: np.ndarray, scale: Scale) -> np.ndarray:
+    """The positive part of the map, on the scale of the whole map."""
+    return scale.rgb(np.maximum(values, 0), cmap=colour.POSITIVE)
+
+
+def negative(rgb: np.ndarray, values: np.ndarray, scale: Scale) -> np.ndarray:
+    """The negative part of the map, on the scale of the whole map."""
+    return np.asarray(colour.NEGATIVE(1 + np.minimum(scale.unit(values), 0)))[..., :3]
+
+
+def side_by_side(pictures: list[np.ndarray], gap: int) -> np.ndarray:
+    """Pictures of one height in a row, `gap` white pixels between them."""
+    white = np.ones((pictures[0].shape[0], gap, 3))
+    row = [pictures[0]]
+    for picture in pictures[1:]:
+        row += [white, picture]
+    return np.concatenate(row, axis=1)
+
+
+def smooth(values: np.ndarray, share: float = 0.02) -> np.ndarray:
+    """The map smoothed by a Gaussian whose sigma is `share` of the shorter side (at least half a pixel)."""
+    sigma = max(0.5, share * min(values.shape))
+    grid = torch.from_numpy(np.asarray(values, dtype=np.float64))[None, None]
+    for axis, length in enumerate(values.shape):
+        radius = min(max(1, int(3 * sigma)), length - 1)
+        if radius == 0:
+            continue
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+        kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+        shape = (1, 1, -1, 1) if axis == 0 else (1, 1, 1, -1)
+        pad = (0, 0, radius, radius) if axis == 0 else (radius, radius, 0, 0)
+        grid = torch.nn.functional.pad(grid, pad, mode="reflect")
+        grid = torch.nn.functional.conv2d(grid, (kernel / kernel.sum()).view(shape))
+    return grid[0, 0].numpy()

@@ -1,0 +1,78 @@
+"""One explanation of one sample in one axis."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.explanation import Explanation
+
+from . import colour
+from .figure import characters, display_in_notebook, new_figure
+from .medium import attribution_medium, panel, resolve_kind
+from .scale import ScaleRule
+from .titles import original_caption, panel_title
+
+_FONT, _SMALL_FONT = 10, 8
+_ROOMY = 36  # characters per line from which the title is set in the larger size
+
+
+def show(
+    exp: Explanation,
+    ctx: Axes | None = None,
+    kind: str = "side",
+    *,
+    index: int = 0,
+    normalize: str | float = "percentile",
+    percentile: float = 99.0,
+    figsize: tuple[float, float] | None = None,
+    title: bool | str = True,
+    colorbar_label: bool = True,
+) -> Axes:
+    """Draw one sample of an explanation.
+
+    Args:
+        exp: the explanation.
+        ctx: the matplotlib axis to draw in; None makes a figure of its own (`result.figure`), displayed in a
+            notebook.
+        kind: for images "side" (original, heat map, overlay), "overlay", "heatmap", "masked" (dark where the
+            map is weak), "alpha" (white where it is weak), "positive", "negative", "contour", "original";
+            other data are drawn in their own way, whatever picture is asked for.
+        index: which sample of the batch; negative counts from the end.
+        normalize: "percentile", "max", "none" or a positive number; see `ScaleRule`.
+        percentile: the percentile of |map| that gets the full colour.
+        figsize: width and height in inches of a new figure.
+        title: True writes method, target, probability and completeness error; a text replaces them.
+        colorbar_label: whether the colour bar says its scale in words.
+
+    Returns:
+        The axis drawn in.
+
+    Raises:
+        InputError: for NaN or infinite attributions, or a sample that is not there.
+        UnknownNameError: for an unknown `kind` or `normalize`.
+    """
+    rule = ScaleRule(normalize, percentile)
+    if not -len(exp) <= index < len(exp):
+        raise InputError(f"Sample {index} asked for, but this explanation holds {len(exp)} samples.")
+    index %= len(exp)
+    medium = attribution_medium(exp)
+    kind = resolve_kind(medium, kind)
+    ax = ctx
+    if ax is None:
+        zoom = 1.1 if kind == "side" else 1.7
+        width, height = (zoom * side for side in medium.size(exp, kind))
+        fig = new_figure(*(figsize or (width + 0.9, height + 0.75)))
+        ax = fig.add_subplot()
+    size = _FONT if characters(ax, _FONT, least=1) >= _ROOMY else _SMALL_FONT
+    width = characters(ax, size)
+    drawn = panel(ax, exp, index, kind, rule, label=colorbar_label)
+    if title:
+        text = panel_title(exp, index, width)
+        if kind == "original":
+            text = original_caption(exp, index, width, drawn.note)
+        lines = (title if isinstance(title, str) else text, ax.get_title())
+        ax.set_title("\n".join(filter(None, lines)), fontsize=size, color=colour.INK, parse_math=False)
+    if ctx is None:
+        display_in_notebook(fig)
+    return ax

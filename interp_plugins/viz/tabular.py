@@ -1,0 +1,86 @@
+"""Table rows: one signed bar per feature, the largest first; what is left out is added up and said."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+
+from interp_plugins.core.explanation import Explanation
+
+from . import colour
+from .figure import bare, compact
+from .medium import Medium, register
+from .scale import Scale, finite
+from .titles import shorten
+
+MAX_BARS = 12
+
+
+@register
+class TabularMedium(Medium):
+    """Inputs and attributions (N, F)."""
+
+    name: ClassVar[str] = "tabular"
+    kinds: ClassVar[tuple[str, ...]] = ("bar",)
+
+    def accepts_input(self, exp: Explanation) -> bool:
+        """Whether the input has rows of features."""
+        return exp.input.ndim == 2
+
+    def accepts(self, exp: Explanation) -> bool:
+        """Whether each feature has one attribution."""
+        return exp.attribution.ndim == 2 and exp.attribution.shape == exp.input.shape
+
+    def size(self, exp: Explanation, kind: str) -> tuple[float, float]:
+        """As high as its bars."""
+        return (2.4 if kind == "original" else 3.8), 0.8 + 0.24 * min(exp.input.shape[1], MAX_BARS + 1)
+
+    def original(self, ax: Axes, exp: Explanation, i: int) -> str:
+        """The values of the first features as text."""
+        names, raw = _names(exp), _raw(exp, i)
+        lines = [f"{shorten(name, 24)} = {value:.4g}" for name, value in zip(names, raw, strict=True)]
+        bare(ax)
+        for row, line in enumerate(lines[:MAX_BARS]):
+            y = 1 - (row + 0.5) / (MAX_BARS + 1 if len(lines) > MAX_BARS else len(lines))
+            ax.text(0, y, line, va="center", fontsize=8, transform=ax.transAxes, parse_math=False)
+        return f"{MAX_BARS} of {len(raw)} features" if len(raw) > MAX_BARS else ""
+
+    def draw(self, ax: Axes, exp: Explanation, i: int, kind: str, scale: Scale) -> ScalarMappable | None:
+        """Signed bars, the largest first."""
+        values, raw = finite(self.values(exp, i)), _raw(exp, i)
+        order = np.argsort(-np.abs(values), kind="stable")
+        top, rest = order[:MAX_BARS], order[MAX_BARS:]
+        names = _names(exp)
+        labels = [f"{shorten(names[f], 18)} = {raw[f]:.3g}" for f in top]
+        lengths = [float(values[f]) for f in top]
+        if len(rest):
+            labels.append(f"{len(rest)} others, summed")
+            lengths.append(float(values[rest].sum()))
+        colours = [colour.POSITIVE_COLOUR if v >= 0 else colour.NEGATIVE_COLOUR for v in lengths]
+        bars = ax.barh(range(len(lengths)), lengths, color=colours, height=0.7)
+        ax.bar_label(bars, labels=[compact(v) for v in lengths], fontsize=7, padding=2, color=colour.INK)
+        ax.set_yticks(range(len(labels)), labels, fontsize=8, color=colour.INK, parse_math=False)
+        ax.invert_yaxis()
+        ax.margins(x=0.18)
+        ax.axvline(0, color=colour.INK, linewidth=0.8)
+        ax.spines[["top", "right", "left", "bottom"]].set_visible(False)
+        ax.tick_params(axis="both", length=0)
+        ax.set_xticks([])
+        return None
+
+
+def _raw(exp: Explanation, i: int) -> np.ndarray:
+    """The features of sample i in raw units (F,)."""
+    x = exp.input[i % len(exp)][None].detach().cpu().double()
+    return exp.spec.denormalise(x)[0].numpy()
+
+
+def _names(exp: Explanation) -> list[str]:
+    """One name per feature, made up where none are known."""
+    names, count = exp.feature_names, exp.input.shape[1]
+    if names and len(names) == count:
+        return [str(name) for name in names]
+    return [f"feature {f}" for f in range(count)]

@@ -1,0 +1,122 @@
+"""The words around a picture: method, target, probability, completeness error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interp_plugins.core.explanation import Explanation
+
+
+def shorten(text: Any, width: int, keep_end: bool = False) -> str:
+    """One line of at most `width` characters, cut with an ellipsis at its end (or start, for file names)."""
+    line = " ".join(str(text).split())
+    width = max(width, 1)
+    if len(line) <= width:
+        return line
+    return "…" + line[len(line) - width + 1 :].lstrip() if keep_end else line[: width - 1].rstrip() + "…"
+
+
+def method_title(exp: Explanation) -> str:
+    """The method's name for people, with the layer if one was explained."""
+    name = exp.title or exp.method.replace("_", " ").title()
+    return f"{name} at {exp.layer}" if exp.layer else name
+
+
+def _class_name(label: Any, index: Any) -> str:
+    """A class in words; bare indices become "class 7"."""
+    label = index if label is None else label
+    if label is None:
+        return ""
+    return f"class {label}" if isinstance(label, int) and not isinstance(label, bool) else str(label)
+
+
+def _at(values: tuple[Any, ...] | None, i: int) -> Any:
+    return None if values is None else values[i]
+
+
+def target_text(exp: Explanation, i: int = 0) -> str:
+    """What was explained for sample i, e.g. "tiger cat"; "" if unknown."""
+    return _class_name(_at(exp.target_label, i), _at(exp.target, i))
+
+
+def prediction_text(exp: Explanation, i: int = 0) -> str:
+    """What the model predicts for sample i; "" if unknown."""
+    return _class_name(_at(exp.prediction_label, i), _at(exp.prediction, i))
+
+
+def sample_text(exp: Explanation, i: int = 0) -> str:
+    """The sample's own name; "" if it has none."""
+    return str(_at(exp.names, i) or "")
+
+
+def number(value: Any, i: int) -> float | None:
+    """Entry i of a per-sample tensor (N,) as a float; None if there is no tensor."""
+    return None if value is None else float(value.reshape(-1)[i])
+
+
+def completeness_text(exp: Explanation, i: int = 0) -> str:
+    """The completeness error of sample i in percent, e.g. "0.4 %"; "" if the method has none."""
+    error = number(exp.relative_delta, i)
+    return "" if error is None else percent(error)
+
+
+def percent(fraction: float) -> str:
+    """A non-negative fraction as a percentage of two digits: "0.4 %", "< 0.01 %", "> 1000 %"."""
+    if fraction != fraction:
+        return "undefined"
+    value = 100 * fraction
+    if value > 1000:
+        return "> 1000 %"
+    if value < 0.01:
+        return "0 %" if value == 0 else "< 0.01 %"
+    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
+
+
+def with_probability(text: str, probability: float | None) -> str:
+    """Text and probability: "tiger cat (p = 0.39)"."""
+    return text if probability is None else f"{text} (p = {probability:.2f})".strip()
+
+
+def panel_title(exp: Explanation, i: int = 0, width: int = 60) -> str:
+    """Title of one picture: "method — target (p = 0.39)", then the completeness error where it is known.
+
+    A first line longer than `width` characters becomes two, and what is still too long is shortened; the
+    probability is always kept.
+    """
+    method, target = method_title(exp), _target_and_probability(exp, i, width)
+    lines = [" — ".join(text for text in (method, target) if text)]
+    if len(lines[0]) > width:
+        lines = [shorten(method, width), target]
+    error = completeness_text(exp, i)
+    notes = [f"completeness error {error}"] if error else []
+    if len(exp) > 1:
+        notes.append(f"sample {i + 1} of {len(exp)}")
+    lines += [" · ".join(notes)] if len(" · ".join(notes)) <= width else notes
+    return "\n".join(line for line in lines if line)
+
+
+def panel_caption(exp: Explanation, i: int = 0, width: int = 30) -> str:
+    """Caption of one picture in a grid: target and probability, then the completeness error."""
+    error = completeness_text(exp, i)
+    lines = (_target_and_probability(exp, i, width), f"completeness error {error}" if error else "")
+    return "\n".join(line for line in lines if line)
+
+
+def _target_and_probability(exp: Explanation, i: int, width: int) -> str:
+    return _fit(target_text(exp, i), number(exp.probability, i), width)
+
+
+def _fit(text: str, probability: float | None, width: int) -> str:
+    """Text and probability in `width` characters; only the text is shortened."""
+    return with_probability(shorten(text, width - (11 if probability is not None else 0)), probability)
+
+
+def original_caption(exp: Explanation, i: int = 0, width: int = 30, note: str = "") -> str:
+    """Caption of an input in a grid: its name, the prediction, and how it was made visible."""
+    predicted = prediction_text(exp, i)
+    if predicted:
+        explained = _at(exp.prediction, i) is not None and _at(exp.target, i) == _at(exp.prediction, i)
+        probability = number(exp.probability, i) if explained else None
+        predicted = _fit(f"predicted: {predicted}", probability, width)
+    lines = (shorten(sample_text(exp, i), width, keep_end=True), predicted, shorten(note, width))
+    return "\n".join(line for line in lines if line)
