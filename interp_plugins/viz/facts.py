@@ -78,6 +78,8 @@ def _value(value: Any) -> str:
         return f"{type(value).__name__}{tuple(value.shape)}"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, tuple | list):
+        return shorten(f"({', '.join(_value(entry) for entry in value)})", 60)
     return shorten(value, 60)
 
 

@@ -143,6 +143,11 @@ def test_explanations_write_and_represent_themselves(make, tmp_path) -> None:
     assert "4 of 6 samples" in fragment and "<style" not in fragment and len(Tags(fragment).named("img")) == 8
 
 
+def test_parameters_are_short() -> None:
+    params = {"stdevs": (0.14996059834957123, 1), "n": 50, "mode": None, "mask": torch.zeros(2, 3)}
+    assert facts.params_text(params) == "stdevs=(0.15, 1), n=50, mode=None, mask=Tensor(2, 3)"
+
+
 @pytest.mark.parametrize(
     ("baselines", "text"),
     [(None, ""), (torch.zeros(2, 3, 2, 2), "0 (model units)"), (torch.full((1, 3, 2, 2), 0.5), "0.5 (model units)")],
