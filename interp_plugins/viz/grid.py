@@ -16,7 +16,7 @@ from . import colour
 from .figure import bare, characters, display_in_notebook, new_figure, png_of_figure
 from .medium import attribution_medium, input_medium, is_signed, panel, resolve_kind
 from .scale import Scale, ScaleRule
-from .titles import method_title, original_caption, panel_caption, shorten
+from .titles import broken, method_title, original_caption, panel_caption
 
 _FONT = 8.5
 _CHAR = 0.58 * _FONT / 72  # width of an average character in inches
@@ -76,7 +76,7 @@ def plot(
         for column, exp in enumerate(exps, start=1):
             scales.append(_cell(sheet.axes[row, column], exp, row, kind, rule, sheet.widths[column]))
     for column, text in enumerate(["Input", *(method_title(exp) for exp in exps)]):
-        _heading(sheet.axes[0, column], shorten(text, int(sheet.widths[column] / 1.15)))
+        _heading(sheet.axes[0, column], broken(text, int(sheet.widths[column] / 1.2)))
     if sheet.roomy:
         text = _footnote(exps, kind, [scale for scale in scales if scale is not None], rows, total)
         sheet.fig.supxlabel(text, fontsize=8, color=colour.FAINT_INK)

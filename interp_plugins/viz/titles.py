@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from interp_plugins.core.explanation import Explanation
@@ -14,6 +15,13 @@ def shorten(text: Any, width: int, keep_end: bool = False) -> str:
     if len(line) <= width:
         return line
     return "…" + line[len(line) - width + 1 :].lstrip() if keep_end else line[: width - 1].rstrip() + "…"
+
+
+def broken(text: Any, width: int, lines: int = 2) -> str:
+    """At most `lines` lines of about `width` characters, broken between words; the last one is shortened."""
+    whole = textwrap.wrap(" ".join(str(text).split()), max(width, 8))
+    head, rest = whole[: lines - 1], whole[lines - 1 :]
+    return "\n".join([*head, shorten(" ".join(rest), max(width, 8))] if rest else head)
 
 
 def method_title(exp: Explanation) -> str:

@@ -48,6 +48,13 @@ def test_shorten_ends_in_an_ellipsis_or_keeps_the_end() -> None:
     assert titles.shorten("abc", 0) == "…"
 
 
+def test_headings_break_between_words() -> None:
+    assert titles.broken("Occlusion", 20) == "Occlusion"
+    assert titles.broken("Noise Tunnel (Integrated Gradients)", 24) == "Noise Tunnel (Integrated\nGradients)"
+    assert titles.broken("one two three four five six seven", 10) == "one two\nthree fou…"
+    assert titles.broken("", 10) == ""
+
+
 @pytest.mark.parametrize(
     ("fraction", "text"),
     [(0, "0 %"), (5e-5, "< 0.01 %"), (0.004, "0.4 %"), (0.123, "12 %"), (1, "100 %"), (1e9, "> 1000 %")],
