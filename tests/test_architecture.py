@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "insights": {"core", "viz"},
     "__init__": BELOW_ADAPTERS,
     **{room: BELOW_ADAPTERS | {"__init__"} for room in ADAPTERS},
-    "cli": BELOW_ADAPTERS | ADAPTERS | {"__init__"},
+    "demo": {"core", *ADAPTERS, "__init__"},
+    "cli": BELOW_ADAPTERS | ADAPTERS | {"demo", "__init__"},
 }
 # The two late doors of the core: the registry fills itself from attr, an Explanation is shown by viz.
 LATE: dict[str, set[str]] = {"core": {"attr", "viz"}}

@@ -1,0 +1,95 @@
+"""The command line, `interp-plugins` (typer): demo, methods, explain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .core.errors import InterpError
+from .core.registry import list_methods, method_info
+
+app = typer.Typer(help="Explain PyTorch models.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    console.print(table)
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for pictures and the page.")] = Path("demo_out")) -> None:
+    """Explain photographs with a network trained on ImageNet, through fastai and through Lightning."""
+    try:
+        from .demo.run import COLUMNS, run, table_rows
+    except ModuleNotFoundError as err:
+        typer.echo(f"The demo needs {err.name}: pip install 'interp-plugins[demo]'.", err=True)
+        raise typer.Exit(2) from err
+    rows: list[tuple[str, ...]] = []
+    for framework, explanations in run(out, typer.echo):
+        rows += table_rows(framework, explanations)
+    _print_table("Explanations", COLUMNS, rows)
+
+
+@app.command()
+def methods(
+    needs: Annotated[str | None, typer.Option(help="gradient, perturbation or forward")] = None,
+    site: Annotated[str | None, typer.Option(help="input, layer or neuron")] = None,
+) -> None:
+    """List the methods: name, aliases, what they need, what they explain, source."""
+    try:
+        names = list_methods(needs=needs, site=site)
+    except InterpError as err:
+        typer.echo(str(err), err=True)
+        raise typer.Exit(2) from err
+    infos = [method_info(name) for name in names]
+    rows = [(i.name, ", ".join(i.aliases), i.needs, i.site, i.reference) for i in infos]
+    _print_table("Methods", ("name", "aliases", "needs", "explains", "source"), rows)
+
+
+@app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(help="A Learner exported with learn.export(). Loading runs its code.")],
+    images: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    method: Annotated[list[str] | None, typer.Option(help="Method name; may be repeated.")] = None,
+    target: Annotated[str | None, typer.Option(help="Class name; the predicted class if left out.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for pictures and the page.")] = Path("explanations"),
+) -> None:
+    """Explain pictures with an exported fastai Learner; writes pictures and explanations.html."""
+    try:
+        from fastai.learner import load_learner
+
+        import interp_plugins.fastai  # noqa: F401 - gives every Learner `explain`
+    except ModuleNotFoundError as err:
+        typer.echo(f"This command needs {err.name}: pip install 'interp-plugins[fastai]'.", err=True)
+        raise typer.Exit(2) from err
+    if not model.is_file():
+        typer.echo(f"No exported Learner at {model}. Write one with learn.export().", err=True)
+        raise typer.Exit(2)
+    options: dict[str, Any] = {"methods": tuple(method)} if method else {}
+    try:
+        found = load_learner(model).explain(list(images), target=target, **options)
+    except InterpError as err:
+        typer.echo(str(err), err=True)
+        raise typer.Exit(2) from err
+    from .demo.run import COLUMNS, table_rows, write_pictures
+
+    for path in write_pictures(found, out):
+        typer.echo(str(path))
+    found.to_html(out / "explanations.html")
+    typer.echo(str(out / "explanations.html"))
+    _print_table("Explanations", COLUMNS, table_rows("fastai", found))
+
+
+if __name__ == "__main__":
+    app()

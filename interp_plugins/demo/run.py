@@ -1,0 +1,125 @@
+"""The main job from end to end: photographs, a trained network, fastai and Lightning, pictures and a page."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..core.explanation import Explanation, Explanations
+from .learner import imagenet_learner
+from .network import MEAN, STD, imagenet_classes
+from .photographs import save_photographs
+
+PICTURES = ("chelsea", "coffee", "camera")
+METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
+
+
+def run(out: str | Path, say: Callable[[str], Any] = print) -> Iterator[tuple[str, Explanations]]:
+    """Explain the photographs through both frameworks; write pictures and one HTML page into `out`.
+
+    Yields:
+        ("fastai", Explanations) and ("Lightning", Explanations), as soon as each is done.
+    """
+    out = Path(out)
+    files = save_photographs(out / "photographs", PICTURES)
+    begin = time.perf_counter()
+    say(f"fastai: learn.explain on {len(files)} photographs ...")
+    through_fastai = explain_with_fastai(files)
+    for path in write_pictures(through_fastai, out / "fastai"):
+        say(f"  {path}")
+    page = out / "explanations.html"
+    through_fastai.to_html(page)
+    say(f"  {page}\n  {time.perf_counter() - begin:.0f} s")
+    yield "fastai", through_fastai
+
+    begin = time.perf_counter()
+    say("Lightning: trainer.validate with AttributionCallback ...")
+    through_lightning = explain_with_lightning(files[:1], out / "lightning")
+    for path in sorted((out / "lightning").rglob("*.png")):
+        say(f"  {path}")
+    say(f"  {time.perf_counter() - begin:.0f} s")
+    yield "Lightning", through_lightning
+
+
+def explain_with_fastai(files: list[Path]) -> Explanations:
+    """The three maps of every photograph, through a Learner."""
+    import interp_plugins.fastai  # noqa: F401 - gives every Learner `explain`
+
+    learn = imagenet_learner(files)
+    found: Explanations = learn.explain(files, methods=METHODS)
+    return found
+
+
+def explain_with_lightning(files: list[Path], folder: Path) -> Explanations:
+    """The three maps in a validation epoch, written to TensorBoard and to files."""
+    import pytorch_lightning as pl
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    from ..lightning import AttributionCallback
+    from .module import ImageNetModule, photograph_loader
+
+    callback = AttributionCallback(
+        methods=list(METHODS),
+        n_samples=len(files),
+        class_names=imagenet_classes(),
+        mean=list(MEAN),
+        std=list(STD),
+        loggers="both",
+        dirpath=str(folder),
+        on_error="raise",
+    )
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            logger=TensorBoardLogger(folder / "tensorboard"),
+            callbacks=[callback],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.validate(ImageNetModule(), photograph_loader(files), verbose=False)
+    found: Explanations = callback.last
+    return found
+
+
+def write_pictures(explanations: Explanations, folder: Path) -> list[Path]:
+    """One picture per photograph: the input and a column per method."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i in range(len(explanations[0])):
+        figure, _ = Explanations([e[i] for e in explanations]).plot()
+        name = explanations[0].names[i] if explanations[0].names else str(i)
+        path = folder / f"{Path(name).stem}.png"
+        figure.savefig(path, dpi=110)
+        paths.append(path)
+    return paths
+
+
+def table_rows(framework: str, explanations: Explanations) -> Iterator[tuple[str, ...]]:
+    """Cells of the table that `make demo` prints: one row per picture and method."""
+    for i in range(len(explanations[0])):
+        for exp in explanations:
+            yield _row(framework, exp[i], exp)
+
+
+def _row(framework: str, one: Explanation, batch: Explanation) -> tuple[str, ...]:
+    error = one.relative_delta
+    probability = one.probability
+    return (
+        framework,
+        one.names[0] if one.names else "",
+        str(one.target_label[0]) if one.target_label else "",
+        f"{float(probability[0]):.2f}" if probability is not None else "",
+        one.title,
+        f"{float(one.score[0]):.2f}" if one.score is not None else "",
+        f"{100 * float(error[0]):.1f} %" if error is not None else "-",
+        f"{(batch.seconds or 0) / len(batch):.1f}",
+    )
+
+
+COLUMNS = ("through", "picture", "prediction", "p", "method", "score", "completeness error", "seconds")
