@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from .baseline import as_baselines
 from .batching import check_chunk
-from .errors import InputError, LayerError
+from .errors import InputError, InterpWarning, LayerError
 from .explanation import Explanation, Explanations
 from .forward import Call, Forward
 from .guard import frozen, modules_of
@@ -47,6 +48,7 @@ def explain(
     feature_mask: Any = None,
     input_spec: InputSpec | None = None,
     activation: Callable[[Tensor], Tensor] | None = None,
+    body: nn.Module | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
@@ -72,6 +74,7 @@ def explain(
         feature_mask: groups of elements for perturbation methods, see `FeatureAblation`.
         input_spec: kind of data, normalisation, class and feature names; guessed from the shape if None.
         activation: output -> probabilities; None: softmax over dimension 1 for outputs (N, C).
+        body: the part of the model to search first for the layer that a method needs where `layer` is None.
         batch_size: rows per pass; None = automatic, halved when memory runs out.
         seed: seed of all random draws. The global generators are left as they were.
         progress: None = a bar for long work, True, False.
@@ -94,6 +97,11 @@ def explain(
         xs = check_inputs(inputs)
         n = xs[0].shape[0]
         spec = as_spec(input_spec, xs[0])
+        clean = Forward.of(func, n, additional_forward_args=additional_forward_args)
+        bound = bind_methods(methods, func, xs, spec, layer, params, lambda: default_layer(clean, xs, body))
+        prediction = predict(clean, xs, activation)
+        spec = _fitting(spec, prediction)
+        asked = asked_targets(target, prediction, spec, n)
         job = _Job(
             func=func,
             inputs=inputs,
@@ -107,15 +115,30 @@ def explain(
             baselines=baselines,
             model=_model_facts(model),
         )
-        clean = Forward.of(func, n, additional_forward_args=additional_forward_args)
-        bound = bind_methods(methods, func, xs, spec, layer, params, lambda: default_layer(clean, xs))
-        prediction = predict(clean, xs, activation)
-        asked = asked_targets(target, prediction, spec, n)
         return Explanations([job.run(one, what, prediction) for one in bound for what in asked])
 
 
-def default_layer(forward: Forward, inputs: tuple[Tensor, ...]) -> nn.Module:
+def _fitting(spec: InputSpec, prediction: Prediction) -> InputSpec:
+    """The spec without class names where there are not as many as the model has classes: wrong names are worse."""
+    classes = prediction.output.shape[1] if prediction.classes is not None else None
+    if spec.vocab is None or classes is None or classes == len(spec.vocab):
+        return spec
+    warnings.warn(
+        f"{len(spec.vocab)} class names are known, but the model has {classes} outputs; results show numbers instead "
+        "of names.",
+        InterpWarning,
+        stacklevel=3,
+    )
+    return replace(spec, vocab=None)
+
+
+def default_layer(forward: Forward, inputs: tuple[Tensor, ...], body: nn.Module | None = None) -> nn.Module:
     """The last module whose output is a map (N, C, H, W) with H, W > 1; what Grad-CAM explains by default.
+
+    Args:
+        forward: the model call.
+        inputs: checked inputs; the first sample is run.
+        body: a part of the model; its last map goes before those of the rest.
 
     Raises:
         LayerError: the model has none.
@@ -140,7 +163,8 @@ def default_layer(forward: Forward, inputs: tuple[Tensor, ...]) -> nn.Module:
             "This method needs a layer, and the model has none with a spatial output (N, C, H, W) to choose by itself. "
             "Give layer=: a module or its dotted name."
         )
-    return last[-1]
+    within = {id(m) for m in body.modules()} if body is not None else set()
+    return next((m for m in reversed(last) if id(m) in within), last[-1])
 
 
 @dataclass(frozen=True)
