@@ -1,0 +1,68 @@
+"""The examples run as a reader would run them: the notebook on the trained network, the script on a copy of PETS."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PICTURES = ("integrated_gradients.png", "noise_tunnel.png", "occlusion.png", "explanations.html")
+
+
+def test_the_notebook_is_the_script() -> None:
+    script = jupytext.read(EXAMPLES / "fastai_pets.py")
+    notebook = jupytext.read(EXAMPLES / "fastai_pets.ipynb")
+    assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in script.cells]
+    assert not any(c.get("outputs") for c in notebook.cells), "outputs are stripped"
+
+
+@pytest.mark.slow
+def test_the_notebook_explains_a_photograph_where_pets_cannot_be_had(tmp_path: Path) -> None:
+    notebook = nbformat.read(EXAMPLES / "fastai_pets.ipynb", as_version=4)
+    # The tutorial's download fails at once, whatever network the tests have.
+    no_network = (
+        "import fastai.vision.all as _v\n"
+        "def _no_network(*args, **kwargs): raise OSError('no network in the tests')\n"
+        "_v.untar_data = _no_network"
+    )
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(no_network))
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    for name in PICTURES:
+        assert (tmp_path / name).stat().st_size > 10_000
+    printed = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []))
+    assert "tiger cat" in printed
+
+
+@pytest.mark.slow
+def test_the_script_trains_on_pets_where_it_can_be_had(tmp_path: Path) -> None:
+    images = tmp_path / "pets" / "images"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        name = f"Birman_{i}.jpg" if i % 2 else f"pug_{i}.jpg"
+        Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(images / name)
+    shutil.copy(EXAMPLES / "fastai_pets.py", tmp_path)
+    # The data set is a small copy, and the body starts untrained: both downloads are left out, nothing else.
+    start = (
+        "import functools, runpy\n"
+        "import fastai.vision.all as v\n"
+        f"v.untar_data = lambda url: v.Path({str(tmp_path / 'pets')!r})\n"
+        "v.vision_learner = functools.partial(v.vision_learner, pretrained=False)\n"
+        "v.resnet34 = v.resnet18\n"
+        "runpy.run_path('fastai_pets.py', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in PICTURES:
+        assert (tmp_path / name).stat().st_size > 10_000
