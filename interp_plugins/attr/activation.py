@@ -51,6 +51,7 @@ class LayerGradientXActivation(LayerAttribution):
         layer: module, dotted name, `core.Layer`, or a list of these.
         device_ids: not needed.
         multiply_by_inputs: False returns the gradient alone.
+        memory_efficient: accepted for Captum's sake; long batches are cut into chunks here.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class LayerGradientXActivation(LayerAttribution):
         layer: Any,
         device_ids: list[int] | None = None,
         multiply_by_inputs: bool = True,
+        memory_efficient: bool = False,
     ):
         super().__init__(forward_func, layer, device_ids)
         self._multiply_by_inputs = multiply_by_inputs

@@ -219,7 +219,11 @@ def batch_scores(forward: Forward, inputs: Sequence[Tensor], chunk: int | None =
 
 
 def convergence_delta(
-    forward: Forward, attributions: Sequence[Tensor], ends: Sequence[Tensor], starts: Sequence[Tensor]
+    forward: Forward,
+    attributions: Sequence[Tensor],
+    ends: Sequence[Tensor],
+    starts: Sequence[Tensor],
+    chunk: int | None = None,
 ) -> Tensor:
     """sum(attributions) - (F(end) - F(start)), per sample (N,)."""
     n = ends[0].shape[0]
@@ -228,6 +232,6 @@ def convergence_delta(
             f"Attributions for {[a.shape[0] for a in attributions]} examples came for {n} inputs; the first dimensions "
             "must be equal."
         )
-    end, start = batch_scores(forward, ends), batch_scores(forward, starts)
+    end, start = batch_scores(forward, ends, chunk), batch_scores(forward, starts, chunk)
     note(score=end, baseline_score=start)
     return per_sample_sum(attributions).to(end.dtype) - (end - start)

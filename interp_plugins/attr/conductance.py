@@ -20,9 +20,9 @@ from torch import Tensor
 from ..core.baseline import as_baselines
 from ..core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from ..core.errors import InputError
-from ..core.forward import Forward, _differentiate, _one_per_row, _readable, gradients, select_output
+from ..core.forward import Forward, gradients, gradients_through
 from ..core.registry import register
-from ..core.site import Layer, Neuron, run_and_read
+from ..core.site import Layer, Neuron
 from ..core.tensors import check_float, like
 from .base import GradientAttribution, LayerAttribution, NeuronAttribution, convergence_delta, prepared
 from .gradient_shap import layer_tensors
@@ -126,7 +126,7 @@ class LayerConductance(LayerAttribution, GradientAttribution):
             chunk = check_chunk("internal_batch_size", internal_batch_size)
             maps, counts = path_conductance(forward, xs, bs, sites, method, n_steps, chunk, progress)
             out = self.formatted(maps, counts)
-            return (out, convergence_delta(forward, maps, xs, bs)) if return_convergence_delta else out
+            return (out, convergence_delta(forward, maps, xs, bs, chunk)) if return_convergence_delta else out
 
 
 @register(
@@ -162,22 +162,6 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
             rule = quadrature(method, n_steps)
             maps, counts = path_gradients(forward, xs, bs, rule, wrt=sites, chunk=chunk, progress=progress)
             return self.formatted(maps, counts)
-
-
-def neuron_chain(forward: Forward, inputs: Sequence[Tensor], rows: Tensor, neuron: Neuron) -> tuple[Tensor, ...]:
-    """dF/dy_j * dy_j/dx per input, for the neuron (or block of neurons) y_j: the part of dF/dx that runs through it."""
-    leaves = [x.detach().requires_grad_() for x in inputs]
-    args, kwargs = forward._arguments([x.clone() for x in leaves], rows)
-    forward.passes["forward"] += leaves[0].shape[0]
-    forward.passes["backward"] += 2 * leaves[0].shape[0]
-    output, (tensors,) = run_and_read(forward.func, [neuron.layer], *args, **kwargs)
-    selected = forward.target.at(rows)(_readable(select_output(output, forward.output)))
-    scores = _one_per_row(selected, leaves[0].shape[0])
-    outer = torch.autograd.grad(scores.sum(), tensors, retain_graph=True, allow_unused=True)
-    outer = tuple(torch.zeros_like(t) if g is None else g for g, t in zip(outer, tensors, strict=True))
-    block = neuron.select_block(tensors)
-    through = (block * neuron.select_block(outer).detach()).reshape(leaves[0].shape[0], -1).sum(1)
-    return _differentiate(through, leaves, "input")
 
 
 @register("neuron_conductance", site="neuron", reference="Shrikumar, Su, Kundaje 2018, arXiv:1807.09946")
@@ -254,7 +238,7 @@ class NeuronConductance(NeuronAttribution, GradientAttribution):
             def work(start: int, stop: int) -> Any:
                 rows, steps = grid_rows(start, stop, n, device)
                 at = points(xs, bs, rows, nodes[steps.cpu()].to(xs[0].dtype).to(device))
-                return rows, steps, neuron_chain(forward, at, rows, neuron)
+                return rows, steps, gradients_through(forward, at, rows, neuron)
 
             size = check_chunk("internal_batch_size", internal_batch_size) or auto_chunk(list(xs))
             with progress_bar(n * n_steps, "gradients", progress) as bar:

@@ -141,7 +141,7 @@ def layer_tensors(
 ) -> tuple[Tensor, ...]:
     """The tensors of some layers for some rows, without gradient, flat over all layers."""
     with torch.no_grad():
-        args, kwargs = forward._arguments(list(at), rows)
+        args, kwargs = forward.arguments(list(at), rows)
         forward.passes["forward"] += at[0].shape[0]
         _, found = run_and_read(forward.func, layers, *args, **kwargs)
     return tuple(t for tensors in found for t in tensors)

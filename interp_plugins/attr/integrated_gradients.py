@@ -102,4 +102,4 @@ class IntegratedGradients(GradientAttribution):
             maps = [(x - b) * g for x, b, g in zip(xs, bs, grads, strict=True)] if self._multiply_by_inputs else grads
             if not return_convergence_delta:
                 return like(inputs, maps)
-            return like(inputs, maps), convergence_delta(forward, maps, xs, bs)
+            return like(inputs, maps), convergence_delta(forward, maps, xs, bs, chunk)

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from ..core.baseline import as_baselines
-from ..core.batching import check_chunk
+from ..core.batching import auto_chunk, check_chunk, chunks
 from ..core.errors import LayerError
 from ..core.forward import Call
 from ..core.guard import frozen
 from ..core.random import make_generator
 from ..core.registry import register
 from ..core.site import AtLayer, layer_name
-from ..core.tensors import as_tuple, check_inputs, own_tree
+from ..core.tensors import as_tuple, check_float, check_inputs, own_tree, take_rows
 from .ablation import FeatureAblation
 from .base import GradientAttribution, LayerAttribution, PerturbationAttribution, prepared
 from .gradient_shap import baseline_pool, expected_gradients
@@ -60,17 +60,30 @@ def start_at_layer(
     extra = () if args is None else own_tree(as_tuple(args))
     with frozen(func):
         xs = check_inputs(inputs)
-        acts = at.encode(*xs, *extra, **bound.kwargs)
-        for act in acts:
-            if act.shape[0] != xs[0].shape[0]:
-                raise LayerError(
-                    f"The layer {layer_name(func, sites[0].module)!r} gave a tensor of shape {tuple(act.shape)} for "  # type: ignore[arg-type]
-                    f"{xs[0].shape[0]} samples: its first dimension is not the batch, so its map cannot be told apart "
-                    "per sample. Choose a layer whose tensors have the batch first."
-                )
+        n, device = xs[0].shape[0], xs[0].device
+
+        def encode(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            def work(start: int, stop: int) -> tuple[Tensor, ...]:
+                rows = None if stop - start == n else torch.arange(start, stop, device=device)
+                found = at.encode(*take_rows((*values, *extra), rows, n), **take_rows(bound.kwargs, rows, n))
+                for act in found:
+                    if act.ndim == 0 or act.shape[0] != stop - start:
+                        raise LayerError(
+                            f"The layer {layer_name(func, sites[0].module)!r} gave a tensor of shape "  # type: ignore[arg-type]
+                            f"{tuple(act.shape)} for {stop - start} samples: its first dimension is not the batch, so "
+                            "its map cannot be told apart per sample. Choose a layer whose tensors have the batch first."
+                        )
+                return found
+
+            size = kwargs.get("internal_batch_size") or kwargs.get("batch_size") or max(auto_chunk(list(xs)), min(n, 64))
+            parts = [part for _, _, part in chunks(n, size, work)]
+            return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+        for name in ("internal_batch_size", "batch_size"):
+            check_chunk(name, kwargs.get(name))
+        acts = encode(xs)
         if input_baselines is not ...:
-            bs = as_baselines(input_baselines, xs, template=inputs)
-            kwargs["baselines"] = at.encode(*bs, *extra, **bound.kwargs)
+            kwargs["baselines"] = encode(as_baselines(input_baselines, xs, template=inputs))
 
     def formatted(result: Any) -> Any:
         if kwargs.get("return_convergence_delta"):
@@ -289,7 +302,6 @@ class LayerGradientShap(LayerAttribution, GradientAttribution):
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
         attribute_to_layer_input: bool = False,
-        grad_kwargs: dict[str, Any] | None = None,
         *,
         seed: int | None = None,
         generator: torch.Generator | None = None,
@@ -300,6 +312,7 @@ class LayerGradientShap(LayerAttribution, GradientAttribution):
         sites = self.sites(attribute_to_layer_input)
         check_chunk("n_samples", n_samples)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            check_float(xs)
             maps, delta, counts = expected_gradients(
                 forward,
                 xs,

@@ -6,22 +6,28 @@ smoothgrad: mean of the maps (Smilkov et al. 2017, arXiv:1706.03825). smoothgrad
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.batching import check_chunk, progress_bar
 from ..core.errors import InputError, InputTypeError, unknown
+from ..core.forward import Call
+from ..core.guard import frozen
 from ..core.random import make_generator
 from ..core.registry import register
+from ..core.site import AtLayer, NoisyAt, resolve_layer
 from ..core.spec import InputSpec
 from ..core.target import Target
 from ..core.tensors import as_tuple, check_inputs, describe, is_float, like, take_rows
-from .base import Attribution
+from .base import Attribution, InternalAttribution
 
 NT_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 _GROUP_ELEMENTS = 2**24  # elements of noisy input handed to the inner method at a time; it chunks on its own
@@ -34,10 +40,10 @@ def _stdevs(stdevs: Any, inputs: tuple[Tensor, ...]) -> tuple[float, ...]:
             f"The number of input tensors in {len(inputs)} must be equal to the number of stdevs values {len(many)}."
         )
     for s in many:
-        if isinstance(s, bool) or not isinstance(s, (int, float)) or not s >= 0:
-            raise InputTypeError(
-                f"stdevs must be type float (or a tuple, one per input), not negative. Given: {describe(s)}"
-            )
+        if isinstance(s, bool) or not isinstance(s, (int, float)):
+            raise InputTypeError(f"stdevs must be type float (or a tuple, one per input). Given: {describe(s)}")
+        if not 0 <= s < float("inf"):
+            raise InputError(f"stdevs are standard deviations, finite and not negative. Given: {s}")
     return tuple(float(s) for s in many)
 
 
@@ -90,7 +96,7 @@ class NoiseTunnel(Attribution):
         *,
         seed: int | None = None,
         generator: torch.Generator | None = None,
-        noise_at: str = "input",
+        noise_at: Any = "input",
         progress: bool | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -108,8 +114,8 @@ class NoiseTunnel(Attribution):
                 all inputs, so that baselines of several inputs stay paired.
             seed: seed of the noise. None: decided by `torch.manual_seed`; the global state is left as it was.
             generator: draw from this generator instead (it is advanced).
-            noise_at: "input", or "layer" to add the noise to the layer's tensor that a layer method starts from (for
-                token inputs, which cannot carry noise).
+            noise_at: "input"; "layer": at the layer of a layer method (for token inputs, which cannot carry noise); or
+                any layer (module, dotted name, `core.site.Layer`), for any method that has a `forward_func`.
             progress: None = a bar for long work, True, False.
             **kwargs: the inner method's arguments. Those with a row per sample follow their samples.
 
@@ -120,8 +126,6 @@ class NoiseTunnel(Attribution):
         if nt_type not in NT_TYPES:
             raise unknown("nt_type", nt_type, NT_TYPES)
         check_chunk("nt_samples", nt_samples)
-        if noise_at not in ("input", "layer"):
-            raise unknown("noise_at", noise_at, ("input", "layer"))
         smoothing = _Smoothing(
             nt_type=nt_type,
             samples=nt_samples,
@@ -133,15 +137,38 @@ class NoiseTunnel(Attribution):
             progress=progress,
         )
         method = self.attribution_method
-        if noise_at == "input":
-            return smoothing.average(method, inputs, kwargs)
-        if not hasattr(method, "at_layer"):
+        if isinstance(noise_at, str) and noise_at == "layer" and not hasattr(method, "layer"):
             raise InputError(
-                f"noise_at='layer' needs a method that starts at a layer (such as LayerIntegratedGradients), not "
-                f"{type(method).__name__}. Use noise_at='input'."
+                f"noise_at='layer' needs a method at a layer (such as LayerIntegratedGradients), not "
+                f"{type(method).__name__}. Use noise_at='input', or name a layer."
             )
-        at = method.at_layer(inputs, **kwargs)
-        return at.formatted(smoothing.average(at.method, at.inputs, at.kwargs))
+        with frozen(self.forward_func):  # the inner method need not be one of ours
+            if isinstance(noise_at, str) and noise_at == "input":
+                return smoothing.average(method, inputs, kwargs)
+            if isinstance(noise_at, str) and noise_at == "layer":
+                if hasattr(method, "at_layer"):
+                    at = method.at_layer(inputs, **kwargs)
+                    return at.formatted(smoothing.average(at.method, at.inputs, at.kwargs))
+                noise_at = method.layer
+            return _average_at(smoothing, method, noise_at, inputs, kwargs)
+
+
+def _average_at(smoothing: _Smoothing, method: Any, layer: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Any:
+    """Average with noise on a layer's tensors while the inputs stay as they are."""
+    func = method.forward_func
+    bound = func if isinstance(func, Call) else Call(func)
+    sites = [resolve_layer(func, one) for one in (layer if isinstance(layer, list) else [layer])]
+    args = kwargs.get("additional_forward_args")
+    extra = () if args is None else as_tuple(args)
+    at = AtLayer(bound.func, sites)
+    tensors = at.encode(*check_inputs(inputs), *extra, **bound.kwargs)
+    noisy = copy.copy(method)
+    noisy.forward_func = Call(NoisyAt(at), bound.kwargs, bound.output)
+    if isinstance(noisy, InternalAttribution):
+        noisy.layer = (
+            [resolve_layer(func, one) for one in noisy.layer] if isinstance(noisy.layer, list) else noisy.layer
+        )
+    return smoothing.average(noisy, inputs, {**kwargs, "additional_forward_args": extra}, tensors)
 
 
 @dataclass(frozen=True)
@@ -157,12 +184,17 @@ class _Smoothing:
     generator: torch.Generator
     progress: bool | None
 
-    def average(self, method: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Any:
-        """Run the method on noisy copies, a group of copies at a time; keep running sums only."""
+    def average(self, method: Any, inputs: Any, kwargs: Mapping[str, Any], at: tuple[Tensor, ...] = ()) -> Any:
+        """Run the method on noisy copies, a group of copies at a time; keep running sums only.
+
+        With tensors `at` (a layer's), the inputs stay clean, and noise of those shapes goes into the last arguments.
+        """
         xs = check_inputs(inputs)
-        stdevs = _stdevs(self.stdevs, xs)
+        stdevs = _stdevs(self.stdevs, at or xs)
         n = xs[0].shape[0]
         group = self.group or max(1, _GROUP_ELEMENTS // (n * sum(x[0].numel() for x in xs)))
+        if _draws(method):  # copy by copy from the one stream, so that the seed decides and the group does not
+            kwargs, group = {**kwargs, "generator": self.generator}, 1
         sums: list[Tensor] = []
         squares: list[Tensor] = []
         deltas: list[Tensor] = []
@@ -170,7 +202,7 @@ class _Smoothing:
         with progress_bar(self.samples, "noisy copies", self.progress) as bar:
             for first in range(0, self.samples, group):
                 copies = min(group, self.samples - first)
-                noisy, drawn = self._draw(xs, stdevs, kwargs, copies)
+                noisy, drawn = self._draw(xs, stdevs, kwargs, copies, at)
                 result = method.attribute(like(inputs, noisy), **drawn)
                 maps, delta = result if self.delta else (result, None)
                 leaves, layout = pytree.tree_flatten(maps)
@@ -179,31 +211,41 @@ class _Smoothing:
                 sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
                 squares = [a + b for a, b in zip(squares, new_squares, strict=True)] if squares else new_squares
                 if delta is not None:
-                    deltas.append(delta.reshape(copies, n))
+                    deltas.append(delta.reshape(copies, n, -1))
                 bar.update(copies)
         maps = pytree.tree_unflatten(self._combine(sums, squares), layout)
-        return (maps, torch.cat(deltas).t().reshape(-1)) if self.delta else maps
+        return (maps, torch.cat(deltas).transpose(0, 1).reshape(-1)) if self.delta else maps
 
     def _draw(
-        self, xs: tuple[Tensor, ...], stdevs: tuple[float, ...], kwargs: Mapping[str, Any], copies: int
+        self,
+        xs: tuple[Tensor, ...],
+        stdevs: tuple[float, ...],
+        kwargs: Mapping[str, Any],
+        copies: int,
+        at: tuple[Tensor, ...],
     ) -> tuple[list[Tensor], dict[str, Any]]:
         """Noisy inputs (copies * N, ...) and the arguments that go with them; copy by copy, whatever the group."""
         n = xs[0].shape[0]
         rows = torch.arange(n).repeat(copies)
         drawn = _expand(dict(kwargs), rows, n)
-        noisy: list[list[Tensor]] = [[] for _ in xs]
+        noisy: list[list[Tensor]] = [[] for _ in at or xs]
         picks = []
         pool = kwargs.get("baselines") if self.draw_baseline else None
         for _ in range(copies):
-            for column, x, std in zip(noisy, xs, stdevs, strict=True):
-                column.append(x + std * self._normal(x) if is_float(x) else x)
+            for column, x, std in zip(noisy, at or xs, stdevs, strict=True):
+                clean = torch.zeros_like(x) if at else x
+                column.append(clean + std * self._normal(x) if is_float(x) else x)
             if pool is not None:
                 size = as_tuple(pool)[0].shape[0]
                 picks.append(torch.randint(size, (n,), generator=self.generator, device=self.generator.device))
         if pool is not None:
             pick = torch.cat(picks)
             drawn["baselines"] = like(pool, [b.index_select(0, pick.to(b.device)) for b in as_tuple(pool)])
-        return [torch.cat(column) for column in noisy], drawn
+        joined = [torch.cat(column) for column in noisy]
+        if not at:
+            return joined, drawn
+        drawn["additional_forward_args"] = (*drawn["additional_forward_args"], *joined)
+        return [x.index_select(0, rows.to(x.device)) for x in xs], drawn
 
     def _normal(self, x: Tensor) -> Tensor:
         device = self.generator.device
@@ -219,9 +261,18 @@ class _Smoothing:
         return [q - m * m for q, m in zip(mean_squares, means, strict=True)]
 
 
+def _draws(method: Any) -> bool:
+    """Whether a method draws random numbers from a generator of its own."""
+    try:
+        return "generator" in inspect.signature(method.attribute).parameters
+    except (TypeError, ValueError):
+        return False
+
+
 def _expand(kwargs: dict[str, Any], rows: Tensor, n: int) -> dict[str, Any]:
     """Arguments with a row per sample, repeated for the noisy rows."""
     target = kwargs.pop("target", None)
+    target = torch.as_tensor(target) if isinstance(target, np.ndarray) else target
     out = {k: take_rows(v, rows, n) for k, v in kwargs.items()}
     if isinstance(target, list) and len(target) == n:
         target = [target[r] for r in rows.tolist()]

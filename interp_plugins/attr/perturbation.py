@@ -70,6 +70,25 @@ def _add(credit: _Credit, change: Tensor, features: MaskFeatures | Windows, k: i
             total[lo:hi] += value * mask[:, None].to(total)
 
 
+def _clean(forward: Forward, inputs: Sequence[Tensor], size: int) -> Tensor:
+    """F(x) in chunks of rows, or in one pass for a model that gives one value per batch."""
+    n, device = inputs[0].shape[0], inputs[0].device
+
+    def work(start: int, stop: int) -> Tensor:
+        if stop - start == n:
+            return forward.selected(inputs)
+        out = forward.selected([x[start:stop] for x in inputs], torch.arange(start, stop, device=device))
+        if out.ndim == 0 or out.shape[0] != stop - start:
+            raise _MergesBatch
+        return out
+
+    try:
+        parts = [part for _, _, part in chunks(n, size, work)]
+    except _MergesBatch:
+        return forward.selected(inputs)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 class _MergesBatch(Exception):
     """The model gives one value for the whole batch."""
 
@@ -98,10 +117,10 @@ def perturb(
         what: name for the progress bar.
     """
     n = inputs[0].shape[0]
-    clean = forward.selected(inputs)
-    per_row = clean.ndim > 0 and clean.shape[0] == n
     explicit = perturbations_per_eval > 1
     size = chunk or (perturbations_per_eval * n if explicit else max(n, auto_chunk(list(inputs))))
+    clean = _clean(forward, inputs, size)
+    per_row = clean.ndim > 0 and clean.shape[0] == n
     note(score=clean if clean.ndim == 1 and per_row else None)
     try:
         if per_row:

@@ -277,7 +277,8 @@ class _Job:
     def _meta(self, report: Mapping[str, Any]) -> dict[str, Any]:
         from .. import __version__
 
-        per_sample = {k: list(report[k]) for k in report.get("per_sample", ())}
+        n = self.xs[0].shape[0]  # a method inside NoiseTunnel reports noisy copies, which are no samples
+        per_sample = {k: list(report[k]) for k in report.get("per_sample", ()) if len(report[k]) == n}
         passes = {k: report[k] for k in ("forward_passes", "backward_passes") if k in report}
         versions = {
             "interp_plugins": __version__,
@@ -315,9 +316,9 @@ def _model_facts(model: Any) -> dict[str, Any]:
     """Class name and a fingerprint of the weights (names, shapes, sums), to tell two models apart."""
     digest = hashlib.blake2b(digest_size=8)
     for root in modules_of(model):
-        for name, t in root.state_dict(keep_vars=True).items():
-            if isinstance(t, Tensor):
-                total = t.detach().double().sum().item() if t.numel() and not t.is_complex() else 0.0
-                digest.update(f"{name}{tuple(t.shape)}{t.dtype}{total!r}".encode())
+        for name, t in (*root.named_parameters(), *root.named_buffers()):
+            wide = torch.float32 if t.device.type == "mps" else torch.float64
+            total = 0.0 if t.is_complex() else t.detach().sum(dtype=wide).item()
+            digest.update(f"{name}{tuple(t.shape)}{t.dtype}{total!r}".encode())
     name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", type(model).__name__)
     return {"model": name, "fingerprint": digest.hexdigest()}

@@ -250,8 +250,9 @@ class Explanations(Sequence[Explanation]):
             from .registry import canonical_name
 
             name = canonical_name(key, default=key)
+            asked = {key, name, canonical_name(f"layer_{name}", default=name)}  # "ig" at a layer is the layer's variant
             for exp in self._items:
-                if name in (exp.method, exp.title) or key in (exp.method, exp.title):
+                if asked & {exp.method, exp.title}:
                     return exp
             raise unknown("method in this result", key, self.methods)
         if isinstance(key, slice):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, InterpWarning, ModelError, did_you_mean
-from .site import Layer, run_and_read
+from .site import Layer, Neuron, run_and_read
 from .target import Target, Whole
 from .tensors import as_tuple, describe, is_float, own_tree, take_rows
 
@@ -122,14 +122,15 @@ class Forward:
             return cls(func.func, n, target or Whole(), args, own_tree(func.kwargs), func.output)
         return cls(func, n, target or Whole(), args)
 
-    def _arguments(self, inputs: Sequence[Tensor], rows: Tensor | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def arguments(self, inputs: Sequence[Tensor], rows: Tensor | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments of the model call for some rows."""
         if not self.args and not self.kwargs and _takes_nothing(self.func):
             return (), {}
         return (*inputs, *take_rows(self.args, rows, self.n)), take_rows(dict(self.kwargs), rows, self.n)
 
     def raw(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """The model's output tensor for some rows, before the target selects; the graph is kept."""
-        args, kwargs = self._arguments(inputs, rows)
+        args, kwargs = self.arguments(inputs, rows)
         self.passes["forward"] += inputs[0].shape[0]
         return _readable(select_output(self.func(*args, **kwargs), self.output))
 
@@ -210,7 +211,7 @@ def gradients(
     """
     leaves = [x.detach().requires_grad_(is_float(x)) for x in inputs]
     # The model gets copies: it may work in place, and a leaf that requires grad refuses that.
-    args, kwargs = forward._arguments([x.clone() for x in leaves], rows)
+    args, kwargs = forward.arguments([x.clone() for x in leaves], rows)
     forward.passes["forward"] += inputs[0].shape[0]
     forward.passes["backward"] += inputs[0].shape[0]
     activations: tuple[Tensor, ...] = ()
@@ -226,6 +227,22 @@ def gradients(
     sources = list(activations) if wrt is not None else leaves
     grads = _differentiate(scores, sources, "layer" if wrt is not None else "input")
     return Gradients(scores.detach(), grads, tuple(a.detach() for a in activations), counts)
+
+
+def gradients_through(forward: Forward, inputs: Sequence[Tensor], rows: Tensor, neuron: Neuron) -> tuple[Tensor, ...]:
+    """dF/dy_j * dy_j/dx per input, for the neuron (or block of neurons) y_j: the part of dF/dx that runs through it."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    args, kwargs = forward.arguments([x.clone() for x in leaves], rows)
+    forward.passes["forward"] += leaves[0].shape[0]
+    forward.passes["backward"] += 2 * leaves[0].shape[0]
+    output, (tensors,) = run_and_read(forward.func, [neuron.layer], *args, **kwargs)
+    selected = forward.target.at(rows)(_readable(select_output(output, forward.output)))
+    scores = _one_per_row(selected, leaves[0].shape[0])
+    outer = torch.autograd.grad(scores.sum(), tensors, retain_graph=True, allow_unused=True)
+    outer = tuple(torch.zeros_like(t) if g is None else g for g, t in zip(outer, tensors))
+    block = neuron.select_block(tensors)
+    through = (block * neuron.select_block(outer).detach()).reshape(leaves[0].shape[0], -1).sum(1)
+    return _differentiate(through, leaves, "input")
 
 
 def _differentiate(scores: Tensor, sources: Sequence[Tensor], what: str) -> tuple[Tensor, ...]:

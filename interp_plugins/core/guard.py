@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 _LARGE_BUFFER = 64 * 2**20  # bytes; larger buffers are packed weights, not running statistics
+_MANY = 64  # containers longer than this are data, not ensembles
 
 
 def modules_of(func: Any) -> list[nn.Module]:
@@ -42,20 +43,32 @@ def modules_of(func: Any) -> list[nn.Module]:
             visit(obj.__func__, depth + 1)
         elif inspect.isfunction(obj):
             cells = [c.cell_contents for c in obj.__closure__ or () if _filled(c)]
-            names = [obj.__globals__.get(n) for n in obj.__code__.co_names]
-            for part in (*cells, *names, *(obj.__defaults__ or ())):
-                if isinstance(part, (nn.Module, functools.partial)) or inspect.isroutine(part):
-                    visit(part, depth + 1)
-        elif hasattr(obj, "wrapped_callables"):
+            names = [obj.__globals__.get(n) for n in _global_names(obj.__code__)]
+            for part in (*cells, *names, *(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values()):
+                visit(part, depth + 1)
+        elif isinstance(obj, (list, tuple, set)) and len(obj) <= _MANY:
+            for part in obj:  # an ensemble
+                visit(part, depth + 1)
+        elif isinstance(obj, dict) and len(obj) <= _MANY:
+            for part in obj.values():
+                visit(part, depth + 1)
+        elif hasattr(obj, "wrapped_callables") and not inspect.isclass(obj):
             for part in obj.wrapped_callables():
                 visit(part, depth + 1)
-        elif callable(obj) and not inspect.isclass(obj) and hasattr(obj, "__dict__"):
-            for part in vars(obj).values():
-                if isinstance(part, nn.Module) or inspect.isroutine(part):
+        elif hasattr(obj, "__dict__") and not inspect.isclass(obj) and not inspect.ismodule(obj):
+            for part in vars(obj).values():  # a wrapper object, callable or not
+                ensemble = isinstance(part, (list, tuple)) and any(isinstance(e, nn.Module) for e in part)
+                if isinstance(part, (nn.Module, functools.partial)) or inspect.isroutine(part) or ensemble:
                     visit(part, depth + 1)
 
     visit(func, 0)
     return found
+
+
+def _global_names(code: Any) -> set[str]:
+    """Global names that a function uses, those of the functions inside it included."""
+    inner = (_global_names(c) for c in code.co_consts if inspect.iscode(c))
+    return set(code.co_names).union(*inner)
 
 
 def _filled(cell: Any) -> bool:
@@ -89,25 +102,33 @@ def _quiet_modules(roots: list[nn.Module]) -> Iterator[None]:
     """Eval mode, parameters without grad, buffers as they were: restored one by one."""
     modules = list({id(m): m for root in roots for m in root.modules()}.values())
     modes = [(m, m.training) for m in modules]
-    params = [p for p in {id(p): p for m in modules for p in m._parameters.values() if p is not None}.values()]
-    trainable = [p for p in params if p.requires_grad and p.is_leaf]
-    buffers: list[tuple[nn.Module, str, Tensor]] = []
+    named = [(m, name, p) for m in modules for name, p in m._parameters.items() if p is not None]
+    params = {id(p): p for _, _, p in named}.values()
+    trainable = [p for p in params if p.requires_grad and p.is_leaf and not p.is_inference()]
+    # Weights made in inference mode cannot take part in a graph: ordinary copies (shared where they are) stand in.
+    stand_ins = {id(p): nn.Parameter(p.clone(), requires_grad=False) for p in params if p.is_inference()}
+    inference = [(m, name, p) for m, name, p in named if p.is_inference()]
+    buffers = [(m, dict(m._buffers)) for m in modules]
     try:
-        for m in modules:
+        for m, held in buffers:
             m.training = False
-            for name, buffer in list(m._buffers.items()):
+            for name, buffer in held.items():
                 if buffer is not None and (buffer.is_inference() or buffer.nbytes <= _LARGE_BUFFER):
                     # A private copy: no in-place change reaches the user's buffer, no inference tensor our graph.
                     m._buffers[name] = buffer.clone()
-                    buffers.append((m, name, buffer))
+        for m, name, p in inference:
+            setattr(m, name, stand_ins[id(p)])
         for p in trainable:
             p.requires_grad_(False)
         yield
     finally:
         for p in trainable:
             p.requires_grad_(True)
-        for m, name, buffer in buffers:
-            m._buffers[name] = buffer
+        for m, name, p in inference:
+            setattr(m, name, p)
+        for m, held in buffers:  # also those that the forward filled in or added
+            m._buffers.clear()
+            m._buffers.update(held)
         for m, training in modes:
             m.training = training
 

@@ -66,7 +66,7 @@ def predict(forward: Forward, inputs: Sequence[Tensor], activation: Callable[[Te
 
 
 def _softmax(output: Tensor) -> Tensor:
-    wide = output.double()
+    wide = output.float()
     already = bool((wide >= 0).all()) and bool((wide.sum(1) - 1).abs().max() < 1e-3)
     return output if already else output.float().softmax(1)
 

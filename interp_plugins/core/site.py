@@ -140,10 +140,17 @@ def _tensor_leaves(value: Any, module: nn.Module) -> tuple[list[Any], list[int],
 
 
 class _Tap:
-    """Hooks on one layer: reads (and with `replace` substitutes) its tensors, call by call."""
+    """Hooks on one layer: reads its tensors call by call, substitutes them (`replace`), or adds to them (`add`)."""
 
-    def __init__(self, site: Layer, replace: Sequence[Tensor] | None = None, total_calls: int | None = None):
+    def __init__(
+        self,
+        site: Layer,
+        replace: Sequence[Tensor] | None = None,
+        total_calls: int | None = None,
+        add: Iterator[Tensor] | None = None,
+    ):
         assert isinstance(site.module, nn.Module)
+        self.add = add
         self.site, self.module, self.replace, self.total = site, site.module, replace, total_calls
         self.calls = 0
         self.seen: list[tuple[Tensor, ...]] = []
@@ -151,17 +158,21 @@ class _Tap:
     def _touch(self, value: Any) -> Any:
         leaves, where, tree = _tensor_leaves(value, self.module)
         call, self.calls = self.calls, self.calls + 1
-        if self.replace is None:
+        mine = self.site.call == call or (self.site.call is None and call == (self.total or 1) - 1)
+        if self.add is not None:
+            if mine:
+                for i in where:
+                    leaves[i] = leaves[i] + next(self.add)
+        elif self.replace is None:
             for i in where:
-                if (
-                    torch.is_grad_enabled() and not leaves[i].requires_grad
-                ):  # ids in, frozen weights: start a graph here
+                # Token ids in, frozen weights: the graph starts here.
+                if torch.is_grad_enabled() and not leaves[i].requires_grad:
                     leaves[i] = leaves[i].detach().requires_grad_()
             self.seen.append(tuple(leaves[i] for i in where))
             # The network goes on with a copy: an in-place operation behind the layer cannot change what was seen.
             for i in where:
                 leaves[i] = leaves[i].clone()
-        elif self.site.call == call or (self.site.call is None and call == (self.total or 1) - 1):
+        elif mine:
             if len(where) != len(self.replace):
                 raise LayerError(f"The layer gave {len(where)} tensors, {len(self.replace)} are to be put in.")
             for i, new in zip(where, self.replace, strict=True):
@@ -240,6 +251,13 @@ class AtLayer:
         """The callables inside (for the guard)."""
         return [self.func]
 
+    def sites(self) -> list[Layer]:
+        """The layers, calls counted from the first (known after `encode`)."""
+        return [
+            layer if layer.call is None or layer.call >= 0 else Layer(layer.module, layer.io, calls + layer.call)
+            for layer, calls in zip(self.layers, self.calls, strict=True)
+        ]
+
     def encode(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         """The layers' activations for ordinary inputs, detached; one flat tuple over all layers."""
         taps = [_Tap(layer) for layer in self.layers]
@@ -253,12 +271,32 @@ class AtLayer:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call func with the activations (first) put in at the layers, on the inputs that follow."""
         taps, start = [], 0
-        for layer, count, calls in zip(self.layers, self.counts, self.calls, strict=True):
-            site = layer if layer.call is None or layer.call >= 0 else Layer(layer.module, layer.io, calls + layer.call)
+        for site, count, calls in zip(self.sites(), self.counts, self.calls, strict=True):
             taps.append(_Tap(site, replace=args[start : start + count], total_calls=calls))
             start += count
         with _attached(taps):
             return self.func(*args[start:], **kwargs)
+
+
+class NoisyAt:
+    """func with noise added to some layers' tensors: `f(*inputs, *args, *noise)`, one noise tensor per layer tensor.
+
+    The noise comes last, as ordinary batched arguments, so that it stays with its rows.
+    """
+
+    def __init__(self, at: AtLayer):
+        self.func, self.layers, self.calls, self.count = at.func, at.sites(), at.calls, sum(at.counts)
+
+    def wrapped_callables(self) -> list[Any]:
+        """The callables inside (for the guard)."""
+        return [self.func]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call func on the arguments before the noise, with the noise added at the layers."""
+        noise = iter(args[len(args) - self.count :])
+        taps = [_Tap(site, add=noise, total_calls=calls) for site, calls in zip(self.layers, self.calls, strict=True)]
+        with _attached(taps):
+            return self.func(*args[: len(args) - self.count], **kwargs)
 
 
 class OfNeuron:
