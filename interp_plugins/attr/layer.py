@@ -6,7 +6,7 @@ over to the plain method; the original inputs ride along as additional arguments
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,29 @@ class AtLayerProblem:
         return self.formatted(self.method.attribute(self.inputs, **self.kwargs))
 
 
+def encode_rows(
+    at: AtLayer, inputs: tuple[Tensor, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any], size: int | None
+) -> tuple[Tensor, ...]:
+    """The layers' tensors for a batch, in chunks of samples."""
+    n, device = inputs[0].shape[0], inputs[0].device
+
+    def work(start: int, stop: int) -> tuple[Tensor, ...]:
+        rows = None if stop - start == n else torch.arange(start, stop, device=device)
+        found = at.encode(*take_rows((*inputs, *args), rows, n), **take_rows(dict(kwargs), rows, n))
+        for act in found:
+            if act.ndim == 0 or act.shape[0] != stop - start:
+                name = layer_name(at.func, at.layers[0].module)  # type: ignore[arg-type]
+                raise LayerError(
+                    f"The layer {name!r} gave a tensor of shape {tuple(act.shape)} for {stop - start} samples: its "
+                    "first dimension is not the batch, so its map cannot be told apart per sample. Choose a layer "
+                    "whose tensors have the batch first."
+                )
+        return found
+
+    parts = [part for _, _, part in chunks(n, size or max(auto_chunk(list(inputs)), min(n, 64)), work)]
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
 def start_at_layer(
     owner: LayerAttribution,
     plain: Callable[[Any], Any],
@@ -60,30 +83,13 @@ def start_at_layer(
     extra = () if args is None else own_tree(as_tuple(args))
     with frozen(func):
         xs = check_inputs(inputs)
-        n, device = xs[0].shape[0], xs[0].device
-
-        def encode(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            def work(start: int, stop: int) -> tuple[Tensor, ...]:
-                rows = None if stop - start == n else torch.arange(start, stop, device=device)
-                found = at.encode(*take_rows((*values, *extra), rows, n), **take_rows(bound.kwargs, rows, n))
-                for act in found:
-                    if act.ndim == 0 or act.shape[0] != stop - start:
-                        raise LayerError(
-                            f"The layer {layer_name(func, sites[0].module)!r} gave a tensor of shape "  # type: ignore[arg-type]
-                            f"{tuple(act.shape)} for {stop - start} samples: its first dimension is not the batch, so "
-                            "its map cannot be told apart per sample. Choose a layer whose tensors have the batch first."
-                        )
-                return found
-
-            size = kwargs.get("internal_batch_size") or kwargs.get("batch_size") or max(auto_chunk(list(xs)), min(n, 64))
-            parts = [part for _, _, part in chunks(n, size, work)]
-            return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
-
         for name in ("internal_batch_size", "batch_size"):
             check_chunk(name, kwargs.get(name))
-        acts = encode(xs)
+        size = kwargs.get("internal_batch_size") or kwargs.get("batch_size")
+        acts = encode_rows(at, xs, extra, bound.kwargs, size)
         if input_baselines is not ...:
-            kwargs["baselines"] = encode(as_baselines(input_baselines, xs, template=inputs))
+            bs = as_baselines(input_baselines, xs, template=inputs)
+            kwargs["baselines"] = encode_rows(at, bs, extra, bound.kwargs, size)
 
     def formatted(result: Any) -> Any:
         if kwargs.get("return_convergence_delta"):
