@@ -1,0 +1,239 @@
+"""Every method, every case: shapes as documented, one result whatever the chunks, the dtype that came in, seeds."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interp_plugins.core.registry import method_info
+from tests.conformance.cases import (
+    BY_NAME,
+    VARIANTS,
+    Case,
+    Problem,
+    accepted,
+    applies,
+    attribute,
+    distance,
+    innermost,
+    label,
+    leaves,
+    make,
+    pairs,
+)
+
+CHUNKS = ("internal_batch_size", "batch_size", "perturbations_per_eval", "nt_samples_batch_size")
+SEEDED = [v for v in VARIANTS if "seed" in accepted(make(v, BY_NAME["int"].build()))]
+
+
+@cache
+def plain_result(variant: str, name: str) -> Any:
+    return attribute(variant, BY_NAME[name].build(), **seeded(variant))
+
+
+def seeded(variant: str, seed: int = 5) -> dict[str, int]:
+    return {"seed": seed} if variant in SEEDED else {}
+
+
+def activations(problem: Problem) -> tuple[Tensor, ...]:
+    """The layer's tensors, read by a plain hook."""
+    seen: list[Any] = []
+    side = (lambda m, i, o: seen.append(i)) if problem.case.to_input else (lambda m, i, o: seen.append(o))
+    handle = problem.layer.register_forward_hook(side)
+    args = () if problem.args is None else problem.args if isinstance(problem.args, tuple) else (problem.args,)
+    problem.model(*problem.xs, *args)
+    handle.remove()
+    return tuple(leaves(seen[0]))
+
+
+@pytest.mark.parametrize(("variant", "case"), pairs(), ids=label)
+def test_result_has_the_documented_layout(variant: str, case: Case) -> None:
+    result, problem = plain_result(variant, case.name), case.build()
+    site = method_info(innermost(variant)).site
+    if site == "layer":
+        expected = activations(problem)
+        assert isinstance(result, tuple) == (len(expected) > 1)
+    else:
+        expected = problem.xs
+        assert isinstance(result, tuple) == isinstance(problem.inputs, tuple)
+    shapes = [tuple(t.shape) for t in expected]
+    if innermost(variant) == "grad_cam":
+        shapes = [(s[0], 1, *s[2:]) for s in shapes]
+    if case.block and site != "neuron" and method_info(innermost(variant)).needs != "forward":
+        values = {"block": 2, "all outputs": 3}[case.name]
+        shapes = [(s[0] * values, *s[1:]) for s in shapes]
+    assert [tuple(t.shape) for t in leaves(result)] == shapes
+    for t in leaves(result):
+        assert type(t) is Tensor and not t.requires_grad and bool(torch.isfinite(t).all())
+
+
+@pytest.mark.parametrize(("variant", "case"), pairs(), ids=label)
+def test_result_does_not_depend_on_chunk_sizes(variant: str, case: Case) -> None:
+    parameters = accepted(make(variant, case.build()))
+    sizes = (2,) if case.name != "two inputs" else (1, 2, 4, 7, 1000)
+    for name in CHUNKS:
+        for size in sizes if name in parameters else ():
+            result = attribute(variant, case.build(), **seeded(variant), **{name: size})
+            assert distance(result, plain_result(variant, case.name)) <= 1e-10, f"{name}={size}"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_chunk_size_bounds_the_rows_of_a_forward_pass(variant: str) -> None:
+    problem = BY_NAME["conv"].build()
+    seen: list[int] = []
+    problem.model.register_forward_pre_hook(lambda m, args: seen.append(len(args[0])))
+    parameters = accepted(make(variant, problem))
+    for name in ("internal_batch_size", "batch_size"):
+        if name in parameters:
+            seen.clear()
+            attribute(variant, problem, **seeded(variant), **{name: 2})
+            assert max(seen) <= 2, f"{name}=2 sent {max(seen)} rows"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_half_and_single_precision_agree_with_double(variant: str) -> None:
+    case = BY_NAME["conv"]
+    exact = plain_result(variant, case.name)
+    scale = max(float(t.abs().max()) for t in leaves(exact))
+    if not variant.startswith("noise_tunnel") and "shap" not in variant:  # other dtypes, other random draws
+        assert distance(attribute(variant, case.build(torch.float32), **seeded(variant)), exact) <= 1e-5 * scale
+        assert distance(attribute(variant, case.build(torch.bfloat16), **seeded(variant)), exact) <= 0.1 * scale
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_dtype_of_the_result_is_the_inputs_or_wider(variant: str) -> None:
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        result = attribute(variant, BY_NAME["conv"].build(dtype), **seeded(variant))
+        allowed = {dtype} if dtype != torch.bfloat16 else {torch.bfloat16, torch.float32}
+        assert {t.dtype for t in leaves(result)} <= allowed
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_result_is_the_same_every_time(variant: str) -> None:
+    problem = BY_NAME["conv"].build()
+    assert distance(attribute(variant, problem), attribute(variant, problem)) == 0
+
+
+@pytest.mark.parametrize("variant", SEEDED)
+def test_seed_decides_and_the_global_generators_do_not(variant: str) -> None:
+    problem = BY_NAME["two inputs"].build()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        one = attribute(variant, problem, seed=3)
+        torch.manual_seed(2)
+        assert distance(attribute(variant, problem, seed=3), one) == 0
+        assert distance(attribute(variant, problem, seed=4), one) > 0
+
+
+@pytest.mark.parametrize("variant", SEEDED)
+def test_without_a_seed_the_global_generator_decides(variant: str) -> None:
+    problem = BY_NAME["two inputs"].build()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        one = attribute(variant, problem)
+        torch.manual_seed(2)
+        other = attribute(variant, problem)
+        torch.manual_seed(1)
+        assert distance(attribute(variant, problem), one) == 0 < distance(other, one)
+
+
+@pytest.mark.parametrize("variant", SEEDED)
+def test_generator_is_used_and_advanced(variant: str) -> None:
+    problem = BY_NAME["two inputs"].build()
+    generator = torch.Generator().manual_seed(3)
+    first, second = (attribute(variant, problem, generator=generator) for _ in range(2))
+    assert distance(first, attribute(variant, problem, seed=3)) == 0
+    assert distance(first, second) > 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sample_does_not_depend_on_its_batch_mates(variant: str) -> None:
+    if variant in SEEDED:
+        pytest.skip("draws are numbered through the batch")
+    case = BY_NAME["conv"]
+    problem, together = case.build(), plain_result(variant, case.name)
+    for i in range(case.n):
+        alone = case.build()
+        alone.inputs, alone.baselines = problem.inputs[i : i + 1], problem.baselines[i : i + 1]
+        for one, all_ in zip(leaves(attribute(variant, alone)), leaves(together)):
+            assert float((one[0] - all_[i]).abs().max()) <= 1e-12
+
+
+class _Marked(Tensor):
+    """A tensor subclass, like those of fastai."""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_tensor_subclasses_come_in_and_plain_tensors_go_out(variant: str) -> None:
+    problem = BY_NAME["conv"].build()
+    expected = attribute(variant, problem, **seeded(variant))
+    problem.inputs = problem.inputs.as_subclass(_Marked)
+    problem.baselines = problem.baselines.as_subclass(_Marked)
+    result = attribute(variant, problem, **seeded(variant))
+    assert all(type(t) is Tensor for t in leaves(result))
+    assert distance(result, expected) == 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode])
+def test_works_where_the_caller_has_gradients_off(variant: str, caller: Any) -> None:
+    expected = plain_result(variant, "conv")
+    with caller():
+        result = attribute(variant, BY_NAME["conv"].build(), **seeded(variant))  # made inside: inference tensors
+        distance_ = distance(result, expected)
+    assert distance_ == 0
+    outside = BY_NAME["conv"].build()
+    with caller():
+        result = attribute(variant, outside, **seeded(variant))
+        distance_ = distance(result, expected)
+    assert distance_ == 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_convergence_delta_comes_with_the_same_maps(variant: str) -> None:
+    problem = BY_NAME["two inputs"].build()
+    if not make(variant, problem).has_convergence_delta():
+        pytest.skip("has no delta")
+    result, delta = attribute(variant, problem, **seeded(variant), return_convergence_delta=True)
+    assert distance(result, plain_result(variant, "two inputs")) <= 1e-12
+    info = method_info(innermost(variant))
+    draws = 3 * (3 if info.baselines == "distribution" and variant.startswith("noise") else 1)
+    per_sample = variant.startswith("noise") or info.baselines == "distribution"
+    assert delta.shape == (3 * draws if per_sample else 3,)
+    if not variant.startswith("noise") and info.baselines == "point":
+        again = make(variant, problem).compute_convergence_delta(
+            result, problem.baselines, problem.inputs, problem.case.target, problem.args
+        )
+        assert torch.allclose(delta, again, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_layer_may_be_named(variant: str) -> None:
+    problem = BY_NAME["conv"].build()
+    method = make(variant, problem)
+    target = getattr(method, "attribution_method", method)
+    if not hasattr(target, "layer"):
+        pytest.skip("has no layer")
+    target.layer = problem.case.layer
+    from tests.conformance.cases import arguments
+
+    result = method.attribute(**arguments(variant, method, problem), **seeded(variant))
+    assert distance(result, plain_result(variant, "conv")) == 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_model_may_be_any_callable(variant: str) -> None:
+    problem = BY_NAME["conv"].build()
+    model: nn.Module = problem.model
+    for func in (lambda x: model(x), model.forward):
+        assert distance(attribute(variant, problem, model=func, **seeded(variant)), plain_result(variant, "conv")) == 0
+
+
+def test_the_table_reaches_every_method() -> None:
+    reached = {variant for variant, _ in pairs()}
+    assert reached == set(VARIANTS)
+    assert all(sum(applies(v, c) for c in BY_NAME.values()) >= 15 for v in VARIANTS)
