@@ -1,0 +1,48 @@
+"""What the documents show is run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PREPARED = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 300)).eval()
+images = torch.rand(2, 3, 24, 24)
+"""
+
+
+def blocks(document: str, section: str | None = None) -> list[str]:
+    """The Python blocks of a document, or of one of its sections."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    if section is not None:
+        text = text.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def run(code: str, tmp_path: Path) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_contributing_adds_a_method_in_two_files(tmp_path: Path) -> None:
+    source, test = blocks("CONTRIBUTING.md", "Adding a method")
+    name = re.search(r"def (test_\w+)", test)
+    assert name is not None
+    run(f"{source.replace('from __future__ import annotations', '')}\n{test}\n{name.group(1)}()", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", ["Plain PyTorch", "Coming from Captum"])
+def test_the_readme_does_what_it_says(section: str, tmp_path: Path) -> None:
+    run(PREPARED + "\n".join(blocks("README.md", section)), tmp_path)
