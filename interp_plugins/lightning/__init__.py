@@ -1,0 +1,14 @@
+"""Lightning: one callback that shows what a model looks at while it trains, and `explain` for a `LightningModule`.
+
+    from interp_plugins.lightning import AttributionCallback
+
+    Trainer(callbacks=[AttributionCallback(class_names=names)])
+
+Works with `pytorch_lightning` and with `lightning.pytorch`. This room finds the model, its inputs and the place for
+the pictures; what is computed is `interp_plugins.explain`.
+"""
+
+from .callback import AttributionCallback
+from .run import explain
+
+__all__ = ["AttributionCallback", "explain"]

@@ -1,0 +1,380 @@
+"""`AttributionCallback`: what the model looks at, picture by picture, while it trains.
+
+A fixed set of samples is copied from the first validation batches. In every n-th validation epoch their maps are
+computed in `on_validation_batch_end`, where the weights are those that are validated (an averaging callback swaps them
+back before the epoch ends), and drawn in `on_validation_epoch_end`, where loggers accept them. Everything happens on
+the first process and on the bare module, and nothing of the training changes: not a weight, a mode or a random number.
+"""
+
+import contextlib
+import copy
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..core.batching import check_chunk
+from ..core.errors import InputError, InputTypeError, InterpWarning, unknown
+from ..core.explain import DEFAULT_METHODS
+from ..core.explanation import Explanations
+from ..core.guard import preserved_rng
+from ..core.registry import canonical_name
+from ..core.spec import InputSpec
+from ..core.tensors import describe, own_tree
+from . import run
+from .batch import read_batch
+from .namespace import Callback
+from .pictures import Pictures, directory_of
+from .subject import Subject, built_late, check_strategy, find_subject
+from .watch import Watch, is_last_batch
+
+if TYPE_CHECKING:
+    from .namespace import LightningModule, Trainer
+
+_STAGES = ("validate", "test", "train")
+_LOGGERS = ("auto", "files", "both", "none")
+_STAGES_OF = {"fit": ("validate", "train"), "validate": ("validate",), "test": ("test",)}
+
+
+class AttributionCallback(Callback):
+    """Explains the same samples again and again while the model trains, and logs the pictures.
+
+    Works in `fit` (in the validation epochs), `trainer.validate` and `trainer.test`; it neither iterates a dataloader
+    nor changes a batch. Under DDP the samples are those of the first process, which the others wait for.
+
+    Args:
+        methods: name, list of names, or dict name -> parameters; see `interp_plugins.list_methods()`.
+        n_samples: number of samples, from the first batches.
+        every_n_epochs: the first validation epoch of a run is explained and every n-th after it.
+        target: None = the predicted class; int = index of the output; str = class name, "label" = ground truth of a
+            batch (inputs, class indices); list = several explanations per sample; function output -> (N,).
+        layer: dotted name of a layer, for methods at a layer; seen from the LightningModule or from `module`.
+        module: dotted name of the module inside the LightningModule that is explained; None: itself.
+        input_key: the part of the batch that is the input (key, attribute or position). Without it: a tensor, the
+            first element of a tuple or list, the entries of a dict named like parameters of `forward`.
+        input_fn: batch -> tensor, tuple of tensors (several inputs) or dict of arguments by name, instead.
+        output_key: the part of the model's output that is explained (key, attribute or position).
+        output_fn: output -> tensor, instead.
+        dataloader_idx: which validation or test dataloader the samples come from.
+        stages: "validate" (in `fit` and `trainer.validate`), "test", "train" (batches as the training step got them,
+            explained at the end of the training epoch).
+        fixed_samples: keep the samples of the first epoch; False takes the first of every epoch.
+        loggers: "auto" = the Trainer's loggers, and PNG files if none takes pictures (or `dirpath` is given); "files";
+            "both"; "none" = only `last`.
+        dirpath: directory for PNG files; None: `attributions` in the logger's directory.
+        class_names: names of the classes, in the order of the output.
+        mean: per-channel mean that was subtracted from the inputs, in raw units.
+        std: per-channel standard deviation by which they were divided.
+        autocast: run under the Trainer's precision, as the validation step does, instead of in the weights' own dtype.
+        batch_size: rows per pass; None = automatic.
+        seed: seed of all random draws; the same in every epoch, so that maps are comparable.
+        tag: name of the pictures, and of this callback's state in checkpoints; several callbacks need several tags.
+        on_error: "warn" = an error in explaining or logging is a warning and training goes on; "raise".
+        method_kwargs: further parameters of the methods, and `baselines`.
+
+    Attributes:
+        last: the latest explanations, on the CPU; empty before the first. They stay after the run.
+        n_runs: how often samples were explained; continued by a resumed run.
+
+    Raises:
+        InterpError: one of its kinds, at construction or in `setup`, for arguments that cannot work.
+    """
+
+    def __init__(
+        self,
+        methods: str | list[str] | dict[str, dict[str, Any]] = DEFAULT_METHODS,  # type: ignore[assignment]
+        n_samples: int = 8,
+        every_n_epochs: int = 1,
+        target: int | str | list[int] | Callable | None = None,
+        layer: str | None = None,
+        module: str | None = None,
+        input_key: str | int | None = None,
+        input_fn: Callable | None = None,
+        output_key: str | int | None = None,
+        output_fn: Callable | None = None,
+        dataloader_idx: int = 0,
+        stages: Sequence[Literal["validate", "test", "train"]] = ("validate",),
+        fixed_samples: bool = True,
+        loggers: Literal["auto", "files", "both", "none"] = "auto",
+        dirpath: str | None = None,
+        class_names: list[str] | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        autocast: bool = False,
+        batch_size: int | None = None,
+        seed: int = 0,
+        tag: str = "attribution",
+        on_error: Literal["warn", "raise"] = "warn",
+        method_kwargs: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        _check_names(methods)
+        _check_count("n_samples", n_samples, 1)
+        _check_count("every_n_epochs", every_n_epochs, 1)
+        _check_count("dataloader_idx", dataloader_idx, 0)
+        stages = (stages,) if isinstance(stages, str) else tuple(stages)  # type: ignore[assignment]
+        if not stages:
+            raise InputError(f"stages is empty; name at least one of {', '.join(_STAGES)}.")
+        for stage in stages:
+            _check_choice("stage", stage, _STAGES)
+        _check_choice("loggers", loggers, _LOGGERS)
+        _check_choice("on_error", on_error, ("warn", "raise"))
+        if not isinstance(tag, str) or not tag:
+            raise InputError(f"tag must be a name, got {tag!r}.")
+        InputSpec(mean=tuple(mean) if mean else None, std=tuple(std) if std else None)  # both or neither, and positive
+        run.check_reading(input_key, input_fn)
+        self.methods, self.method_kwargs = methods, run.reserved(method_kwargs)
+        self.n_samples, self.every_n_epochs, self.fixed_samples = n_samples, every_n_epochs, fixed_samples
+        self.target, self.layer, self.module = target, layer, module
+        self.input_key, self.input_fn = input_key, input_fn
+        self.output_key, self.output_fn = output_key, output_fn
+        self.output = run.choose_output(output_key, output_fn)
+        self.dataloader_idx, self.stages = dataloader_idx, stages
+        self.loggers, self.dirpath = loggers, dirpath
+        self.class_names, self.mean, self.std = class_names, mean, std
+        self.autocast, self.batch_size, self.seed = autocast, check_chunk("batch_size", batch_size), seed
+        self.tag, self.on_error = tag, on_error
+        self.n_runs = 0
+        self.last = Explanations()
+        self._watches: dict[str, Watch] = {}
+        self._pictures: Pictures | None = None
+
+    # -- state -----------------------------------------------------------------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        """The key in checkpoints: class and tag, so that other arguments may change between runs."""
+        return f"{type(self).__qualname__}{{'tag': {self.tag!r}}}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the number of runs."""
+        return {"n_runs": self.n_runs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue counting."""
+        self.n_runs = int(state_dict["n_runs"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Say which function cannot be pickled (processes that are spawned get a pickled callback)."""
+        for name in ("input_fn", "output_fn", "target"):
+            value = getattr(self, name)
+            if callable(value):
+                try:
+                    pickle.dumps(value)
+                except Exception as error:
+                    raise InputTypeError(
+                        f"AttributionCallback cannot be pickled, because {name} is a function that cannot be imported "
+                        f"({error}). Define it with def at the top of a module, or use operator.itemgetter."
+                    ) from error
+        return dict(self.__dict__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AttributionCallback":
+        """Copying needs no pickle."""
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
+
+    # -- hooks -----------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        """Check what can be checked before the work starts, and settle where files go (on all processes)."""
+        wanted = [s for s in _STAGES_OF.get(str(getattr(stage, "value", stage)), ()) if s in self.stages]
+        if not wanted:
+            return
+        check_strategy(trainer)
+        if not built_late(pl_module):
+            self._subject(pl_module)
+        for one in wanted:
+            self._watches[one] = Watch(self.n_samples, self.every_n_epochs, self.fixed_samples)
+        directory = directory_of(trainer, self.dirpath) if self.loggers != "none" else None
+        self._pictures = Pictures.places(directory, self.loggers, self.dirpath) if directory is not None else None
+
+    def on_fit_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Check the names again: by now all modules are built."""
+        self._check(pl_module)
+
+    def on_validation_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Check the names again: by now all modules are built."""
+        self._check(pl_module)
+
+    def on_test_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Check the names again: by now all modules are built."""
+        self._check(pl_module)
+
+    def on_validation_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """A new validation epoch."""
+        self._begin("validate", trainer)
+
+    def on_test_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """A new test epoch."""
+        self._begin("test", trainer)
+
+    def on_train_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """A new training epoch."""
+        self._begin("train", trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: "Trainer",
+        pl_module: "LightningModule",
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect samples, and explain them as soon as they are complete."""
+        self._look("validate", trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: "Trainer",
+        pl_module: "LightningModule",
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect samples, and explain them as soon as they are complete."""
+        self._look("test", trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    def on_train_batch_end(
+        self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Collect samples; they are explained at the end of the epoch."""
+        watch = self._due("train", trainer)
+        if watch is not None and not watch.samples.closed:
+            with self._errors(watch):
+                self._collect(watch, pl_module, batch)
+
+    def on_validation_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Draw and log what was found."""
+        self._end("validate", trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Draw and log what was found."""
+        self._end("test", trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Explain the samples of the training epoch, draw and log."""
+        self._end("train", trainer, pl_module)
+
+    # -- work ------------------------------------------------------------------------------------------------
+
+    def _subject(self, pl_module: "LightningModule") -> Subject:
+        return find_subject(pl_module, self.module, self.layer)
+
+    def _check(self, pl_module: "LightningModule") -> None:
+        if self._watches:
+            self._subject(pl_module)
+
+    def _begin(self, stage: str, trainer: "Trainer") -> None:
+        watch = self._watches.get(stage)
+        if watch is not None and not trainer.sanity_checking:
+            watch.begin()
+
+    def _due(self, stage: str, trainer: "Trainer") -> Watch | None:
+        """The stage's watch if this process has something to do in this epoch."""
+        watch = self._watches.get(stage)
+        if watch is None or not watch.due or trainer.sanity_checking or not trainer.is_global_zero:
+            return None
+        return watch
+
+    def _look(
+        self,
+        stage: str,
+        trainer: "Trainer",
+        pl_module: "LightningModule",
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        watch = self._due(stage, trainer)
+        if watch is None or watch.found is not None or dataloader_idx != self.dataloader_idx:
+            return
+        with self._errors(watch):
+            if not watch.samples.closed:
+                self._collect(watch, pl_module, batch)
+            if watch.samples.closed or is_last_batch(trainer, stage == "test", batch_idx, dataloader_idx):
+                self._explain(watch, trainer, pl_module)
+
+    def _collect(self, watch: Watch, pl_module: "LightningModule", batch: Any) -> None:
+        if self.input_fn is not None:
+            batch = own_tree(batch)  # a user's function may work in place
+        watch.samples.add(read_batch(batch, self._subject(pl_module).module, self.input_key, self.input_fn))
+
+    def _explain(self, watch: Watch, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        watch.samples.closed = True
+        sample = watch.samples.joined()
+        watch.found = run.run(
+            self._subject(pl_module),
+            sample,
+            context=run.precision_context(trainer) if self.autocast else contextlib.nullcontext(),
+            methods=self.methods,
+            target=self.target,
+            output=self.output,
+            input_spec=run.make_spec(sample, self.class_names, self.mean, self.std),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            progress=False,
+            **self.method_kwargs,
+        )
+        self.last = watch.found
+        self.n_runs += 1
+
+    def _end(self, stage: str, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        watch = self._due(stage, trainer)
+        if watch is None:
+            return
+        with self._errors(watch):
+            if watch.found is None:
+                if len(watch.samples) == 0:
+                    raise InputError(
+                        f"No batch of dataloader_idx={self.dataloader_idx} came in this {stage} epoch, so there is "
+                        "nothing to explain. Choose a dataloader that exists and is not empty."
+                    )
+                self._explain(watch, trainer, pl_module)
+            self._publish(watch.found or self.last, trainer, stage)
+
+    def _publish(self, exps: Explanations, trainer: "Trainer", stage: str) -> None:
+        """Everything that leaves this callback: pictures today, numbers (`self.log`) beside them one day."""
+        if self._pictures is not None:
+            self._pictures.show(exps, trainer, self.tag, stage, self.n_runs)
+
+    @contextlib.contextmanager
+    def _errors(self, watch: Watch) -> Iterator[None]:
+        """Random numbers stay as they were; an error ends this epoch's work, and is a warning or raised."""
+        try:
+            with preserved_rng():
+                yield
+        except Exception as error:
+            watch.give_up()
+            if self.on_error == "raise":
+                raise
+            warnings.warn(
+                f"AttributionCallback(tag={self.tag!r}) failed, and training goes on: {type(error).__name__}: {error} "
+                "(on_error='raise' raises it instead.)",
+                InterpWarning,
+                stacklevel=4,
+            )
+
+
+def _check_names(methods: Any) -> None:
+    """Unknown methods are said at once, not after the first epoch."""
+    if isinstance(methods, str) or hasattr(methods, "attribute"):
+        methods = (methods,)
+    if not isinstance(methods, (Sequence, dict)) or not methods:
+        raise InputTypeError(f"methods must be a name, a list of names or a dict, got {describe(methods)}.")
+    for method in methods:
+        if isinstance(method, str):
+            canonical_name(method)
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name} must be an int of at least {least}, got {value!r}.")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise unknown(name, value, choices)

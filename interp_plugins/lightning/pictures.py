@@ -1,0 +1,98 @@
+"""Where the pictures of a run go: to the Trainer's loggers, to PNG files, to both, or nowhere."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..core.explanation import Explanations
+from .loggers import log_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .namespace import Trainer
+
+MAX_ROWS = 32  # samples in one picture; how many were left out is said below it
+
+
+def directory_of(trainer: Trainer, dirpath: str | None) -> str | None:
+    """The directory for PNG files; every process must ask, because the Trainer's answer is a broadcast.
+
+    Args:
+        trainer: the Trainer.
+        dirpath: the user's choice; None: `attributions` in the first logger's directory, or in `default_root_dir`.
+
+    Returns:
+        A path or URL, or None under `fast_dev_run`.
+    """
+    if getattr(trainer, "fast_dev_run", False):
+        return None
+    where = os.fspath(dirpath) if dirpath is not None else None
+    if where is None:
+        where = f"{trainer.log_dir or trainer.default_root_dir}/attributions"
+    return where if "://" in where else os.path.abspath(where)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The places for pictures.
+
+    Args:
+        directory: for PNG files.
+        to_loggers: whether loggers get them.
+        to_files: True, False, or None: only if no logger takes them.
+    """
+
+    directory: str
+    to_loggers: bool
+    to_files: bool | None
+
+    @classmethod
+    def places(cls, directory: str, loggers: str, dirpath: str | None) -> Pictures | None:
+        """From the callback's arguments; None for "none"."""
+        if loggers == "none":
+            return None
+        always = loggers in ("files", "both") or dirpath is not None
+        return cls(directory, loggers != "files", True if always else None)
+
+    def show(self, exps: Explanations, trainer: Trainer, tag: str, stage: str, run: int) -> None:
+        """Draw all explanations of one run as one picture and bring it to its places.
+
+        Args:
+            exps: one explanation per method and target, of the same samples.
+            trainer: whose loggers, epoch and step count.
+            tag: the callback's tag.
+            stage: "validate", "test" or "train".
+            run: the number of this run; several runs may share epoch and step.
+        """
+        figure = exps.plot(max_n=max(1, min(MAX_ROWS, max(len(e) for e in exps))))[0]
+        step = trainer.global_step
+        slug = re.sub(r"[^\w.=-]+", "-", tag)
+        file_name = f"{slug}-{stage}-run{run:04d}-epoch{trainer.current_epoch}-step{step}.png"
+        taken = False
+        if self.to_loggers:
+            taken = any([log_figure(one, f"{tag}/{stage}", figure, step, file_name) for one in trainer.loggers])
+        if self.to_files or (self.to_files is None and not taken):
+            write_png(figure, self.directory, file_name)
+
+
+def write_png(figure: Figure, directory: str, file_name: str) -> str:
+    """Write a figure without replacing an earlier file; a local or remote directory, as Lightning's own files.
+
+    Returns:
+        The path written.
+    """
+    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+    files, root = url_to_fs(directory)
+    files.makedirs(root, exist_ok=True)
+    stem, path, version = file_name.removesuffix(".png"), f"{root}/{file_name}", 0
+    while files.exists(path):
+        version += 1
+        path = f"{root}/{stem}-v{version}.png"
+    with files.open(path, "wb") as out:
+        figure.savefig(out, format="png")
+    return str(path)

@@ -1,0 +1,224 @@
+"""From a LightningModule and samples to explanations: `interp_plugins.explain`, with the model and its inputs found."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..core.errors import InputError, InputTypeError, TargetError
+from ..core.explain import DEFAULT_METHODS
+from ..core.explain import explain as core_explain
+from ..core.explanation import Explanations
+from ..core.guard import preserved_rng
+from ..core.spec import InputSpec
+from ..core.tensors import own_tree
+from .batch import ByName, ModelInput, read_batch
+from .subject import Subject, explained_inference_error, find_subject
+
+if TYPE_CHECKING:
+    from .namespace import Trainer
+
+
+def explain(
+    pl_module: nn.Module,
+    x_or_batch: Any,
+    methods: Any = DEFAULT_METHODS,
+    *,
+    target: Any = None,
+    layer: str | None = None,
+    module: str | None = None,
+    input_key: str | int | None = None,
+    input_fn: Callable[[Any], Any] | None = None,
+    output_key: str | int | None = None,
+    output_fn: Callable[[Any], Tensor] | None = None,
+    class_names: list[str] | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    batch_size: int | None = None,
+    autocast: bool = False,
+    seed: int = 0,
+    progress: bool | None = None,
+    trainer: Trainer | None = None,
+    **params: Any,
+) -> Explanations:
+    """Explain a LightningModule's outputs, inside or outside a Trainer; the module is left exactly as it was.
+
+    Args:
+        pl_module: the LightningModule (any `nn.Module` will do).
+        x_or_batch: the input tensor, or a batch as the dataloader gives it: the first element of a tuple or list (a
+            tuple there being several inputs), or the entries of a dict that are named like parameters of `forward`.
+            A batch is moved to the module's device, floating-point tensors to its dtype.
+        methods: as for `interp_plugins.explain`.
+        target: likewise, and "label": the ground truth of a batch (inputs, class indices).
+        layer: dotted name of a layer, seen from the module explained or from the LightningModule.
+        module: dotted name of the module inside `pl_module` that is explained; None: itself.
+        input_key: the part of the batch that is the input: a key, attribute or position.
+        input_fn: batch -> tensor, tuple of tensors, or dict of arguments, instead.
+        output_key: the part of the module's output that is explained: a key, attribute or position.
+        output_fn: output -> tensor, instead.
+        class_names: names of the classes, in the order of the output.
+        mean: per-channel mean that was subtracted from the inputs, in raw units.
+        std: per-channel standard deviation by which they were divided.
+        batch_size: rows per pass; None = automatic.
+        autocast: run under the Trainer's precision (`trainer` is needed) instead of in the weights' own dtype.
+        seed: seed of all random draws. The global generators are left as they were.
+        progress: None = a bar for long work, True, False.
+        trainer: the Trainer, whose transfer hooks (`on_before_batch_transfer`, ...) and precision then treat the batch
+            as in a validation step.
+        **params: the methods' own parameters and further arguments of `interp_plugins.explain` (`baselines`,
+            `feature_mask`, `input_spec`, ...).
+
+    Returns:
+        Explanations, one per method and target; tensors on the CPU.
+
+    Raises:
+        InterpError: one of its kinds, saying what came, what was expected and what to do.
+
+    Example:
+        exps = explain(model, next(iter(loader)), methods=("ig", "gradcam"), target="label")
+        exps["ig"].show()
+    """
+    if autocast and trainer is None:
+        raise InputError("autocast=True takes the precision from the Trainer: give trainer= as well.")
+    subject = find_subject(pl_module, module, layer)
+    output = choose_output(output_key, output_fn)
+    check_reading(input_key, input_fn)
+    batch = _prepared(x_or_batch, pl_module, subject, trainer)
+    sample = read_batch(batch, subject.module, input_key, input_fn)
+    spec = params.pop("input_spec", None)
+    if spec is None:
+        spec = make_spec(sample, class_names, mean, std)
+    elif class_names is not None or mean is not None or std is not None:
+        raise InputError("Give input_spec=, or class_names, mean and std, not both.")
+    return run(
+        subject,
+        sample,
+        context=precision_context(trainer) if autocast else contextlib.nullcontext(),
+        methods=methods,
+        target=target,
+        output=output,
+        input_spec=spec,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+        **params,
+    )
+
+
+def run(
+    subject: Subject, sample: ModelInput, *, context: AbstractContextManager[Any], target: Any, **kwargs: Any
+) -> Explanations:
+    """Explain samples that were read; `kwargs` are those of `interp_plugins.explain`."""
+    model = ByName(subject.module, sample.names) if sample.names is not None else subject.module
+    with torch.inference_mode(False), torch.no_grad():
+        inputs = tuple(x.to(subject.device) for x in sample.inputs)
+        more = _to(subject.device, dict(sample.kwargs))
+    try:
+        with context:
+            return core_explain(
+                model,
+                inputs if len(inputs) > 1 else inputs[0],
+                target=ground_truth(target, sample.labels),
+                layer=subject.layer,
+                forward_kwargs=more or None,
+                **kwargs,
+            )
+    except RuntimeError as error:
+        clear = explained_inference_error(error)
+        if clear is None:
+            raise
+        raise clear from error
+
+
+def ground_truth(target: Any, labels: Tensor | None) -> Any:
+    """`target` with "label" replaced by the class indices that came with the samples.
+
+    Raises:
+        TargetError: there are none.
+    """
+    if isinstance(target, list):
+        return [ground_truth(one, labels) for one in target]
+    if not isinstance(target, str) or target != "label":
+        return target
+    if labels is None:
+        raise TargetError(
+            'target="label" needs the ground truth, and the batch has none that is clear: expected (inputs, class '
+            'indices of shape (N,)), or a dict with an entry "label", "target" or "y". Give target= an index, a class '
+            "name or a function of the output, or None for the predicted class."
+        )
+    return labels
+
+
+def make_spec(
+    sample: ModelInput, class_names: list[str] | None, mean: list[float] | None, std: list[float] | None
+) -> InputSpec:
+    """What is known of the input, its kind guessed from its shape."""
+    return InputSpec.guess(
+        sample.inputs[0],
+        vocab=tuple(class_names) if class_names is not None else None,
+        mean=tuple(mean) if mean is not None else None,
+        std=tuple(std) if std is not None else None,
+    )
+
+
+def choose_output(key: str | int | None, fn: Callable[[Any], Tensor] | None) -> Any:
+    """The core's `output=` from the two ways to say it."""
+    if key is not None and fn is not None:
+        raise InputError("Give output_key or output_fn, not both.")
+    if fn is not None and not callable(fn):
+        raise InputTypeError(f"output_fn must be a function from the output to a tensor, got {fn!r}.")
+    return fn if fn is not None else key
+
+
+def check_reading(key: str | int | None, fn: Callable[[Any], Any] | None) -> None:
+    """Refuse two ways to find the input."""
+    if key is not None and fn is not None:
+        raise InputError("Give input_key or input_fn, not both.")
+    if fn is not None and not callable(fn):
+        raise InputTypeError(f"input_fn must be a function from the batch to the input, got {fn!r}.")
+
+
+def precision_context(trainer: Any) -> AbstractContextManager[Any]:
+    """The context in which the Trainer runs its steps (autocast, default dtype)."""
+    context: AbstractContextManager[Any] = trainer.precision_plugin.forward_context()
+    return context
+
+
+def _prepared(batch: Any, pl_module: nn.Module, subject: Subject, trainer: Trainer | None) -> Any:
+    """A private copy of the batch, as the module's step would get it."""
+    with torch.inference_mode(False), torch.no_grad(), preserved_rng():
+        batch = own_tree(batch)
+        if trainer is not None:
+            batch = trainer.precision_plugin.convert_input(batch)
+            before = getattr(pl_module, "_on_before_batch_transfer", None)  # also serves the datamodule's hook
+            if before is not None:
+                batch = before(batch)
+            return trainer.strategy.batch_to_device(batch, device=subject.device)
+        return _to(subject.device, batch, subject.dtype)
+
+
+def _to(device: torch.device, tree: Any, dtype: torch.dtype | None = None) -> Any:
+    def move(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(device, dtype if value.is_floating_point() else None)
+
+    return pytree.tree_map(move, tree)
+
+
+def reserved(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`method_kwargs` checked for names that are parameters of their own."""
+    own = ("methods", "target", "layer", "batch_size", "seed", "progress", "output", "forward_kwargs", "input_spec")
+    wrong = [name for name in params or {} if name in own]
+    if wrong:
+        raise InputTypeError(
+            f"method_kwargs holds {wrong[0]!r}, which is no parameter of a method; "
+            + ("it is an argument of its own." if wrong[0] in own[:5] else "it is set from the other arguments.")
+        )
+    return dict(params or {})
