@@ -13,6 +13,7 @@ import contextlib
 import functools
 import inspect
 import random
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -135,8 +136,11 @@ def _quiet_modules(roots: list[nn.Module]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _eager() -> Iterator[None]:
-    """Run compiled modules without their compiled code: hooks added after compilation would not fire."""
-    set_stance = getattr(torch.compiler, "set_stance", None)
+    """Run compiled modules without their compiled code: hooks added after compilation would not fire.
+
+    Asking for this loads the compiler, which takes seconds; while it is not loaded, nothing can be compiled.
+    """
+    set_stance = getattr(torch.compiler, "set_stance", None) if "torch._dynamo" in sys.modules else None
     with set_stance("force_eager") if set_stance is not None else contextlib.nullcontext():
         yield
 
