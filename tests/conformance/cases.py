@@ -56,7 +56,8 @@ class TwoInputs(nn.Module):
         self.a, self.b, self.act, self.fc = nn.Linear(3, 4), nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3)
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
-        z = self.act(self.a(x) * self.b(y) + self.a(x))
+        a = self.a(x)
+        z = self.act(a * self.b(y) + a)
         return self.fc(z if weight is None else z * weight)
 
 
@@ -332,4 +333,4 @@ def distance(a: Any, b: Any) -> float:
     assert type(a) is type(b), f"{type(a).__name__} and {type(b).__name__}"
     first, second = leaves(a), leaves(b)
     assert [t.shape for t in first] == [t.shape for t in second]
-    return max(float((s.double() - t.double()).abs().max()) for s, t in zip(first, second))
+    return max(float((s.detach().double() - t.detach().double()).abs().max()) for s, t in zip(first, second))

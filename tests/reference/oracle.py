@@ -1,0 +1,120 @@
+"""Captum 0.9 as an oracle: the same problem for both, in double precision, with the same random numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+from unittest import mock
+
+import captum.attr
+import torch
+
+import interp_plugins.attr as ours
+from interp_plugins.core.registry import method_info
+from tests.conformance.cases import CASES, Case, Problem, applies, arguments, distance, innermost, make
+
+RULES = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle")
+SEED = 5
+
+LEFT_OUT = {"noise_tunnel/gradient_shap"}  # both draw, one inside the other
+
+
+@contextlib.contextmanager
+def double() -> Iterator[None]:
+    """Captum casts its weights to float32; here they stay as exact as the model."""
+    before, cast = torch.get_default_dtype(), torch.Tensor.float
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.float = cast  # type: ignore[method-assign]
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def fed(problem: Problem, n_samples: int, stdevs: Any) -> Iterator[None]:
+    """Give Captum the numbers that GradientShap draws with this seed, in Captum's order: example by example."""
+    generator = torch.Generator().manual_seed(SEED)
+    n, rows = len(problem.xs[0]), 4
+    stds = stdevs if isinstance(stdevs, tuple) else (stdevs,) * len(problem.xs)
+    noise: list[list[torch.Tensor]] = [[] for _ in problem.xs]
+    picks, alphas = [], []
+    for _ in range(n_samples):
+        for column, x, std in zip(noise, problem.xs, stds):
+            column.append(
+                std * torch.randn(x.shape, generator=generator, dtype=x.dtype) if std else torch.zeros_like(x)
+            )
+        picks.append(torch.randint(rows, (n,), generator=generator))
+        alphas.append(torch.rand(n, generator=generator, dtype=problem.xs[0].dtype))
+
+    def by_example(draws: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(draws, 1).flatten(0, 1)
+
+    with (
+        mock.patch("numpy.random.choice", return_value=by_example(picks).numpy()),
+        mock.patch("numpy.random.uniform", return_value=by_example(alphas).numpy()),
+        mock.patch("torch.normal", side_effect=[by_example(column) for column in noise]),
+    ):
+        yield
+
+
+def both(variant: str, case: Case, **more: Any) -> tuple[Any, Any]:
+    """Our result and Captum's, for the same arguments."""
+    problem = case.build()
+    mine, theirs = make(variant, problem), make(variant, problem, captum.attr)
+    my_arguments = {**arguments(variant, mine, problem), **more}
+    their_arguments = {**arguments(variant, theirs, problem), **more}
+    inner = innermost(variant)
+    if inner == "occlusion":
+        my_arguments["border"] = "clip"
+    if inner == "layer_conductance" and more.get("method") == "riemann_left":
+        their_arguments["method"] = "riemann_trapezoid"  # Captum's name for the gradient at the left of each cell
+    if variant.startswith("noise_tunnel"):
+        their_arguments["nt_samples_batch_size"] = 1
+        my_arguments["seed"] = SEED
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            return mine.attribute(**my_arguments), theirs.attribute(**their_arguments)
+    if method_info(inner).baselines == "distribution":
+        my_arguments["seed"] = SEED
+        with fed(problem, their_arguments["n_samples"], their_arguments["stdevs"]):
+            return mine.attribute(**my_arguments), theirs.attribute(**their_arguments)
+    return mine.attribute(**my_arguments), theirs.attribute(**their_arguments)
+
+
+def comparable(variant: str, case: Case) -> bool:
+    """Whether Captum can do this case, and means the same by it."""
+    # Captum puts a leaf in at the layer, which an in-place operation behind it refuses.
+    refused = case.in_place_behind and innermost(variant) == "layer_integrated_gradients"
+    return variant not in LEFT_OUT and applies(variant, case) and not refused
+
+
+def settings(variant: str) -> list[dict[str, Any]]:
+    """Extra arguments to compare a method under: the quadrature rules, the kinds of NoiseTunnel, signs."""
+    if variant.startswith("noise_tunnel"):
+        return [{"nt_type": t} for t in ("smoothgrad", "smoothgrad_sq", "vargrad")]
+    if variant == "layer_conductance":
+        return [{"method": "riemann_left"}]
+    parameters = inspect.signature(getattr(ours, method_info(variant).cls.__name__).attribute).parameters
+    if "method" in parameters:
+        return [{"method": rule} for rule in RULES]
+    if "abs" in parameters:
+        return [{"abs": True}, {"abs": False}]
+    if "relu_attributions" in parameters:
+        return [{"relu_attributions": r, "attr_dim_summation": s} for r in (False, True) for s in (False, True)]
+    return [{}]
+
+
+@cache
+def agreement(variant: str) -> dict[str, float]:
+    """Largest absolute difference per case, over all settings."""
+    with double():
+        return {
+            case.name: max(distance(*both(variant, case, **more)) for more in settings(variant))
+            for case in CASES
+            if comparable(variant, case)
+        }
