@@ -1,0 +1,61 @@
+"""target="label": the ground truth, as one class index per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.core.errors import TargetError
+from interp_plugins.core.tensors import describe
+
+
+def wants_label(target: Any) -> bool:
+    """Whether the ground truth is asked for, alone or in a list of targets."""
+    return any(map(wants_label, target)) if isinstance(target, list) else isinstance(target, str) and target == "label"
+
+
+def with_truth(target: Any, labels: Sequence[Any]) -> Any:
+    """The target with "label" replaced by the samples' class indices (N,).
+
+    Args:
+        target: see `Learner.explain`.
+        labels: the targets of the batch, as the loader gave them.
+
+    Raises:
+        TargetError: no ground truth, or one that is not one class per sample.
+    """
+    if isinstance(target, list):
+        return [with_truth(t, labels) for t in target]
+    return _classes(labels) if wants_label(target) else target
+
+
+def _classes(labels: Sequence[Any]) -> Tensor:
+    if not labels:
+        raise TargetError(
+            "target='label' means the ground truth, and this batch has none. Take the samples from labelled data "
+            "(ds_idx=1, idxs=[...]), or give the class by name or index; a class that is called 'label' is "
+            "('label', 'label')."
+        )
+    if len(labels) > 1 or not isinstance(labels[0], Tensor):
+        raise TargetError(
+            f"target='label' works for one class per sample; the data have {len(labels)} targets ({describe(labels[0])}"
+            " first). Give an index, or a function output -> (N,)."
+        )
+    truth: Tensor = labels[0]
+    if truth.ndim == 1 and not truth.is_floating_point():
+        return truth.long().cpu()
+    if truth.ndim == 2 and bool(((truth == 0) | (truth == 1)).all()):
+        if bool((truth.sum(1) == 1).all()):
+            return truth.argmax(1).cpu()
+        counts = torch.unique(truth.sum(1).long()).tolist()
+        raise TargetError(
+            f"target='label' needs one class per sample; these samples have {', '.join(map(str, counts))} labels each. "
+            "Name the classes: target=['cat', 'dog'] gives one explanation for each."
+        )
+    raise TargetError(
+        f"target='label' needs one class per sample, but the ground truth is a {describe(truth)}. Give an index, a "
+        "tuple of indices, or a function output -> (N,)."
+    )
