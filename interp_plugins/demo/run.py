@@ -15,7 +15,7 @@ from .network import MEAN, STD, imagenet_classes
 from .photographs import save_photographs
 
 PICTURES = ("chelsea", "coffee", "camera")
-METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
+METHODS: Any = ("integrated_gradients", "noise_tunnel", "occlusion")
 
 
 def run(out: str | Path, say: Callable[[str], Any] = print) -> Iterator[tuple[str, Explanations]]:
@@ -63,7 +63,7 @@ def explain_with_lightning(files: list[Path], folder: Path) -> Explanations:
     from .module import ImageNetModule, photograph_loader
 
     callback = AttributionCallback(
-        methods=list(METHODS),
+        methods=METHODS if isinstance(METHODS, dict) else list(METHODS),
         n_samples=len(files),
         class_names=imagenet_classes(),
         mean=list(MEAN),
