@@ -1,0 +1,102 @@
+"""Chunks: halved when memory runs out, on any device, with the same result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interp_plugins.attr import IntegratedGradients, Occlusion
+from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, is_out_of_memory, progress_bar
+from interp_plugins.core.errors import InputError, InterpError, OutOfMemoryError
+
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: not enough memory: you tried to allocate"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB)"),
+]
+
+
+class Small:
+    """A linear model on a device that holds `room` rows."""
+
+    def __init__(self, room: int, error: BaseException):
+        self.room, self.error, self.seen = room, error, []  # type: ignore[var-annotated]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        if len(x) > self.room:
+            raise self.error
+        return (x * torch.arange(1.0, 5.0)).sum(1) ** 2
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda e: type(e).__name__ + str(e)[:12])
+@pytest.mark.parametrize("room", [1, 3, 10])
+def test_result_is_the_same_where_memory_runs_out(error: BaseException, room: int) -> None:
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    for cls, arguments in ((IntegratedGradients, {"n_steps": 6}), (Occlusion, {"sliding_window_shapes": (2,)})):
+        small, large = Small(room, error), Small(10**6, error)
+        result = cls(small).attribute(x, **arguments)
+        assert torch.allclose(result, cls(large).attribute(x, **arguments), atol=1e-5)
+        assert max(small.seen) > room >= min(small.seen)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda e: type(e).__name__ + str(e)[:12])
+def test_single_example_that_does_not_fit_is_said(error: BaseException) -> None:
+    with pytest.raises(OutOfMemoryError, match="Out of memory with a single example per forward pass") as caught:
+        IntegratedGradients(Small(0, error)).attribute(torch.randn(2, 4))
+    assert isinstance(caught.value, MemoryError) and isinstance(caught.value, InterpError)
+    assert "smaller input" in str(caught.value) and caught.value.__cause__ is error
+
+
+def test_other_runtime_errors_are_not_retried() -> None:
+    small = Small(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        IntegratedGradients(small).attribute(torch.randn(2, 4))
+    assert len(small.seen) == 1
+    assert not is_out_of_memory(ValueError("out of memory")) and not is_out_of_memory(OutOfMemoryError("x"))
+
+
+def test_chunks_cover_everything_once_and_keep_whole_batches_where_they_can() -> None:
+    found = [(a, b) for a, b, _ in chunks(20, 7, lambda a, b: None, step=3)]
+    assert found == [(0, 6), (6, 12), (12, 18), (18, 20)]
+    assert [(a, b) for a, b, _ in chunks(5, 2, lambda a, b: None, step=3)] == [(0, 2), (2, 4), (4, 5)]
+    assert list(chunks(0, 4, lambda a, b: None)) == []
+
+
+def test_size_stays_small_once_memory_ran_out() -> None:
+    sizes: list[int] = []
+
+    def work(start: int, stop: int) -> None:
+        sizes.append(stop - start)
+        if stop - start > 2:
+            raise MemoryError
+
+    list(chunks(8, 8, work))
+    assert sizes == [8, 4, 2, 2, 2, 2]
+
+
+def test_automatic_size_follows_the_elements_of_a_row() -> None:
+    assert auto_chunk([torch.empty(1, 3, 224, 224)]) == 8
+    assert auto_chunk([torch.empty(1, 4)]) == 1024
+    assert auto_chunk([torch.empty(1, 3, 4000, 4000)]) == 1
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, "3", True])
+def test_impossible_chunk_sizes_are_refused(size: Any) -> None:
+    with pytest.raises(InputError, match=f"batch_size must be a positive int or None .automatic., got {size!r}"):
+        check_chunk("batch_size", size)
+    assert check_chunk("batch_size", None) is None and check_chunk("batch_size", 3) == 3
+
+
+def test_progress_counts_all_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(6, "rows", False) as bar:
+        assert sum(b - a for a, b, _ in chunks(6, 4, lambda a, b: None, bar=bar)) == 6
+    model = nn.Linear(4, 1)
+    IntegratedGradients(model).attribute(torch.randn(2, 4), n_steps=3, progress=True)
+    assert "gradients" in capsys.readouterr().err
+    IntegratedGradients(model).attribute(torch.randn(2, 4), n_steps=3)
+    assert capsys.readouterr().err == ""
