@@ -108,11 +108,17 @@ def _asked(target: Any, prediction: Prediction, spec: InputSpec, n: int) -> Aske
     elif isinstance(target, (str, bool, np.bool_)):
         target = spec.index_of(target if isinstance(target, str) else bool(target))
     chosen = as_target(target, n)
-    chosen(prediction.output)  # out of range is said here, before any work
+    scores = chosen(prediction.output)  # out of range is said here, before any work
+    if scores.numel() != n:
+        raise TargetError(
+            f"The target {target!r} leaves values of shape {tuple(scores.shape)} for {n} samples (output of shape "
+            f"{shape}); an explanation is of one scalar per sample. Give an index for every dimension after the batch, "
+            "a core.target.Region for a segmentation, or a function output -> (N,)."
+        )
     if isinstance(chosen, Index) and len(chosen.index) == 1 and isinstance(chosen.index[0], int):
         return _per_sample((chosen.index[0] % max(shape[1], 1),) * n, spec)
     if isinstance(chosen, PerSample) and all(len(i) == 1 and isinstance(i[0], int) for i in chosen.indices):
-        return _per_sample(tuple(int(i[0]) for i in chosen.indices), spec)  # type: ignore[arg-type]
+        return _per_sample(tuple(int(i[0]) % max(shape[1], 1) for i in chosen.indices), spec)  # type: ignore[arg-type]
     labels = tuple(chosen.describe(i) or "output" for i in range(n))
     return Asked(chosen, None, labels)
 
