@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..core.batching import check_chunk, progress_bar
+from ..core.batching import check_chunk
 from ..core.errors import InputError, InputTypeError, unknown
 from ..core.forward import Call
 from ..core.guard import frozen
@@ -116,7 +117,7 @@ class NoiseTunnel(Attribution):
             generator: draw from this generator instead (it is advanced).
             noise_at: "input"; "layer": at the layer of a layer method (for token inputs, which cannot carry noise); or
                 any layer (module, dotted name, `core.site.Layer`), for any method that has a `forward_func`.
-            progress: None = a bar for long work, True, False.
+            progress: handed to the inner method, whose bar counts the work: None = for long work, True, False.
             **kwargs: the inner method's arguments. Those with a row per sample follow their samples.
 
         Returns:
@@ -134,9 +135,10 @@ class NoiseTunnel(Attribution):
             draw_baseline=draw_baseline_from_distrib,
             delta=bool(kwargs.get("return_convergence_delta")) and self.has_convergence_delta(),
             generator=make_generator(seed, generator),
-            progress=progress,
         )
         method = self.attribution_method
+        if progress is not None and "progress" in inspect.signature(method.attribute).parameters:
+            kwargs["progress"] = progress
         if isinstance(noise_at, str) and noise_at == "layer" and not hasattr(method, "layer"):
             raise InputError(
                 f"noise_at='layer' needs a method at a layer (such as LayerIntegratedGradients), not "
@@ -182,7 +184,6 @@ class _Smoothing:
     draw_baseline: bool
     delta: bool
     generator: torch.Generator
-    progress: bool | None
 
     def average(self, method: Any, inputs: Any, kwargs: Mapping[str, Any], at: tuple[Tensor, ...] = ()) -> Any:
         """Run the method on noisy copies, a group of copies at a time; keep running sums only.
@@ -199,20 +200,18 @@ class _Smoothing:
         squares: list[Tensor] = []
         deltas: list[Tensor] = []
         layout: Any = None
-        with progress_bar(self.samples, "noisy copies", self.progress) as bar:
-            for first in range(0, self.samples, group):
-                copies = min(group, self.samples - first)
-                noisy, drawn = self._draw(xs, stdevs, kwargs, copies, at)
-                result = method.attribute(like(inputs, noisy), **drawn)
-                maps, delta = result if self.delta else (result, None)
-                leaves, layout = pytree.tree_flatten(maps)
-                per_copy = [m.detach().reshape(copies, m.shape[0] // copies, *m.shape[1:]) for m in leaves]
-                new, new_squares = [m.sum(0) for m in per_copy], [(m**2).sum(0) for m in per_copy]
-                sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
-                squares = [a + b for a, b in zip(squares, new_squares, strict=True)] if squares else new_squares
-                if delta is not None:
-                    deltas.append(delta.reshape(copies, n, -1))
-                bar.update(copies)
+        for first in range(0, self.samples, group):
+            copies = min(group, self.samples - first)
+            noisy, drawn = self._draw(xs, stdevs, kwargs, copies, at)
+            result = method.attribute(like(inputs, noisy), **drawn)
+            maps, delta = result if self.delta else (result, None)
+            leaves, layout = pytree.tree_flatten(maps)
+            per_copy = [m.detach().reshape(copies, m.shape[0] // copies, *m.shape[1:]) for m in leaves]
+            new, new_squares = [m.sum(0) for m in per_copy], [(m**2).sum(0) for m in per_copy]
+            sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
+            squares = [a + b for a, b in zip(squares, new_squares, strict=True)] if squares else new_squares
+            if delta is not None:
+                deltas.append(delta.reshape(copies, n, -1))
         maps = pytree.tree_unflatten(self._combine(sums, squares), layout)
         return (maps, torch.cat(deltas).transpose(0, 1).reshape(-1)) if self.delta else maps
 
