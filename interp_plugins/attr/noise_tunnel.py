@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

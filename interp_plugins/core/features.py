@@ -68,13 +68,11 @@ def _checked_mask(mask: Any, x: Tensor, i: int) -> Tensor:
         raise InputTypeError(f"feature_mask[{i}] must be an integer tensor, got {describe(mask)}.")
     m = mask.detach().as_subclass(Tensor).to(x.device).long()
     try:
-        fits = torch.broadcast_shapes(m.shape, x.shape) == x.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
+        m.expand(x.shape)  # torch.broadcast_shapes would load the symbolic shapes, which takes seconds
+    except RuntimeError as err:
         raise InputError(
             f"feature_mask[{i}] of shape {tuple(m.shape)} cannot be broadcast to its input of shape {tuple(x.shape)}."
-        )
+        ) from err
     return m.reshape((1,) * (x.ndim - m.ndim) + tuple(m.shape))
 
 

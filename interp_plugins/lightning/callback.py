@@ -123,7 +123,9 @@ class AttributionCallback(Callback):
             raise InputError(f"tag must be a name, got {tag!r}.")
         InputSpec(mean=tuple(mean) if mean else None, std=tuple(std) if std else None)  # both or neither, and positive
         run.check_reading(input_key, input_fn)
-        self.methods, self.method_kwargs = methods, run.reserved(method_kwargs)
+        if isinstance(methods, dict):
+            methods = {name: run.method_options(options) for name, options in methods.items()}
+        self.methods, self.method_kwargs = methods, run.method_options(method_kwargs)
         self.n_samples, self.every_n_epochs, self.fixed_samples = n_samples, every_n_epochs, fixed_samples
         self.target, self.layer, self.module = target, layer, module
         self.input_key, self.input_fn = input_key, input_fn

@@ -212,8 +212,12 @@ def _to(device: torch.device, tree: Any, dtype: torch.dtype | None = None) -> An
     return pytree.tree_map(move, tree)
 
 
-def reserved(params: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`method_kwargs` checked for names that are parameters of their own."""
+def method_options(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`method_kwargs` with tuples for lists of numbers, checked for names that are arguments of their own.
+
+    Raises:
+        InputTypeError: such a name.
+    """
     own = ("methods", "target", "layer", "batch_size", "seed", "progress", "output", "forward_kwargs", "input_spec")
     wrong = [name for name in params or {} if name in own]
     if wrong:
@@ -221,4 +225,12 @@ def reserved(params: Mapping[str, Any] | None) -> dict[str, Any]:
             f"method_kwargs holds {wrong[0]!r}, which is no parameter of a method; "
             + ("it is an argument of its own." if wrong[0] in own[:5] else "it is set from the other arguments.")
         )
-    return dict(params or {})
+    return {name: tuples(value) for name, value in (params or {}).items()}
+
+
+def tuples(value: Any) -> Any:
+    """Tuples for lists of numbers: shapes and strides are tuples, and a YAML file can only say lists."""
+    if isinstance(value, (list, tuple)):
+        inner = tuple(tuples(v) for v in value)
+        return inner if all(isinstance(v, (int, float, tuple)) for v in inner) else value
+    return value
