@@ -104,9 +104,9 @@ def load(path: str | Path) -> list[Explanation]:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("interp_plugins", "null"))
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as err:
+    except (SafetensorError, json.JSONDecodeError) as err:
         raise InputError(f"{path} is not a file written by Explanation.save ({err}).") from err
-    if header is None or header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise InputError(f"{path} is a safetensors file, but not one written by this version's Explanation.save.")
     out = []
     for i, record in enumerate(header["items"]):
