@@ -29,6 +29,15 @@ QUIET = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small are slower with two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Net(pl.LightningModule):
     """A net with everything that has a mode: batch norm and dropout."""
 

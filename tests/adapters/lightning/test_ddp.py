@@ -1,0 +1,28 @@
+"""Two processes over gloo: nothing hangs, nothing changes, one process writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("ddp_script.py")
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available() or sys.platform != "linux", reason="needs gloo and fork")
+def test_L7_L8_two_processes(tmp_path) -> None:
+    command = [sys.executable, str(SCRIPT), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    without, csv, none = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert without["files"] == []
+    for found in (csv, none):
+        assert found["weights"] == without["weights"]
+        runs = [name.split("-epoch")[0].removeprefix("attribution-") for name in found["files"]]
+        assert runs == ["train-run0003", "validate-run0001", "validate-run0002"]
