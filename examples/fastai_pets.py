@@ -2,6 +2,11 @@
 # jupyter:
 #   jupytext:
 #     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -56,8 +61,8 @@ print(learn.predict(picture)[0])
 # %% [markdown]
 # ## Integrated Gradients
 #
-# The gradient is collected on the way from a grey picture (zero, after normalisation) to ours. Orange pixels raised the
-# score of the class, blue ones lowered it. The **completeness error** says how far the map's sum is from the change of
+# The gradient is collected on the way from a black picture to ours. Orange pixels raised the score of the class, blue
+# ones lowered it. The **completeness error** says how far the map's sum is from the change of
 # the score that it should explain: with more steps it falls.
 
 # %%
@@ -88,8 +93,8 @@ covered.plot().fig.savefig("occlusion.png")
 # ## All three side by side
 #
 # `learn.explain(picture)` runs the three with sensible settings; `to_html` writes a page that can be mailed. What could
-# mislead: every map has its own scale, a map explains *this model's* score and not the world, and grey parts of the
-# picture get little from Integrated Gradients because the baseline is grey.
+# mislead: every map has its own scale, a map explains *this model's* score and not the world, and black parts
+# of the picture get nothing from Integrated Gradients because the baseline is black (`baselines="blur"` is another).
 
 # %%
 learn.explain(picture).to_html("explanations.html")

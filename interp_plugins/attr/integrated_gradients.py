@@ -8,7 +8,7 @@ Completeness: the attributions sum to F(x) - F(x'). `tol` replaces the fixed num
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core.baseline import as_baselines
 from ..core.batching import check_chunk
 from ..core.registry import register
+from ..core.spec import InputSpec
 from ..core.tensors import check_float, like
 from .adaptive import adaptive_path_gradients, check_tolerance
 from .base import GradientAttribution, convergence_delta, prepared
@@ -23,7 +24,17 @@ from .path import path_gradients
 from .quadrature import check_steps, quadrature
 
 
-@register("integrated_gradients", aliases=("ig",), reference="Sundararajan et al. 2017, arXiv:1703.01365")
+def path_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
+    """For `explain`: normalised pictures start from black, as in the paper; zero would be the data's mean colour."""
+    return {"baselines": "black"} if spec.kind == "image" and spec.normalised else {}
+
+
+@register(
+    "integrated_gradients",
+    aliases=("ig",),
+    reference="Sundararajan et al. 2017, arXiv:1703.01365",
+    defaults=path_defaults,
+)
 class IntegratedGradients(GradientAttribution):
     """Path integral of the gradient from a baseline to the input.
 

@@ -25,7 +25,7 @@ from ..core.tensors import as_tuple, check_float, check_inputs, own_tree, take_r
 from .ablation import FeatureAblation
 from .base import GradientAttribution, LayerAttribution, PerturbationAttribution, prepared
 from .gradient_shap import baseline_pool, expected_gradients
-from .integrated_gradients import IntegratedGradients
+from .integrated_gradients import IntegratedGradients, path_defaults
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def start_at_layer(
     return AtLayerProblem(method, acts, {**kwargs, "additional_forward_args": (*xs, *extra)}, formatted)
 
 
-@register("layer_integrated_gradients", aliases=("layer_ig", "lig"), site="layer")
+@register("layer_integrated_gradients", aliases=("layer_ig", "lig"), site="layer", defaults=path_defaults)
 class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
     """Integrated gradients from the baseline's activation to the input's activation at a layer.
 

@@ -28,6 +28,7 @@ from ..core.spec import InputSpec
 from ..core.target import Target
 from ..core.tensors import as_tuple, check_inputs, describe, is_float, like, take_rows
 from .base import Attribution, InternalAttribution
+from .integrated_gradients import path_defaults
 
 NT_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 _GROUP_ELEMENTS = 2**24  # elements of noisy input handed to the inner method at a time; it chunks on its own
@@ -50,7 +51,13 @@ def _stdevs(stdevs: Any, inputs: tuple[Tensor, ...]) -> tuple[float, ...]:
 def noise_tunnel_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
     """For `explain`: squares of ten maps, noise of 15 % of each input's range, few steps (errors average out)."""
     spread = tuple(0.15 * float(x.max() - x.min()) if is_float(x) else 0.0 for x in inputs)
-    return {"nt_type": "smoothgrad_sq", "nt_samples": 10, "stdevs": spread, "n_steps": 20}
+    return {
+        "nt_type": "smoothgrad_sq",
+        "nt_samples": 10,
+        "stdevs": spread,
+        "n_steps": 20,
+        **path_defaults(inputs, spec),
+    }
 
 
 @register(

@@ -64,8 +64,9 @@ def explain(
         target: None = the predicted class; int = index of the output; str, bool or ("label", entry) = entry of
             `input_spec.vocab`; tuple = index of the output's dimensions after the batch; tensor of N = one index per
             sample; a function output -> (N,); a `core.target.Target`; a list of these = several explanations.
-        baselines: None (zeros in the model's units), "zero", "black", "mean", "blur", "uniform", "gaussian", a number,
-            a tensor, a tuple (one per input), or a function of the inputs.
+        baselines: None (black for path methods on normalised pictures, else zeros in the model's units), "zero",
+            "black", "mean", "blur", "uniform", "gaussian", a number, a tensor, a tuple (one per input), or a function
+            of the inputs.
         layer: module, dotted name or `core.site.Layer`, for methods at a layer; None: the last layer with a spatial
             output, where a method needs one.
         additional_forward_args: further positional arguments; tensors with N rows follow the batch.
@@ -214,7 +215,7 @@ class _Job:
             score=_cpu(score) if score.ndim == 1 else None,
             baseline_score=_cpu(baseline_score) if baseline_score is not None else None,
             convergence_delta=_cpu(delta) if delta is not None else None,
-            params={k: _readable(v) for k, v in bound.params.items()},
+            params=self._params(bound),
             layer=self._layer(bound),
             spec=self.spec,
             seed=self.seed,
@@ -235,23 +236,30 @@ class _Job:
         if foreign and asked.indices is not None:
             optional["target"] = list(asked.indices)
         kwargs |= {k: v for k, v in optional.items() if k in takes and v is not None}
-        if self.feature_mask is not None and "feature_mask" not in takes:
-            kwargs.pop("feature_mask", None)
         for name in ("batch_size", "internal_batch_size"):
             if self.batch_size is not None and name in takes:
                 kwargs[name] = self.batch_size
                 break
         baselines: tuple[Tensor, ...] | None = None
+        wanted = self.baselines if self.baselines is not None else kwargs.pop("baselines", None)
         if "baselines" in takes:
             if bound.info is not None and bound.info.baselines == "distribution":
                 kwargs["baselines"] = self._distribution()
             else:
                 rng = make_generator(self.seed)
-                baselines = as_baselines(self.baselines, self.xs, self.spec, rng, template=self.inputs)
+                baselines = as_baselines(wanted, self.xs, self.spec, rng, template=self.inputs)
                 kwargs["baselines"] = like(self.inputs, baselines)
         if "return_convergence_delta" in takes and "nt_type" not in takes:
             kwargs["return_convergence_delta"] = True
         return kwargs, baselines
+
+    def _params(self, bound: Bound) -> dict[str, Any]:
+        """The parameters as they can be shown and saved, with the baseline that was used."""
+        params = {k: _readable(v) for k, v in bound.params.items()}
+        if "baselines" in bound.takes:
+            used = params.get("baselines", "zero") if self.baselines is None else self.baselines
+            params["baselines"] = used if isinstance(used, (str, int, float)) else "given"
+        return params
 
     def _distribution(self) -> Any:
         """Baselines as rows to draw from; a name or number gives one row per sample, None a single zero row."""
