@@ -13,6 +13,8 @@ SOURCES := interp_plugins tests $(wildcard examples)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export UV_NO_PROGRESS := 1
+# Threads that wait sleep instead of spinning: on a machine that is shared, spinning ones slow each other down fivefold.
+export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lint format bench lock wheel clean
