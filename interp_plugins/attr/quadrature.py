@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -38,6 +39,11 @@ def quadrature(method: str, n: int) -> Quadrature:
     The trapezoid's weights are 1/(n-1), halved at the ends, so that they sum to one (Captum's sum to (n-1)/n).
     """
     check_steps(method, n)
+    return _rule(method, int(n))
+
+
+@cache
+def _rule(method: str, n: int) -> Quadrature:
     if method == "gausslegendre":
         x, w = np.polynomial.legendre.leggauss(n)
         nodes, weights = 0.5 * (1 + x), 0.5 * w
