@@ -1,0 +1,201 @@
+"""tol= of Integrated Gradients: an honest estimate, no gradient wasted, each sample on its own."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interp_plugins.attr import IntegratedGradients, LayerIntegratedGradients, NeuronIntegratedGradients
+from interp_plugins.core.errors import ConvergenceWarning
+from interp_plugins.core.report import collect
+
+TOLERANCES = (0.1, 0.03, 0.01)
+
+
+def stack(sizes: list[int], act: type[nn.Module]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in pairwise(sizes):
+        layers += [nn.Linear(a, b), act()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], 3))
+
+
+def conv() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3),
+    )  # fmt: skip
+
+
+NETS = {
+    "relu mlp": (lambda: stack([10, 32, 32], nn.ReLU), (10,)),
+    "relu deep": (lambda: stack([10, 24, 24, 24, 24], nn.ReLU), (10,)),
+    "relu conv": (conv, (1, 8, 8)),
+    "tanh mlp": (lambda: stack([10, 32, 32], nn.Tanh), (10,)),
+    "gelu softmax": (lambda: nn.Sequential(stack([10, 32], nn.GELU), nn.Softmax(1)), (10,)),
+}
+
+
+@cache
+def problem(name: str) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """Model, inputs, targets and the maps of a 4,000-step reference."""
+    net, shape = NETS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = net().double(), 1.5 * torch.randn(20, *shape, dtype=torch.float64)
+    target = model(x).argmax(1)
+    ig = IntegratedGradients(model)
+    reference = ig.attribute(x, target=target, n_steps=4000, method="riemann_middle", progress=False)
+    return model, x, target, reference
+
+
+def run(model: Any, x: Any, tol: float, **more: Any) -> tuple[Any, dict[str, Any]]:
+    with collect() as report:
+        result = IntegratedGradients(model).attribute(x, tol=tol, progress=False, **more)
+    return result, report
+
+
+def measure(name: str, tol: float) -> tuple[Tensor, dict[str, Any]]:
+    """The true relative L2 error of each sample's map, and what was reported."""
+    model, x, target, reference = problem(name)
+    result, report = run(model, x, tol, target=target, max_steps=2000)
+    return (result - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1), report
+
+
+@pytest.mark.parametrize("tol", TOLERANCES)
+@pytest.mark.parametrize("name", NETS)
+def test_true_error_is_what_was_asked_for(name: str, tol: float) -> None:
+    error, report = measure(name, tol)
+    assert (error <= 1.5 * tol).double().mean() >= 0.9
+    assert error.max() <= 3 * tol
+    assert max(report["map_error"]) <= tol
+
+
+def test_table_of_tolerances() -> None:
+    """`pytest tests/attr -k table -s` prints what the tolerances give."""
+    print(f"\n{'net':<14}{'tol':>6}{'within 1.5 tol':>16}{'largest/tol':>13}{'gradients: median, most':>26}")
+    for name in NETS:
+        for tol in TOLERANCES:
+            error, report = measure(name, tol)
+            used = torch.tensor(report["n_gradients"])
+            within = float((error <= 1.5 * tol).double().mean())
+            most = f"{float(error.max()) / tol:>13.2f}{int(used.median()):>20}{int(used.max()):>6}"
+            print(f"{name:<14}{tol:>6}{within:>16.0%}{most}")
+
+
+def test_every_gradient_is_counted_and_used_once() -> None:
+    model, x, target, _ = problem("relu mlp")
+    _, report = run(model, x, 0.01, target=target)
+    used = report["n_gradients"]
+    assert sum(used) == report["backward_passes"] == report["forward_passes"]
+    assert all(n >= 9 and (n - 9) % 2 == 0 for n in used)
+
+
+def test_nodes_already_there_are_never_evaluated_again() -> None:
+    seen: list[float] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.extend(x.detach()[:, 0].tolist())
+        return (x.relu() ** 3).sum(1) + (5 * x).sin().sum(1)
+
+    run(model, torch.ones(1, 2, dtype=torch.float64), 0.001)
+    assert len(seen) > 9 and len({round(a, 9) for a in seen}) == len(seen)
+
+
+def test_linear_model_is_exact_with_the_nine_starting_gradients() -> None:
+    model = nn.Linear(6, 3).double()
+    x, base = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
+    result, report = run(model, x, 0.001, baselines=base, target=2)
+    assert report["n_gradients"] == [9] * 4 and max(report["map_error"]) < 1e-12
+    assert torch.allclose(result, (x - base) * model.weight[2], atol=1e-13)
+
+
+def test_each_sample_gets_the_nodes_that_it_needs() -> None:
+    def model(x: Tensor) -> Tensor:  # linear for small inputs, with kinks for large ones
+        return x.sum(1) + 40 * sum((x - k).relu().sum(1) * (-1) ** k for k in range(2, 6))
+
+    x = torch.stack([torch.full((4,), 1.0), torch.linspace(3, 9, 4)]).double()
+    _, report = run(model, x, 0.01)
+    easy, hard = report["n_gradients"]
+    assert easy == 9 < hard
+    _, alone = run(model, x[1:], 0.01)
+    assert alone["n_gradients"] == [hard]
+
+
+def test_tighter_tolerance_takes_more_gradients() -> None:
+    used = [sum(measure("relu deep", tol)[1]["n_gradients"]) for tol in TOLERANCES]
+    assert used == sorted(used) and used[0] < used[-1]
+
+
+@pytest.mark.parametrize("size", [1, 5, 64])
+def test_result_does_not_depend_on_the_chunk_size(size: int) -> None:
+    model, x, target, _ = problem("relu conv")
+    one, first = run(model, x[:5], 0.03, target=target[:5])
+    for name in ("internal_batch_size", "batch_size"):
+        other, second = run(model, x[:5], 0.03, target=target[:5], **{name: size})
+        assert torch.allclose(one, other, atol=1e-12) and first["n_gradients"] == second["n_gradients"]
+
+
+def test_sample_does_not_depend_on_its_batch_mates() -> None:
+    model, x, target, _ = problem("relu mlp")
+    together, _ = run(model, x[:6], 0.02, target=target[:6])
+    for i in range(6):
+        alone, _ = run(model, x[i : i + 1], 0.02, target=target[i : i + 1])
+        assert torch.allclose(alone[0], together[i], atol=1e-12)
+
+
+def test_too_few_steps_are_said() -> None:
+    model, x, target, _ = problem("relu deep")
+    with pytest.warns(ConvergenceWarning, match=r"tol=0.001 was not reached for 20 of 20 samples within max_steps=15"):
+        _, report = run(model, x, 0.001, target=target, max_steps=15)
+    assert max(report["n_gradients"]) <= 15 and min(report["map_error"]) > 0.001
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(model, x, 0.2, target=target)
+
+
+def test_several_inputs_share_one_tolerance() -> None:
+    bilinear = nn.Bilinear(3, 2, 2).double()
+    xs = (torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64))
+    result, report = run(lambda a, b: bilinear(a, b).tanh(), xs, 0.01, target=0)
+    exact = IntegratedGradients(lambda a, b: bilinear(a, b).tanh()).attribute(xs, target=0, n_steps=300)
+    error = sum((a - b).pow(2).sum(1) for a, b in zip(result, exact)).sqrt()
+    size = sum(b.pow(2).sum(1) for b in exact).sqrt()
+    assert [r.shape for r in result] == [x.shape for x in xs] and (error / size).max() <= 0.01
+    assert len(report["n_gradients"]) == 5
+
+
+def test_input_equal_to_its_baseline_gives_zeros() -> None:
+    model, x, target, _ = problem("relu mlp")
+    result, report = run(model, x[:2], 0.01, target=target[:2], baselines=x[:2])
+    assert not result.any() and report["n_gradients"] == [9, 9]
+
+
+def test_layer_and_neuron_variants_take_a_tolerance() -> None:
+    model, x, target, _ = problem("relu mlp")
+    x, target = x[:8], target[:8]
+    layer = LayerIntegratedGradients(model, "1")
+    one = layer.attribute(x, target=target, tol=0.01, progress=False)
+    exact = layer.attribute(x, target=target, n_steps=500, method="riemann_middle", progress=False)
+    assert ((one - exact).norm(dim=1) / exact.norm(dim=1)).max() <= 0.03
+    neuron = NeuronIntegratedGradients(model, "2")
+    one = neuron.attribute(x, 3, tol=0.01, progress=False)
+    exact = neuron.attribute(x, 3, n_steps=500, method="riemann_middle", progress=False)
+    assert ((one - exact).norm(dim=1) / exact.norm(dim=1)).max() <= 0.03
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision_stops_as_well(dtype: torch.dtype) -> None:
+    model, x, target, reference = problem("relu conv")
+    low = conv().to(dtype)
+    low.load_state_dict(model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        result, _ = run(low, x[:4].to(dtype), 0.1, target=target[:4], max_steps=64)
+    error = (result.double() - reference[:4]).flatten(1).norm(dim=1) / reference[:4].flatten(1).norm(dim=1)
+    assert error.max() < (0.2 if dtype == torch.float32 else 0.4)
