@@ -65,9 +65,7 @@ def imports(source: str, package: list[str]) -> Iterator[Import]:
 
     def walk(node: ast.AST, at_module_level: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
-            inner = at_module_level and not isinstance(
-                child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-            )
+            inner = at_module_level and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 inner = False  # read by a type checker alone
             if isinstance(child, ast.Import):

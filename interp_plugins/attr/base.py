@@ -20,6 +20,7 @@ from ..core.report import note
 from ..core.site import Layer, Neuron, OfNeuron, resolve_layer
 from ..core.target import as_target
 from ..core.tensors import as_tuple, check_float, check_inputs, describe, per_sample_sum
+from .path import check_rows
 
 
 class Attribution:
@@ -193,6 +194,8 @@ def batch_gradients(
     parts = [part for _, _, part in chunks(n, size, work)]
     if len(parts) == 1:
         return parts[0]
+    for part in parts:
+        check_rows(part.grads, part.scores.shape[0])
 
     def joined(columns: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
         return tuple(torch.cat(list(column)) for column in zip(*columns, strict=True))

@@ -62,7 +62,7 @@ def noise_tunnel_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mappin
 
 @register(
     "noise_tunnel",
-    aliases=("nt", "smoothgrad"),
+    aliases=("nt",),
     reference="Smilkov et al. 2017, arXiv:1706.03825",
     defaults=noise_tunnel_defaults,
 )

@@ -21,6 +21,22 @@ from ..core.tensors import accumulation_dtype, expand_rows
 from .quadrature import Quadrature
 
 
+def check_rows(values: Sequence[Tensor], count: int) -> None:
+    """Refuse tensors whose first dimension cannot be the batch of `count` rows, or is folded with it.
+
+    Raises:
+        LayerError: neither `count` nor a multiple of it, or a batch that stands second, as in (T, N, C).
+    """
+    for v in values:
+        second = v.ndim > 1 and v.shape[0] != count and v.shape[1] == count > 1
+        if v.ndim == 0 or v.shape[0] % count or second:
+            raise LayerError(
+                f"A tensor of shape {tuple(v.shape)} came for {count} rows: its first dimension is not the batch. "
+                "Choose a layer whose tensors have the batch first, or explain one sample at a time, one row per "
+                "pass (batch_size=1)."
+            )
+
+
 class RowSum:
     """Weighted sums of rows into samples: total[rows[r]] += weight[r] * value[r], in the accumulation dtype.
 
@@ -35,12 +51,7 @@ class RowSum:
     def add(self, values: Sequence[Tensor], rows: Tensor, weights: Tensor | None = None) -> None:
         """Add values (R * m, ...) of the samples rows (R,) with weights (R,)."""
         count = rows.shape[0]
-        for v in values:
-            if v.ndim == 0 or v.shape[0] % count:
-                raise LayerError(
-                    f"A tensor of shape {tuple(v.shape)} came for {count} rows: its first dimension is not the batch. "
-                    "Choose a layer whose tensors have the batch first."
-                )
+        check_rows(values, count)
         if self.totals is None:
             self.shapes = [(v.shape[0] // count * self.n, *v.shape[1:]) for v in values]
             self.totals = [

@@ -51,10 +51,16 @@ def _names(function: Callable[..., Any]) -> set[str]:
 
 
 def attribute_names(method: Any) -> frozenset[str]:
-    """Arguments of a method object's `attribute`, with those of the method inside it (NoiseTunnel)."""
+    """Arguments of a method object's `attribute`, with those of the method inside it (NoiseTunnel).
+
+    A method of the user's own that takes `**kwargs` is taken to know Captum's `target`.
+    """
     own = _names(method.attribute)
     inner = getattr(method, "attribution_method", None)
-    return frozenset(own | attribute_names(inner)) if inner is not None else frozenset(own)
+    if inner is not None:
+        return frozenset(own | attribute_names(inner))
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(method.attribute).parameters.values())
+    return frozenset(own | {"target"} if open_ended else own)
 
 
 def bind_methods(
