@@ -13,8 +13,6 @@ SOURCES := interp_plugins tests $(wildcard examples)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export UV_NO_PROGRESS := 1
-# Threads that wait sleep instead of spinning: on a machine that is shared, spinning ones slow each other down fivefold.
-export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lint format bench lock wheel clean
@@ -28,6 +26,8 @@ venv: $(STAMP)  ## make or refresh .venv from requirements.lock
 demo: $(STAMP)  ## explain real pictures with real networks, results in demo_out
 	$(BIN)/interp-plugins demo --out demo_out
 
+# Threads that wait sleep instead of spinning: beside other work, spinning ones slow small nets down fivefold.
+test: export OMP_WAIT_POLICY ?= passive
 test: lint  ## lint, type-check and run every test
 	@$(PY) -m pytest $(PYTEST_ARGS)
 

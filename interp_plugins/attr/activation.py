@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.batching import check_chunk
 from ..core.registry import register
 from ..core.site import run_and_read
-from .base import LayerAttribution, batch_gradients, prepared
+from .base import InternalMultiplying, LayerAttribution, batch_gradients, prepared
 
 
 @register("layer_activation", aliases=("activation",), needs="forward", site="layer")
@@ -43,7 +43,7 @@ class LayerActivation(LayerAttribution):
 
 
 @register("layer_gradient_x_activation", aliases=("gradient_x_activation",), site="layer")
-class LayerGradientXActivation(LayerAttribution):
+class LayerGradientXActivation(InternalMultiplying, LayerAttribution):
     """Activation times the gradient of the score with respect to it.
 
     Args:
@@ -62,13 +62,7 @@ class LayerGradientXActivation(LayerAttribution):
         multiply_by_inputs: bool = True,
         memory_efficient: bool = False,
     ):
-        super().__init__(forward_func, layer, device_ids)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As given to the constructor."""
-        return self._multiply_by_inputs
+        super().__init__(forward_func, layer, device_ids, multiply_by_inputs)
 
     def attribute(
         self,

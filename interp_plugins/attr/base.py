@@ -132,6 +132,50 @@ class InternalAttribution(Attribution):
         return per_layer if isinstance(self.layer, list) else per_layer[0]
 
 
+class Multiplying(Attribution):
+    """A method that can multiply its gradients by (input - baseline).
+
+    Args:
+        forward_func: as for `Attribution`.
+        multiply_by_inputs: multiply, "global" attribution (default); False gives the averaged gradient itself.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True):
+        super().__init__(forward_func)
+        self._multiply_by_inputs = multiply_by_inputs
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As given to the constructor."""
+        return self._multiply_by_inputs
+
+
+class InternalMultiplying(InternalAttribution):
+    """A method about a layer that can multiply by the difference to the baseline.
+
+    Args:
+        forward_func: as for `Attribution`.
+        layer: as for `InternalAttribution`.
+        device_ids: not needed.
+        multiply_by_inputs: as for `Multiplying`.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Any,
+        device_ids: list[int] | None = None,
+        multiply_by_inputs: bool = True,
+    ):
+        super().__init__(forward_func, layer, device_ids)
+        self._multiply_by_inputs = multiply_by_inputs
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As given to the constructor."""
+        return self._multiply_by_inputs
+
+
 class LayerAttribution(InternalAttribution):
     """A method whose map is over a layer's tensor."""
 

@@ -10,7 +10,7 @@ the gradient is taken at the rule's node, and the change of y over the whole cel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -24,7 +24,14 @@ from ..core.forward import Forward, gradients, gradients_through
 from ..core.registry import register
 from ..core.site import Layer, Neuron
 from ..core.tensors import check_float, like
-from .base import GradientAttribution, LayerAttribution, NeuronAttribution, convergence_delta, prepared
+from .base import (
+    GradientAttribution,
+    InternalMultiplying,
+    LayerAttribution,
+    NeuronAttribution,
+    convergence_delta,
+    prepared,
+)
 from .gradient_shap import layer_tensors
 from .path import RowSum, grid_rows, path_gradients, points
 from .quadrature import check_steps, quadrature
@@ -165,7 +172,7 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
 
 
 @register("neuron_conductance", site="neuron", reference="Shrikumar, Su, Kundaje 2018, arXiv:1807.09946")
-class NeuronConductance(NeuronAttribution, GradientAttribution):
+class NeuronConductance(InternalMultiplying, NeuronAttribution, GradientAttribution):
     """The part of the integrated gradients that flows through one neuron.
 
     Args:
@@ -174,21 +181,6 @@ class NeuronConductance(NeuronAttribution, GradientAttribution):
         device_ids: not needed.
         multiply_by_inputs: multiply by (input - baseline), the default.
     """
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Any,
-        device_ids: list[int] | None = None,
-        multiply_by_inputs: bool = True,
-    ):
-        super().__init__(forward_func, layer, device_ids)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As given to the constructor."""
-        return self._multiply_by_inputs
 
     def attribute(
         self,

@@ -7,7 +7,7 @@ The primary and the layer variant are one loop: with a layer, the gradient and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from ..core.random import make_generator
 from ..core.registry import register
 from ..core.site import Layer, run_and_read
 from ..core.tensors import as_tuple, check_float, describe, like, own, per_sample_sum
-from .base import GradientAttribution, prepared
+from .base import GradientAttribution, Multiplying, prepared
 from .noise_tunnel import _stdevs
 from .path import RowSum, points
 
@@ -153,22 +153,13 @@ def layer_tensors(
     baselines="distribution",
     reference="Erion et al. 2019, arXiv:1906.10670",
 )
-class GradientShap(GradientAttribution):
+class GradientShap(Multiplying, GradientAttribution):
     """Expected gradients over random baselines and random points of the path.
 
     Args:
         forward_func: model or callable.
         multiply_by_inputs: multiply by (input - baseline), the default.
     """
-
-    def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True):
-        super().__init__(forward_func)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As given to the constructor."""
-        return self._multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:
         """True."""

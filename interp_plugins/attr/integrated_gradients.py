@@ -8,7 +8,7 @@ Completeness: the attributions sum to F(x) - F(x'). `tol` replaces the fixed num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +19,7 @@ from ..core.registry import register
 from ..core.spec import InputSpec
 from ..core.tensors import check_float, like
 from .adaptive import adaptive_path_gradients, check_tolerance
-from .base import GradientAttribution, convergence_delta, prepared
+from .base import GradientAttribution, Multiplying, convergence_delta, prepared
 from .path import path_gradients
 from .quadrature import check_steps, quadrature
 
@@ -35,7 +35,7 @@ def path_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, A
     reference="Sundararajan et al. 2017, arXiv:1703.01365",
     defaults=path_defaults,
 )
-class IntegratedGradients(GradientAttribution):
+class IntegratedGradients(Multiplying, GradientAttribution):
     """Path integral of the gradient from a baseline to the input.
 
     Args:
@@ -43,15 +43,6 @@ class IntegratedGradients(GradientAttribution):
         multiply_by_inputs: multiply by (input - baseline), "global" attribution (default); False gives the mean
             gradient along the path.
     """
-
-    def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True):
-        super().__init__(forward_func)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As given to the constructor."""
-        return self._multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:
         """True."""

@@ -23,7 +23,7 @@ from ..core.registry import register
 from ..core.site import AtLayer, layer_name
 from ..core.tensors import as_tuple, check_float, check_inputs, own_tree, take_rows
 from .ablation import FeatureAblation
-from .base import GradientAttribution, LayerAttribution, PerturbationAttribution, prepared
+from .base import GradientAttribution, InternalMultiplying, LayerAttribution, PerturbationAttribution, prepared
 from .gradient_shap import baseline_pool, expected_gradients
 from .integrated_gradients import IntegratedGradients, path_defaults
 
@@ -101,7 +101,7 @@ def start_at_layer(
 
 
 @register("layer_integrated_gradients", aliases=("layer_ig", "lig"), site="layer", defaults=path_defaults)
-class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
+class LayerIntegratedGradients(InternalMultiplying, LayerAttribution, GradientAttribution):
     """Integrated gradients from the baseline's activation to the input's activation at a layer.
 
     Args:
@@ -110,21 +110,6 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         device_ids: not needed.
         multiply_by_inputs: multiply by the difference of the activations, the default.
     """
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Any,
-        device_ids: list[int] | None = None,
-        multiply_by_inputs: bool = True,
-    ):
-        super().__init__(forward_func, layer, device_ids)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As given to the constructor."""
-        return self._multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:
         """True."""
@@ -269,7 +254,7 @@ class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
 
 
 @register("layer_gradient_shap", site="layer", baselines="distribution")
-class LayerGradientShap(LayerAttribution, GradientAttribution):
+class LayerGradientShap(InternalMultiplying, LayerAttribution, GradientAttribution):
     """Expected gradients read at a layer; the random path is in input space.
 
     Args:
@@ -278,21 +263,6 @@ class LayerGradientShap(LayerAttribution, GradientAttribution):
         device_ids: not needed.
         multiply_by_inputs: multiply by the difference of the activations, the default.
     """
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Any,
-        device_ids: list[int] | None = None,
-        multiply_by_inputs: bool = True,
-    ):
-        super().__init__(forward_func, layer, device_ids)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As given to the constructor."""
-        return self._multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:
         """True."""

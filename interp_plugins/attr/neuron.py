@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from ..core.registry import register
 from .ablation import FeatureAblation
-from .base import GradientAttribution, NeuronAttribution, PerturbationAttribution
+from .base import GradientAttribution, InternalMultiplying, NeuronAttribution, PerturbationAttribution
 from .gradient import Saliency
 from .gradient_shap import GradientShap
 from .integrated_gradients import IntegratedGradients
@@ -40,27 +39,8 @@ class NeuronGradient(NeuronAttribution, GradientAttribution):
         return Saliency(func).attribute(inputs, abs=False, additional_forward_args=additional_forward_args)
 
 
-class _Multiplying(NeuronAttribution):
-    """Constructor of the neuron methods that may multiply by (input - baseline)."""
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Any,
-        device_ids: list[int] | None = None,
-        multiply_by_inputs: bool = True,
-    ):
-        super().__init__(forward_func, layer, device_ids)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As given to the constructor."""
-        return self._multiply_by_inputs
-
-
 @register("neuron_integrated_gradients", aliases=("neuron_ig",), site="neuron")
-class NeuronIntegratedGradients(_Multiplying, GradientAttribution):
+class NeuronIntegratedGradients(InternalMultiplying, NeuronAttribution, GradientAttribution):
     """Integrated gradients of a neuron."""
 
     def attribute(
@@ -94,7 +74,7 @@ class NeuronIntegratedGradients(_Multiplying, GradientAttribution):
 
 
 @register("neuron_gradient_shap", site="neuron", baselines="distribution")
-class NeuronGradientShap(_Multiplying, GradientAttribution):
+class NeuronGradientShap(InternalMultiplying, NeuronAttribution, GradientAttribution):
     """Expected gradients of a neuron."""
 
     def attribute(

@@ -162,8 +162,15 @@ def _bind_name(
     title = info.title
     if "attribution_method" in construct:
         inner_info = info_of(type(method.attribution_method))
-        title = f"{info.title} ({inner_info.title if inner_info else type(method.attribution_method).__name__})"
+        title = f"{info.title} ({_short_title(inner_info, method.attribution_method)})"
     return Bound(info.name, title, method, params, takes, info), used
+
+
+def _short_title(info: MethodInfo | None, method: Any) -> str:
+    """An abbreviation where the field has one (IG), else the title."""
+    if info is None:
+        return type(method).__name__
+    return next((a.upper() for a in info.aliases if len(a) <= 3), info.title)
 
 
 def _layer_variant(name: str) -> str:
