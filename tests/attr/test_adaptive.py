@@ -85,6 +85,7 @@ def test_table_of_tolerances() -> None:
             used = torch.tensor(report["n_gradients"])
             within = float((error <= 1.5 * tol).double().mean())
             most = f"{float(error.max()) / tol:>13.2f}{int(used.median()):>20}{int(used.max()):>6}"
+            assert within >= 0.9
             print(f"{name:<14}{tol:>6}{within:>16.0%}{most}")
 
 
