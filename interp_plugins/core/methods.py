@@ -133,7 +133,7 @@ def _bind_name(
     shared: Mapping[str, Any],
     default_layer: Callable[[], Any],
 ) -> tuple[Bound, set[str]]:
-    info = method_info(_layer_variant(canonical_name(name)) if layer is not None else name)
+    info = method_info(layer_variant(canonical_name(name)) if layer is not None else name)
     defaults = info.defaults(inputs, spec) if callable(info.defaults) else info.defaults
     construct = _names(info.cls)
     given = {**shared, **own}
@@ -173,7 +173,7 @@ def _short_title(info: MethodInfo | None, method: Any) -> str:
     return next((a.upper() for a in info.aliases if len(a) <= 3), info.title)
 
 
-def _layer_variant(name: str) -> str:
+def layer_variant(name: str) -> str:
     """The method to use when a layer is asked for: the name itself, or its layer variant."""
     if method_info(name).site == "layer" or name == "noise_tunnel" or method_info(name).site == "neuron":
         return name

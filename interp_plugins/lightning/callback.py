@@ -2,8 +2,9 @@
 
 A fixed set of samples is copied from the first validation batches. In every n-th validation epoch their maps are
 computed in `on_validation_batch_end`, where the weights are those that are validated (an averaging callback swaps them
-back before the epoch ends), and drawn in `on_validation_epoch_end`, where loggers accept them. Everything happens on
-the first process and on the bare module, and nothing of the training changes: not a weight, a mode or a random number.
+back before the epoch ends), and drawn and measured in `on_validation_epoch_end`, where loggers accept them. Everything
+happens on the first process and on the bare module, and nothing of the training changes: not a weight, a mode or a
+random number.
 """
 
 import contextlib
@@ -14,17 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.batching import check_chunk
-from ..core.errors import InputError, InputTypeError, InterpWarning, unknown
+from ..core.errors import InputError, InputTypeError, InterpWarning
 from ..core.explain import DEFAULT_METHODS
 from ..core.explanation import Explanations
 from ..core.guard import preserved_rng
-from ..core.registry import canonical_name
 from ..core.spec import InputSpec
-from ..core.tensors import describe, own_tree
-from . import run
+from ..core.tensors import own_tree
+from . import run, series
+from .arguments import check_choice, check_count, check_layer_methods, check_names
 from .batch import read_batch
 from .namespace import Callback
-from .pictures import Pictures, directory_of
+from .places import Places, directory_of, logged_step
 from .subject import Subject, built_late, check_strategy, find_subject
 from .watch import Watch, is_last_batch
 
@@ -37,10 +38,17 @@ _STAGES_OF = {"fit": ("validate", "train"), "validate": ("validate",), "test": (
 
 
 class AttributionCallback(Callback):
-    """Explains the same samples again and again while the model trains, and logs the pictures.
+    """Explains the same samples again and again while the model trains, and logs pictures and numbers.
 
     Works in `fit` (in the validation epochs), `trainer.validate` and `trainer.test`; it neither iterates a dataloader
     nor changes a batch. Under DDP the samples are those of the first process, which the others wait for.
+
+    The picture is called `tag/stage` and stands at the Trainer's `global_step`, as a checkpoint does. For each method
+    these numbers, `tag/stage/method/...`, are logged at the step of the Trainer's own metrics: `cosine_to_previous` and
+    `rank_correlation_to_previous` (mean similarity of the samples' maps to those of the run before: the reasons have
+    settled where both stay near 1), `target_changed` (share of samples whose explained class is another one than
+    before), `sparseness` (mean Gini index of the absolute map) and `completeness_error` (median of |convergence delta|
+    relative to the change of the score). Several targets of one method are numbered: `method.0`, `method.1`.
 
     Args:
         methods: name, list of names, or dict name -> parameters; see `interp_plugins.list_methods()`.
@@ -60,7 +68,7 @@ class AttributionCallback(Callback):
             explained at the end of the training epoch).
         fixed_samples: keep the samples of the first epoch; False takes the first of every epoch.
         loggers: "auto" = the Trainer's loggers, and PNG files if none takes pictures (or `dirpath` is given); "files";
-            "both"; "none" = only `last`.
+            "both"; "none" = only `last` and `history`. Numbers go to loggers alone.
         dirpath: directory for PNG files; None: `attributions` in the logger's directory.
         class_names: names of the classes, in the order of the output.
         mean: per-channel mean that was subtracted from the inputs, in raw units.
@@ -75,6 +83,8 @@ class AttributionCallback(Callback):
     Attributes:
         last: the latest explanations, on the CPU; empty before the first. They stay after the run.
         n_runs: how often samples were explained; continued by a resumed run.
+        history: the numbers of all runs of this process, a dict per run and series, with epoch, step, seconds and
+            passes; `pandas.DataFrame(callback.history)` is the table.
 
     Raises:
         InterpError: one of its kinds, at construction or in `setup`, for arguments that cannot work.
@@ -108,17 +118,17 @@ class AttributionCallback(Callback):
         method_kwargs: dict[str, Any] | None = None,
     ):
         super().__init__()
-        _check_names(methods)
-        _check_count("n_samples", n_samples, 1)
-        _check_count("every_n_epochs", every_n_epochs, 1)
-        _check_count("dataloader_idx", dataloader_idx, 0)
+        check_names(methods)
+        check_count("n_samples", n_samples, 1)
+        check_count("every_n_epochs", every_n_epochs, 1)
+        check_count("dataloader_idx", dataloader_idx, 0)
         stages = (stages,) if isinstance(stages, str) else tuple(stages)  # type: ignore[assignment]
         if not stages:
             raise InputError(f"stages is empty; name at least one of {', '.join(_STAGES)}.")
         for stage in stages:
-            _check_choice("stage", stage, _STAGES)
-        _check_choice("loggers", loggers, _LOGGERS)
-        _check_choice("on_error", on_error, ("warn", "raise"))
+            check_choice("stage", stage, _STAGES)
+        check_choice("loggers", loggers, _LOGGERS)
+        check_choice("on_error", on_error, ("warn", "raise"))
         if not isinstance(tag, str) or not tag:
             raise InputError(f"tag must be a name, got {tag!r}.")
         InputSpec(mean=tuple(mean) if mean else None, std=tuple(std) if std else None)  # both or neither, and positive
@@ -139,7 +149,8 @@ class AttributionCallback(Callback):
         self.n_runs = 0
         self.last = Explanations()
         self._watches: dict[str, Watch] = {}
-        self._pictures: Pictures | None = None
+        self.history: list[dict[str, Any]] = []
+        self._places: Places | None = None
 
     # -- state -----------------------------------------------------------------------------------------------
 
@@ -187,10 +198,12 @@ class AttributionCallback(Callback):
         check_strategy(trainer)
         if not built_late(pl_module):
             self._subject(pl_module)
+        if self.layer is not None:
+            check_layer_methods(self.methods, self.method_kwargs)
         for one in wanted:
             self._watches[one] = Watch(self.n_samples, self.every_n_epochs, self.fixed_samples)
         directory = directory_of(trainer, self.dirpath) if self.loggers != "none" else None
-        self._pictures = Pictures.places(directory, self.loggers, self.dirpath) if directory is not None else None
+        self._places = Places.of(directory, self.loggers, self.dirpath) if directory is not None else None
 
     def on_fit_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Check the names again: by now all modules are built."""
@@ -336,12 +349,18 @@ class AttributionCallback(Callback):
                         "nothing to explain. Choose a dataloader that exists and is not empty."
                     )
                 self._explain(watch, trainer, pl_module)
-            self._publish(watch.found or self.last, trainer, stage)
+            exps, before = watch.found or self.last, watch.before
+            watch.before = exps
+            self._publish(exps, before, trainer, stage)
 
-    def _publish(self, exps: Explanations, trainer: "Trainer", stage: str) -> None:
-        """Everything that leaves this callback: pictures today, numbers (`self.log`) beside them one day."""
-        if self._pictures is not None:
-            self._pictures.show(exps, trainer, self.tag, stage, self.n_runs)
+    def _publish(self, exps: Explanations, before: Explanations | None, trainer: "Trainer", stage: str) -> None:
+        """Everything that leaves this callback; what else is to leave it (a page, say) goes here too."""
+        facts = {"run": self.n_runs, "stage": stage, "epoch": trainer.current_epoch, "step": logged_step(trainer)}
+        found = series.rows(exps, before, **facts)
+        self.history += found
+        if self._places is not None:
+            self._places.numbers(found, trainer, self.tag, stage)
+            self._places.pictures(exps, trainer, self.tag, stage, self.n_runs)
 
     @contextlib.contextmanager
     def _errors(self, watch: Watch) -> Iterator[None]:
@@ -359,24 +378,3 @@ class AttributionCallback(Callback):
                 InterpWarning,
                 stacklevel=4,
             )
-
-
-def _check_names(methods: Any) -> None:
-    """Unknown methods are said at once, not after the first epoch."""
-    if isinstance(methods, str) or hasattr(methods, "attribute"):
-        methods = (methods,)
-    if not isinstance(methods, (Sequence, dict)) or not methods:
-        raise InputTypeError(f"methods must be a name, a list of names or a dict, got {describe(methods)}.")
-    for method in methods:
-        if isinstance(method, str):
-            canonical_name(method)
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} must be an int of at least {least}, got {value!r}.")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise unknown(name, value, choices)

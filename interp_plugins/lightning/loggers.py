@@ -1,4 +1,4 @@
-"""Figures into experiment loggers, by what a logger can do: there are two Lightning packages and many loggers."""
+"""Figures and numbers into loggers, by what a logger can do: there are two Lightning packages and many loggers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def log_figure(logger: Any, name: str, figure: Figure, step: int, file_name: str
         step: the Trainer's global step.
         file_name: a name of its own for this step, for loggers that keep files.
     """
-    if type(logger).__name__ == "DummyLogger":  # answers to every name and does nothing
+    if _is_dummy(logger):
         return False
     log_image = getattr(logger, "log_image", None)
     if callable(log_image) and _takes(log_image, "images"):
@@ -42,6 +42,28 @@ def log_figure(logger: Any, name: str, figure: Figure, step: int, file_name: str
         log(figure_name=name, figure=figure, step=step)
         return True
     return False
+
+
+def log_numbers(logger: Any, numbers: dict[str, float], step: int) -> bool:
+    """Hand numbers to a logger, as the Trainer does; returns whether there is one.
+
+    `LightningModule.log` is no way for one process alone: it may wait for the others.
+
+    Args:
+        logger: a Lightning logger; each takes numbers.
+        numbers: name -> value.
+        step: the step of the Trainer's own metrics.
+    """
+    if _is_dummy(logger):
+        return False
+    logger.log_metrics(metrics=dict(numbers), step=step)
+    logger.save()
+    return True
+
+
+def _is_dummy(logger: Any) -> bool:
+    """Whether this is the logger of `fast_dev_run`, which answers to every name and does nothing."""
+    return type(logger).__name__ == "DummyLogger"
 
 
 def _takes(function: Any, name: str) -> bool:

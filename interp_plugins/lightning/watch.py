@@ -23,6 +23,7 @@ class Watch:
         self.epochs = 0
         self.due = False
         self.found: Explanations | None = None
+        self.before: Explanations | None = None  # the run before, to compare with
 
     def begin(self) -> None:
         """A new epoch."""

@@ -75,7 +75,7 @@ def test_layers_that_are_built_in_setup_are_found(net_class, make_net, make_load
     make_trainer(callback).validate(make_net(Late), make_loader(4), verbose=False)
     assert callback.last[0].layer == "head.1"
     with pytest.raises(LayerError, match=r"Did you mean 'head\.1'"):
-        make_trainer(make_callback(layer="head.9")).fit(make_net(Late), make_loader(4), make_loader(4))
+        make_trainer(make_callback("gradcam", layer="head.9")).fit(make_net(Late), make_loader(4), make_loader(4))
 
 
 def test_methods_and_their_parameters(make_net, make_loader, make_trainer, make_callback) -> None:

@@ -1,14 +1,15 @@
-"""Where the pictures of a run go: to the Trainer's loggers, to PNG files, to both, or nowhere."""
+"""Where what was found goes: to the Trainer's loggers, to files, to both, or nowhere."""
 
 from __future__ import annotations
 
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.explanation import Explanations
-from .loggers import log_figure
+from .loggers import log_figure, log_numbers
+from .series import metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,14 +37,24 @@ def directory_of(trainer: Trainer, dirpath: str | None) -> str | None:
     return where if "://" in where else os.path.abspath(where)
 
 
+def logged_step(trainer: Trainer) -> int:
+    """The step under which the Trainer logs its own metrics of this epoch, so that all curves share an axis.
+
+    Not `global_step`, which counts the steps of every optimizer and is one ahead of the metrics when an epoch ends;
+    pictures carry that one, as checkpoints do.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
+
+
 @dataclass(frozen=True)
-class Pictures:
-    """The places for pictures.
+class Places:
+    """The places for pictures and numbers.
 
     Args:
         directory: for PNG files.
-        to_loggers: whether loggers get them.
-        to_files: True, False, or None: only if no logger takes them.
+        to_loggers: whether loggers get both.
+        to_files: whether pictures become files: True, False, or None: only if no logger takes them.
     """
 
     directory: str
@@ -51,14 +62,28 @@ class Pictures:
     to_files: bool | None
 
     @classmethod
-    def places(cls, directory: str, loggers: str, dirpath: str | None) -> Pictures | None:
+    def of(cls, directory: str, loggers: str, dirpath: str | None) -> Places | None:
         """From the callback's arguments; None for "none"."""
         if loggers == "none":
             return None
         always = loggers in ("files", "both") or dirpath is not None
         return cls(directory, loggers != "files", True if always else None)
 
-    def show(self, exps: Explanations, trainer: Trainer, tag: str, stage: str, run: int) -> None:
+    def numbers(self, rows: list[dict[str, Any]], trainer: Trainer, tag: str, stage: str) -> None:
+        """Bring one run's numbers to the loggers.
+
+        Args:
+            rows: what `series.rows` gave.
+            trainer: whose loggers, epoch and step count.
+            tag: the callback's tag.
+            stage: "validate", "test" or "train".
+        """
+        values = metrics(rows, f"{tag}/{stage}")
+        if self.to_loggers and values:
+            for logger in trainer.loggers:
+                log_numbers(logger, {**values, "epoch": trainer.current_epoch}, logged_step(trainer))
+
+    def pictures(self, exps: Explanations, trainer: Trainer, tag: str, stage: str, run: int) -> None:
         """Draw all explanations of one run as one picture and bring it to its places.
 
         Args:
