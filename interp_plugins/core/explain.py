@@ -47,7 +47,8 @@ def explain(
     output: Any = None,
     feature_mask: Any = None,
     input_spec: InputSpec | None = None,
-    activation: Callable[[Tensor], Tensor] | None = None,
+    activation: Callable[[Tensor], Tensor | None] | None = None,
+    threshold: float | None = None,
     body: nn.Module | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -61,9 +62,11 @@ def explain(
         inputs: tensor or tuple of tensors, batch first, on the model's device, in the model's own (normalised) units.
         methods: a name or alias (case-insensitive, see `list_methods()`), a method object (ours, or anything with
             Captum's `attribute(inputs, target=..., ...)`), a sequence of these, or a mapping name -> parameters.
-        target: None = the predicted class; int = index of the output; str, bool or ("label", entry) = entry of
-            `input_spec.vocab`; tuple = index of the output's dimensions after the batch; tensor of N = one index per
-            sample; a function output -> (N,); a `core.target.Target`; a list of these = several explanations.
+        target: None = the predicted class (with `threshold` all predicted labels; up to four outputs of a
+            regression); int = index of the output; str, bool or ("label", entry) = entry of `input_spec.vocab`;
+            tuple = index of the output's dimensions after the batch; tensor of N = one index per sample;
+            `Contrast(this, that)` = why the one rather than the other; a `core.region.ClassRegion` for a
+            segmentation; a function output -> (N,); a `core.target.Target`; a list = several explanations.
         baselines: None (black for path methods on normalised pictures, else zeros in the model's units), "zero",
             "black", "mean", "blur", "uniform", "gaussian", a number, a tensor, a tuple (one per input), or a function
             of the inputs.
@@ -74,7 +77,10 @@ def explain(
         output: which part of a tuple, dict or `ModelOutput` is the output: key, attribute, position, or function.
         feature_mask: groups of elements for perturbation methods, see `FeatureAblation`.
         input_spec: kind of data, normalisation, class and feature names; guessed from the shape if None.
-        activation: output -> probabilities; None: softmax over dimension 1 for outputs (N, C).
+        activation: output -> probabilities, or None if the outputs are no classes; None: softmax over dimension 1
+            for outputs (N, C).
+        threshold: the probability above which a label is predicted, for labels that do not exclude each other
+            (multi-label); None: one class per sample.
         body: the part of the model to search first for the layer that a method needs where `layer` is None.
         batch_size: rows per pass; None = automatic, halved when memory runs out.
         seed: seed of all random draws. The global generators are left as they were.
@@ -100,7 +106,7 @@ def explain(
         spec = as_spec(input_spec, xs[0])
         clean = Forward.of(func, n, additional_forward_args=additional_forward_args)
         bound = bind_methods(methods, func, xs, spec, layer, params, lambda: default_layer(clean, xs, body))
-        prediction = predict(clean, xs, activation)
+        prediction = predict(clean, xs, activation, threshold)
         spec = _fitting(spec, prediction)
         asked = asked_targets(target, prediction, spec, n)
         job = _Job(
@@ -121,7 +127,8 @@ def explain(
 
 def _fitting(spec: InputSpec, prediction: Prediction) -> InputSpec:
     """The spec without class names where there are not as many as the model has classes: wrong names are worse."""
-    classes = prediction.output.shape[1] if prediction.classes is not None else None
+    shape = prediction.output.shape
+    classes = shape[1] if len(shape) in (2, 4) and shape[1] > 1 else None
     if spec.vocab is None or classes is None or classes == len(spec.vocab):
         return spec
     warnings.warn(
@@ -200,7 +207,7 @@ class _Job:
         if baseline_score is None and delta is not None and baselines is not None:
             forward = Forward.of(self.func, self.xs[0].shape[0], asked.target, self.args)
             baseline_score = forward.scores(baselines)
-        labels = prediction.classes
+        labels = prediction.classes if prediction.several is None else None
         return Explanation(
             attributions=_cpu(result),
             inputs=_cpu(like(self.inputs, self.xs)),
@@ -210,7 +217,8 @@ class _Job:
             target=asked.indices,
             target_label=asked.labels,
             prediction=labels,
-            prediction_label=tuple(self.spec.label(c) for c in labels) if labels is not None else None,
+            prediction_label=_predicted(prediction, self.spec),
+            region=_cpu(asked.region) if asked.region is not None else None,
             probability=target_probability(asked, prediction),
             score=_cpu(score) if score.ndim == 1 else None,
             baseline_score=_cpu(baseline_score) if baseline_score is not None else None,
@@ -280,7 +288,7 @@ class _Job:
             module = resolve_layer(self.func, one).module
             side = " (input)" if isinstance(one, Layer) and one.io == "input" else ""
             names.append((layer_name(self.func, module) if isinstance(module, nn.Module) else str(module)) + side)
-        return ", ".join(names)
+        return ", ".join(dict.fromkeys(names))
 
     def _meta(self, report: Mapping[str, Any]) -> dict[str, Any]:
         from .. import __version__
@@ -313,6 +321,13 @@ def _cpu(value: Any) -> Any:
     raise InputError(
         f"The method's attribute() returned a {type(value).__name__}; expected a tensor or tuple of tensors."
     )
+
+
+def _predicted(prediction: Prediction, spec: InputSpec) -> tuple[Any, ...] | None:
+    """What the model predicts per sample: a class name, or several in one text; None where it has no classes."""
+    if prediction.several is not None:
+        return tuple(", ".join(str(spec.label(c)) for c in row) or "no label" for row in prediction.several)
+    return tuple(spec.label(c) for c in prediction.classes) if prediction.classes is not None else None
 
 
 def _readable(value: Any) -> Any:

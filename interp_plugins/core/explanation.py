@@ -46,9 +46,12 @@ class Explanation:
         baselines: the reference inputs, or None for methods without one.
         target: resolved output index per sample (None where the target is a function).
         target_label: class name (or description) of the target per sample.
-        prediction: predicted class index per sample, or None for outputs without a class axis.
-        prediction_label: its class name.
-        probability: the model's probability of the target per sample (N,), or None where it has none.
+        prediction: predicted class index per sample, or None for outputs without a class axis, and for labels that
+            do not exclude each other.
+        prediction_label: its class name; several labels are one text, "cat, dog".
+        probability: the model's probability of the target per sample (N,), or None where it has none; the mean over
+            the region for a segmentation.
+        region: where the target lies in the model's output, bool (N, H, W), for a class of a segmentation; else None.
         score: the explained scalar F(x) per sample (N,).
         baseline_score: F(baseline) per sample (N,), or None.
         convergence_delta: sum(attributions) - (F(x) - F(baseline)) per sample (N,), or None.
@@ -74,6 +77,7 @@ class Explanation:
     prediction: tuple[int, ...] | None = None
     prediction_label: tuple[Any, ...] | None = None
     probability: Tensor | None = None
+    region: Tensor | None = None
     score: Tensor | None = None
     baseline_score: Tensor | None = None
     convergence_delta: Tensor | None = None
@@ -143,6 +147,7 @@ class Explanation:
             "inputs",
             "baselines",
             "probability",
+            "region",
             "score",
             "baseline_score",
             "convergence_delta",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,38 +12,65 @@ import torch
 from torch import Tensor
 
 from .batching import auto_chunk, chunks
-from .errors import TargetError
+from .errors import InterpWarning, TargetError
 from .forward import Forward
+from .region import ClassRegion
 from .spec import InputSpec
-from .target import Index, PerSample, Target, Whole, as_target
+from .target import Contrast, Index, PerSample, Probability, Target, Whole, as_target
+
+_FEW = 4  # outputs of a regression that are all explained where none is named
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A target for the whole batch, with what is known of it per sample."""
+    """A target for the whole batch, with what is known of it per sample.
+
+    Attributes:
+        target: output -> one scalar per sample.
+        indices: the output's index per sample, or None where the target is no single output.
+        labels: the target in words per sample.
+        classes: the class per sample, where it is the region of one.
+        region: that region, bool (N, H, W), or None.
+    """
 
     target: Target
     indices: tuple[Any, ...] | None
     labels: tuple[Any, ...]
+    classes: tuple[int, ...] | None = None
+    region: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's clean output (on its device), and its classes where it has a class axis."""
+    """The model's clean output (on its device), and what it says.
+
+    Attributes:
+        output: as the model returned it.
+        classes: the class with the highest score per sample, where the outputs are classes (N, C > 1).
+        probabilities: of the output's shape, or None.
+        several: for labels that do not exclude each other, those of each sample, the most probable first; else None.
+    """
 
     output: Tensor
     classes: tuple[int, ...] | None
     probabilities: Tensor | None
+    several: tuple[tuple[int, ...], ...] | None = None
 
 
-def predict(forward: Forward, inputs: Sequence[Tensor], activation: Callable[[Tensor], Tensor] | None) -> Prediction:
+def predict(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    activation: Callable[[Tensor], Tensor | None] | None,
+    threshold: float | None = None,
+) -> Prediction:
     """Run the model once on every sample.
 
     Args:
         forward: model and arguments; its target is not used.
         inputs: checked inputs.
-        activation: output -> probabilities. None: softmax over dimension 1 for outputs (N, C > 1), unless the rows
-            already are probabilities.
+        activation: output -> probabilities, or None where the outputs are no classes (a regression). None: softmax
+            over dimension 1 for outputs (N, C > 1), unless the rows already are probabilities.
+        threshold: the probability from which a label is predicted, where labels do not exclude each other.
     """
     n = inputs[0].shape[0]
 
@@ -58,11 +86,20 @@ def predict(forward: Forward, inputs: Sequence[Tensor], activation: Callable[[Te
         output = parts[0] if len(parts) == 1 else torch.cat(parts)
         classes = probabilities = None
         if output.ndim == 2 and output.shape[0] == n and output.shape[1] > 1:
-            classes = tuple(output.argmax(1).tolist())
             probabilities = _softmax(output) if activation is None else activation(output)
+            classes = tuple(output.argmax(1).tolist()) if probabilities is not None else None
         elif activation is not None:
             probabilities = activation(output)
-    return Prediction(output, classes, probabilities)
+    several = None
+    if threshold is not None and classes is not None and probabilities is not None:
+        several = tuple(_above(row, threshold) for row in probabilities)
+    return Prediction(output, classes, probabilities, several)
+
+
+def _above(probabilities: Tensor, threshold: float) -> tuple[int, ...]:
+    """The labels of one sample, the most probable first."""
+    order = probabilities.argsort(descending=True, stable=True).tolist()
+    return tuple(i for i in order if probabilities[i] > threshold)
 
 
 def _softmax(output: Tensor) -> Tensor:
@@ -77,6 +114,7 @@ def asked_targets(target: Any, prediction: Prediction, spec: InputSpec, n: int) 
     Args:
         target: None (the predicted class), int (index), str or bool (label), ("label", entry), tuple (output index),
             tensor or array of n indices (one per sample), `Target`, function output -> (N,), or a list of these.
+            `Contrast` may hold any of them but lists. None gives several where the model predicts several labels.
         prediction: the clean output.
         spec: class names.
         n: batch size.
@@ -85,21 +123,43 @@ def asked_targets(target: Any, prediction: Prediction, spec: InputSpec, n: int) 
         if not target:
             raise TargetError("target is an empty list; give at least one class, or None for the predicted class.")
         return [one for t in target for one in asked_targets(t, prediction, spec, n)]
+    if target is None and prediction.several is not None:
+        return [_per_sample((c,) * n, spec) for c in _union(prediction)]
+    shape = prediction.output.shape
+    if target is None and prediction.classes is None and len(shape) == 2 and 1 < shape[1] <= _FEW:
+        return [_per_sample((i,) * n, spec) for i in range(shape[1])]
     return [_asked(target, prediction, spec, n)]
+
+
+def _union(prediction: Prediction) -> list[int]:
+    """Every label predicted for any sample, the most probable first; a sample without one counts its most probable."""
+    assert prediction.several is not None and prediction.classes is not None and prediction.probabilities is not None
+    found = {i for row, best in zip(prediction.several, prediction.classes) for i in (row or (best,))}
+    highest = prediction.probabilities.amax(0).tolist()
+    return sorted(found, key=lambda i: -highest[i])
 
 
 def _asked(target: Any, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
     shape = tuple(prediction.output.shape)
+    if isinstance(target, Contrast):
+        return _contrast(target, prediction, spec, n)
+    if isinstance(target, Probability):
+        of = _asked(target.of, prediction, spec, n)
+        return Asked(Probability(of.target), None, tuple(f"p({label})" for label in of.labels))
+    if isinstance(target, ClassRegion):
+        region, classes = target.resolve(prediction.output, spec)
+        return Asked(region, None, tuple(spec.label(c) for c in classes), classes, region.mask)
     if target is None:
         if prediction.classes is not None:
             return _per_sample(prediction.classes, spec)
         if prediction.output.numel() == n:
             whole = Whole() if prediction.output.ndim < 2 else Index((0,) * (prediction.output.ndim - 1))
             return Asked(whole, None, ("output",) * n)
+        names = f" ({', '.join(map(str, spec.vocab[:6]))}, ...)" if spec.vocab is not None and len(shape) == 2 else ""
         raise TargetError(
-            f"No default target for an output of shape {shape} ({n} samples). Give target=: an index or a tuple of "
-            "indices per dimension after the batch, a core.target.Region for a segmentation, or a function "
-            "output -> (N,)."
+            f"No default target for an output of shape {shape} ({n} samples){names}. Give target=: an index or a tuple "
+            "of indices per dimension after the batch, core.region.ClassRegion() or core.target.Region for a "
+            "segmentation, or a function output -> (N,)."
         )
     if isinstance(target, tuple) and len(target) == 2 and target[0] == "label":
         target = spec.index_of(target[1])
@@ -113,7 +173,7 @@ def _asked(target: Any, prediction: Prediction, spec: InputSpec, n: int) -> Aske
         raise TargetError(
             f"The target {target!r} leaves values of shape {tuple(scores.shape)} for {n} samples (output of shape "
             f"{shape}); an explanation is of one scalar per sample. Give an index for every dimension after the batch, "
-            "a core.target.Region for a segmentation, or a function output -> (N,)."
+            "core.region.ClassRegion() or core.target.Region for a segmentation, or a function output -> (N,)."
         )
     if isinstance(chosen, Index) and len(chosen.index) == 1 and isinstance(chosen.index[0], int):
         return _per_sample((chosen.index[0] % max(shape[1], 1),) * n, spec)
@@ -123,15 +183,45 @@ def _asked(target: Any, prediction: Prediction, spec: InputSpec, n: int) -> Aske
     return Asked(chosen, None, labels)
 
 
+def _contrast(target: Contrast, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+    this, that = (_asked(t, prediction, spec, n) for t in (target.this, target.that))
+    if this.indices is not None and that.indices is not None:
+        same = [i for i, (a, b) in enumerate(zip(this.indices, that.indices)) if a == b]
+        if len(same) == n:
+            raise TargetError(
+                f"The contrast compares {this.labels[0]!r} with itself, which is zero everywhere. Give two classes; "
+                "None means the predicted one."
+            )
+        if same:
+            warnings.warn(
+                f"In sample {', '.join(map(str, same[:10]))} the contrast compares a class with itself; the map is "
+                "zero.",
+                InterpWarning,
+                stacklevel=4,
+            )
+    labels = tuple(f"{a} rather than {b}" for a, b in zip(this.labels, that.labels))
+    return Asked(Contrast(this.target, that.target), None, labels)
+
+
 def _per_sample(classes: Sequence[int], spec: InputSpec) -> Asked:
     return Asked(PerSample([(c,) for c in classes]), tuple(classes), tuple(spec.label(c) for c in classes))
 
 
 def target_probability(asked: Asked, prediction: Prediction) -> Tensor | None:
-    """The probability of the class asked for, per sample, or None where the target is no class."""
+    """The probability of the class asked for (over a region its mean) per sample, or None where it is no class."""
     p = prediction.probabilities
+    if p is not None and p.shape == prediction.output.shape and asked.region is not None:
+        return _in_region(p, asked)
     if p is None or asked.indices is None or p.ndim != 2 or p.shape[0] != len(asked.indices):
         return None
     if max(asked.indices) >= p.shape[1]:
         return None
     return p[torch.arange(p.shape[0]), torch.tensor(asked.indices)].float().cpu()
+
+
+def _in_region(probabilities: Tensor, asked: Asked) -> Tensor:
+    """Mean probability of each sample's class over its region; 0 for an empty one."""
+    assert asked.classes is not None and asked.region is not None
+    channels = probabilities.shape[1]  # one channel is the second of two classes
+    found = [probabilities[i, min(c, channels - 1)][asked.region[i]] for i, c in enumerate(asked.classes)]
+    return torch.stack([p.float().mean() if p.numel() else p.new_zeros(()).float() for p in found]).cpu()

@@ -23,6 +23,7 @@ _TENSORS = (
     "inputs",
     "baselines",
     "probability",
+    "region",
     "score",
     "baseline_score",
     "convergence_delta",

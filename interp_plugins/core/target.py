@@ -110,9 +110,9 @@ class Function(Target):
 
 @dataclass(frozen=True)
 class Probability(Target):
-    """Softmax probability (class axis 1) of what another target selects."""
+    """Softmax probability (class axis 1) of what another target selects; `of` may be anything a target may be."""
 
-    of: Target
+    of: Any
 
     def at(self, rows: Tensor | None) -> Target:
         return Probability(self.of.at(rows))
@@ -126,10 +126,14 @@ class Probability(Target):
 
 @dataclass(frozen=True)
 class Contrast(Target):
-    """Score of one target minus the score of another: why this and not that?"""
+    """Score of one target minus the score of another: why this and not that?
 
-    this: Target
-    that: Target
+    Each may be anything that a target may be; in `explain` also a class name, or None for the predicted class:
+    `Contrast("cat", "dog")`, `Contrast(None, "dog")`.
+    """
+
+    this: Any
+    that: Any
 
     def at(self, rows: Tensor | None) -> Target:
         return Contrast(self.this.at(rows), self.that.at(rows))
@@ -138,29 +142,34 @@ class Contrast(Target):
         return self.this(output) - self.that(output)
 
     def describe(self, i: int) -> str | None:
-        return f"{self.this.describe(i)} - {self.that.describe(i)}"
+        return f"{self.this.describe(i)} rather than {self.that.describe(i)}"
 
 
 class Region(Target):
     """Sum of one class's scores over a fixed region of a segmentation output (N, C, H, W).
 
     Args:
-        index: class index.
+        index: class index, or one per sample.
         mask: bool (N, H, W) or (H, W). Freeze it at the original input: a region recomputed inside the forward
             moves with every step, and completeness is lost.
     """
 
-    def __init__(self, index: int, mask: Tensor):
-        self.index, self.mask = index, mask.detach().bool()
+    def __init__(self, index: int | Sequence[int], mask: Tensor):
+        self.index = int(index) if _is_int(index) else tuple(int(i) for i in index)  # type: ignore[arg-type,union-attr]
+        self.mask = mask.detach().bool()
 
     def at(self, rows: Tensor | None) -> Target:
-        if rows is None or self.mask.ndim == 2 or self.mask.shape[0] == 1:
+        if rows is None:
             return self
-        return Region(self.index, self.mask.index_select(0, rows.to(self.mask.device)))
+        single = self.mask.ndim == 2 or self.mask.shape[0] == 1
+        if single and isinstance(self.index, int):
+            return self
+        index = self.index if isinstance(self.index, int) else [self.index[r] for r in rows.tolist()]
+        return Region(index, self.mask if single else self.mask.index_select(0, rows.to(self.mask.device)))
 
     def __call__(self, output: Tensor) -> Tensor:
-        _check_index(output, (self.index,))
-        scores = output[:, self.index]
+        chosen = Index((self.index,)) if isinstance(self.index, int) else PerSample([(i,) for i in self.index])
+        scores = chosen(output)
         if self.mask.shape[-2:] != scores.shape[-2:] or scores.ndim != 3:
             raise TargetError(
                 f"Region mask of shape {tuple(self.mask.shape)} does not fit the class scores of shape "
@@ -169,7 +178,7 @@ class Region(Target):
         return (scores * self.mask.to(scores)).flatten(1).sum(1)
 
     def describe(self, i: int) -> str | None:
-        return f"region of class {self.index}"
+        return f"region of class {self.index if isinstance(self.index, int) else self.index[i]}"
 
 
 def _is_int(v: Any) -> bool:
@@ -197,6 +206,10 @@ def as_target(target: Any, n: int) -> Target:
     """
     if target is None:
         return Whole()
+    if isinstance(target, Contrast):
+        return Contrast(as_target(target.this, n), as_target(target.that, n))
+    if isinstance(target, Probability):
+        return Probability(as_target(target.of, n))
     if isinstance(target, Target):
         return target
     if _is_int(target):

@@ -194,7 +194,7 @@ def test_list_gives_several_explanations(net: Net, x: Tensor) -> None:
     ("target", "expected", "text"),
     [
         (lambda out: out[:, 0] ** 2, lambda out: out[:, 0] ** 2, "<lambda>"),
-        (Contrast(Index((1,)), Index((0,))), lambda out: out[:, 1] - out[:, 0], "1 - 0"),
+        (Contrast(Index((1,)), Index((0,))), lambda out: out[:, 1] - out[:, 0], "1 rather than 0"),
         (Probability(Index((1,))), lambda out: out.softmax(1)[:, 1], "p(1)"),
     ],
     ids=["function", "contrast", "probability"],

@@ -92,7 +92,7 @@ def test_region_sums_the_scores_of_a_class_under_the_mask() -> None:
     [
         (Index((1,)), "class 1"),
         (PerSample([(4,), (5,)]), "4"),
-        (Contrast(Index((2,)), Index((0,))), "2 - 0"),
+        (Contrast(Index((2,)), Index((0,))), "2 rather than 0"),
         (Probability(Index((2,))), "p(2)"),
         (Region(3, torch.ones(2, 2)), "region of class 3"),
         (Function(lambda out: out), "<lambda>"),
