@@ -1,9 +1,11 @@
-"""The fastai adapter: importing it gives every `Learner` the method `explain`.
+"""The fastai adapter: importing it gives every `Learner` the methods `explain` and `show_explanations`.
 
     from fastai.vision.all import *
     from interp_plugins.fastai import *
 
     learn.explain("cat.jpg")
+    learn.show_explanations()
+    learn.fit_one_cycle(5, cbs=AttributionCallback())
 
 It holds no attribution code. fastai's own validation transforms turn an item into tensors, the Learner's transforms and
 vocabulary say what the tensors mean, and `interp_plugins.explain` does the rest on the bare model.
@@ -11,6 +13,10 @@ vocabulary say what the tensors mean, and `interp_plugins.explain` does the rest
 
 from interp_plugins.core.explanation import Explanation, Explanations
 
+from . import interpretation as _interpretation  # noqa: F401 - adds methods to Learner and Interpretation
 from . import learner as _learner  # noqa: F401 - adds the methods to Learner
+from .callback import AttributionCallback
+from .captum import CaptumInterpretation
+from .show import show_explanations
 
-__all__ = ["Explanation", "Explanations"]
+__all__ = ["AttributionCallback", "CaptumInterpretation", "Explanation", "Explanations", "show_explanations"]

@@ -1,0 +1,141 @@
+"""Maps of many samples: `learn.show_explanations`, `interp.plot_top_losses_explained`, the importance of columns."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from fastai.data.load import DataLoader
+from fastai.interpret import Interpretation
+from fastai.learner import Learner
+from fastai.torch_core import find_bs
+from fastcore.basics import patch
+from fastcore.meta import delegates
+
+from interp_plugins.core.errors import InputError, InterpWarning
+from interp_plugins.core.guard import preserved_rng
+
+from . import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
+from .batch import Batch, from_dl
+from .facts import valid
+from .items import indices
+from .show import show_explanations as _show
+
+_OURS = ["item", "xb", "dl", "ds_idx", "idxs", "methods", "self", "params"]  # what is not passed on as it came
+
+
+@patch
+@delegates(Learner.explain, keep=True, but=_OURS)
+def show_explanations(
+    self: Learner,
+    ds_idx: int = 1,  # split of the data: 0 training, 1 validation; always read with validation transforms
+    dl: Any = None,  # or a loader
+    max_n: int = 9,  # samples shown at most
+    methods: Any = "integrated_gradients",  # one method: a panel per sample; several: a row per sample
+    shuffle: bool = False,  # whether the samples are drawn at random, anew each time
+    *,
+    idxs: Any = None,  # or which rows
+    ctxs: Any = None,  # axes to draw in
+    kind: str = "overlay",  # "overlay", "side", "heatmap", "masked", ...
+    nrows: int | None = None,
+    ncols: int | None = None,
+    figsize: tuple[float, float] | None = None,  # inches
+    normalize: str | float = "percentile",  # what full colour means: "percentile", "max", "none" or a number
+    percentile: float = 99.0,
+    **kwargs: Any,
+) -> Any:
+    """Show maps of rows of the data with prediction, truth and probability, as `show_results` shows predictions.
+
+    The random generators stay where they are, so that shuffled rows are other ones each time, whatever the seed; name
+    the rows (`idxs=`) to see the same again. Recorder, model and data stay as they were.
+
+    Returns:
+        The axes; their `figure` can be saved.
+    """
+    if dl is None:
+        loaders = getattr(self.dls, "loaders", [])
+        if not 0 <= ds_idx < len(loaders):
+            self.explain(ds_idx=ds_idx)  # says so
+        dl = loaders[ds_idx]
+    elif not isinstance(dl, DataLoader):
+        dl = list(dl)
+    rows = indices(idxs, length(dl))
+    rows = random.SystemRandom().sample(rows, min(max_n, len(rows))) if shuffle else rows[:max_n]
+    drawing = {"ctxs": ctxs, "kind": kind, "nrows": nrows, "ncols": ncols, "figsize": figsize}
+    drawing |= {"normalize": normalize, "percentile": percentile}
+    return explain_and_show(self, dl, rows, methods, drawing, kwargs)
+
+
+@patch
+@delegates(Learner.explain, keep=True, but=_OURS)
+def plot_top_losses_explained(
+    self: Interpretation,
+    k: Any = 9,  # number of losses, or which places of the ranking (a range or list: [0, 5, 10])
+    largest: bool = True,  # the largest losses, or the smallest
+    methods: Any = "integrated_gradients",  # one method: a panel per sample; several: a row per sample
+    *,
+    ctxs: Any = None,  # axes to draw in
+    kind: str = "overlay",  # "overlay", "side", "heatmap", "masked", ...
+    nrows: int | None = None,
+    ncols: int | None = None,
+    figsize: tuple[float, float] | None = None,  # inches
+    normalize: str | float = "percentile",  # what full colour means: "percentile", "max", "none" or a number
+    percentile: float = 99.0,
+    **kwargs: Any,
+) -> Any:
+    """Show the maps of the samples with the largest (or smallest) losses: what did the model look at when it erred?
+
+    The predicted class is explained; `target="label"` explains the true one, `target=[None, "label"]` both side by
+    side. Losses are those that `from_learner` measured (over the training split with augmentation); maps are of the
+    pictures without it.
+
+    Returns:
+        The axes; their `figure` can be saved.
+    """
+    places = k if isinstance(k, (list, tuple, range)) else None
+    losses, idx = self.top_losses(None if places is not None else min(int(k), len(self.losses)), largest)
+    if places is not None:
+        chosen = indices(list(places), len(idx))
+        losses, idx = losses[chosen], idx[chosen]
+    drawing = {"ctxs": ctxs, "kind": kind, "nrows": nrows, "ncols": ncols, "figsize": figsize}
+    drawing |= {"normalize": normalize, "percentile": percentile}
+    drawing["notes"] = [f"loss {loss:.3g}" for loss in losses.tolist()]
+    return explain_and_show(self.learn, self.dl, idx.tolist(), methods, drawing, kwargs)
+
+
+def explain_and_show(
+    learn: Learner, dl: Any, rows: list[int], methods: Any, drawing: dict[str, Any], kwargs: dict[str, Any]
+) -> Any:
+    """Explain rows of a loader and show them by the types of their inputs and targets."""
+    if not rows:
+        raise InputError("There is nothing to show: no rows were chosen. Give max_n (or k) of at least 1.")
+    with preserved_rng():
+        exps = learn.explain(dl=dl, idxs=rows, methods=methods, **kwargs)
+        x, y, samples = decoded(learn.dls, dl, rows)
+        return _show(x, y, samples, exps, max_n=len(rows), **drawing)
+
+
+def decoded(dls: Any, dl: Any, rows: Sequence[int]) -> tuple[Any, Any, Any]:
+    """Inputs and first target in fastai's types, and the decoded items; None for what the data do not tell."""
+    loader = dl if isinstance(dl, DataLoader) else valid(dls)
+    try:
+        batch: Batch = from_dl(dls, dl, rows)
+        x, y, samples = loader._pre_show_batch((*batch.inputs, *batch.labels), max_n=len(batch))
+    except Exception as error:  # a user's own transforms may raise anything, and the maps need no decoding
+        if hasattr(loader, "_pre_show_batch"):
+            warnings.warn(
+                f"The truth is not shown, because fastai cannot decode the batch: {type(error).__name__}: {error}",
+                InterpWarning,
+                stacklevel=4,
+            )
+        return None, None, None
+    return x, (None if samples is None or not batch.labels else y), samples
+
+
+def length(dl: Any) -> int:
+    """The number of rows of a loader or of a list of batches."""
+    if not isinstance(dl, DataLoader):
+        return sum(find_bs(b) for b in dl)
+    return len(dl.dataset) if hasattr(dl.dataset, "__len__") else dl.n or 0
