@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export UV_NO_PROGRESS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format bench lock wheel clean
+.PHONY: help venv demo test browser lint format bench lock wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -28,8 +28,15 @@ demo: $(STAMP)  ## explain real pictures with real networks, results in demo_out
 
 # Threads that wait sleep instead of spinning: beside other work, spinning ones slow small nets down fivefold.
 test: export OMP_WAIT_POLICY ?= passive
-test: lint  ## lint, type-check and run every test
+test: lint browser  ## lint, type-check and run every test
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+# The viewer's tests drive Debian's Chromium; where it is missing and can be installed, it is.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	  echo "No Chromium here and no right to install it: the viewer's browser tests will fail."
 
 lint: $(STAMP)  ## check style and types, change nothing
 	$(BIN)/ruff check $(SOURCES)

@@ -1,0 +1,17 @@
+"""The interactive viewer: one ES module, shown by a file, a notebook widget or a local server.
+
+    exps.to_html(...)                                   # a still page (interp_plugins.viz)
+    write_report(exps, "report.html")                   # the viewer in one file, no network
+    widget(Session(model, x)), serve(lambda: Session(model, x))      # with the model behind it
+
+Python keeps the state (`session.Session`); pictures travel as numbers, and colours are made in the page.
+"""
+
+from __future__ import annotations
+
+from .report import report_html, write_report
+from .server import Server, serve
+from .session import Session
+from .widget import widget
+
+__all__ = ["Server", "Session", "report_html", "serve", "widget", "write_report"]
