@@ -33,7 +33,7 @@ test: lint browser  ## lint, type-check and run every test
 
 # The viewer's tests drive Debian's Chromium; where it is missing and can be installed, it is.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
 	  command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
 	  echo "No Chromium here and no right to install it: the viewer's browser tests will fail."
