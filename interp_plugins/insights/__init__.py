@@ -9,9 +9,32 @@ Python keeps the state (`session.Session`); pictures travel as numbers, and colo
 
 from __future__ import annotations
 
+from .captum import (
+    AttributionVisualizer,
+    Batch,
+    EmptyFeature,
+    Feature,
+    GeneralFeature,
+    ImageFeature,
+    TextFeature,
+)
 from .report import report_html, write_report
 from .server import Server, serve
 from .session import Session
 from .widget import widget
 
-__all__ = ["Server", "Session", "report_html", "serve", "widget", "write_report"]
+__all__ = [
+    "AttributionVisualizer",
+    "Batch",
+    "EmptyFeature",
+    "Feature",
+    "GeneralFeature",
+    "ImageFeature",
+    "Server",
+    "Session",
+    "TextFeature",
+    "report_html",
+    "serve",
+    "widget",
+    "write_report",
+]

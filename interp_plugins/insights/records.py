@@ -8,6 +8,7 @@ off by at most 0.8 % of the limit. Colour map, clipping and blending are the pag
 from __future__ import annotations
 
 import base64
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.spec import InputSpec
 from interp_plugins.viz import colour
 from interp_plugins.viz.facts import baseline_text, params_text
 from interp_plugins.viz.figure import data_uri
@@ -81,8 +83,34 @@ def input_record(exp: Explanation, i: int) -> dict[str, Any]:
     return {"view": "image", "src": data_uri(png)}
 
 
+def by_input(exp: Explanation, names: Sequence[str] | None = None) -> list[Explanation]:
+    """An explanation of several inputs as one per input, titled with the input's name and share of all |attribution|.
+
+    Args:
+        exp: the explanation; with one input it is returned as it is.
+        names: a name per input; None: their numbers.
+    """
+    if not isinstance(exp.attributions, tuple) or len(exp.attributions) == 1:
+        return [exp]
+    inputs = exp.inputs if isinstance(exp.inputs, tuple) else (exp.inputs,) * len(exp.attributions)
+    sizes = [float(a.detach().double().abs().sum()) for a in exp.attributions]
+    total = sum(sizes) or 1.0
+    parts = []
+    for k, (a, x) in enumerate(zip(exp.attributions, inputs)):
+        name = names[k] if names is not None and k < len(names) else f"input {k + 1}"
+        spec = exp.spec if k == 0 else InputSpec.guess(x, vocab=exp.spec.vocab)
+        title = f"{method_title(exp)}, {name} ({sizes[k] / total:.0%} of all)"
+        base = exp.baselines[k] if isinstance(exp.baselines, tuple) and k < len(exp.baselines) else None
+        tokens = exp.tokens if k == 0 else None
+        parts.append(
+            dataclasses.replace(exp, attributions=a, inputs=x, baselines=base, spec=spec, title=title, tokens=tokens)
+        )
+    return parts
+
+
 def map_records(exps: Sequence[Explanation]) -> list[list[dict[str, Any]]]:
     """Every method's map of every sample: a list per sample."""
+    exps = [part for exp in exps for part in by_input(exp)]
     signed = [is_signed(exp) for exp in exps]
     n = max((len(exp) for exp in exps), default=0)
     return [[map_record(exp, i, sign) for exp, sign in zip(exps, signed)] for i in range(n)]

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.tensors import check_inputs, like, take_rows
 
 from .forms import forms, typed
-from .records import SCHEMA, input_record, json_number, map_record, palettes, plain
+from .records import SCHEMA, by_input, input_record, json_number, map_record, palettes, plain
 from .report import file_html
 
 Send = Callable[[dict[str, Any]], None]
@@ -56,11 +57,15 @@ class Session:
         inputs: tensor or tuple of tensors, batch first, in the models' units.
         labels: index of the true class per sample; None: unlabelled.
         names: one name per sample.
+        tokens: one list of tokens per sample, for text.
         input_spec: kind of data, normalisation, class and feature names; guessed if None.
         additional_forward_args: as for `explain`.
         forward_kwargs: as for `explain`.
         output: as for `explain`.
         activation: as for `explain`.
+        baselines: further baselines to choose from, by name: whatever `explain` takes, tensors with a row per sample.
+        input_names: a name per input, for models with several.
+        target: what is explained where the page names no class: as for `explain`, or "label" for the true class.
         method: the method chosen at first.
         title: heading of the page.
         seed: seed of random methods.
@@ -76,11 +81,15 @@ class Session:
         *,
         labels: Sequence[int | None] | None = None,
         names: Sequence[str] | None = None,
+        tokens: Sequence[Sequence[str]] | None = None,
         input_spec: InputSpec | None = None,
         additional_forward_args: Any = None,
         forward_kwargs: Mapping[str, Any] | None = None,
         output: Any = None,
         activation: Callable[[Tensor], Tensor | None] | None = None,
+        baselines: Mapping[str, Any] | None = None,
+        input_names: Sequence[str] | None = None,
+        target: Any = None,
         method: str = "integrated_gradients",
         title: str = "Insights",
         seed: int = 0,
@@ -88,7 +97,8 @@ class Session:
         self.models = dict(models) if isinstance(models, Mapping) else {type(models).__name__: models}
         if not self.models:
             raise InputError("A session needs at least one model; got an empty mapping.")
-        self.inputs, self.seed = inputs, seed
+        self.inputs, self.seed, self.target = inputs, seed, target
+        self.baselines, self.input_names = dict(baselines or {}), input_names
         xs = check_inputs(inputs)
         self.n, self.spec = xs[0].shape[0], as_spec(input_spec, xs[0])
         self._call = {
@@ -99,6 +109,7 @@ class Session:
         }
         self.labels = self._checked("labels", labels)
         self.names = self._checked("names", names)
+        self.tokens = self._checked("lists of tokens", tokens)
         self.notes: dict[str, Any] = {}
         self.found: dict[int, list[tuple[int, Explanation]]] = {i: [] for i in range(self.n)}
         self._cancelled: set[int] = set()
@@ -114,7 +125,7 @@ class Session:
             "models": [{"name": name} for name in self.models],
             "methods": forms(xs, self.spec),
             "method": method,
-            "baselines": list(BASELINES),
+            "baselines": [*self.baselines, *BASELINES],
             "palettes": palettes(),
             "samples": [self._sample(i, predictions) for i in range(self.n)],
         }
@@ -218,11 +229,13 @@ class Session:
         return input_record(Explanation(attributions=shown, inputs=inputs, method="input", spec=self.spec), 0)
 
     def _maps(self, message: Mapping[str, Any], send: Send) -> list[dict[str, Any]]:
-        return [self._record(m, exp) for m, exp in self.found[self._row(message)]]
+        return [record for m, exp in self.found[self._row(message)] for record in self._records(m, exp)]
 
-    def _record(self, m: int, exp: Explanation) -> dict[str, Any]:
-        record = map_record(exp, 0)
-        return record if len(self.models) == 1 else {**record, "title": f"{record['title']}, {list(self.models)[m]}"}
+    def _records(self, m: int, exp: Explanation) -> list[dict[str, Any]]:
+        """The maps of one explanation, one per input, with the model's name where there are several."""
+        model = "" if len(self.models) == 1 else f", {list(self.models)[m]}"
+        made = [map_record(part, 0) for part in by_input(exp, self.input_names)]
+        return [{**record, "title": f"{record['title']}{model}"} for record in made]
 
     def _explain(self, message: Mapping[str, Any], send: Send) -> dict[str, Any]:
         """Explain samples one by one; a sample that fails does not stop the others."""
@@ -239,7 +252,7 @@ class Session:
                 try:
                     exps = self._explain_one(i, list(self.models.values())[m], message)
                     self.found[i] += [(m, exp) for exp in exps]
-                    records += [{"sample": i, "record": self._record(m, exp)} for exp in exps]
+                    records += [{"sample": i, "record": r} for exp in exps for r in self._records(m, exp)]
                 except Exception as err:
                     failures.append({"sample": i, "error": f"{type(err).__name__}: {err}"})
                 done += 1
@@ -249,7 +262,11 @@ class Session:
         return {"records": records, "failures": failures, "cancelled": False}
 
     def _explain_one(self, i: int, model: Callable[..., Any], message: Mapping[str, Any]) -> list[Explanation]:
-        baseline = message.get("baseline", "default")
+        asked = message.get("baseline", "default")
+        baseline = None if asked == "default" else _rows(self.baselines.get(asked, asked), i, self.n)
+        target = message.get("target")
+        if target is None:
+            target = self.labels[i] if self.target == "label" else self.target
         call = dict(self._call)
         args = call["additional_forward_args"]
         call["additional_forward_args"] = _rows(args, i, self.n)
@@ -259,14 +276,15 @@ class Session:
                 model,
                 self._one(i),
                 methods={message["method"]: typed(message.get("params", {}))},
-                target=message.get("target"),
-                baselines=None if baseline == "default" else baseline,
+                target=target,
+                baselines=baseline,
                 input_spec=self.spec,
                 seed=self.seed,
                 progress=False,
                 **call,
             )
-        return list(exps)
+        tokens = None if self.tokens[i] is None else (list(self.tokens[i]),)
+        return [replace(exp, tokens=exp.tokens or tokens) for exp in exps]
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
