@@ -1,0 +1,95 @@
+"""The arrays of a run: a Zarr group (format 3) with one shard per work unit and one inner chunk per sample.
+
+A shard is one file, and only the process that does its unit writes it. Samples that failed are NaN (0 for integers).
+Every inner chunk carries a checksum, so that a damaged file is an error and not a wrong map.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import StoreError, need
+from .layout import Array, Layout
+from .manifest import Manifest, sync_directory
+
+FOLDER = "arrays"
+
+
+def create(path: Path, manifest: Manifest, layout: Layout) -> None:
+    """Make the arrays that are missing; all processes would write the same, so it does not matter who is first."""
+    zarr = need("zarr")
+    root = str(path / FOLDER)
+    zarr.open_group(root, mode="a", zarr_format=3)
+    for array in layout.arrays:
+        if (path / FOLDER / array.name / "zarr.json").exists():
+            continue
+        with contextlib.suppress(zarr.errors.ContainsArrayError):  # another process was faster
+            zarr.create_array(
+                store=root,
+                name=array.name,
+                shape=(manifest.size, *array.shape),
+                shards=(manifest.unit_size, *array.shape),
+                chunks=(1, *array.shape),
+                dtype=array.dtype,
+                fill_value=fill_value(array),
+                compressors=[
+                    zarr.codecs.BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+                    zarr.codecs.Crc32cCodec(),
+                ],
+                dimension_names=["sample", *(f"axis_{i + 1}" for i in range(len(array.shape)))],
+                zarr_format=3,
+            )
+
+
+def fill_value(array: Array) -> Any:
+    """What stands where there is no map."""
+    return float("nan") if np.issubdtype(np.dtype(array.dtype), np.inexact) else 0
+
+
+def blank(array: Array, rows: int) -> np.ndarray:
+    """Rows without a map."""
+    return np.full((rows, *array.shape), fill_value(array), dtype=array.dtype)
+
+
+def write_unit(path: Path, manifest: Manifest, unit: int, values: Mapping[str, np.ndarray]) -> None:
+    """Write one shard of every array, down to the disk.
+
+    Args:
+        path: the run directory.
+        manifest: the run.
+        unit: number of the unit.
+        values: array name -> rows of the unit.
+    """
+    rows = manifest.samples(unit)
+    for name, value in values.items():
+        shard = shard_path(path, name, unit, value.ndim)
+        shard.unlink(missing_ok=True)  # left by a process that was killed: it must not be read and filled up
+        array: Any = need("zarr").open_array(str(path / FOLDER / name), mode="r+")
+        array[rows.start : rows.stop] = value
+        if shard.exists():  # there is none if every sample failed
+            with shard.open("rb") as f:
+                os.fsync(f.fileno())
+            sync_directory(shard.parent)
+
+
+def shard_path(path: Path, name: str, unit: int, ndim: int) -> Path:
+    """The file of a unit's shard."""
+    return path / FOLDER / name / "c" / "/".join([str(unit), *["0"] * (ndim - 1)])
+
+
+def open_array(path: Path, name: str) -> Any:
+    """A stored array, to read."""
+    zarr = need("zarr")
+    try:
+        return zarr.open_array(str(path / FOLDER / name), mode="r")
+    except FileNotFoundError as err:
+        raise StoreError(
+            f"The run at {path} has no array {name!r} on the disk, though its manifest lists it. Was a part of the "
+            "directory copied only? Run again with the same arguments to make what is missing."
+        ) from err

@@ -1,0 +1,228 @@
+"""`explain_dataset`: a whole data set with any torch model, resumable, on one process or on many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..core.errors import InputError, InputTypeError, TargetError
+from ..core.explain import DEFAULT_METHODS, explain
+from ..core.guard import modules_of
+from ..core.methods import attribute_names
+from ..core.registry import method_info
+from ..core.tensors import describe
+from .fingerprint import described, method_facts, model_facts
+from .reader import ExplanationStore
+from .run import Explained, Job, Settings, run
+from .source import as_source, find_names
+
+
+def explain_dataset(
+    model: Callable[..., Any],
+    data: Any,
+    path: str | Path,
+    methods: Any = DEFAULT_METHODS,
+    *,
+    target: Any = None,
+    input_fn: Callable[[Any], Tensor | tuple[Tensor, ...]] | None = None,
+    names: Sequence[str] | None = None,
+    n_samples: int | None = None,
+    unit_size: int | None = None,
+    batch_size: int = 1,
+    dtype: str | None = None,
+    save_inputs: bool = True,
+    seed: int = 0,
+    on_error: str = "record",
+    retry_failed: bool = False,
+    rank: int | None = None,
+    world_size: int | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> ExplanationStore:
+    """Explain every sample of a data set into a run directory, or go on with a run that was interrupted.
+
+    The run is cut into units of `unit_size` samples; each is written and committed as a whole, so that a process that
+    is killed costs its unfinished unit. Call it again with the same arguments, with any number of processes, and it
+    goes on with what is missing; the result is the same bit for bit as without the interruption (same machine, same
+    number of threads). A sample's result depends on the model, the sample, its number and `seed` alone.
+
+    Args:
+        model: an `nn.Module` or any callable, as for `interp_plugins.explain`; on the device where it is to run.
+        data: a data set with `__getitem__` and `__len__`, or a DataLoader of one: its `collate_fn` and workers are
+            used, its order is not. A sample (input, class index) brings its ground truth along.
+        path: the run directory; on several machines, one that all of them see.
+        methods: as for `interp_plugins.explain`.
+        target: likewise, and "label": the ground truth; a tensor with one class index per sample of the data.
+        input_fn: batch -> tensor or tuple of tensors. None: a tensor, or the first element of a tuple or list.
+        names: one per sample (a file name, an identifier). None: the files of torchvision's folders, else none.
+        n_samples: only the first so many samples.
+        unit_size: samples of a unit. None: 64, fewer for data sets of less than 4,096 samples.
+        batch_size: samples that are explained together. More than 1 is faster for methods of one pass on a GPU;
+            methods that draw random numbers are explained one by one whatever it says.
+        dtype: type in which maps are kept ("float16" halves the room). None: as computed.
+        save_inputs: keep the inputs beside the maps, so that pictures can be drawn without the data.
+        seed: the run's seed; each sample's draws come from it and the sample's number.
+        on_error: "record" writes down a sample that fails and goes on; "raise" stops.
+        retry_failed: do the units again that hold samples that failed.
+        rank: number of this process, from 0. None: torchrun's RANK, else 0.
+        world_size: number of processes. None: torchrun's WORLD_SIZE, else 1.
+        progress: None = a bar for long work on rank 0, True, False.
+        **options: further arguments of `interp_plugins.explain`: `baselines`, `layer`, `input_spec`, `n_steps`, ...
+
+    Returns:
+        The store, with what is there now; other processes may still be at work (`store.missing`).
+
+    Raises:
+        RunDiffersError: `path` holds a run of another model, other data or other parameters.
+        DiskFullError: no room left; what was committed is safe.
+        ImportError: Zarr or pyarrow is missing: pip install 'interp-plugins[store]'.
+
+    Example:
+        store = explain_dataset(model, dataset, "run", methods=("ig", "gradcam"), target="label", n_steps=100)
+        store[17]["ig"].show()
+    """
+    taken = sorted({"additional_forward_args", "forward_kwargs"} & set(options))
+    if taken:
+        raise InputTypeError(
+            f"explain_dataset() takes no {taken[0]}: it would be the same for every sample. Give a function of the "
+            "input as the model, functools.partial(model, ...) for example."
+        )
+    if input_fn is not None and not callable(input_fn):
+        raise InputTypeError(f"input_fn must be a function from the batch to the input, got {input_fn!r}.")
+    settings = Settings(
+        unit_size, batch_size, dtype, save_inputs, seed, on_error, retry_failed, rank, world_size, progress
+    )
+    source = as_source(data, n_samples)
+    per_sample = as_per_sample(target, len(source.data))
+
+    def explained(samples: list[Any], at: int) -> Explained:
+        numbers, plain = zip(*samples)
+        batch = source.collate(list(plain))
+        inputs = _inputs(batch, input_fn)
+        labels = _labels(batch, len(samples))
+        asked = per_sample[list(numbers)] if per_sample is not None else ground_truth(target, labels)
+        found = explain(model, _to(inputs, model), methods, target=asked, seed=at, progress=False, **options)
+        return Explained(found, None if labels is None else labels.tolist())
+
+    job = Job(
+        data=Numbered(source.data),
+        explain=explained,
+        identity=run_facts(model, methods, target, options, input_fn=input_fn),
+        draws=draws(methods, options),
+        names=names if names is not None else find_names(source.data),
+        options=source.options,
+    )
+    run(job, path, settings)
+    return ExplanationStore(path)
+
+
+class Numbered(torch.utils.data.Dataset[Any]):
+    """Samples together with their numbers."""
+
+    def __init__(self, data: Any):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i: int) -> Any:
+        """(i, sample i)."""
+        return i, self.data[i]
+
+
+def run_facts(model: Any, methods: Any, target: Any, options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """What makes a run what it is, as far as the data and the way it is cut are left aside."""
+    return {
+        "methods": method_facts(methods),
+        "target": described(target),
+        "options": described({k: v for k, v in {**options, **more}.items() if v is not None}),
+        "model": model_facts(model),
+    }
+
+
+def draws(methods: Any, options: Mapping[str, Any]) -> bool:
+    """Whether a run draws random numbers, or might: then its samples are explained one by one."""
+    if isinstance(options.get("baselines"), str) and options["baselines"] in ("uniform", "gaussian"):
+        return True
+    if callable(options.get("baselines")):
+        return True
+    many = [methods] if isinstance(methods, str) or hasattr(methods, "attribute") else list(methods)
+    for method in many:
+        takes = attribute_names(method_info(method).cls if isinstance(method, str) else method)
+        if takes & {"seed", "generator"} or not _ours(method):
+            return True
+    return False
+
+
+def _ours(method: Any) -> bool:
+    return isinstance(method, str) or type(method).__module__.startswith("interp_plugins.")
+
+
+def as_per_sample(target: Any, n: int) -> Tensor | None:
+    """A target with one class index per sample of the data as a tensor; None for all other targets."""
+    if not isinstance(target, (Tensor, np.ndarray)) or target.ndim == 0:
+        return None
+    values = torch.as_tensor(target).as_subclass(Tensor).cpu()
+    if values.ndim != 1 or len(values) != n or values.is_floating_point():
+        raise TargetError(
+            f"A target tensor must hold one class index per sample of the data, ({n},), got {describe(target)}."
+        )
+    return values.long()
+
+
+def ground_truth(target: Any, labels: Tensor | None) -> Any:
+    """The target with "label" replaced by the samples' class indices."""
+    if isinstance(target, list):
+        return [ground_truth(one, labels) for one in target]
+    if not isinstance(target, str) or target != "label":
+        return target
+    if labels is None:
+        raise TargetError(
+            'target="label" needs the ground truth, and the samples bring none that is clear: expected (input, class '
+            "index). Give target= an index, a class name or one index per sample of the data, or None for the "
+            "predicted class."
+        )
+    return labels
+
+
+def _inputs(batch: Any, fn: Callable[[Any], Any] | None) -> Tensor | tuple[Tensor, ...]:
+    found = fn(batch) if fn is not None else batch
+    if fn is None and isinstance(batch, (tuple, list)) and batch:
+        found = batch[0]
+    if isinstance(found, list):
+        found = tuple(found)
+    if isinstance(found, Tensor) or (isinstance(found, tuple) and found and isinstance(found[0], Tensor)):
+        return found
+    raise InputError(
+        f"No input found in a batch that is a {describe(batch)}. Say which part it is: input_fn= (batch -> tensor or "
+        "tuple of tensors)."
+    )
+
+
+def _labels(batch: Any, n: int) -> Tensor | None:
+    """Class indices per sample, where the batch is (input, class indices)."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
+        return None
+    labels = batch[1].as_subclass(Tensor)
+    if labels.is_floating_point() or labels.is_complex() or labels.numel() != n or labels.dtype == torch.bool:
+        return None
+    return labels.reshape(-1).long()
+
+
+def _to(inputs: Any, model: Any) -> Any:
+    """The inputs on the model's device and in its floating-point type, where it has one."""
+    tensors = (t for root in modules_of(model) if isinstance(root, nn.Module) for t in root.parameters())
+    known = next((t for t in tensors if t.is_floating_point()), None)
+    if known is None:
+        return inputs
+
+    def move(x: Tensor) -> Tensor:
+        return x.to(known.device, known.dtype if x.is_floating_point() else None)
+
+    return pytree.tree_map(move, inputs)

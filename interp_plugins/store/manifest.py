@@ -1,0 +1,194 @@
+"""`manifest.json`: what a run is, written once, by whichever process comes first, and compared by all others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import uuid
+import warnings
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.errors import InterpWarning
+from .errors import RunDiffersError, StoreError
+from .fingerprint import flat
+
+SCHEMA = 1
+NAME = "manifest.json"
+_OURS = {"arrays", "parts"}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run is.
+
+    Attributes:
+        identity: what two runs must share to be one: methods, parameters, model, data, seed, sizes.
+        layout: what the arrays and tables look like (see `layout.Layout`).
+        made: when, with which versions and how many threads the run was begun.
+    """
+
+    identity: dict[str, Any]
+    layout: dict[str, Any]
+    made: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Number of samples of the run."""
+        return int(self.identity["data"]["size"])
+
+    @property
+    def unit_size(self) -> int:
+        """Samples of a work unit; the last unit may have fewer."""
+        return int(self.identity["unit_size"])
+
+    @property
+    def units(self) -> int:
+        """Number of work units."""
+        return -(-self.size // self.unit_size)
+
+    def samples(self, unit: int) -> range:
+        """The samples of a unit: numbered by the data, whatever the number of processes."""
+        return range(unit * self.unit_size, min(self.size, (unit + 1) * self.unit_size))
+
+
+def read(path: Path) -> Manifest | None:
+    """The manifest of a run directory, or None where none has begun.
+
+    Raises:
+        StoreError: not a manifest, or one of another schema.
+    """
+    file = path / NAME
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        content = json.loads(text)
+        schema = content["schema"]
+        if schema != SCHEMA:
+            raise StoreError(
+                f"{file} has schema {schema}, and this version of interp_plugins reads schema {SCHEMA}. Use the "
+                f"version that wrote it ({content.get('made', {}).get('versions', {}).get('interp_plugins', '?')})."
+            )
+        return Manifest(content["identity"], content["layout"], content["made"])
+    except (json.JSONDecodeError, KeyError, TypeError) as err:
+        raise StoreError(f"{file} is no manifest of a run ({type(err).__name__}: {err}).") from err
+
+
+def publish(path: Path, identity: dict[str, Any], layout: dict[str, Any]) -> Manifest:
+    """Write the manifest, or read the one that another process wrote in the meantime.
+
+    Raises:
+        StoreError: the directory holds something else.
+        RunDiffersError: the other process's run is another one.
+    """
+    check_free(path)
+    path.mkdir(parents=True, exist_ok=True)
+    identity, layout = (json.loads(json.dumps(v)) for v in (identity, layout))  # lists for tuples, as they come back
+    mine = Manifest(identity, layout, {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **here()})
+    content = {"schema": SCHEMA, "identity": mine.identity, "layout": mine.layout, "made": mine.made}
+    draft = path / f".{NAME}.{uuid.uuid4().hex}"
+    try:
+        with draft.open("w", encoding="utf-8") as f:
+            json.dump(content, f, indent=1)
+            f.flush()
+            os.fsync(f.fileno())
+        try:
+            os.link(draft, path / NAME)  # whole or not at all, and only the first one
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            draft.replace(path / NAME)
+        sync_directory(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    found = read(path)
+    assert found is not None
+    check_same(path, found, identity)
+    if found.layout != mine.layout:
+        raise RunDiffersError(f"Another process began the run at {path} with other shapes of maps. Give another path.")
+    return found
+
+
+def check_free(path: Path) -> None:
+    """Refuse a directory without a manifest that holds something else."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise StoreError(f"{path} is a file; a run of explanations is a directory. Give another path.")
+    if read(path) is None:
+        others = sorted(p.name for p in path.iterdir() if p.name not in _OURS and not p.name.startswith("."))
+        if others:
+            raise StoreError(
+                f"{path} holds other files ({', '.join(others[:4])}) and no {NAME}. Give a new or empty directory."
+            )
+
+
+def check_same(path: Path, found: Manifest, identity: dict[str, Any]) -> None:
+    """Refuse to go on with a run that is another one, and say what differs.
+
+    Raises:
+        RunDiffersError: the keys that differ, with both values.
+    """
+    there, now = flat(found.identity), flat(identity)
+    differs = [k for k in {**there, **now} if there.get(k) != now.get(k) or (k in there) != (k in now)]
+    if differs:
+        shown = "; ".join(f"{k}: {_shown(there, k)} there, {_shown(now, k)} now" for k in differs[:6])
+        more = f"; and {len(differs) - 6} more" if len(differs) > 6 else ""
+        raise RunDiffersError(
+            f"The run at {path} is another one: {shown}{more}. To go on with it, give the same model, data and "
+            "parameters; for a new run, give another path."
+        )
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return repr(values[key])[:80] if key in values else "nothing"
+
+
+def here() -> dict[str, Any]:
+    """Versions and number of threads: what can change the last bits of a result."""
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    for package in ("zarr", "pyarrow", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    from .. import __version__
+
+    return {"versions": {"interp_plugins": __version__, **versions}, "threads": torch.get_num_threads()}
+
+
+def warn_of_changes(found: Manifest) -> None:
+    """Say it when a run goes on under other circumstances, where equal bits cannot be promised."""
+    there, now = flat(found.made), flat(here())
+    differs = [k for k in now if k.rpartition(".")[2] in ("interp_plugins", "torch", "threads") and k in there]
+    changed = [f"{k.removeprefix('versions.')} {there[k]} then, {now[k]} now" for k in differs if there[k] != now[k]]
+    if changed:
+        warnings.warn(
+            f"The run was begun under other circumstances ({'; '.join(changed)}); what is computed now may differ from "
+            "an unbroken run in the last bits.",
+            InterpWarning,
+            stacklevel=4,
+        )
+
+
+def origin() -> dict[str, Any]:
+    """Who wrote a part."""
+    return {**here(), "host": socket.gethostname(), "process": os.getpid()}
+
+
+def sync_directory(path: Path) -> None:
+    """Make names in a directory durable, where the system can."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,127 @@
+"""Runs with two processes that are killed at random moments, resumed, and compared with an unbroken run.
+
+    python crash_script.py FOLDER KILLS
+
+The workers are forked from this process, which makes the unbroken run, so that everything is imported: a kill costs
+milliseconds and not an interpreter's start. Every killed run is finished by another number of processes. Prints a line
+of JSON.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from interp_plugins.store import ExplanationStore, explain_dataset
+from interp_plugins.store.arrays import shard_path
+
+METHODS = {"ig": {"n_steps": 8}, "noise_tunnel": {"nt_samples": 3, "n_steps": 4}}
+SIZE = 48
+
+
+def explain(path: Path, rank: int, world_size: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    data = TensorDataset(torch.randn(SIZE, 1, 8, 8), torch.randint(3, (SIZE,)))
+    explain_dataset(
+        net, data, path, METHODS, target="label", unit_size=4, rank=rank, world_size=world_size, progress=False
+    )
+
+
+def start(path: Path, rank: int, world_size: int) -> int:
+    """A worker process; its number."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            explain(path, rank, world_size)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def finish(path: Path, world_size: int) -> None:
+    """Run to the end with so many processes."""
+    workers = [start(path, rank, world_size) for rank in range(world_size)]
+    codes = [os.waitpid(pid, 0)[1] for pid in workers]
+    assert codes == [0] * world_size, codes
+
+
+def kill(path: Path, moment: float, both: bool) -> bool:
+    """Two processes, both or the first killed after so many seconds; whether the kill hit one at work."""
+    workers = [start(path, rank, 2) for rank in range(2)]
+    time.sleep(moment)
+    for pid in workers if both else workers[:1]:
+        os.kill(pid, signal.SIGKILL)
+    return any([os.WIFSIGNALED(os.waitpid(pid, 0)[1]) for pid in workers])
+
+
+def contents(path: Path) -> tuple[dict[str, bytes], dict[str, list[object]]]:
+    """All arrays as bytes, and the table without the columns that are times."""
+    store = ExplanationStore(path)
+    assert store.complete and store.samples == list(range(SIZE)), store
+    arrays = {name: store.array(name)[:].tobytes() for name in (*store.methods, "inputs")}
+    table = store.table()
+    columns = {n: table[n].to_pylist() for n in table.column_names if n.rpartition(".")[2] != "seconds"}
+    return arrays, columns
+
+
+def compare(path: Path, wanted: Path) -> None:
+    """The same values, and every shard the same file."""
+    mine, theirs = ExplanationStore(path), ExplanationStore(wanted)
+    assert repr(contents(path)) == repr(contents(wanted))
+    for array in mine._layout.arrays:
+        for unit in range(mine.manifest.units):
+            files = [shard_path(s.path, array.name, unit, 1 + len(array.shape)) for s in (mine, theirs)]
+            assert files[0].read_bytes() == files[1].read_bytes()
+    left = [p.name for p in path.rglob("*") if p.is_file() and (p.name.startswith(".") or "partial" in p.name)]
+    assert [name for name in left if name.startswith(".part")] == [], left
+    rows = [pq.ParquetFile(p).metadata.num_rows for p in sorted((path / "parts").iterdir())]
+    assert sum(rows) == SIZE
+
+
+def main(folder: Path, kills: int) -> None:
+    draw = random.Random(int(os.environ.get("CRASH_SEED", "0")))
+    whole = folder / "unbroken"
+    explain(whole, 0, 1)
+    begin = time.perf_counter()
+    explain(folder / "warm", 0, 1)
+    seconds = time.perf_counter() - begin  # without the imports
+    landed, runs, moments, finished_with = 0, 0, [], []
+    while landed < kills:
+        path, resumes = folder / f"run{runs}", 0
+        while landed < kills and resumes < 4:
+            moment = draw.uniform(0.02, 0.6 * seconds)
+            both = draw.random() < 0.7
+            if not kill(path, moment, both):
+                break  # it was over before
+            landed, resumes = landed + 1, resumes + 1
+            done = len(list((path / "parts").glob("part-*"))) if (path / "parts").exists() else 0
+            moments.append([round(moment, 3), "both" if both else "one", done])
+        world_size = draw.choice([1, 3])
+        finish(path, world_size)
+        compare(path, whole)
+        finished_with.append(world_size)
+        runs += 1
+    print(
+        json.dumps(
+            {"kills": landed, "runs": runs, "finished_with": finished_with, "seconds": seconds, "moments": moments}
+        )
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), int(sys.argv[2]))
