@@ -14,9 +14,12 @@ from .base import (
     PerturbationAttribution,
 )
 from .conductance import InternalInfluence, LayerConductance, NeuronConductance
+from .deep_lift import DeepLift, DeepLiftShap
+from .deep_lift_sites import LayerDeepLift, LayerDeepLiftShap, NeuronDeepLift, NeuronDeepLiftShap
 from .grad_cam import LayerGradCam
 from .gradient import InputXGradient, Saliency
 from .gradient_shap import GradientShap
+from .guided import Deconvolution, GuidedBackprop, GuidedGradCam, NeuronDeconvolution, NeuronGuidedBackprop
 from .integrated_gradients import IntegratedGradients
 from .layer import LayerFeatureAblation, LayerGradientShap, LayerIntegratedGradients
 from .neuron import NeuronFeatureAblation, NeuronGradient, NeuronGradientShap, NeuronIntegratedGradients
@@ -24,9 +27,14 @@ from .noise_tunnel import NoiseTunnel
 
 __all__ = [
     "Attribution",
+    "Deconvolution",
+    "DeepLift",
+    "DeepLiftShap",
     "FeatureAblation",
     "GradientAttribution",
     "GradientShap",
+    "GuidedBackprop",
+    "GuidedGradCam",
     "InputXGradient",
     "IntegratedGradients",
     "InternalAttribution",
@@ -34,6 +42,8 @@ __all__ = [
     "LayerActivation",
     "LayerAttribution",
     "LayerConductance",
+    "LayerDeepLift",
+    "LayerDeepLiftShap",
     "LayerFeatureAblation",
     "LayerGradCam",
     "LayerGradientShap",
@@ -41,9 +51,13 @@ __all__ = [
     "LayerIntegratedGradients",
     "NeuronAttribution",
     "NeuronConductance",
+    "NeuronDeconvolution",
+    "NeuronDeepLift",
+    "NeuronDeepLiftShap",
     "NeuronFeatureAblation",
     "NeuronGradient",
     "NeuronGradientShap",
+    "NeuronGuidedBackprop",
     "NeuronIntegratedGradients",
     "NoiseTunnel",
     "Occlusion",

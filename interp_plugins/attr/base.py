@@ -222,17 +222,18 @@ def batch_gradients(
     *,
     wrt: Sequence[Layer] | None = None,
     chunk: int | None = None,
+    compute: Callable[..., Gradients] = gradients,
 ) -> Gradients:
-    """Scores and gradients of every sample once, in chunks of samples."""
+    """Scores and gradients (or what `compute` gives in their place) of every sample once, in chunks of samples."""
     if wrt is None:
         check_float(inputs)
     n, device = inputs[0].shape[0], inputs[0].device
 
     def work(start: int, stop: int) -> Gradients:
         if stop - start == n:
-            return gradients(forward, inputs, wrt=wrt)
+            return compute(forward, inputs, wrt=wrt)
         rows = torch.arange(start, stop, device=device)
-        return gradients(forward, [x[start:stop] for x in inputs], rows, wrt=wrt)
+        return compute(forward, [x[start:stop] for x in inputs], rows, wrt=wrt)
 
     size = chunk or max(auto_chunk(list(inputs)), min(n, 64))
     parts = [part for _, _, part in chunks(n, size, work)]

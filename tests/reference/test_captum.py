@@ -29,7 +29,7 @@ def doubles() -> Iterator[None]:
 @pytest.mark.parametrize("variant", COMPARED)
 def test_agrees_with_captum(variant: str) -> None:
     differences = agreement(variant)
-    assert len(differences) >= 14
+    assert len(differences) >= (4 if variant == "guided_grad_cam" else 14)
     assert {name: d for name, d in differences.items() if not d <= EXACT} == {}
 
 

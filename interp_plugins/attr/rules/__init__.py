@@ -1,0 +1,1 @@
+"""Backward rules at function level, shared by DeepLift, guided backpropagation and relevance propagation."""
