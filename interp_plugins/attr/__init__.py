@@ -13,9 +13,13 @@ from .base import (
     NeuronAttribution,
     PerturbationAttribution,
 )
+from .cam import ClassActivationMap, EigenGradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from .cam_forward import AblationCAM, EigenCAM, ScoreCAM
 from .conductance import InternalInfluence, LayerConductance, NeuronConductance
 from .deep_lift import DeepLift, DeepLiftShap
 from .deep_lift_sites import LayerDeepLift, LayerDeepLiftShap, NeuronDeepLift, NeuronDeepLiftShap
+from .finer_cam import FinerCAM
+from .full_grad import FullGrad
 from .grad_cam import LayerGradCam
 from .gradient import InputXGradient, Saliency
 from .gradient_shap import GradientShap
@@ -26,13 +30,21 @@ from .neuron import NeuronFeatureAblation, NeuronGradient, NeuronGradientShap, N
 from .noise_tunnel import NoiseTunnel
 
 __all__ = [
+    "AblationCAM",
     "Attribution",
+    "ClassActivationMap",
+    "EigenCAM",
+    "EigenGradCAM",
     "Deconvolution",
     "DeepLift",
     "DeepLiftShap",
     "FeatureAblation",
+    "FinerCAM",
+    "FullGrad",
+    "GradCAMPlusPlus",
     "GradientAttribution",
     "GradientShap",
+    "HiResCAM",
     "GuidedBackprop",
     "GuidedGradCam",
     "InputXGradient",
@@ -41,6 +53,7 @@ __all__ = [
     "InternalInfluence",
     "LayerActivation",
     "LayerAttribution",
+    "LayerCAM",
     "LayerConductance",
     "LayerDeepLift",
     "LayerDeepLiftShap",

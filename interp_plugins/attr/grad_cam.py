@@ -1,4 +1,8 @@
-"""Grad-CAM (Selvaraju et al., ICCV 2017, arXiv:1610.02391): a layer's channels weighted by their mean gradients."""
+"""Grad-CAM (Selvaraju et al., ICCV 2017, arXiv:1610.02391): a layer's channels weighted by their mean gradients.
+
+The oldest member of the family in `attr/cam.py`, with Captum's face: channels stand second unless `layout` says
+otherwise, negative evidence is kept, and a list of layers gives a list of maps. `explain` sets the family's defaults.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from torch import Tensor
 
 from ..core.batching import check_chunk
 from ..core.registry import register
+from . import cam_weights
 from .base import LayerAttribution, batch_gradients, prepared
+from .cam import averaged, grids
 
 
 @register(
@@ -17,7 +23,7 @@ from .base import LayerAttribution, batch_gradients, prepared
     site="layer",
     title="Grad-CAM",
     reference="Selvaraju et al. 2017, arXiv:1610.02391",
-    defaults={"relu_attributions": True},
+    defaults={"relu_attributions": True, "layout": "auto", "average_layers": True},
 )
 class LayerGradCam(LayerAttribution):
     """Coarse map of a convolutional layer: sum over channels of activation times spatially averaged gradient."""
@@ -32,6 +38,8 @@ class LayerGradCam(LayerAttribution):
         attr_dim_summation: bool = True,
         grad_kwargs: dict[str, Any] | None = None,
         *,
+        layout: Any = "first",
+        average_layers: bool = False,
         batch_size: int | None = None,
     ) -> Any:
         """Grad-CAM at the layer's own resolution; `LayerAttribution.interpolate` enlarges it.
@@ -44,16 +52,20 @@ class LayerGradCam(LayerAttribution):
             relu_attributions: keep positive evidence only, as in the paper (Captum's default is False).
             attr_dim_summation: sum over the channels, giving (N, 1, ...); False keeps them.
             grad_kwargs: accepted for Captum's sake; not needed.
+            layout: how the layer's tensor holds space, see `ClassActivationMap.attribute`; "first" (N, C, ...), as in
+                Captum, is the default of this class, "auto" that of `explain`.
+            average_layers: for a list of layers, one map, their mean, instead of a list of maps.
             batch_size: samples per pass; None = automatic.
         """
         sites = self.sites(attribute_to_layer_input)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             got = batch_gradients(forward, xs, wrt=sites, chunk=check_chunk("batch_size", batch_size))
             maps = []
-            for grad, act in zip(got.grads, got.activations, strict=True):
-                weights = grad.mean(tuple(range(2, grad.ndim)), keepdim=True) if grad.ndim > 2 else grad
-                cam = weights * act
+            for grid, act, grad in zip(grids(forward, xs, sites, got, layout), got.activations, got.grads, strict=True):
+                cam = cam_weights.grad_cam(grid.lay_out(act), grid.lay_out(grad))
                 if attr_dim_summation:
                     cam = cam.sum(1, keepdim=True)
                 maps.append(cam.relu() if relu_attributions else cam)
+            if average_layers and isinstance(self.layer, list):
+                return averaged(maps, xs)
             return self.formatted(maps, got.counts)

@@ -26,6 +26,8 @@ class MethodInfo:
         baselines: what its `baselines` are: a "point" per sample, or a "distribution" of rows.
         title: the name for people.
         reference: paper or source.
+        applies_to: what it asks of the data or the model: "any", "image" (an input with axes of space), or "transformer"
+            (a model with attention).
         defaults: parameters that `explain` uses where they differ from the class's own, or a function of
             (inputs, spec) giving them.
     """
@@ -38,6 +40,7 @@ class MethodInfo:
     baselines: str = "point"
     title: str = ""
     reference: str = ""
+    applies_to: str = "any"
     defaults: Mapping[str, Any] | Callable[..., Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -46,8 +49,8 @@ _ALIASES: dict[str, str] = {}
 
 
 def _key(name: str) -> str:
-    """One key for all spellings: "Grad-CAM", "grad_cam", "GradCam"."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    """One key for all spellings: "Grad-CAM", "grad_cam", "GradCam"; but "Grad-CAM++" is another method."""
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
 
 
 def register(
@@ -59,6 +62,7 @@ def register(
     baselines: str = "point",
     title: str = "",
     reference: str = "",
+    applies_to: str = "any",
     defaults: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
 ) -> Callable[[C], C]:
     """Class decorator: make a method known by name. See `MethodInfo` for the arguments."""
@@ -73,6 +77,7 @@ def register(
             baselines,
             title or name.replace("_", " ").title(),
             reference,
+            applies_to,
             defaults or {},
         )
         for key in {_key(n) for n in (name, *aliases, cls.__name__)}:

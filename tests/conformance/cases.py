@@ -101,6 +101,24 @@ class Tokens(nn.Module):
         return self.fc(self.act(self.embed(ids)).mean(1))
 
 
+class TinyVit(nn.Module):
+    """A class token and four patches through two blocks: `nn.MultiheadAttention`, then fused attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.cls = nn.Conv2d(2, 6, 2, 2), nn.Parameter(torch.randn(1, 1, 6))
+        self.attn, self.norm = nn.MultiheadAttention(6, 2, batch_first=True), nn.LayerNorm(6)
+        self.qkv, self.fc = nn.Linear(6, 18), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.embed(x).flatten(2).transpose(1, 2)
+        t = torch.cat([self.cls.expand(len(t), -1, -1), t], 1)
+        t = self.norm(t + self.attn(t, t, t, need_weights=False)[0])
+        q, k, v = self.qkv(t).unflatten(2, (3, 2, 3)).permute(2, 0, 3, 1, 4)
+        t = t + nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.fc(t[:, 0])
+
+
 # -- the table -------------------------------------------------------------------------------------------------
 
 
@@ -242,7 +260,9 @@ CASES = [
     Case("token ids", Tokens, ((4,),), ids=True, layer="embed", neuron=(1, 2), baselines=0),
     Case("one sample", lambda: Mlp(nn.ReLU()), n=1, target=[2]),
 ]  # fmt: skip
-BY_NAME = {case.name: case for case in CASES}
+# For methods about transformers and for maps of tokens, beside the table.
+ATTENTION = Case("attention", TinyVit, ((2, 4, 4),), layer="norm", neuron=(0, 1))
+BY_NAME = {case.name: case for case in (*CASES, ATTENTION)}
 
 # -- methods ---------------------------------------------------------------------------------------------------
 
@@ -254,6 +274,17 @@ VARIANTS = [
     "noise_tunnel/layer_integrated_gradients",
     "noise_tunnel/neuron_gradient",
 ]
+
+
+MAPS = {"grad_cam_plus_plus", "x_grad_cam", "layer_cam", "hi_res_cam", "eigen_grad_cam", "eigen_cam", "score_cam",
+        "ablation_cam", "finer_cam"}  # fmt: skip # (N, 1, *space), laid out by themselves
+ONE_SCORE = {"score_cam", "ablation_cam"}  # perturb, but take one value per sample
+COMPARES_CLASSES = {"finer_cam"}
+
+
+def typical(variant: str) -> Case:
+    """The case to look closer at: a small CNN, or a small transformer for methods about attention."""
+    return ATTENTION if method_info(innermost(variant)).applies_to == "transformer" else BY_NAME["conv"]
 
 
 def innermost(variant: str) -> str:
@@ -300,7 +331,15 @@ def applies(variant: str, case: Case) -> bool:
     """Whether the method can do this case by its documentation."""
     inner = innermost(variant)
     info = method_info(inner)
-    if case.block and info.needs == "gradient":
+    if case.block and (info.needs == "gradient" or inner in ONE_SCORE):
+        return False
+    if info.applies_to == "image" and [len(s) for s in case.shapes] != [3]:
+        return False
+    if info.applies_to == "transformer" and case is not ATTENTION:
+        return False
+    if case is ATTENTION and not (info.applies_to == "transformer" or inner in MAPS):
+        return False
+    if inner in COMPARES_CLASSES and case.name in ("scalar", "column", "tuple with a slice"):
         return False
     if inner == "guided_grad_cam" and case.name == "layer with two outputs":
         return False
@@ -315,7 +354,7 @@ def applies(variant: str, case: Case) -> bool:
 
 def pairs() -> list[tuple[str, Case]]:
     """Every method with every case that it can do."""
-    return [(variant, case) for variant in VARIANTS for case in CASES if applies(variant, case)]
+    return [(variant, case) for variant in VARIANTS for case in BY_NAME.values() if applies(variant, case)]
 
 
 def label(value: Any) -> str | None:

@@ -1,0 +1,273 @@
+"""Grids: where a layer's tensor holds space, told from the shapes that one forward pass shows.
+
+Convolutional nets give (N, C, H, W). Transformers for pictures give tokens (N, T, C), with class and register tokens in
+front, or channels last (N, H, W, C). `find_grid` tells which, by these rules, and refuses where they do not decide:
+
+- axes of space keep the input's proportions; the channels' axis does not (or only by accident, which is refused where
+  the model uses both layouts);
+- tokens belong to a grid that a convolution of the same pass gave (the patch embedding), with at most 16 further tokens
+  in front; or they are a grid of the input's proportions themselves, without further tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError, LayerError
+from .forward import Forward
+from .guard import modules_of
+from .site import Layer
+from .tensors import describe, is_float
+
+_MOST_PREFIX = 16
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How to lay a layer's tensor out as (N, C, *size).
+
+    Attributes:
+        kind: "first" (N, C, ...), "last" (N, ..., C), "tokens" (N, T, C), "none" (no axis of space), or "function".
+        size: lengths of the axes of space.
+        prefix: tokens in front that belong to no place (class, register, distillation tokens).
+        function: for kind "function": the user's own tensor -> (N, C, ...).
+    """
+
+    kind: str
+    size: tuple[int, ...] = ()
+    prefix: int = 0
+    function: Callable[[Tensor], Tensor] | None = None
+
+    def lay_out(self, t: Tensor) -> Tensor:
+        """The tensor as (N, C, *size), class and register tokens left out; a 2-D tensor stays as it is."""
+        if self.function is not None:
+            out = self.function(t)
+            if not isinstance(out, Tensor) or out.ndim < 3 or out.shape[0] != t.shape[0]:
+                raise InputError(
+                    f"layout(tensor) gave {describe(out)} for a tensor of shape {tuple(t.shape)}; expected a tensor "
+                    f"({t.shape[0]}, channels, height, width)."
+                )
+            return out
+        if self.kind == "last":
+            return t.movedim(-1, 1)
+        if self.kind == "tokens":
+            return t[:, self.prefix :].transpose(1, 2).reshape(t.shape[0], t.shape[2], *self.size)
+        return t
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A tensor that a module gave in a forward pass."""
+
+    module: nn.Module
+    tensor: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return tuple(self.tensor.shape)
+
+
+def watch(forward: Forward, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Seen]]:
+    """Run the first sample and list what every module gives, in the order of execution; with the output.
+
+    The tensors are in the graph where the inputs are floating point.
+    """
+    seen: list[Seen] = []
+    handles: list[Any] = []
+
+    def hook(module: nn.Module, args: Any, out: Any) -> None:
+        out = out[0] if isinstance(out, (tuple, list)) and len(out) == 1 else out
+        if isinstance(out, Tensor) and out.is_floating_point():
+            seen.append(Seen(module, out))
+
+    first = [x[:1].clone().requires_grad_(is_float(x)) for x in inputs]
+    try:
+        for root in modules_of(forward.func):
+            handles += [m.register_forward_hook(hook) for m in root.modules()]
+        zero = torch.zeros(1, dtype=torch.long, device=inputs[0].device)
+        output = forward.raw([x * 1 if is_float(x) else x for x in first], zero)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return output, seen
+
+
+def as_grid(layout: Any, tensor: Tensor) -> Grid | None:
+    """The grid that the user names: "first", "last", a size (h, w) of tokens, or a function; None for "auto".
+
+    Raises:
+        InputError: anything else, or a size that does not fit the tensor.
+    """
+    if callable(layout):
+        return Grid("function", function=layout)
+    if layout == "auto":
+        return None
+    if layout in ("first", "last"):
+        return Grid(layout, tuple(tensor.shape[2:] if layout == "first" else tensor.shape[1:-1]))
+    if isinstance(layout, tuple) and layout and all(isinstance(v, int) and v > 0 for v in layout):
+        prefix = tensor.shape[1] - math.prod(layout) if tensor.ndim == 3 else -1
+        if prefix < 0:
+            raise InputError(
+                f"layout={layout} does not fit the layer's tensor of shape {tuple(tensor.shape)}: expected tokens "
+                f"(N, T, C) with T of at least {math.prod(layout)}."
+            )
+        return Grid("tokens", layout, prefix)
+    raise InputError(
+        "layout must be 'auto', 'first' (N, C, ...), 'last' (N, ..., C), the size (h, w) of a grid of tokens, or a "
+        f"function tensor -> (N, C, h, w); got {layout!r}."
+    )
+
+
+def find_grid(module: nn.Module, shape: Sequence[int], inputs: Sequence[Tensor], seen: Sequence[Seen]) -> Grid:
+    """The grid of a tensor of that shape, from the inputs' shapes and what else the forward pass gave.
+
+    Args:
+        module: the layer.
+        shape: of its tensor, batch first.
+        inputs: the model's inputs; the largest one with axes of space counts.
+        seen: what `watch` saw.
+
+    Raises:
+        LayerError: it cannot be told; the text says what would.
+    """
+    space = max((tuple(x.shape[2:]) for x in inputs), key=lambda s: (len(s), math.prod(s)))
+    shape = tuple(shape)
+    if len(shape) < 3:
+        return Grid("none")
+    if len(space) >= 2 and len(shape) == len(space) + 2:
+        return _picture(module, shape, space, seen)
+    if len(space) >= 2 and len(shape) == 3:
+        return _tokens(shape, space, seen)
+    if len(space) < 2 and len(shape) == 3:
+        return _sequence(module, shape, inputs, seen)
+    if any(isinstance(s.module, nn.modules.conv._ConvNd) for s in seen):
+        return Grid("first", shape[2:])
+    raise LayerError(_cannot_tell(shape, inputs[0].shape, "its dimensions are not those of the input"))
+
+
+def _fits(grid: Sequence[int], space: Sequence[int]) -> bool:
+    """Whether a grid has the proportions of the input's axes of space, up to rounding."""
+    return all(abs(g * space[0] / s - grid[0]) < max(1.0, space[0] / s) for g, s in zip(grid, space, strict=True))
+
+
+def _sides(shape: tuple[int, ...], space: tuple[int, ...]) -> tuple[bool, bool]:
+    return _fits(shape[2:], space), _fits(shape[1:-1], space)
+
+
+def _picture(module: nn.Module, shape: tuple[int, ...], space: tuple[int, ...], seen: Sequence[Seen]) -> Grid:
+    first, last = _sides(shape, space)
+    if not first and not last and any(len(s.shape) == 3 for s in seen):
+        raise LayerError(_cannot_tell(shape, (1, 0, *space), "no two of its axes have the input's proportions"))
+    if first == last:
+        known = {_sides(s.shape, space) for s in seen if len(s.shape) == len(shape)} - {(True, True), (False, False)}
+        if len(known) > 1 and not isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)):
+            raise LayerError(
+                _cannot_tell(shape, (1, 0, *space), "channels may stand first or last, and the model uses both")
+            )
+        first = known != {(False, True)} or len(known) > 1
+    return Grid("first", shape[2:]) if first else Grid("last", shape[1:-1])
+
+
+def _tokens(shape: tuple[int, ...], space: tuple[int, ...], seen: Sequence[Seen]) -> Grid:
+    tokens = shape[1]
+    grids = {s.shape[2:] for s in seen if len(s.shape) == len(space) + 2 and _fits(s.shape[2:], space)}
+    near = sorted({(tokens - math.prod(g), g) for g in grids if 0 <= tokens - math.prod(g) <= _MOST_PREFIX})
+    near = [(prefix, grid) for prefix, grid in near if math.prod(grid) > 1]
+    if len(near) == 1 or (near and near[0][0] == 0):
+        return Grid("tokens", near[0][1], near[0][0])
+    if not near:
+        side = (tokens / math.prod(space)) ** (1 / len(space))
+        own = tuple(round(s * side) for s in space)
+        if math.prod(own) == tokens and tokens > 1 and all(s * own[0] == space[0] * g for s, g in zip(space, own)):
+            return Grid("tokens", own)
+    why = f"{tokens} tokens belong to no grid of this forward pass"
+    if near:
+        why = f"{tokens} tokens may belong to the grids " + " and ".join(str(g) for _, g in near)
+    raise LayerError(_cannot_tell(shape, (1, 0, *space), why))
+
+
+def _sequence(module: nn.Module, shape: tuple[int, ...], inputs: Sequence[Tensor], seen: Sequence[Seen]) -> Grid:
+    lengths = {x.shape[1] if x.ndim == 2 else x.shape[2] for x in inputs if x.ndim in (2, 3)}
+    lengths |= {x.shape[1] for x in inputs if x.ndim == 3 and not _has_conv1d(seen)}
+    if isinstance(module, _CHANNELS_LAST) or (shape[1] in lengths) > (shape[2] in lengths):
+        return Grid("last", shape[1:-1])
+    if isinstance(module, nn.modules.conv._ConvNd) or (shape[2] in lengths) > (shape[1] in lengths):
+        return Grid("first", shape[2:])
+    if _has_conv1d(seen):
+        return Grid("first", shape[2:])
+    raise LayerError(_cannot_tell(shape, inputs[0].shape, "neither axis has the length of the input"))
+
+
+def _has_conv1d(seen: Iterable[Seen]) -> bool:
+    return any(isinstance(s.module, nn.Conv1d) for s in seen)
+
+
+def _cannot_tell(shape: Sequence[int], inputs: Sequence[int], why: str) -> str:
+    space = " x ".join(str(v) for v in inputs[2:])
+    return (
+        f"It cannot be told how the layer's tensor of shape {tuple(shape)} lies on the input"
+        + (f" of {space}" if space else "")
+        + f": {why}. Say so with layout='first' (N, C, H, W), layout='last' (N, H, W, C), layout=(h, w) for tokens, or "
+        "a function tensor -> (N, C, h, w)."
+    )
+
+
+def last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None = None) -> Layer:
+    """The last layer whose output is a grid of more than one place per axis that the model's output depends on.
+
+    Behind the last attention of a transformer with a class token the places no longer count: there the gradient at
+    them is zero, and an earlier layer is chosen.
+
+    Args:
+        forward: the model call; its first sample is run.
+        inputs: checked inputs.
+        body: a part of the model; its last such layer goes before those of the rest.
+
+    Raises:
+        LayerError: the model has none.
+    """
+    output, seen = watch(forward, inputs)
+    found: list[tuple[Seen, Grid]] = []
+    for one in seen:
+        try:
+            grid = find_grid(one.module, one.shape, inputs, seen)
+        except LayerError:
+            continue
+        if grid.size and min(grid.size) > 1 and (len(grid.size) > 1 or grid.kind == "tokens"):
+            found.append((one, grid))
+    if not found:
+        raise LayerError(
+            "This method needs a layer, and the model has none with a spatial output (N, C, H, W) to choose by itself. "
+            "Give layer=: a module or its dotted name."
+        )
+    # Of a transformer the residual stream counts: not the hidden units (of another width), not queries, keys, values.
+    stream = [(one, grid) for one, grid in found if grid.kind == "tokens" and not isinstance(one.module, nn.Linear)]
+    width = Counter(one.shape[2] for one, _ in stream).most_common(1)
+    found = [(one, g) for one, g in found if g.kind != "tokens" or ((one, g) in stream and one.shape[2] == width[0][0])]
+    used = _used(output, found) or [one for one, _ in found]
+    within = {id(m) for m in body.modules()} if body is not None else set()
+    chosen = next((one for one in reversed(used) if id(one.module) in within), used[-1])
+    calls = [one for one in seen if one.module is chosen.module]
+    call = next(k for k, one in enumerate(calls) if one is chosen)
+    return Layer(chosen.module, call=call if len(calls) > 1 else None)
+
+
+def _used(output: Tensor, found: Sequence[tuple[Seen, Grid]]) -> list[Seen]:
+    """The tensors at whose places the output has a gradient."""
+    sources = [(one, grid) for one, grid in found if one.tensor.requires_grad]
+    if not sources or not output.requires_grad:
+        return []
+    # Weights of both signs: probabilities add up to one, and their plain sum has no gradient.
+    weights = torch.cos(torch.arange(output.numel(), dtype=output.dtype, device=output.device))
+    score = (output.reshape(-1) * weights).sum()
+    grads = torch.autograd.grad(score, [one.tensor for one, _ in sources], allow_unused=True)
+    return [one for (one, grid), g in zip(sources, grads, strict=True) if g is not None and bool(grid.lay_out(g).any())]
