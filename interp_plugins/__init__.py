@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Contrast": "core.target",
     "explain": "core.explain",
     "Explanation": "core.explanation",
     "Explanations": "core.explanation",
@@ -20,7 +21,7 @@ _LAZY = {
     "list_methods": "core.registry",
 }
 
-__all__ = ["Explanation", "Explanations", "InputSpec", "Layer", "__version__", "explain", "list_methods"]
+__all__ = ["Contrast", "Explanation", "Explanations", "InputSpec", "Layer", "__version__", "explain", "list_methods"]
 
 if TYPE_CHECKING:
     from .core.explain import explain
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .core.registry import list_methods
     from .core.site import Layer
     from .core.spec import InputSpec
+    from .core.target import Contrast
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from .errors import InterpWarning, TargetError
 from .forward import Forward
 from .region import ClassRegion
 from .spec import InputSpec
-from .target import Contrast, Index, PerSample, Probability, Target, Whole, as_target
+from .target import Contrast, Index, PerSample, Probability, Region, Target, Whole, as_target
 
 _FEW = 4  # outputs of a regression that are all explained where none is named
 
@@ -185,6 +185,9 @@ def _asked(target: Any, prediction: Prediction, spec: InputSpec, n: int) -> Aske
 
 def _contrast(target: Contrast, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
     this, that = (_asked(t, prediction, spec, n) for t in (target.this, target.that))
+    if this.region is not None and that.classes is not None:  # this class rather than that one, in the same place
+        one_channel = prediction.output.shape[1] == 1
+        that = replace(that, target=Region(0 if one_channel else that.classes, this.region))
     if this.indices is not None and that.indices is not None:
         same = [i for i, (a, b) in enumerate(zip(this.indices, that.indices)) if a == b]
         if len(same) == n:
@@ -200,7 +203,7 @@ def _contrast(target: Contrast, prediction: Prediction, spec: InputSpec, n: int)
                 stacklevel=4,
             )
     labels = tuple(f"{a} rather than {b}" for a, b in zip(this.labels, that.labels))
-    return Asked(Contrast(this.target, that.target), None, labels)
+    return Asked(Contrast(this.target, that.target), None, labels, region=this.region)
 
 
 def _per_sample(classes: Sequence[int], spec: InputSpec) -> Asked:
@@ -210,7 +213,7 @@ def _per_sample(classes: Sequence[int], spec: InputSpec) -> Asked:
 def target_probability(asked: Asked, prediction: Prediction) -> Tensor | None:
     """The probability of the class asked for (over a region its mean) per sample, or None where it is no class."""
     p = prediction.probabilities
-    if p is not None and p.shape == prediction.output.shape and asked.region is not None:
+    if p is not None and p.shape == prediction.output.shape and asked.classes is not None:
         return _in_region(p, asked)
     if p is None or asked.indices is None or p.ndim != 2 or p.shape[0] != len(asked.indices):
         return None

@@ -34,16 +34,18 @@ class Batch:
     """What the model is called with, and what is known of its rows.
 
     Attributes:
-        inputs: plain tensors, one per input of the model, batch first.
+        inputs: plain tensors, batch first: one per input of the model, tuples among them taken apart.
         labels: plain tensors, one per target of the data; empty without ground truth.
         names: one per row, or None.
         image: whether the first input is a picture (N, C, H, W).
+        packing: how the model takes the inputs where they are nested: numbers of `inputs` in tuples; else None.
     """
 
     inputs: tuple[Any, ...]
     labels: tuple[Any, ...] = ()
     names: tuple[str, ...] | None = None
     image: bool = False
+    packing: Any = None
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -169,8 +171,19 @@ def _split(batch: tuple[Any, ...], n_inp: int | None) -> Batch:
     if not batch:
         raise InputError("The batch is empty; expected the model's inputs.")
     cut = len(batch) if n_inp is None else n_inp
-    image = isinstance(batch[0], TensorImageBase) and batch[0].ndim == 4
-    return Batch(_plain(batch[:cut]), _plain(batch[cut:]), image=image)
+    flat: list[Any] = []
+    packing = tuple(_unpacked(part, flat) for part in batch[:cut])
+    image = isinstance(flat[0], TensorImageBase) and flat[0].ndim == 4
+    nested = packing if any(isinstance(part, tuple) for part in packing) else None
+    return Batch(_plain(flat), _plain(batch[cut:]), image=image, packing=nested)
+
+
+def _unpacked(part: Any, flat: list[Any]) -> Any:
+    """Append the tensors of an input, which may be a tuple of tensors, and say where they went."""
+    if isinstance(part, (tuple, list)):
+        return tuple(_unpacked(p, flat) for p in part)
+    flat.append(part)
+    return len(flat) - 1
 
 
 def _plain(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -194,6 +207,25 @@ def _join(parts: Sequence[Batch]) -> Batch:
         return tuple(torch.cat(list(column)) for column in zip(*columns))
 
     return replace(parts[0], inputs=cat(p.inputs for p in parts), labels=cat(p.labels for p in parts))
+
+
+class Repacked:
+    """A model that takes nested inputs, called with its inputs side by side."""
+
+    def __init__(self, model: nn.Module, packing: Any):
+        self.model, self.packing, self.__name__ = model, packing, type(model).__name__
+
+    def wrapped_callables(self) -> list[Any]:
+        """The model inside (for the guard and for layers)."""
+        return [self.model]
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Call the model with the inputs put together again."""
+
+        def packed(part: Any) -> Any:
+            return tuple(packed(p) for p in part) if isinstance(part, tuple) else inputs[part]
+
+        return self.model(*packed(self.packing))
 
 
 def to_model(batch: Batch, model: nn.Module) -> Any:

@@ -14,12 +14,14 @@ from fastai.data.core import DataLoaders, Datasets, TfmdLists
 from fastai.data.load import DataLoader
 from fastai.data.transforms import CategoryMap, IntToFloatTensor, Normalize
 from fastai.losses import BaseLoss
-from fastai.vision.core import PILBase
+from fastai.vision.core import AddMaskCodes, PILBase, TensorMask, TensorPoint
+from fastai.vision.models.unet import DynamicUnet
 from torch import Tensor, nn
 
 from interp_plugins.core.spec import InputSpec
 
 _SIGMOID = (nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits)
+_IDENTITY = (nn.BCELoss, F.binary_cross_entropy)
 _LOG = (nn.NLLLoss, F.nll_loss)
 _REGRESSION = (
     nn.MSELoss,
@@ -59,6 +61,17 @@ def image_class(dls: Any) -> type[PILBase] | None:
     return next((t for t in reversed(types) if isinstance(t, type) and issubclass(t, PILBase)), None)
 
 
+def has_target(dls: Any, kind: type) -> bool:
+    """Whether the data's targets are of a fastai tensor class, such as `TensorMask`."""
+
+    def within(types: Any) -> bool:
+        if isinstance(types, dict):  # {tuple: [types of the parts]}
+            return any(within(part) for parts in types.values() for part in parts)
+        return isinstance(types, type) and issubclass(types, kind)
+
+    return within(getattr(valid(dls), "_types", None))
+
+
 def spec_of(dls: Any, x: Tensor, image: bool) -> InputSpec:
     """Kind, normalisation, raw range and class names of the model's first input.
 
@@ -94,7 +107,17 @@ def normalisation(
 
 
 def class_names(dls: Any) -> tuple[Any, ...] | None:
-    """The entries of the data's vocabulary, in the order of the model's outputs; None where there is none."""
+    """The entries of the data's vocabulary, in the order of the model's outputs; None where there is none.
+
+    A segmentation's are the codes of its masks, those of key points "point 0 x", "point 0 y", and so on.
+    """
+    if has_target(dls, TensorMask):
+        transforms = getattr(getattr(valid(dls), "after_item", None), "fs", [])
+        codes = next((f.codes for f in transforms if isinstance(f, AddMaskCodes)), None)
+        return tuple(codes) if codes is not None else None
+    if has_target(dls, TensorPoint):
+        count = getattr(dls, "c", None)
+        return tuple(f"point {i // 2} {'xy'[i % 2]}" for i in range(count)) if isinstance(count, int) else None
     vocab = getattr(dls, "vocab", None)
     if vocab is None or isinstance(vocab, (str, bytes)) or callable(vocab):
         return None
@@ -116,10 +139,20 @@ def activation_of(loss: Any) -> Callable[[Tensor], Any] | None:
     plain = getattr(loss, "func", loss)
     if _is(plain, _SIGMOID):
         return torch.sigmoid
+    if _is(plain, _IDENTITY):
+        return _as_it_is
     if _is(plain, _LOG):
         return torch.exp
     if _is(plain, _REGRESSION):
         return _no_probability
+    return None
+
+
+def threshold_of(loss: Any) -> float | None:
+    """The probability from which a label is predicted, for losses of labels that do not exclude each other."""
+    loss = getattr(getattr(loss, "__self__", None), "old_lf", None) or loss
+    if _is(getattr(loss, "func", loss), (*_SIGMOID, *_IDENTITY)):
+        return float(getattr(loss, "thresh", 0.5))
     return None
 
 
@@ -131,7 +164,13 @@ def _no_probability(output: Tensor) -> None:
     return None
 
 
+def _as_it_is(output: Tensor) -> Tensor:
+    return output
+
+
 def body_of(model: nn.Module) -> nn.Module | None:
-    """The body of a model that is a Sequential of body and head, as `vision_learner` makes it."""
+    """The body of a model as `vision_learner` (a Sequential of body and head) or `unet_learner` makes it."""
     inner = getattr(model, "_orig_mod", model)  # compiled
+    if isinstance(inner, DynamicUnet):
+        return inner.layers[0]
     return inner[0] if isinstance(inner, nn.Sequential) and len(inner) == 2 else None

@@ -74,7 +74,9 @@ def _prepared(value: Any, cls: type[PILBase]) -> Any:
         return as_picture(value, cls)
     if isinstance(value, os.PathLike):
         return Path(value)
-    if value is None or isinstance(value, (bool, int, float, dict)):
+    if isinstance(value, dict):
+        return pd.Series(value)  # a row of a table, as the data's column readers take it
+    if value is None or isinstance(value, (bool, int, float)):
         raise InputTypeError(
             f"{describe(value)} is no picture. Give a path, a PIL image, an array or a tensor, a list of these, or an "
             "encoded batch as xb=."

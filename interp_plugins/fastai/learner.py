@@ -16,10 +16,12 @@ from interp_plugins.core.explain import explain as core_explain
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.guard import preserved_rng
 
-from .batch import Batch, from_dl, from_items, from_xb, to_model
-from .facts import activation_of, body_of, spec_of
+from .batch import Batch, Repacked, from_dl, from_items, from_xb, to_model
+from .facts import activation_of, body_of, spec_of, threshold_of
 from .items import is_item
-from .truth import wants_label, with_truth
+from .memory import unremembered
+from .targets import as_asked
+from .truth import wants_label
 
 
 @patch
@@ -27,7 +29,7 @@ def explain(
     self: Learner,
     item: Any = None,  # what `predict` takes (path, PIL image, array, tensor, row), or a list of them
     methods: Any = DEFAULT_METHODS,  # name, alias or method object, several of these, or a mapping name -> parameters
-    target: Any = None,  # None: predicted class; int: index; str, bool: label; "label": ground truth; list: several
+    target: Any = None,  # None: what is predicted; int: index; str, bool: label; "label": ground truth; list: several
     *,
     dl: Any = None,  # or a loader, always read with validation transforms
     ds_idx: int | None = None,  # or a split of the data: 0 training, 1 validation
@@ -48,6 +50,12 @@ def explain(
     samples make one `Explanation` of N samples per method (and target); `interp_plugins.explain` says more of methods,
     targets and baselines.
 
+    By default the target is what the model predicts: the class; every label above the loss function's threshold
+    (multi-label; one explanation per label, for several items those predicted for any); in a segmentation each
+    picture's largest class that is not the background, where the model sees it; up to four outputs of a regression or
+    of key points ("point 0 x"; "point 0" is both). `Contrast("cat", "dog")` from `interp_plugins` asks why the one
+    rather than the other.
+
     Raises:
         InterpError: one of its kinds (each also ValueError, TypeError, IndexError or RuntimeError), saying what came,
             what was expected and what to do.
@@ -57,21 +65,22 @@ def explain(
         learn.explain(ds_idx=1, idxs=[0, 5], methods="gradcam", target="label").show()
     """
     model = get_model(self.model)
-    with preserved_rng():
+    with preserved_rng(), unremembered(self.dls, model):
         batch = _read(self, item, dl, ds_idx, idxs, xb, rm_type_tfms, labelled=wants_label(target))
         if is_item(baselines):
             baselines = to_model(from_items(self.dls, baselines, rm_type_tfms=rm_type_tfms), model)
         inputs = to_model(batch, model)
         first = inputs[0] if isinstance(inputs, tuple) else inputs
         found = core_explain(
-            model,
+            model if batch.packing is None else Repacked(model, batch.packing),
             inputs,
             methods,
-            target=with_truth(target, batch.labels),
+            target=as_asked(target, self.dls, batch.labels),
             baselines=baselines,
             layer=layer,
             input_spec=spec_of(self.dls, first, batch.image) if isinstance(first, Tensor) else None,
             activation=activation_of(self.loss_func),
+            threshold=threshold_of(self.loss_func),
             body=body_of(model),
             batch_size=batch_size,
             seed=seed,

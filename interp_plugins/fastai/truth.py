@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import TargetError
+from interp_plugins.core.target import Contrast
 from interp_plugins.core.tensors import describe
 
 
 def wants_label(target: Any) -> bool:
-    """Whether the ground truth is asked for, alone or in a list of targets."""
-    return any(map(wants_label, target)) if isinstance(target, list) else isinstance(target, str) and target == "label"
+    """Whether the ground truth is asked for, alone, in a list of targets or in a contrast."""
+    if isinstance(target, list):
+        return any(map(wants_label, target))
+    if isinstance(target, Contrast):
+        return wants_label(target.this) or wants_label(target.that)
+    return isinstance(target, str) and target == "label"
 
 
 def with_truth(target: Any, labels: Sequence[Any]) -> Any:
-    """The target with "label" replaced by the samples' class indices (N,).
+    """The target, or for "label" the samples' class indices (N,); a list of indices where samples have several labels.
 
     Args:
         target: see `Learner.explain`.
@@ -27,12 +31,10 @@ def with_truth(target: Any, labels: Sequence[Any]) -> Any:
     Raises:
         TargetError: no ground truth, or one that is not one class per sample.
     """
-    if isinstance(target, list):
-        return [with_truth(t, labels) for t in target]
     return _classes(labels) if wants_label(target) else target
 
 
-def _classes(labels: Sequence[Any]) -> Tensor:
+def _classes(labels: Sequence[Any]) -> Tensor | list[int]:
     if not labels:
         raise TargetError(
             "target='label' means the ground truth, and this batch has none. Take the samples from labelled data "
@@ -50,11 +52,10 @@ def _classes(labels: Sequence[Any]) -> Tensor:
     if truth.ndim == 2 and bool(((truth == 0) | (truth == 1)).all()):
         if bool((truth.sum(1) == 1).all()):
             return truth.argmax(1).cpu()
-        counts = torch.unique(truth.sum(1).long()).tolist()
-        raise TargetError(
-            f"target='label' needs one class per sample; these samples have {', '.join(map(str, counts))} labels each. "
-            "Name the classes: target=['cat', 'dog'] gives one explanation for each."
-        )
+        found = truth.sum(0).nonzero().flatten().tolist()
+        if not found:
+            raise TargetError("target='label' means the true labels, and these samples have none. Name a class.")
+        return found  # several labels: one explanation for each that any sample has
     raise TargetError(
         f"target='label' needs one class per sample, but the ground truth is a {describe(truth)}. Give an index, a "
         "tuple of indices, or a function output -> (N,)."

@@ -40,23 +40,24 @@ class ImageMedium(Medium):
 
     def accepts(self, exp: Explanation) -> bool:
         """Whether `Explanation.heatmap` can make maps of the attributions."""
-        return exp.input.ndim == 4 and exp.attribution.ndim in (3, 4)
+        return exp.input.ndim == 4 and exp.attribution.ndim in (3, 4) and pixels.has_a_place(exp)
 
     def size(self, exp: Explanation, kind: str) -> tuple[float, float]:
         """The shape of the photograph, neither too flat nor too tall; three times as wide for "side"."""
-        height, width = exp.input.shape[2:]
+        sizes = [one.input.shape[2:] for one in pixels.pictures(exp)]
+        height, width = max(h for h, _ in sizes), sum(w for _, w in sizes)
         ratio = min(max(height / width, 0.4), 2.0)
         wide = 2.6 if ratio <= 1 else 2.6 / ratio**0.5
         return (3.06 * wide if kind == "side" else wide), wide * ratio
 
     def values(self, exp: Explanation, i: int) -> np.ndarray:
-        """The signed map (H, W), added up over channels, at the input's size."""
-        return exp.heatmap(i)
+        """The signed map (H, W), added up over channels, at the input's size; side by side for several pictures."""
+        return pixels.heat(exp, i)
 
     def original(self, ax: Axes, exp: Explanation, i: int) -> str:
         """The photograph."""
         rgb, note = pixels.photo(exp, i)
-        ax.imshow(rgb)
+        ax.imshow(pixels.outlined(rgb, exp, i))
         bare(ax)
         return note
 
@@ -67,24 +68,29 @@ class ImageMedium(Medium):
             return None
         if kind == "side":
             return self._side(ax, exp, i, scale)
-        ax.imshow(_PICTURES[kind](pixels.photo(exp, i).rgb, self.values(exp, i), scale))
+        ax.imshow(self._coloured(exp, i, kind, scale))
         bare(ax)
         return _colour_source(kind, scale)
 
     def picture(self, exp: Explanation, i: int, kind: str, scale: Scale, longest: int) -> bytes:
         """The picture's own pixels as PNG."""
-        rgb = pixels.photo(exp, i).rgb
         if kind == "original":
-            return png_of_pixels(rgb, longest)
+            return png_of_pixels(pixels.outlined(pixels.photo(exp, i).rgb, exp, i), longest)
         if kind not in _PICTURES:
             return super().picture(exp, i, kind, scale, longest)
-        return png_of_pixels(_PICTURES[kind](rgb, self.values(exp, i), scale), longest)
+        return png_of_pixels(self._coloured(exp, i, kind, scale), longest)
+
+    def _coloured(self, exp: Explanation, i: int, kind: str, scale: Scale) -> np.ndarray:
+        """Photograph and map as one picture, with the region that is explained."""
+        rgb = _PICTURES[kind](pixels.photo(exp, i).rgb, self.values(exp, i), scale)
+        return pixels.outlined(rgb, exp, i)
 
     def _side(self, ax: Axes, exp: Explanation, i: int, scale: Scale) -> ScalarMappable:
         """Original, heat map and overlay in one axis, named below."""
         rgb, note = pixels.photo(exp, i)
         values = self.values(exp, i)
         pictures = [rgb, pixels.heatmap(rgb, values, scale), pixels.overlay(rgb, values, scale)]
+        pictures = [pixels.outlined(picture, exp, i) for picture in pictures]
         width = rgb.shape[1]
         gap = max(1, round(0.03 * width))
         ax.imshow(pixels.side_by_side(pictures, gap))

@@ -108,7 +108,8 @@ def fit_scale(exp: Explanation, i: int, rule: ScaleRule) -> Scale:
 
 def is_signed(exp: Explanation) -> bool:
     """Whether any attribution of the batch is negative."""
-    return bool((exp.attribution < 0).any())
+    maps = exp.attributions if isinstance(exp.attributions, tuple) else (exp.attributions,)
+    return any(bool((one < 0).any()) for one in maps)
 
 
 class Drawn(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +24,64 @@ class Photo(NamedTuple):
     note: str
 
 
+def pictures(exp: Explanation) -> list[Explanation]:
+    """An explanation for each picture of the inputs, with its own map where there is one; they stand side by side."""
+    xs, maps = exp.inputs, exp.attributions
+    if not isinstance(xs, tuple) or any(x.ndim != 4 or x.shape[1] != xs[0].shape[1] for x in xs):
+        return [exp]
+    maps = maps if isinstance(maps, tuple) and len(maps) == len(xs) else (exp.attribution,) * len(xs)
+    return [replace(exp, inputs=x, attributions=a) for x, a in zip(xs, maps)]
+
+
+def has_a_place(exp: Explanation) -> bool:
+    """Whether it is known which picture the map lies over: one map for two pictures belongs to neither."""
+    maps = exp.attributions
+    several = isinstance(exp.inputs, tuple) and sum(x.ndim == 4 for x in exp.inputs) > 1
+    return not several or (isinstance(maps, tuple) and len(maps) == len(exp.inputs) == len(pictures(exp)))
+
+
+def joined(arrays: list[np.ndarray], fill: float) -> np.ndarray:
+    """Arrays (H, W, ...) in a row with a gap between them; lower ones are filled up at the bottom."""
+    if len(arrays) == 1:
+        return arrays[0]
+    height, gap = max(len(a) for a in arrays), max(1, round(0.04 * arrays[0].shape[1]))
+    parts = []
+    for a in arrays:
+        rest = a.shape[2:]
+        parts += [np.full((height, gap, *rest), fill), np.full((height, a.shape[1], *rest), fill)]
+        parts[-1][: len(a)] = a
+    return np.concatenate(parts[1:], axis=1)
+
+
 def photo(exp: Explanation, i: int = 0) -> Photo:
-    """The input of sample i in raw units, clipped to the spec's value range.
+    """The input of sample i in raw units, clipped to the spec's value range; several pictures side by side.
 
     One channel is grey, three are RGB, four RGBA (on white); any other number is shown as the mean. Where no
     normalisation is known and the values clearly do not fit the range, they are stretched to it, with a note.
     """
+    photos = [_photo(one, i) for one in pictures(exp)]
+    return Photo(joined([p.rgb for p in photos], 1.0), ", ".join(dict.fromkeys(p.note for p in photos if p.note)))
+
+
+def heat(exp: Explanation, i: int = 0) -> np.ndarray:
+    """The signed map (H, W) of sample i; those of several pictures side by side, as `photo` has them."""
+    return joined([one.heatmap(i) for one in pictures(exp)], 0.0)
+
+
+def outlined(rgb: np.ndarray, exp: Explanation, i: int) -> np.ndarray:
+    """A black line, with a white one around it, along the border of the region that is explained, if there is one."""
+    if exp.region is None or len(pictures(exp)) > 1:
+        return rgb
+    mask = exp.region[i % len(exp.region)][None, None].float()
+    mask = torch.nn.functional.interpolate(mask, size=rgb.shape[:2], mode="nearest")
+    grown, shrunk = (s * torch.nn.functional.max_pool2d(s * mask, 3, 1, 1) for s in (1, -1))
+    out = rgb.copy()
+    out[(grown > mask)[0, 0].numpy()] = 1.0
+    out[(mask > shrunk)[0, 0].numpy()] = 0.0
+    return out
+
+
+def _photo(exp: Explanation, i: int) -> Photo:
     x = exp.input[i % len(exp)][None].detach().cpu().double()
     raw = torch.nan_to_num(exp.spec.denormalise(x)[0])
     low, high = exp.spec.value_range

@@ -114,12 +114,16 @@ def picture(dls: Any) -> Path:
     return dls.valid_ds.items[0]
 
 
+PLAIN = (bool, int, float, str, tuple, list, type(None))
+
+
 def snapshot(learn: Learner) -> dict[str, Any]:
     """All of a Learner and of the process that explaining might change."""
     model = learn.model
     recorder = getattr(learn, "recorder", None)
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     pipelines = [getattr(dl, nm) for dl in learn.dls.loaders for nm in ("after_item", "after_batch") if hasattr(dl, nm)]
+    stored = [hook.stored for m in model.modules() for v in vars(m).values() for hook in getattr(v, "hooks", ())]
     return {
         "random": random.getstate(),
         "numpy": [str(v) for v in np.random.get_state()],  # noqa: NPY002 - fastai draws from it
@@ -137,6 +141,10 @@ def snapshot(learn: Learner) -> dict[str, Any]:
         "loaders": [id(dl) for dl in learn.dls.loaders],
         "split_idx": [p.split_idx for p in pipelines],
         "transforms": [id(f) for p in pipelines for f in p.fs],
+        "remembered": [
+            {k: v if isinstance(v, PLAIN) else id(v) for k, v in vars(f).items()} for p in pipelines for f in p
+        ],
+        "stored": [id(v) for v in stored],
         "normalize": [v.clone() for p in pipelines for f in p.fs if isinstance(f, Normalize) for v in (f.mean, f.std)],
     }
 

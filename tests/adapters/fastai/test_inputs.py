@@ -203,6 +203,8 @@ def test_rows_of_a_table_are_items(make_learner, folder):
     assert rows.names == ("0", "1", "2")
     assert torch.equal(rows.inputs, learn.explain(list(table.file[:3]), **FAST)[0].inputs)
     assert torch.equal(rows.inputs[1:2], learn.explain(table.iloc[1], **FAST)[0].inputs)
+    for row in (table.iloc[1].to_dict(), [table.iloc[1].to_dict()], [table.iloc[1]], table.iloc[[1]]):
+        assert torch.equal(rows.inputs[1:2], learn.explain(row, **FAST)[0].inputs)
     truth = learn.explain(ds_idx=0, idxs=[1, 0], target="label", **FAST)[0]
     assert truth.target_label == tuple(dls.train_ds.items.kind.iloc[[1, 0]])
     assert isinstance(ColReader("file")(table.iloc[0]), str)

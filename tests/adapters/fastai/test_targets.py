@@ -6,6 +6,7 @@ from fastai.data.block import CategoryBlock, MultiCategoryBlock, RegressionBlock
 from fastai.torch_core import TensorCategory
 from fastai.vision.data import ImageBlock
 
+from interp_plugins import Contrast
 from interp_plugins.core.errors import InterpWarning, TargetError
 
 FAST = {"methods": "saliency"}
@@ -106,8 +107,8 @@ def test_multi_label(make_learner, block_dls, net, picture):
     truth = [kinds(p) for p in dls.valid_ds.items]
     one, two = ([i for i, t in enumerate(truth) if len(t) == n] for n in (1, 2))
     assert learn.explain(idxs=one, target="label", **FAST)[0].target_label == tuple(truth[i][0] for i in one)
-    with pytest.raises(TargetError, match="2 labels each"):
-        learn.explain(idxs=two, target="label", **FAST)
+    several = learn.explain(idxs=two, target="label", **FAST)  # one for each label that any of them has
+    assert {e.target_label[0] for e in several} == {label for i in two for label in truth[i]}
 
 
 def test_regression_has_no_probability(make_learner, block_dls, net, picture):
@@ -116,6 +117,22 @@ def test_regression_has_no_probability(make_learner, block_dls, net, picture):
     assert exp.probability is None and exp.spec.vocab is None and exp.target_label == ("output",)
     with pytest.raises(TargetError, match="one class per sample"):
         learn.explain(ds_idx=1, target="label", **FAST)
+
+
+def test_F8_a_contrast_of_two_classes(wrong, dls, unchanged):
+    cats = [i for i, p in enumerate(dls.valid_ds.items) if p.parent.name == "cat"]
+    exp = wrong.explain(idxs=cats, target=Contrast("dog", "cat"), **FAST)[0]
+    assert exp.target_label == ("dog rather than cat",) * len(cats) and exp.probability is None
+    by_hand = wrong.explain(idxs=cats, target=lambda output: output[:, 1] - output[:, 0], **FAST)[0]
+    assert torch.equal(exp.score, by_hand.score) and torch.equal(exp.attributions, by_hand.attributions)
+    for target in (Contrast(None, "label"), Contrast(1, "cat"), [Contrast(("label", "dog"), 0)]):
+        assert torch.equal(wrong.explain(idxs=cats, target=target, **FAST)[0].attributions, exp.attributions)
+    with unchanged(wrong), pytest.raises(TargetError, match="compares 'dog' with itself"):
+        wrong.explain(idxs=cats, target=Contrast(None, "dog"), **FAST)
+    with pytest.warns(InterpWarning, match="In sample .* with itself"):
+        wrong.explain(ds_idx=1, target=Contrast("dog", "label"), **FAST)
+    with unchanged(wrong), pytest.raises(TargetError, match="Did you mean 'cat'"):
+        wrong.explain(idxs=cats, target=Contrast("catt", "dog"), **FAST)
 
 
 def test_names_of_other_classes_are_not_used(make_learner, dls, net, picture):

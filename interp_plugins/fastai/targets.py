@@ -1,0 +1,61 @@
+"""What a fastai user asks for, by the kind of data: a class of a segmentation is a region, a key point two outputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fastai.vision.core import TensorMask, TensorPoint
+from torch import Tensor
+
+from interp_plugins.core.errors import TargetError
+from interp_plugins.core.region import ClassRegion
+from interp_plugins.core.target import Contrast
+
+from .facts import has_target
+from .truth import wants_label, with_truth
+
+_POINT = re.compile(r"point\s*(\d+)", re.IGNORECASE)
+
+
+def as_asked(target: Any, dls: Any, labels: Sequence[Any]) -> Any:
+    """A target that the core knows, from `Learner.explain`'s.
+
+    Args:
+        target: see `Learner.explain`.
+        dls: the Learner's DataLoaders.
+        labels: the targets of the batch, as the loader gave them; empty without ground truth.
+
+    Returns:
+        For a segmentation, classes (and None, the largest one predicted) as regions; for key points, "point 3" as the
+        two outputs of it; "label" as the ground truth; anything else as it is.
+    """
+    if isinstance(target, list):
+        return [as_asked(t, dls, labels) for t in target]
+    if isinstance(target, Contrast):
+        return Contrast(as_asked(target.this, dls, labels), as_asked(target.that, dls, labels))
+    if has_target(dls, TensorMask):
+        return _region(target, labels)
+    if has_target(dls, TensorPoint) and isinstance(target, str) and (found := _POINT.fullmatch(target.strip())):
+        first = 2 * int(found[1])
+        return [first, first + 1]
+    return with_truth(target, labels)
+
+
+def _region(target: Any, labels: Sequence[Any]) -> Any:
+    if wants_label(target):
+        if len(labels) != 1 or not isinstance(labels[0], Tensor):
+            raise TargetError(
+                "target='label' means the true mask, and this batch has none. Take the samples from labelled data "
+                "(ds_idx=1, idxs=[...]), or give a class by name: its region is where the model predicts it."
+            )
+        return ClassRegion(truth=labels[0])
+    if isinstance(target, tuple) and len(target) == 2 and target[0] == "label":
+        return ClassRegion(target[1])
+    if isinstance(target, (int, np.integer)) and not isinstance(target, bool):
+        return ClassRegion(int(target))
+    if target is None or isinstance(target, (str, bool, np.bool_)):
+        return ClassRegion(target)
+    return target
