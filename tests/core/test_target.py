@@ -44,7 +44,7 @@ DEEP = torch.arange(24.0).reshape(3, 2, 4)
         (lambda out: out.sum(1), FLAT, [3, 12, 21]),
         (Contrast(Index((2,)), Index((0,))), FLAT, [2, 2, 2]),
     ],
-    ids=repr,
+    ids=lambda value: "function" if callable(value) else repr(value),
 )
 def test_target_selects_one_scalar_per_row(target: Any, output: Tensor, expected: list[float]) -> None:
     assert as_target(target, 3)(output).tolist() == expected
