@@ -25,32 +25,43 @@ from .gradient import InputXGradient, Saliency
 from .gradient_shap import GradientShap
 from .guided import Deconvolution, GuidedBackprop, GuidedGradCam, NeuronDeconvolution, NeuronGuidedBackprop
 from .integrated_gradients import IntegratedGradients
+from .interactions import ShapleyInteractions
+from .kernel_shap import KernelShap
 from .layer import LayerFeatureAblation, LayerGradientShap, LayerIntegratedGradients
+from .lime import Lime, LimeBase
 from .neuron import NeuronFeatureAblation, NeuronGradient, NeuronGradientShap, NeuronIntegratedGradients
 from .noise_tunnel import NoiseTunnel
+from .owen import OwenValues
+from .permutation import FeaturePermutation, LayerFeaturePermutation
+from .rise import RISE
+from .sensitivity import HSIC, Sobol
+from .shapley import ShapleyValues, ShapleyValueSampling
 
 __all__ = [
     "AblationCAM",
     "Attribution",
     "ClassActivationMap",
-    "EigenCAM",
-    "EigenGradCAM",
     "Deconvolution",
     "DeepLift",
     "DeepLiftShap",
+    "EigenCAM",
+    "EigenGradCAM",
     "FeatureAblation",
+    "FeaturePermutation",
     "FinerCAM",
     "FullGrad",
     "GradCAMPlusPlus",
     "GradientAttribution",
     "GradientShap",
-    "HiResCAM",
     "GuidedBackprop",
     "GuidedGradCam",
+    "HSIC",
+    "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
     "InternalAttribution",
     "InternalInfluence",
+    "KernelShap",
     "LayerActivation",
     "LayerAttribution",
     "LayerCAM",
@@ -58,10 +69,13 @@ __all__ = [
     "LayerDeepLift",
     "LayerDeepLiftShap",
     "LayerFeatureAblation",
+    "LayerFeaturePermutation",
     "LayerGradCam",
     "LayerGradientShap",
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
+    "Lime",
+    "LimeBase",
     "NeuronAttribution",
     "NeuronConductance",
     "NeuronDeconvolution",
@@ -74,6 +88,12 @@ __all__ = [
     "NeuronIntegratedGradients",
     "NoiseTunnel",
     "Occlusion",
+    "OwenValues",
     "PerturbationAttribution",
+    "RISE",
     "Saliency",
+    "ShapleyInteractions",
+    "ShapleyValueSampling",
+    "ShapleyValues",
+    "Sobol",
 ]

@@ -9,6 +9,7 @@ cover an element). No gradient is needed. Cost: one forward row per feature and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,8 +44,25 @@ class _Credit:
         return out
 
 
-def _replace(x: Tensor, baseline: Tensor, features: MaskFeatures | Windows, k: int, i: int, lo: int, hi: int) -> None:
+class Replacement(Protocol):
+    """Replacement values that depend on the feature."""
+
+    def at(self, k: int, i: int) -> Tensor:
+        """For feature k, values of the shape of input i."""
+        ...
+
+
+def _replace(
+    x: Tensor,
+    baselines: Sequence[Tensor] | Replacement,
+    features: MaskFeatures | Windows,
+    k: int,
+    i: int,
+    lo: int,
+    hi: int,
+) -> None:
     """Put the baseline into feature k of input i, in place, for the samples [lo, hi)."""
+    baseline = baselines[i] if isinstance(baselines, Sequence) else baselines.at(k, i)
     if isinstance(features, Windows):
         _, box = features.box(k)
         x[(slice(None), *box)] = baseline[(slice(lo, hi), *box)]
@@ -70,7 +88,7 @@ def _add(credit: _Credit, change: Tensor, features: MaskFeatures | Windows, k: i
             total[lo:hi] += value * mask[:, None].to(total)
 
 
-def _clean(forward: Forward, inputs: Sequence[Tensor], size: int) -> Tensor:
+def clean_scores(forward: Forward, inputs: Sequence[Tensor], size: int) -> Tensor:
     """F(x) in chunks of rows, or in one pass for a model that gives one value per batch."""
     n, device = inputs[0].shape[0], inputs[0].device
 
@@ -89,6 +107,13 @@ def _clean(forward: Forward, inputs: Sequence[Tensor], size: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def merges_batch(forward: Forward, inputs: Sequence[Tensor]) -> bool:
+    """Whether the model gives one value for a batch, whatever its size: seen by sending one sample alone."""
+    one = torch.zeros(1, dtype=torch.long, device=inputs[0].device)
+    out = forward.selected([x[:1] for x in inputs], one)
+    return out.ndim == 0 or out.shape[0] != 1
+
+
 class _MergesBatch(Exception):
     """The model gives one value for the whole batch."""
 
@@ -96,7 +121,7 @@ class _MergesBatch(Exception):
 def perturb(
     forward: Forward,
     inputs: Sequence[Tensor],
-    baselines: Sequence[Tensor],
+    baselines: Sequence[Tensor] | Replacement,
     features: MaskFeatures | Windows,
     *,
     perturbations_per_eval: int = 1,
@@ -109,7 +134,7 @@ def perturb(
     Args:
         forward: what to evaluate; its target may leave several values per example.
         inputs: the inputs, batch first.
-        baselines: replacement values of the same shapes.
+        baselines: replacement values of the same shapes, or an object that makes them feature by feature.
         features: what is replaced together.
         perturbations_per_eval: features per forward pass; 1 leaves the size to the engine.
         chunk: rows per forward pass; overrides the above.
@@ -119,7 +144,7 @@ def perturb(
     n = inputs[0].shape[0]
     explicit = perturbations_per_eval > 1
     size = chunk or (perturbations_per_eval * n if explicit else max(n, auto_chunk(list(inputs))))
-    clean = _clean(forward, inputs, size)
+    clean = clean_scores(forward, inputs, size)
     per_row = clean.ndim > 0 and clean.shape[0] == n
     note(score=clean if clean.ndim == 1 and per_row else None)
     try:
@@ -138,7 +163,7 @@ def perturb(
 def _loop(
     forward: Forward,
     inputs: Sequence[Tensor],
-    baselines: Sequence[Tensor],
+    baselines: Sequence[Tensor] | Replacement,
     features: MaskFeatures | Windows,
     clean: Tensor,
     size: int,
@@ -163,7 +188,7 @@ def _loop(
         xs = [x.index_select(0, rows) for x in inputs]
         for k, lo, hi, at in parts(start, stop):
             for i in features.inputs_of(k):
-                _replace(xs[i][at : at + hi - lo], baselines[i], features, k, i, lo, hi)
+                _replace(xs[i][at : at + hi - lo], baselines, features, k, i, lo, hi)
         out = forward.selected(xs, rows)
         if merged:
             return out.reshape(1, -1)

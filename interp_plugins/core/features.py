@@ -28,6 +28,7 @@ class MaskFeatures:
 
     def __init__(self, inputs: Sequence[Tensor], feature_mask: Any = None):
         self.counts_overlap = False
+        self._shapes = [tuple(x.shape[1:]) for x in inputs]
         if feature_mask is None:
             self._masks: list[Tensor] = []
             start = 0
@@ -54,6 +55,14 @@ class MaskFeatures:
     def masks(self, k: int) -> list[Tensor]:
         """Bool masks (1 or N, ...) of feature k, one per input, broadcastable to it."""
         return [m == self.ids[k] for m in self._masks]
+
+    def positions(self) -> list[Tensor]:
+        """For every element the number k of its feature, (1 or N, ...) per input; of the inputs' shapes."""
+        ids = torch.tensor(self.ids)
+        return [
+            torch.searchsorted(ids.to(m.device), m.contiguous()).expand(m.shape[0], *shape)
+            for m, shape in zip(self._masks, self._shapes, strict=True)
+        ]
 
 
 def _mask_tuple(feature_mask: Any, inputs: Sequence[Tensor]) -> tuple[Any, ...]:

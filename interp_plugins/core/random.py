@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from .errors import InputError
@@ -25,3 +28,20 @@ def make_generator(seed: int | None = None, generator: torch.Generator | None = 
     else:
         own.manual_seed(seed)
     return own
+
+
+@contextlib.contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let what draws from torch's global CPU generator (a user's function) draw from this one; it is advanced.
+
+    The global state itself is not put back: to be used inside `core.guard.frozen`, which does that.
+    """
+    if generator.device.type == "cpu":
+        torch.set_rng_state(generator.get_state())
+    else:
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
+    try:
+        yield
+    finally:
+        if generator.device.type == "cpu":
+            generator.set_state(torch.get_rng_state())

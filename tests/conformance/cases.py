@@ -203,6 +203,12 @@ class Problem:
         rows = [torch.randn(4, *x.shape[1:], generator=g, dtype=torch.float64).to(x.dtype) for x in self.xs]
         return tuple(rows) if isinstance(self.inputs, tuple) else rows[0]
 
+    def thirds(self) -> Any:
+        """A mask with at most three features per input."""
+        masks = [torch.arange(x[0].numel()).reshape(1, *x.shape[1:]) * 3 // x[0].numel() for x in self.xs]
+        masks = [m + 3 * i for i, m in enumerate(masks)]
+        return tuple(masks) if isinstance(self.inputs, tuple) else masks[0]
+
     def known(self, distribution: bool) -> dict[str, Any]:
         windows = tuple(tuple(min(2, s) for s in x.shape[1:]) for x in self.xs)
         strides = tuple(tuple(max(1, w - 1) for w in window) for window in windows)
@@ -276,6 +282,15 @@ VARIANTS = [
 ]
 
 
+# Traits of methods that the table cannot read off a signature.
+SHUFFLES = {"feature_permutation", "layer_feature_permutation"}  # over the batch: one sample cannot be shuffled
+# (N, 1, ...) where the target leaves (N, 1)
+KEEPS_SINGLE = {"shapley_value_sampling", "shapley_values", "rise", "sobol", "hsic", "owen"}
+OUTPUTS_APART = {*KEEPS_SINGLE, "lime", "kernel_shap"}  # (N, K, ...), not (N * K, ...)
+SOFT = {"sobol"}  # shows features in part, which ids refuse
+FEW_FEATURES = {"shapley_values"}  # 2^d coalitions
+
+
 MAPS = {"grad_cam_plus_plus", "x_grad_cam", "layer_cam", "hi_res_cam", "eigen_grad_cam", "eigen_cam", "score_cam",
         "ablation_cam", "finer_cam"}  # fmt: skip # (N, 1, *space), laid out by themselves
 ONE_SCORE = {"score_cam", "ablation_cam"}  # perturb, but take one value per sample
@@ -318,6 +333,8 @@ def arguments(variant: str, method: Any, problem: Problem) -> dict[str, Any]:
     for name, p in parameters.items():
         if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
             assert name in known, f"{variant} requires {name!r}: give it a value in Problem.known"
+    if innermost(variant) in FEW_FEATURES and known["feature_mask"] is None:
+        known["feature_mask"] = problem.thirds()
     return {k: v for k, v in known.items() if k in parameters and v is not None}
 
 
@@ -331,6 +348,8 @@ def applies(variant: str, case: Case) -> bool:
     """Whether the method can do this case by its documentation."""
     inner = innermost(variant)
     info = method_info(inner)
+    if inner in SHUFFLES and case.n == 1:
+        return False
     if case.block and (info.needs == "gradient" or inner in ONE_SCORE):
         return False
     if info.applies_to == "image" and [len(s) for s in case.shapes] != [3]:
@@ -347,6 +366,8 @@ def applies(variant: str, case: Case) -> bool:
         return False  # maps of several outputs are example by example, not copy by copy
     if case.ids:
         moves_the_input = "baselines" in accepted(info.cls) and not hasattr(info.cls, "at_layer")
+        if inner in SOFT:
+            return False
         needs_float = info.needs == "gradient" and (info.site != "layer" or moves_the_input)
         return not needs_float and not variant.startswith("noise_tunnel")
     return True

@@ -13,13 +13,19 @@ import captum.attr
 import torch
 
 import interp_plugins.attr as ours
+from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.registry import method_info
 from tests.conformance.cases import CASES, Case, Problem, applies, arguments, distance, innermost, make
 
 RULES = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle")
 SEED = 5
 
-LEFT_OUT = {"noise_tunnel/gradient_shap"}  # both draw, one inside the other
+LEFT_OUT = {
+    "noise_tunnel/gradient_shap",  # both draw, one inside the other
+    "lime",  # rounds its coefficients to float32: test_captum_perturbation.py
+    "kernel_shap",  # weighs what is a constraint here: likewise
+    "layer_feature_permutation",  # takes no function to shuffle with: likewise
+}
 
 
 # Cases where Captum has no rule for what the model does (functions instead of modules), or refuses it.
@@ -34,14 +40,16 @@ MEANT_OTHERWISE = {
 
 @contextlib.contextmanager
 def double() -> Iterator[None]:
-    """Captum casts its weights to float32; here they stay as exact as the model."""
+    """Captum casts its weights to float32, and sums in it; here both stay as exact as the model."""
     before, cast = torch.get_default_dtype(), torch.Tensor.float
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    single, torch.float = torch.float, torch.float64
     try:
         yield
     finally:
         torch.Tensor.float = cast  # type: ignore[method-assign]
+        torch.float = single
         torch.set_default_dtype(before)
 
 
@@ -72,6 +80,25 @@ def fed(problem: Problem, n_samples: int, stdevs: Any) -> Iterator[None]:
         yield
 
 
+def captums(variant: str) -> bool:
+    """Whether Captum has the method."""
+    return hasattr(captum.attr, method_info(variant.partition("/")[0]).cls.__name__)
+
+
+def rolled(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """A shuffle that both libraries can be given."""
+    return torch.where(mask, x.roll(1, 0), x)
+
+
+def orders(problem: Problem, mask: Any, count: int) -> list[list[int]]:
+    """The orders that ShapleyValueSampling draws, as mask ids; Captum wants those that the mask leaves out, too."""
+    generator = torch.Generator().manual_seed(SEED)
+    ids = MaskFeatures(problem.xs, mask).ids
+    missing = [i for i in range(max(ids)) if i not in ids]
+    drawn = [torch.randperm(len(ids), generator=generator).tolist() for _ in range(count)]
+    return [[ids[k] for k in order] + missing for order in drawn]
+
+
 def both(variant: str, case: Case, **more: Any) -> tuple[Any, Any]:
     """Our result and Captum's, for the same arguments."""
     problem = case.build()
@@ -83,6 +110,12 @@ def both(variant: str, case: Case, **more: Any) -> tuple[Any, Any]:
         my_arguments["border"] = "clip"
     if inner == "layer_conductance" and more.get("method") == "riemann_left":
         their_arguments["method"] = "riemann_trapezoid"  # Captum's name for the gradient at the left of each cell
+    if inner == "feature_permutation":
+        mine.perm_func = theirs.perm_func = rolled
+    if inner == "shapley_value_sampling":
+        my_arguments["seed"] = SEED
+        fixed = orders(problem, my_arguments.get("feature_mask"), my_arguments["n_samples"])
+        theirs.permutation_generator = lambda total, count: iter(fixed)
     if variant.startswith("noise_tunnel"):
         their_arguments["nt_samples_batch_size"] = 1
         my_arguments["seed"] = SEED
@@ -102,7 +135,7 @@ def comparable(variant: str, case: Case) -> bool:
     refused = case.in_place_behind and innermost(variant) == "layer_integrated_gradients"
     if case.name in MEANT_OTHERWISE.get(innermost(variant), ()):
         return False
-    return variant not in LEFT_OUT and applies(variant, case) and not refused
+    return captums(variant) and variant not in LEFT_OUT and applies(variant, case) and not refused
 
 
 def settings(variant: str) -> list[dict[str, Any]]:

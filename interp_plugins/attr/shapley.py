@@ -1,0 +1,209 @@
+"""Shapley values: exact over all coalitions, and sampled over permutations.
+
+    phi_i = sum over S without i of |S|! (d - |S| - 1)! / d! * (v(S + i) - v(S))
+
+(Shapley 1953), where v(S) is the score with the features outside S replaced by their baseline (`attr/coalitions.py`).
+Exact: every coalition is evaluated once, 2^d rows per sample. Sampled: the mean over random orders of what a feature
+adds when it joins (Castro et al. 2009; Strumbelj and Kononenko 2010), d - 1 rows per order and sample, plus two. The
+estimate is unbiased, and each order's contributions sum to F(x) - F(baseline), so completeness is exact.
+Antithetic orders, an order and its reverse, cancel part of the noise (Mitchell et al. 2022, arXiv:2104.12199).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import InputError
+from ..core.random import make_generator
+from ..core.registry import register
+from ..core.tensors import like
+from .average import Average, check_tolerance, report_error
+from .base import PerturbationAttribution, prepared
+from .cells import cells
+from .coalitions import Game
+
+_MAX_EXACT = 20  # 2^20 coalitions per sample are a million rows
+
+
+@register(
+    "shapley_value_sampling",
+    aliases=("shapley_sampling", "svs"),
+    needs="perturbation",
+    reference="Castro et al. 2009; Strumbelj and Kononenko 2010",
+    defaults=cells,
+)
+class ShapleyValueSampling(PerturbationAttribution):
+    """Shapley values, estimated over random orders of the features."""
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int = 25,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+        *,
+        antithetic: bool = False,
+        tol: float | None = None,
+        max_samples: int = 1000,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """Shapley values; complete for any number of samples.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first, any dtype.
+            baselines: what stands in for a missing feature: None (zeros), number, name, tensor, tuple or function.
+            target: see `core.target.as_target`. Without one, each output value per example gets its own map.
+            additional_forward_args: further positional arguments of the model.
+            feature_mask: integers, broadcastable to the input (tuple for several inputs); elements with the same
+                number, also across inputs, are one feature. None: every element is one.
+            n_samples: random orders, shared by the samples of the batch.
+            perturbations_per_eval: coalitions per forward pass. 1 (the default) leaves the size to the engine.
+            show_progress: always show a progress bar.
+            antithetic: follow each order by its reverse (n_samples counts pairs): less variance per pass where the
+                features' effects are near additive in pairs.
+            tol: go on, n_samples orders at a time, until the estimated relative L2 error of every sample's map is below
+                this; the error reached is reported (`core.report`: map_error, standard_error).
+            max_samples: at most so many orders; a warning says when tol was not reached.
+            seed: seed of the draws. None: decided by `torch.manual_seed`; the global state is left as it was.
+            generator: draw from this generator instead (it is advanced).
+            batch_size: rows (coalitions x samples) per forward pass; overrides perturbations_per_eval.
+            progress: None = a bar for long work, True, False.
+
+        Returns:
+            Maps of the inputs' shapes; (N, K, ...) for K outputs per example, (1, ...) or (K, ...) for a model that
+            returns one value, or K, for the whole batch.
+        """
+        check_tolerance(tol, n_samples, max_samples)
+        rng = make_generator(seed, generator)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            game = Game(
+                forward,
+                xs,
+                baselines,
+                feature_mask,
+                template=inputs,
+                perturbations_per_eval=perturbations_per_eval,
+                chunk=batch_size,
+            )
+            ends = game.empty, game.clean.to(game.wide)
+            average = Average()
+            planned = n_samples if tol is None else max_samples
+            runs = 2 if antithetic else 1
+            with game.progress(planned * runs * (game.d - 1), self.get_name(), True if show_progress else progress):
+                while average.count < planned:
+                    due = min(n_samples, planned - average.count)
+                    per_pass = max(1, game.group // max(1, runs * (game.d - 1)))
+                    for first in range(0, due, per_pass):
+                        draws = min(per_pass, due - first)
+                        orders = torch.stack([_order(game.d, rng) for _ in range(draws)]).to(game.device)
+                        both = torch.cat([orders, orders.flip(1)][:runs])
+                        found = _marginals(game, both, ends)
+                        for draw in found.reshape(runs, draws, *found.shape[1:]).mean(0):
+                            average.add(draw)
+                    if tol is None or max(average.map_error()) <= tol:
+                        break
+            report_error(average, game, inputs, tol, "orders")
+            return like(inputs, game.maps(average.mean))
+
+
+def _order(d: int, rng: torch.Generator) -> Tensor:
+    return torch.randperm(d, generator=rng, device=rng.device)
+
+
+def _marginals(game: Game, orders: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
+    """What each feature adds when it joins, for orders (P, d): (P, samples, K, d)."""
+    count, d = orders.shape
+    rank = torch.empty_like(orders)
+    rank.scatter_(1, orders, torch.arange(d, device=orders.device).expand(count, d))
+    inner = d - 1  # coalitions of an order that are neither empty nor whole
+
+    def switches(c: Tensor, samples: Tensor) -> Sequence[Tensor]:
+        return game.spread(rank.index_select(0, c // inner) <= (c % inner)[:, None], samples)
+
+    start, end = ends
+    path = [start.expand(count, 1, *start.shape)]
+    if inner:
+        path.append(game.scores(count * inner, switches).reshape(count, inner, *start.shape))
+    path.append(end.expand(count, 1, *end.shape))
+    steps = torch.cat(path, 1).diff(dim=1).permute(0, 2, 3, 1)  # (P, samples, K, place in the order)
+    return steps.gather(3, rank[:, None, None, :].expand_as(steps))
+
+
+def coalition_sizes(codes: Tensor, d: int) -> tuple[Tensor, Tensor]:
+    """Switches (C, d) of coalition numbers (bit i = feature i), and their sizes (C,)."""
+    z = (codes[:, None] >> torch.arange(d, device=codes.device)) & 1
+    return z.bool(), z.sum(1)
+
+
+def check_exact(d: int, what: str, instead: str) -> None:
+    """Refuse to enumerate the coalitions of too many features."""
+    if d > _MAX_EXACT:
+        raise InputError(
+            f"{what} evaluates all 2^d coalitions: d = {d} features would need 2^{d} (about {2.0**d:.0e}) rows per "
+            f"sample; at most {_MAX_EXACT} features are allowed. Group them with feature_mask, or use {instead}."
+        )
+
+
+@register(
+    "shapley_values",
+    aliases=("shapley", "exact_shapley"),
+    needs="perturbation",
+    reference="Shapley 1953",
+    defaults=lambda inputs, spec: cells(inputs, spec, 3),
+)
+class ShapleyValues(ShapleyValueSampling):
+    """Exact Shapley values, from all 2^d coalitions, each evaluated once."""
+
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+        *,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """Exact Shapley values; arguments and layout as in `ShapleyValueSampling.attribute`.
+
+        Raises:
+            InputError: more than 20 features.
+        """
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            game = Game(
+                forward,
+                xs,
+                baselines,
+                feature_mask,
+                template=inputs,
+                perturbations_per_eval=perturbations_per_eval,
+                chunk=batch_size,
+            )
+            check_exact(game.d, "ShapleyValues", "ShapleyValueSampling or KernelShap")
+            d, total = game.d, 2**game.d
+            joined = [1 / (d * math.comb(d - 1, s)) for s in range(d)]  # weight of v(S + i) - v(S) by |S|
+            values = torch.zeros(*game.clean.shape, d, dtype=game.wide, device=game.device)
+            weight = torch.tensor(joined, dtype=game.wide, device=game.device)
+            with game.progress(total, self.get_name(), True if show_progress else progress):
+                for first in range(0, total, max(1, game.group)):
+                    codes = torch.arange(first, min(total, first + max(1, game.group)), device=game.device)
+                    z, size = coalition_sizes(codes, d)
+                    plus, minus = weight[(size - 1).clamp_min(0)], -weight[size.clamp_max(d - 1)]
+                    share = torch.where(z, plus[:, None], minus[:, None])  # (C, d)
+                    values += torch.einsum("cnk,cd->nkd", game.of(z), share)
+            return like(inputs, game.maps(values))
