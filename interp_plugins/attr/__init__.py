@@ -29,6 +29,7 @@ from .interactions import ShapleyInteractions
 from .kernel_shap import KernelShap
 from .layer import LayerFeatureAblation, LayerGradientShap, LayerIntegratedGradients
 from .lime import Lime, LimeBase
+from .lrp import LRP, LayerLRP
 from .neuron import NeuronFeatureAblation, NeuronGradient, NeuronGradientShap, NeuronIntegratedGradients
 from .noise_tunnel import NoiseTunnel
 from .owen import OwenValues
@@ -62,6 +63,7 @@ __all__ = [
     "InternalAttribution",
     "InternalInfluence",
     "KernelShap",
+    "LRP",
     "LayerActivation",
     "LayerAttribution",
     "LayerCAM",
@@ -74,6 +76,7 @@ __all__ = [
     "LayerGradientShap",
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
+    "LayerLRP",
     "Lime",
     "LimeBase",
     "NeuronAttribution",

@@ -22,11 +22,11 @@ from .base import GradientAttribution, LayerAttribution, NeuronAttribution, batc
 from .grad_cam import LayerGradCam
 from .rules.call import Rule
 from .rules.rectifier import RectifierMode, deconvolution, guided
+from .rules.scope import under
 
 
 def _ruled_gradients(rule: Rule, forward: Forward, *args: Any, **kwargs: Any) -> Gradients:
-    with RectifierMode(rule):
-        return gradients(forward, *args, **kwargs)
+    return gradients(under(forward, RectifierMode(rule)), *args, **kwargs)
 
 
 class _Rectified(GradientAttribution):

@@ -31,11 +31,16 @@ LEFT_OUT = {
 # Cases where Captum has no rule for what the model does (functions instead of modules), or refuses it.
 _FUNCTIONS = ("two inputs", "two inputs, tensor argument", "layer with two outputs")
 _FLAT = tuple(case.name for case in CASES if len(case.shapes[0]) == 1)
+_LRP = ("int", "list", "1-d tensor", "scalar", "column", "tuple", "list of tuples", "tuple with a slice", "one sample",
+        "tuple of one input")  # fmt: skip # all that Captum has rules for; more in test_captum_rules.py
 MEANT_OTHERWISE = {
+    "lrp": [case.name for case in CASES if case.name not in _LRP],
+    "layer_lrp": [case.name for case in CASES if case.name not in ("list", "1-d tensor")],  # not at activations
     **dict.fromkeys(("deep_lift", "deep_lift_shap", "neuron_deep_lift", "neuron_deep_lift_shap"), _FUNCTIONS),
     **dict.fromkeys(("layer_deep_lift", "layer_deep_lift_shap"), _FUNCTIONS),
     "guided_grad_cam": _FLAT,
 }
+FEWEST = {"guided_grad_cam": 4, "lrp": 10, "layer_lrp": 2}  # comparable cases, elsewhere 14
 
 
 @contextlib.contextmanager

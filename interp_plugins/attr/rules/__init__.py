@@ -1,1 +1,54 @@
-"""Backward rules at function level, shared by DeepLift, guided backpropagation and relevance propagation."""
+"""Backward rules at function level, shared by DeepLift, guided backpropagation and relevance propagation.
+
+The rules of relevance propagation and their composites are for users; see docs/rules.md.
+"""
+
+from .composites import (
+    COMPOSITES,
+    Composite,
+    attn_lrp,
+    epsilon,
+    epsilon_alpha2_beta1,
+    epsilon_alpha2_beta1_flat,
+    epsilon_gamma_box,
+    epsilon_plus,
+    epsilon_plus_flat,
+)
+from .relevance import (
+    AlphaBeta,
+    Box,
+    Epsilon,
+    FixedScale,
+    Flat,
+    Gamma,
+    Pass,
+    PositiveWeights,
+    RelevanceRule,
+    Route,
+    WSquare,
+    ZPlus,
+)
+
+__all__ = [
+    "COMPOSITES",
+    "AlphaBeta",
+    "Box",
+    "Composite",
+    "Epsilon",
+    "FixedScale",
+    "Flat",
+    "Gamma",
+    "Pass",
+    "PositiveWeights",
+    "RelevanceRule",
+    "Route",
+    "WSquare",
+    "ZPlus",
+    "attn_lrp",
+    "epsilon",
+    "epsilon_alpha2_beta1",
+    "epsilon_alpha2_beta1_flat",
+    "epsilon_gamma_box",
+    "epsilon_plus",
+    "epsilon_plus_flat",
+]

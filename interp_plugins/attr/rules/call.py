@@ -75,6 +75,8 @@ class Call:
         rule: the backward pass.
         base: values of the operands in the paired run, if there is one.
         module: the innermost module around the call and its dotted name, where modules are followed.
+        value: the output, where it is known already.
+        account: where rules write down what they absorb, if somebody asked.
     """
 
     name: str
@@ -89,6 +91,8 @@ class Call:
     module: tuple[str, nn.Module] | None = None
     versions: list[int] = field(default_factory=list)
     run_tree: Any = None
+    value: Tensor | None = None
+    account: Any = None
 
     @classmethod
     def of(
@@ -148,8 +152,11 @@ class _Ruled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, *operands: Tensor) -> tuple[Tensor, ...]:
         ctx.call = call
-        # Fresh tensors: an output that is the operand itself must not be marked as changed.
-        outputs = tuple(y.clone() if any(y is x for x in operands) else y for y in call.run(operands))
+        if call.value is not None:
+            return (call.value.detach().clone(),)
+        # Fresh tensors: an output in the memory of an operand would count as a view of it.
+        blocks = {_block(x) for x in operands}
+        outputs = tuple(y.clone() if _block(y) in blocks else y for y in call.run(operands))
         ctx.mark_non_differentiable(*[y for y in outputs if not is_real(y)])
         return outputs
 
@@ -165,6 +172,8 @@ class _Ruled(torch.autograd.Function):
 def ruled(call: Call) -> Any:
     """Run the call; what it returns has the rule as its backward pass."""
     outputs = _Ruled.apply(call, *call.operands)
+    if call.value is not None:
+        return outputs[0]
     return pytree.tree_unflatten(list(outputs), call.run_tree)
 
 

@@ -154,8 +154,8 @@ def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     return F.softmax(-input, dim, dtype=dtype)
 
 
-def _scaled(x: Tensor, squares: Tensor, eps: float) -> Tensor:
-    return x * (squares + eps).rsqrt()
+def _scaled(x: Tensor, squares: Tensor, eps: float, fixed: bool) -> Tensor:
+    return x * ((squares.detach() if fixed else squares) + eps).rsqrt()
 
 
 def layer_norm(
@@ -165,19 +165,28 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
     *more: Any,
+    fixed: bool = False,
 ) -> Tensor:
-    """`F.layer_norm`."""
+    """`F.layer_norm`; with `fixed`, the scale counts as a constant."""
     dims = tuple(range(-len(tuple(normalized_shape)), 0))
     c = input - input.mean(dims, keepdim=True)
-    y = _scaled(c, (c * c).mean(dims, keepdim=True), eps)
+    y = _scaled(c, (c * c).mean(dims, keepdim=True), eps, fixed)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
 
-def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+def rms_norm(
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    eps: float | None = None,
+    *,
+    fixed: bool = False,
+) -> Tensor:
     """`F.rms_norm`."""
     dims = tuple(range(-len(tuple(normalized_shape)), 0))
-    y = _scaled(input, (input * input).mean(dims, keepdim=True), torch.finfo(input.dtype).eps if eps is None else eps)
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    y = _scaled(input, (input * input).mean(dims, keepdim=True), eps, fixed)
     return y if weight is None else y * weight
 
 
@@ -188,11 +197,12 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
     *more: Any,
+    fixed: bool = False,
 ) -> Tensor:
     """`F.group_norm`."""
     groups = input.reshape(input.shape[0], num_groups, -1)
     c = groups - groups.mean(-1, keepdim=True)
-    y = _scaled(c, (c * c).mean(-1, keepdim=True), eps).reshape(input.shape)
+    y = _scaled(c, (c * c).mean(-1, keepdim=True), eps, fixed).reshape(input.shape)
     channels = (1, -1, *(1,) * (input.dim() - 2))
     y = y if weight is None else y * weight.reshape(channels)
     return y if bias is None else y + bias.reshape(channels)
@@ -208,16 +218,20 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     *more: Any,
+    fixed: bool = False,
 ) -> Any:
     """`F.instance_norm` with the statistics of the input; with running ones it is affine and stays whole."""
-    return group_norm(input, input.shape[1], weight, bias, eps) if use_input_stats else NotImplemented
+    return group_norm(input, input.shape[1], weight, bias, eps, fixed=fixed) if use_input_stats else NotImplemented
 
 
-def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Tensor | None = None) -> Any:
+def normalize(
+    input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Tensor | None = None, *, fixed: bool = False
+) -> Any:
     """`F.normalize` with the Euclidean norm."""
     if p != 2 or out is not None:
         return NotImplemented
-    return input * (input * input).sum(dim, keepdim=True).sqrt().clamp(min=eps).reciprocal()
+    squares = (input * input).sum(dim, keepdim=True)
+    return input * (squares.detach() if fixed else squares).sqrt().clamp(min=eps).reciprocal()
 
 
 ATTENTION: dict[str, Callable[..., Any]] = {

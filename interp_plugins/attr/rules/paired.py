@@ -6,8 +6,7 @@ module is used. They must take the same way through the model.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from .names import (
 )
 from .recurrent import RECURRENT
 from .rescale import Rescale, Winner, along_the_way, half_way, logsumexp_rule, softmax_rule
+from .scope import under
 
 _PRODUCTS = PRODUCTS | WEIGHTED | AFFINE_PRODUCTS
 _KNOWN = ELEMENTWISE | _PRODUCTS | LARGEST | SMALLEST | {"softmax", "logsumexp"} | NORMALIZATIONS
@@ -64,12 +64,8 @@ class PairedMode(RuleMode):
             "logsumexp": logsumexp_rule,
         }
 
-    @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """The baseline's run happens inside; afterwards the mode is ready for the input's run."""
-        self.recorded, self.position = [], None
-        with self:
-            yield
+    def rewind(self) -> None:
+        """The baseline's run is recorded; the next one is the input's."""
         self.position = 0
 
     def seen(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -153,7 +149,8 @@ def paired_gradients(
     """
     mode = PairedMode(eps)
     devices = sorted({x.device.index or 0 for x in xs if x.is_cuda})
-    with torch.random.fork_rng(devices=devices), mode.recording():  # a model that draws draws the same twice
-        at_baselines = forward.scores([b.clone() for b in baselines], rows)  # copies: it may work in place
-    with mode:
-        return gradients(forward, xs, rows), at_baselines
+    ruled_forward = under(forward, mode)
+    with torch.random.fork_rng(devices=devices):  # a model that draws random numbers draws the same twice
+        at_baselines = ruled_forward.scores([b.clone() for b in baselines], rows)  # copies: it may work in place
+    mode.rewind()
+    return gradients(ruled_forward, xs, rows), at_baselines

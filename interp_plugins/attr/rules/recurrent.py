@@ -88,7 +88,7 @@ def _layers(
             k = layer * directions + d
             own = list(flat[k * count : (k + 1) * count])
             biases = own[2:4] if has_biases else [None, None]
-            projection = own[4 if has_biases else 2 :] or [None]
+            projection: list[Tensor | None] = [*own[4 if has_biases else 2 :], None]
             weights = [*own[:2], *biases, projection[0]]
             outputs, last = _direction(step, slices, tuple(s[k] for s in states), weights, reverse=d == 1)
             found.append(outputs)
