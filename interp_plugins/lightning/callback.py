@@ -95,7 +95,7 @@ class AttributionCallback(Callback):
         methods: str | list[str] | dict[str, dict[str, Any]] = DEFAULT_METHODS,  # type: ignore[assignment]
         n_samples: int = 8,
         every_n_epochs: int = 1,
-        target: int | str | list[int] | Callable | None = None,
+        target: int | Callable | str | list[int] | None = None,  # a path to a function is text too: functions first
         layer: str | None = None,
         module: str | None = None,
         input_key: str | int | None = None,
@@ -355,7 +355,8 @@ class AttributionCallback(Callback):
 
     def _publish(self, exps: Explanations, before: Explanations | None, trainer: "Trainer", stage: str) -> None:
         """Everything that leaves this callback; what else is to leave it (a page, say) goes here too."""
-        facts = {"run": self.n_runs, "stage": stage, "epoch": trainer.current_epoch, "step": logged_step(trainer)}
+        step = logged_step(trainer, stage)
+        facts = {"run": self.n_runs, "stage": stage, "epoch": trainer.current_epoch, "step": step}
         found = series.rows(exps, before, **facts)
         self.history += found
         if self._places is not None:

@@ -37,14 +37,14 @@ def directory_of(trainer: Trainer, dirpath: str | None) -> str | None:
     return where if "://" in where else os.path.abspath(where)
 
 
-def logged_step(trainer: Trainer) -> int:
+def logged_step(trainer: Trainer, stage: str) -> int:
     """The step under which the Trainer logs its own metrics of this epoch, so that all curves share an axis.
 
     Not `global_step`, which counts the steps of every optimizer and is one ahead of the metrics when an epoch ends;
     pictures carry that one, as checkpoints do.
     """
-    loop = trainer.fit_loop.epoch_loop
-    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
+    step = int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
+    return step - 1 if stage == "train" else step  # a training epoch's metrics belong to its last batch
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Places:
         values = metrics(rows, f"{tag}/{stage}")
         if self.to_loggers and values:
             for logger in trainer.loggers:
-                log_numbers(logger, {**values, "epoch": trainer.current_epoch}, logged_step(trainer))
+                log_numbers(logger, {**values, "epoch": trainer.current_epoch}, logged_step(trainer, stage))
 
     def pictures(self, exps: Explanations, trainer: Trainer, tag: str, stage: str, run: int) -> None:
         """Draw all explanations of one run as one picture and bring it to its places.

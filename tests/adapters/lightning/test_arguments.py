@@ -8,6 +8,7 @@ import operator
 import pickle
 
 import pytest
+import pytorch_lightning
 import torch
 
 import interp_plugins.lightning as room
@@ -62,6 +63,24 @@ def test_names_in_the_model_are_checked_before_the_work(
     assert steps == []
 
 
+@pytest.mark.parametrize(
+    "methods",
+    [
+        "occlusion",
+        ["ig", "occlusion"],
+        {"ig": {"n_steps": 3}, "occlusion": {}},
+        {"noise_tunnel": {"attribution_method": "occlusion"}},
+    ],
+    ids=str,
+)
+def test_methods_that_cannot_explain_a_layer_are_refused_in_setup(methods, make_net, make_trainer) -> None:
+    callback = AttributionCallback(methods, layer="body.0")
+    with pytest.raises(InputError, match="'occlusion' explains the input and has no layer variant"):
+        callback.setup(make_trainer(), make_net(), "fit")
+    callback.setup(make_trainer(), make_net(), "predict")  # nothing is done there
+    AttributionCallback(["ig", "gradcam", "noise_tunnel"], layer="body.0").setup(make_trainer(), make_net(), "fit")
+
+
 def test_layers_that_are_built_in_setup_are_found(net_class, make_net, make_loader, make_trainer, make_callback):
     class Late(net_class):
         def __init__(self):
@@ -98,15 +117,24 @@ def test_a_parameter_that_no_method_takes(make_net, make_loader, make_trainer, m
 
 
 @pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
-def test_L23_strategies_that_shard_the_weights_are_refused(name, make_net, make_trainer, make_callback) -> None:
-    callback, trainer = make_callback(), make_trainer()
+@pytest.mark.parametrize("subclass", [False, True], ids=["itself", "a user's subclass"])
+def test_L23_strategies_that_shard_the_weights_are_refused(
+    name, subclass, make_net, make_trainer, make_callback
+) -> None:
+    callback, trainer = make_callback(on_error="warn"), make_trainer()
     plain = trainer.strategy
-    sharding = type("Mine", (type(name, (type(plain),), {}),), {})
-    trainer.strategy.__class__ = sharding
-    with pytest.raises(NotImplementedError, match=f"does not support {name}.*explain") as caught:
+    real = getattr(pytorch_lightning.strategies, name)  # the class itself; its objects need what is not here
+    assert real.__name__ == name
+    bases = (type("Mine", (real,), {}),) if subclass else (real,)
+    sharding = object.__new__(type(bases[0].__name__, bases, {"__init__": lambda self: None}))
+    trainer._accelerator_connector.strategy = sharding
+    text = f"does not support {name}.*save a full checkpoint.*explain.*devices=1.*strategy='ddp' is supported"
+    with pytest.raises(NotImplementedError, match=text) as caught:
         callback.setup(trainer, make_net(), "fit")
     assert isinstance(caught.value, InterpError)
     callback.setup(trainer, make_net(), "predict")  # nothing is done there
+    trainer._accelerator_connector.strategy = plain
+    callback.setup(trainer, make_net(), "fit")
 
 
 def first(batch):

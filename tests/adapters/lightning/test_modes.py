@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, WeightAveraging
 from torch import nn
 
 from interp_plugins.lightning import explain
@@ -81,7 +81,7 @@ def test_L3_a_cache_made_in_inference_mode_has_a_clear_message(
     assert callback.n_runs == 1
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "16-true", "64-true", "bf16-mixed", "16-mixed"])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_L6_every_precision_gives_finite_maps(
     precision, autocast, make_net, make_loader, make_trainer, make_callback
@@ -115,8 +115,9 @@ def test_L6_autocast_gives_the_logits_of_the_step(
 
 
 @pytest.mark.parametrize("order", ["first", "last"])
-def test_L9_maps_are_of_the_averaged_weights(order, make_net, make_loader, make_trainer, make_callback) -> None:
-    callback, averaging = make_callback(target=0), EMAWeightAveraging(decay=0.5)
+@pytest.mark.parametrize("kind", [lambda: EMAWeightAveraging(decay=0.5), WeightAveraging], ids=["EMA", "mean"])
+def test_L9_maps_are_of_the_averaged_weights(kind, order, make_net, make_loader, make_trainer, make_callback) -> None:
+    callback, averaging = make_callback(target=0), kind()
     callbacks = (averaging, callback) if order == "first" else (callback, averaging)
     trainer = make_trainer(*callbacks, num_sanity_val_steps=0)
     net, data = make_net(), make_loader()
