@@ -20,6 +20,7 @@ from ..core.report import note
 from ..core.site import Layer, Neuron, OfNeuron, resolve_layer
 from ..core.target import as_target
 from ..core.tensors import as_tuple, check_float, check_inputs, describe, per_sample_sum
+from .lookups import joint
 from .path import check_rows
 
 
@@ -37,6 +38,10 @@ class Attribution:
 
     # The parameters differ from method to method, as in Captum, so the base class names none.
     attribute: Callable[..., Any]
+
+    # Whether integer inputs are explained at their look-ups, and whether the map is over a layer.
+    embeds_ids: bool = False
+    reads_layer: bool = False
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -86,7 +91,20 @@ def _short(func: Any) -> str:
 
 
 class GradientAttribution(Attribution):
-    """A method that needs gradients."""
+    """A method that needs gradients.
+
+    Integer inputs (tokens, categories) are explained at the rows that they are looked up as, jointly with the float
+    inputs (`attr/lookups.py`). Baselines of ids: None = rows of zeros, since any id would be arbitrary; numbers and
+    tensors are ids, `core.baseline.NO_ID` a row of zeros; a `core.baseline.Sample` is the mean of its rows. The maps
+    have the ids' shape: what an id's row got, summed. Masks that the model computes from the ids stay the input's.
+    """
+
+    embeds_ids = True
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "attribute" in vars(cls):
+            cls.attribute = joint(cls.attribute)  # type: ignore[method-assign]
 
 
 class PerturbationAttribution(Attribution):
@@ -178,6 +196,9 @@ class InternalMultiplying(InternalAttribution):
 
 class LayerAttribution(InternalAttribution):
     """A method whose map is over a layer's tensor."""
+
+    embeds_ids = False  # unless its path runs in the input
+    reads_layer = True
 
     @staticmethod
     def interpolate(

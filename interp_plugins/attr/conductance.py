@@ -91,6 +91,8 @@ def path_conductance(
 class LayerConductance(LayerAttribution, GradientAttribution):
     """How much of the change of the score flows through each unit of a layer."""
 
+    embeds_ids = True
+
     def has_convergence_delta(self) -> bool:
         """True."""
         return True
@@ -144,6 +146,8 @@ class LayerConductance(LayerAttribution, GradientAttribution):
 )
 class InternalInfluence(LayerAttribution, GradientAttribution):
     """Mean gradient at a layer along the input's path."""
+
+    embeds_ids = True
 
     def attribute(
         self,

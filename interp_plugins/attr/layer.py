@@ -264,6 +264,8 @@ class LayerGradientShap(InternalMultiplying, LayerAttribution, GradientAttributi
         multiply_by_inputs: multiply by the difference of the activations, the default.
     """
 
+    embeds_ids = True
+
     def has_convergence_delta(self) -> bool:
         """True."""
         return True

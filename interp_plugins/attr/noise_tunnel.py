@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,10 @@ from ..core.target import Target
 from ..core.tensors import as_tuple, check_inputs, describe, is_float, like, take_rows
 from .base import Attribution, InternalAttribution
 from .integrated_gradients import path_defaults
+from .lookups import AtLookupsProblem, at_lookups, has_ids
 
 NT_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
+_SPREAD = 0.15  # of the input's range, the noise where none is named
 _GROUP_ELEMENTS = 2**24  # elements of noisy input handed to the inner method at a time; it chunks on its own
 
 
@@ -40,6 +42,7 @@ def _stdevs(stdevs: Any, inputs: tuple[Tensor, ...]) -> tuple[float, ...]:
         raise InputError(
             f"The number of input tensors in {len(inputs)} must be equal to the number of stdevs values {len(many)}."
         )
+    many = tuple(_SPREAD * _range(x) if s is None else s for s, x in zip(many, inputs, strict=True))
     for s in many:
         if isinstance(s, bool) or not isinstance(s, (int, float)):
             raise InputTypeError(f"stdevs must be type float (or a tuple, one per input). Given: {describe(s)}")
@@ -48,13 +51,16 @@ def _stdevs(stdevs: Any, inputs: tuple[Tensor, ...]) -> tuple[float, ...]:
     return tuple(float(s) for s in many)
 
 
+def _range(x: Tensor) -> float:
+    return float(x.max() - x.min()) if is_float(x) and x.numel() else 0.0
+
+
 def noise_tunnel_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
     """For `explain`: squares of ten maps, noise of 15 % of each input's range, few steps (errors average out)."""
-    spread = tuple(0.15 * float(x.max() - x.min()) if is_float(x) else 0.0 for x in inputs)
     return {
         "nt_type": "smoothgrad_sq",
         "nt_samples": 10,
-        "stdevs": spread,
+        "stdevs": (None,) * len(inputs),
         "n_steps": 20,
         **path_defaults(inputs, spec),
     }
@@ -87,6 +93,11 @@ class NoiseTunnel(Attribution):
         """That of the inner method."""
         return bool(getattr(self.attribution_method, "multiplies_by_inputs", False))
 
+    @property
+    def embeds_ids(self) -> bool:  # type: ignore[override]
+        """That of the inner method: then the noise goes to the rows that ids are looked up as."""
+        return bool(getattr(self.attribution_method, "embeds_ids", False))
+
     def has_convergence_delta(self) -> bool:
         """That of the inner method."""
         inner = getattr(self.attribution_method, "has_convergence_delta", None)
@@ -98,7 +109,7 @@ class NoiseTunnel(Attribution):
         nt_type: str = "smoothgrad",
         nt_samples: int = 5,
         nt_samples_batch_size: int | None = None,
-        stdevs: float | tuple[float, ...] = 1.0,
+        stdevs: float | tuple[float | None, ...] | None = 1.0,
         draw_baseline_from_distrib: bool = False,
         *,
         seed: int | None = None,
@@ -110,13 +121,14 @@ class NoiseTunnel(Attribution):
         """Average the inner method over noisy inputs.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first. Integer inputs get no noise.
+            inputs: tensor or tuple of tensors, batch first. Integer inputs get their noise where gradient methods
+                look them up, on the rows of the table; other methods leave them as they are.
             nt_type: "smoothgrad", "smoothgrad_sq" or "vargrad".
             nt_samples: noisy copies per sample.
             nt_samples_batch_size: copies handed to the inner method at a time; None = automatic. The noise, and so the
                 result, does not depend on it.
-            stdevs: standard deviation of the noise in the input's units; a tuple for several inputs. The paper advises
-                10 to 20 % of the input's range.
+            stdevs: standard deviation of the noise in the input's units (for ids: in those of the embedding); a tuple
+                for several inputs. The paper advises 10 to 20 % of the input's range; None takes 15 %.
             draw_baseline_from_distrib: draw a baseline for each copy from the rows of `baselines`, the same row for
                 all inputs, so that baselines of several inputs stay paired.
             seed: seed of the noise. None: decided by `torch.manual_seed`; the global state is left as it was.
@@ -152,6 +164,8 @@ class NoiseTunnel(Attribution):
             )
         with frozen(self.forward_func):  # the inner method need not be one of ours
             if isinstance(noise_at, str) and noise_at == "input":
+                if self.embeds_ids and has_ids(inputs):
+                    return _average_at_lookups(smoothing, method, inputs, kwargs)
                 return smoothing.average(method, inputs, kwargs)
             if isinstance(noise_at, str) and noise_at == "layer":
                 if hasattr(method, "at_layer"):
@@ -159,6 +173,27 @@ class NoiseTunnel(Attribution):
                     return at.formatted(smoothing.average(at.method, at.inputs, at.kwargs))
                 noise_at = method.layer
             return _average_at(smoothing, method, noise_at, inputs, kwargs)
+
+
+def _average_at_lookups(smoothing: _Smoothing, method: Any, inputs: Any, kwargs: dict[str, Any]) -> Any:
+    """Average with noise on float inputs and on the rows of ids; what is averaged is one number per id."""
+    given = {**kwargs, "stdevs": smoothing.stdevs}
+    problem = at_lookups(method, inputs, given)
+    rest = {k: v for k, v in problem.kwargs.items() if k != "stdevs"}
+    return replace(smoothing, stdevs=problem.kwargs["stdevs"]).average(_Folding(problem), problem.inputs, rest)
+
+
+class _Folding:
+    """A method at look-ups, with maps of the ids' own shape."""
+
+    def __init__(self, problem: AtLookupsProblem):
+        self.problem, self.attribution_method, self.forward_func = problem, problem.method, problem.method.forward_func
+
+    def attribute(self, inputs: Any, **kwargs: Any) -> Any:
+        """The inner method's maps, folded."""
+        inner = copy.copy(self.attribution_method)
+        inner.forward_func = self.forward_func
+        return self.problem.folded(inner.attribute(inputs, **kwargs))
 
 
 def _average_at(smoothing: _Smoothing, method: Any, layer: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -186,7 +221,7 @@ class _Smoothing:
     nt_type: str
     samples: int
     group: int | None
-    stdevs: float | tuple[float, ...]
+    stdevs: float | tuple[float | None, ...] | None
     draw_baseline: bool
     delta: bool
     generator: torch.Generator
@@ -209,7 +244,7 @@ class _Smoothing:
         for first in range(0, self.samples, group):
             copies = min(group, self.samples - first)
             noisy, drawn = self._draw(xs, stdevs, kwargs, copies, at)
-            result = method.attribute(like(inputs, noisy), **drawn)
+            result = _for_copies(method, copies, n).attribute(like(inputs, noisy), **drawn)
             maps, delta = result if self.delta else (result, None)
             leaves, layout = pytree.tree_flatten(maps)
             per_copy = [m.detach().reshape(copies, m.shape[0] // copies, *m.shape[1:]) for m in leaves]
@@ -268,10 +303,22 @@ class _Smoothing:
 
 def _draws(method: Any) -> bool:
     """Whether a method draws random numbers from a generator of its own."""
+    if isinstance(method, _Folding):
+        return _draws(method.attribution_method)
     try:
         return "generator" in inspect.signature(method.attribute).parameters
     except (TypeError, ValueError):
         return False
+
+
+def _for_copies(method: Any, copies: int, n: int) -> Any:
+    """The method on a model whose bound keyword arguments follow the copies."""
+    func = getattr(method, "forward_func", None)
+    if not isinstance(func, Call) or not func.kwargs or copies == 1:
+        return method
+    of_copies = copy.copy(method)
+    of_copies.forward_func = Call(func.func, take_rows(func.kwargs, torch.arange(n).repeat(copies), n), func.output)
+    return of_copies
 
 
 def _expand(kwargs: dict[str, Any], rows: Tensor, n: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Background: Sturmfels, Lundberg, Lee, "Visualizing the Impact of Feature Attribu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +16,39 @@ from torch import Tensor
 
 from .errors import InputError, InputTypeError, unknown
 from .spec import InputSpec
-from .tensors import as_tuple, describe, own
+from .tensors import as_tuple, describe, is_float, own
 
 Maker = Callable[[Tensor, InputSpec, torch.Generator | None], Tensor]
+
+NO_ID = -1  # in a baseline of ids, for methods at look-ups: no row of the table, but zeros
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of data as a reference, such as some of the training data.
+
+    Methods with one baseline per sample start at its mean: of floats the mean; of ids the mean of the rows of the
+    table they are looked up in, or, for methods that replace ids, each position's most frequent id. Methods that draw
+    baselines draw its rows.
+
+    Args:
+        rows: (B, ...), of the input's shape behind the batch; row i of all inputs belongs together.
+    """
+
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class IdBaseline:
+    """A reference for ids that differs by the kind of method.
+
+    Args:
+        swap: ids that methods which replace ids put in: a number, or a tensor of ids.
+        start: where methods at look-ups start: a number or tensor of ids, `NO_ID` for zeros.
+    """
+
+    swap: int | Tensor
+    start: int | Tensor = NO_ID
 
 
 def _zero(x: Tensor, spec: InputSpec, generator: torch.Generator | None) -> Tensor:
@@ -94,9 +125,29 @@ def named_baseline(name: str, x: Tensor, spec: InputSpec, generator: torch.Gener
     return maker(x, spec, generator)
 
 
-def _one(value: Any, x: Tensor, spec: InputSpec, generator: torch.Generator | None, i: int) -> Tensor:
+def _one(
+    value: Any, x: Tensor, spec: InputSpec, generator: torch.Generator | None, i: int, vectors: bool = False
+) -> Tensor:
+    at_lookups = vectors and not is_float(x)
+    if isinstance(value, Sample):
+        if value.rows.shape[1:] != x.shape[1:] or not len(value.rows):
+            raise InputError(
+                f"The Sample for baselines[{i}] has rows of shape {tuple(value.rows.shape)}; expected "
+                f"(n, {', '.join(map(str, x.shape[1:]))})."
+            )
+        rows = own(value.rows)
+        value = rows.mean(0, keepdim=True) if is_float(x) else NO_ID if at_lookups else rows.mode(0, keepdim=True)[0]
+    elif isinstance(value, IdBaseline):
+        value = value.start if at_lookups else value.swap
     if value is None:
-        return torch.zeros_like(x)
+        return torch.full_like(x, NO_ID) if at_lookups else torch.zeros_like(x)
+    if isinstance(value, str) and not is_float(x):
+        if value.lower() != "zero":
+            raise InputError(
+                f"The baseline {value!r} means nothing for integers (baselines[{i}]). Give ids, 'zero', a "
+                "core.baseline.Sample of rows, or None; for several inputs a tuple with one per input."
+            )
+        return _one(None, x, spec, generator, i, vectors)
     if isinstance(value, str):
         return named_baseline(value, x, spec, generator)
     if isinstance(value, (bool, int, float)):
@@ -125,6 +176,7 @@ def as_baselines(
     spec: InputSpec | None = None,
     generator: torch.Generator | None = None,
     template: Any = None,
+    vectors: bool = False,
 ) -> tuple[Tensor, ...]:
     """One baseline tensor of the input's shape per input.
 
@@ -136,6 +188,7 @@ def as_baselines(
         spec: what is known of the first input, for named baselines.
         generator: for random baselines.
         template: the caller's `inputs`, to hand to a function in the caller's layout.
+        vectors: whether integer inputs are explained at their look-ups; then `NO_ID` stands for None and a `Sample`.
     """
     if callable(baselines) and not isinstance(baselines, Tensor):
         baselines = call_baseline(baselines, tuple(inputs) if isinstance(template, tuple) else inputs[0])
@@ -150,7 +203,7 @@ def as_baselines(
     many = as_tuple(baselines) if baselines is not None else (None,) * len(inputs)
     known = spec or InputSpec.guess(inputs[0])
     return tuple(
-        _one(b, x, known if i == 0 else InputSpec.guess(x), generator, i)
+        _one(b, x, known if i == 0 else InputSpec.guess(x), generator, i, vectors)
         for i, (b, x) in enumerate(zip(many, inputs, strict=True))
     )
 

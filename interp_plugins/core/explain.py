@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .baseline import as_baselines
+from .baseline import IdBaseline, Sample, as_baselines
 from .batching import check_chunk
 from .errors import InputError, InterpWarning, LayerError
 from .explanation import Explanation, Explanations
@@ -29,7 +29,7 @@ from .random import make_generator
 from .report import collect
 from .site import Layer, layer_name, resolve_layer
 from .spec import InputSpec, as_spec
-from .tensors import as_tuple, check_inputs, like
+from .tensors import as_tuple, check_inputs, is_float, like
 
 DEFAULT_METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
 
@@ -60,6 +60,8 @@ def explain(
     Args:
         model: an `nn.Module` or any callable, called as `model(*inputs, *additional_forward_args, **forward_kwargs)`.
         inputs: tensor or tuple of tensors, batch first, on the model's device, in the model's own (normalised) units.
+            Integers are ids (tokens, categories): gradient methods explain them at the rows of the tables they are
+            looked up in, jointly with float inputs, and give one number per id.
         methods: a name or alias (case-insensitive, see `list_methods()`), a method object (ours, or anything with
             Captum's `attribute(inputs, target=..., ...)`), a sequence of these, or a mapping name -> parameters.
         target: None = the predicted class (with `threshold` all predicted labels; up to four outputs of a
@@ -68,8 +70,9 @@ def explain(
             `Contrast(this, that)` = why the one rather than the other; a `core.region.ClassRegion` for a
             segmentation; a function output -> (N,); a `core.target.Target`; a list = several explanations.
         baselines: None (black for path methods on normalised pictures, else zeros in the model's units), "zero",
-            "black", "mean", "blur", "uniform", "gaussian", a number, a tensor, a tuple (one per input), or a function
-            of the inputs.
+            "black", "mean", "blur", "uniform", "gaussian", a number, a tensor, a tuple (one per input), a function of
+            the inputs, or a `core.baseline.Sample` of data. For integer inputs (ids) numbers and tensors are ids; None
+            is id 0 where a method replaces ids, and rows of zeros where it differentiates at the look-ups.
         layer: module, dotted name or `core.site.Layer`, for methods at a layer; None: the last layer with a spatial
             output, where a method needs one.
         additional_forward_args: further positional arguments; tensors with N rows follow the batch.
@@ -255,8 +258,13 @@ class _Job:
                 kwargs["baselines"] = self._distribution()
             else:
                 rng = make_generator(self.seed)
-                baselines = as_baselines(wanted, self.xs, self.spec, rng, template=self.inputs)
-                kwargs["baselines"] = like(self.inputs, baselines)
+                vectors = getattr(bound.method, "embeds_ids", False)
+                baselines = as_baselines(wanted, self.xs, self.spec, rng, template=self.inputs, vectors=vectors)
+                given = wanted if isinstance(wanted, tuple) else (wanted,) * len(baselines)
+                means = [vectors and isinstance(b, Sample) and not is_float(x) for b, x in zip(given, self.xs)]
+                kwargs["baselines"] = like(
+                    self.inputs, [g if mean else b for g, b, mean in zip(given, baselines, means, strict=True)]
+                )
         if "return_convergence_delta" in takes and "nt_type" not in takes:
             kwargs["return_convergence_delta"] = True
         return kwargs, baselines
@@ -272,11 +280,17 @@ class _Job:
     def _distribution(self) -> Any:
         """Baselines as rows to draw from; a name or number gives one row per sample, None a single zero row."""
         if self.baselines is None:
-            return like(self.inputs, [torch.zeros_like(x[:1]) for x in self.xs])
+            made = as_baselines(None, self.xs, vectors=True)
+            return like(self.inputs, [b[:1] for b in made])
         if isinstance(self.baselines, (str, int, float)):
-            made = as_baselines(self.baselines, self.xs, self.spec, make_generator(self.seed))
+            made = as_baselines(self.baselines, self.xs, self.spec, make_generator(self.seed), vectors=True)
             return like(self.inputs, made)
-        return self.baselines
+        if not isinstance(self.baselines, (Sample, IdBaseline, tuple)):
+            return self.baselines
+        rows = [b.rows if isinstance(b, Sample) else b for b in as_tuple(self.baselines)]
+        if any(isinstance(b, IdBaseline) for b in rows):
+            return like(self.inputs, as_baselines(self.baselines, self.xs, vectors=True))
+        return like(self.inputs, rows)
 
     def _layer(self, bound: Bound) -> str | None:
         method = getattr(bound.method, "attribution_method", bound.method)

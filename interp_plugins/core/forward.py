@@ -264,11 +264,12 @@ def _differentiate(scores: Tensor, sources: Sequence[Tensor], what: str) -> tupl
     for i, source in enumerate(sources):
         grad = by_id.get(id(source))
         if grad is None:
-            warnings.warn(
-                f"{what}[{i}] does not influence the score; its attributions are zero.",
-                InterpWarning,
-                stacklevel=3,
-            )
+            if source.numel():
+                warnings.warn(
+                    f"{what}[{i}] does not influence the score; its attributions are zero.",
+                    InterpWarning,
+                    stacklevel=3,
+                )
             grad = torch.zeros_like(source)
         out.append(grad.detach())
     return tuple(out)

@@ -3,8 +3,9 @@
 Inside the scope: every submodule in eval mode, parameters without grad, gradients possible even when called from
 `no_grad` or `inference_mode`, compiled modules run eagerly (so that hooks fire), cuDNN off for recurrent nets on
 CUDA (it refuses a backward in eval mode), private RNG streams. On leaving, also after an exception, everything is
-restored: training flags one by one, `requires_grad`, buffers that the forward changed, hooks are the site's
-business, and the state of the random, NumPy, torch, CUDA and MPS generators.
+restored: training flags one by one, `requires_grad`, buffers and tensors in plain attributes that the forward set (a
+recurrent net's state), hooks are the site's business, and the state of the random, NumPy, torch, CUDA and MPS
+generators.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.utils import _pytree as pytree
 
 _LARGE_BUFFER = 64 * 2**20  # bytes; larger buffers are packed weights, not running statistics
 _MANY = 64  # containers longer than this are data, not ensembles
@@ -100,7 +103,7 @@ def preserved_rng() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_modules(roots: list[nn.Module]) -> Iterator[None]:
-    """Eval mode, parameters without grad, buffers as they were: restored one by one."""
+    """Eval mode, parameters without grad, buffers and plain attributes as they were: restored one by one."""
     modules = list({id(m): m for root in roots for m in root.modules()}.values())
     modes = [(m, m.training) for m in modules]
     named = [(m, name, p) for m in modules for name, p in m._parameters.items() if p is not None]
@@ -110,6 +113,8 @@ def _quiet_modules(roots: list[nn.Module]) -> Iterator[None]:
     stand_ins = {id(p): nn.Parameter(p.clone(), requires_grad=False) for p in params if p.is_inference()}
     inference = [(m, name, p) for m, name, p in named if p.is_inference()]
     buffers = [(m, dict(m._buffers)) for m in modules]
+    # A recurrent net may keep its state between calls in plain attributes. Lazy modules become others: left alone.
+    plain = [(m, dict(vars(m))) for m in modules if not isinstance(m, LazyModuleMixin)]
     try:
         for m, held in buffers:
             m.training = False
@@ -127,11 +132,29 @@ def _quiet_modules(roots: list[nn.Module]) -> Iterator[None]:
             p.requires_grad_(True)
         for m, name, p in inference:
             setattr(m, name, p)
+        for m, attributes in plain:
+            _put_back(m, attributes)
         for m, held in buffers:  # also those that the forward filled in or added
             m._buffers.clear()
             m._buffers.update(held)
         for m, training in modes:
             m.training = training
+
+
+def _put_back(module: nn.Module, attributes: dict[str, Any]) -> None:
+    """Undo what a forward pass set on a module, if that held tensors (a state); a mere counter goes on counting.
+
+    By `setattr`, since recurrent modules keep a list of their weights beside the attributes.
+    """
+    now = vars(module)
+    added = [name for name in now if name not in attributes]
+    changed = [name for name, value in attributes.items() if now.get(name, None) is not value]
+    if not any(isinstance(t, Tensor) for name in (*added, *changed) for t in pytree.tree_leaves(now.get(name))):
+        return
+    for name in added:
+        del now[name]
+    for name in changed:
+        setattr(module, name, attributes[name])
 
 
 @contextlib.contextmanager

@@ -95,12 +95,20 @@ def check_float(inputs: Sequence[Tensor], what: str = "inputs") -> None:
     """Refuse integer and bool tensors where a gradient is needed, and say where to go instead."""
     for i, x in enumerate(inputs):
         if not is_float(x):
-            raise InputTypeError(
-                f"{what}[{i}] is {str(x.dtype).removeprefix('torch.')}, and gradients need floating-point data. "
-                "For images: x.float(). For token or category ids: explain the embedding with a layer method "
-                "(LayerIntegratedGradients(model, model.embedding)). For an argument that is not to be explained: "
-                "pass it in additional_forward_args."
-            )
+            raise InputTypeError(integer_advice(i, x, what))
+
+
+def integer_advice(i: int, x: Tensor | None, what: str = "inputs") -> str:
+    """What to do with an integer or bool input (None: of any such type) that no gradient can be had for."""
+    dtype = "integer" if x is None else str(x.dtype).removeprefix("torch.")
+    return (
+        f"{what}[{i}] is {dtype}, and gradients need floating-point data: ids are explained at the rows of the table "
+        "that the model looks them up in, and no such look-up (nn.Embedding, F.embedding, or a parameter indexed by "
+        "the ids, in plain PyTorch code) was seen for this input. For images and quantities: x.float(). For token or "
+        "category ids: explain the embedding with a layer method (LayerIntegratedGradients(model, model.embedding)), "
+        "or replace ids (feature_ablation). For an argument that is not to be explained: pass it in "
+        "additional_forward_args."
+    )
 
 
 def take_rows(tree: Any, rows: Tensor | None, n: int) -> Any:

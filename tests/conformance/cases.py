@@ -200,7 +200,13 @@ class Problem:
     def pool(self) -> Any:
         """A distribution of baselines: four rows per input."""
         g = torch.Generator().manual_seed(11)
-        rows = [torch.randn(4, *x.shape[1:], generator=g, dtype=torch.float64).to(x.dtype) for x in self.xs]
+        shapes = [(4, *x.shape[1:]) for x in self.xs]
+        rows = [
+            torch.randint(0, 7, shape, generator=g)
+            if self.case.ids
+            else torch.randn(shape, generator=g, dtype=torch.float64).to(x.dtype)
+            for shape, x in zip(shapes, self.xs)
+        ]
         return tuple(rows) if isinstance(self.inputs, tuple) else rows[0]
 
     def thirds(self) -> Any:
@@ -362,15 +368,10 @@ def applies(variant: str, case: Case) -> bool:
         return False
     if inner == "guided_grad_cam" and case.name == "layer with two outputs":
         return False
-    if case.block and variant.startswith("noise_tunnel"):
-        return False  # maps of several outputs are example by example, not copy by copy
-    if case.ids:
-        moves_the_input = "baselines" in accepted(info.cls) and not hasattr(info.cls, "at_layer")
-        if inner in SOFT:
-            return False
-        needs_float = info.needs == "gradient" and (info.site != "layer" or moves_the_input)
-        return not needs_float and not variant.startswith("noise_tunnel")
-    return True
+    if case.ids and inner in SOFT:
+        return False
+    # Noise tunnel: maps of several outputs are example by example, not copy by copy.
+    return not (case.block and variant.startswith("noise_tunnel"))
 
 
 def pairs() -> list[tuple[str, Case]]:

@@ -15,7 +15,7 @@ import torch
 import interp_plugins.attr as ours
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.registry import method_info
-from tests.conformance.cases import CASES, Case, Problem, applies, arguments, distance, innermost, make
+from tests.conformance.cases import CASES, Case, Problem, accepted, applies, arguments, distance, innermost, make
 
 RULES = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle")
 SEED = 5
@@ -138,6 +138,11 @@ def comparable(variant: str, case: Case) -> bool:
     """Whether Captum can do this case, and means the same by it."""
     # Captum puts a leaf in at the layer, which an in-place operation behind it refuses.
     refused = case.in_place_behind and innermost(variant) == "layer_integrated_gradients"
+    info = method_info(innermost(variant))
+    if case.ids:  # Captum has gradients for ids at layers alone, and there none along a path in the input
+        moves_the_input = "baselines" in accepted(info.cls) and not hasattr(info.cls, "at_layer")
+        refused |= info.needs == "gradient" and (info.site != "layer" or moves_the_input)
+        refused |= variant.startswith("noise_tunnel")
     if case.name in MEANT_OTHERWISE.get(innermost(variant), ()):
         return False
     return captums(variant) and variant not in LEFT_OUT and applies(variant, case) and not refused
