@@ -5,6 +5,7 @@
 
 from .ablation import FeatureAblation, Occlusion
 from .activation import LayerActivation, LayerGradientXActivation
+from .attention import AttentionRelevance, AttentionRollout, LeGrad
 from .base import (
     Attribution,
     GradientAttribution,
@@ -40,6 +41,8 @@ from .shapley import ShapleyValues, ShapleyValueSampling
 
 __all__ = [
     "AblationCAM",
+    "AttentionRelevance",
+    "AttentionRollout",
     "Attribution",
     "ClassActivationMap",
     "Deconvolution",
@@ -76,6 +79,7 @@ __all__ = [
     "LayerGradientShap",
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
+    "LeGrad",
     "LayerLRP",
     "Lime",
     "LimeBase",

@@ -12,7 +12,6 @@ front, or channels last (N, H, W, C). `find_grid` tells which, by these rules, a
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -238,6 +237,8 @@ def last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module 
     output, seen = watch(forward, inputs)
     found: list[tuple[Seen, Grid]] = []
     for one in seen:
+        if one.shape[0] != 1:  # windows folded into the batch
+            continue
         try:
             grid = find_grid(one.module, one.shape, inputs, seen)
         except LayerError:
@@ -249,10 +250,13 @@ def last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module 
             "This method needs a layer, and the model has none with a spatial output (N, C, H, W) to choose by itself. "
             "Give layer=: a module or its dotted name."
         )
-    # Of a transformer the residual stream counts: not the hidden units (of another width), not queries, keys, values.
-    stream = [(one, grid) for one, grid in found if grid.kind == "tokens" and not isinstance(one.module, nn.Linear)]
-    width = Counter(one.shape[2] for one, _ in stream).most_common(1)
-    found = [(one, g) for one, g in found if g.kind != "tokens" or ((one, g) in stream and one.shape[2] == width[0][0])]
+    # Of a transformer the residual stream counts, which is what norms give: not hidden units, queries, keys or values.
+    stream = {one.shape[2] for one, g in found if g.kind == "tokens" and "norm" in type(one.module).__name__.lower()}
+    found = [
+        (one, g)
+        for one, g in found
+        if g.kind != "tokens" or not stream or (one.shape[2] in stream and not isinstance(one.module, nn.Linear))
+    ]
     used = _used(output, found) or [one for one, _ in found]
     within = {id(m) for m in body.modules()} if body is not None else set()
     chosen = next((one for one in reversed(used) if id(one.module) in within), used[-1])

@@ -101,22 +101,35 @@ class Tokens(nn.Module):
         return self.fc(self.act(self.embed(ids)).mean(1))
 
 
+class Block(nn.Module):
+    """Attention over tokens: `nn.MultiheadAttention`, or fused attention."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(6)
+        self.qkv = nn.Linear(6, 18) if fused else None
+        self.attn = None if fused else nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, t: Tensor) -> Tensor:
+        n = self.norm(t)
+        if self.attn is not None:
+            return t + self.attn(n, n, n, need_weights=False)[0]
+        q, k, v = self.qkv(n).unflatten(2, (3, 2, 3)).permute(2, 0, 3, 1, 4)
+        return t + nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
 class TinyVit(nn.Module):
-    """A class token and four patches through two blocks: `nn.MultiheadAttention`, then fused attention."""
+    """A class token and four patches through two blocks."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.cls = nn.Conv2d(2, 6, 2, 2), nn.Parameter(torch.randn(1, 1, 6))
-        self.attn, self.norm = nn.MultiheadAttention(6, 2, batch_first=True), nn.LayerNorm(6)
-        self.qkv, self.fc = nn.Linear(6, 18), nn.Linear(6, 3)
+        self.blocks, self.fc = nn.Sequential(Block(False), Block(True)), nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         t = self.embed(x).flatten(2).transpose(1, 2)
         t = torch.cat([self.cls.expand(len(t), -1, -1), t], 1)
-        t = self.norm(t + self.attn(t, t, t, need_weights=False)[0])
-        q, k, v = self.qkv(t).unflatten(2, (3, 2, 3)).permute(2, 0, 3, 1, 4)
-        t = t + nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.fc(t[:, 0])
+        return self.fc(self.blocks(t)[:, 0])
 
 
 # -- the table -------------------------------------------------------------------------------------------------
@@ -273,7 +286,7 @@ CASES = [
     Case("one sample", lambda: Mlp(nn.ReLU()), n=1, target=[2]),
 ]  # fmt: skip
 # For methods about transformers and for maps of tokens, beside the table.
-ATTENTION = Case("attention", TinyVit, ((2, 4, 4),), layer="norm", neuron=(0, 1))
+ATTENTION = Case("attention", TinyVit, ((2, 4, 4),), layer="blocks.1.norm", neuron=(0, 1))
 BY_NAME = {case.name: case for case in (*CASES, ATTENTION)}
 
 # -- methods ---------------------------------------------------------------------------------------------------

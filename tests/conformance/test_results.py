@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from interp_plugins.core.registry import method_info
 from tests.conformance.cases import (
     ATTENTION,
+    ATTENTION,
     BY_NAME,
     KEEPS_SINGLE,
+    MAPS,
     MAPS,
     OUTPUTS_APART,
     VARIANTS,
@@ -73,6 +75,8 @@ def test_result_has_the_documented_layout(variant: str, case: Case) -> None:
         last = case.ids or case is ATTENTION  # channels, and a class token in front
         shapes = [(s[0], 1, *(s[1:-1] if last else s[2:])) for s in shapes]
         shapes = [(3, 1, 2, 2)] if case is ATTENTION else shapes
+    if method_info(innermost(variant)).applies_to == "transformer":
+        shapes = [(3, 1, 2, 2)]  # the patches' grid
     if innermost(variant) == "full_grad":
         shapes = [(s[0], 1, *s[2:]) for s in shapes]
     if case.block and site != "neuron" and method_info(innermost(variant)).needs != "forward":
