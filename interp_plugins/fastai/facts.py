@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders, Datasets, TfmdLists
 from fastai.data.load import DataLoader
-from fastai.data.transforms import CategoryMap, IntToFloatTensor, Normalize
+from fastai.data.transforms import CategoryMap, IntToFloatTensor, Normalize, get_c
 from fastai.losses import BaseLoss
 from fastai.vision.core import AddMaskCodes, PILBase, TensorMask, TensorPoint
 from fastai.vision.models.unet import DynamicUnet
@@ -116,7 +116,7 @@ def class_names(dls: Any) -> tuple[Any, ...] | None:
         codes = next((f.codes for f in transforms if isinstance(f, AddMaskCodes)), None)
         return tuple(codes) if codes is not None else None
     if has_target(dls, TensorPoint):
-        count = getattr(dls, "c", None)
+        count = get_c(dls)
         return tuple(f"point {i // 2} {'xy'[i % 2]}" for i in range(count)) if isinstance(count, int) else None
     vocab = getattr(dls, "vocab", None)
     if vocab is None or isinstance(vocab, (str, bytes)) or callable(vocab):
