@@ -8,13 +8,16 @@ import pandas as pd
 import pytest
 import torch
 from fastai.data.block import CategoryBlock
-from fastai.data.transforms import ColReader, get_image_files
+from fastai.data.core import TfmdLists
+from fastai.data.transforms import ColReader, IntToFloatTensor, Normalize, ToTensor, get_image_files
 from fastai.torch_core import TensorCategory
 from fastai.vision.augment import Resize
 from fastai.vision.core import PILImage, PILImageBW, TensorImage, image2tensor
 from fastai.vision.data import ImageBlock, ImageDataLoaders
 from fastcore.foundation import L
+from fasttransform import Transform
 from PIL import Image, ImageFile
+from torch import nn
 
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 
@@ -222,8 +225,6 @@ def test_normalisation_is_read_off_and_undone(learn, dls, picture):
 
 
 def test_two_normalisations_are_read_as_one(make_learner, make_dls, picture):
-    from fastai.data.transforms import Normalize
-
     twice = [Normalize.from_stats([0.5], [0.25], cuda=False), Normalize.from_stats([0.1] * 3, [2.0] * 3, cuda=False)]
     learn = make_learner(make_dls(item_tfms=Resize(20), batch_tfms=twice))
     plain = make_learner(make_dls(item_tfms=Resize(20), batch_tfms=None))
@@ -310,3 +311,28 @@ def test_a_text_file_is_no_picture(learn, tmp_path):
     (tmp_path / "note.txt").write_text("hello")
     with pytest.raises(InputError, match=r"note\.txt.* cannot be read"):
         learn.explain(tmp_path / "note.txt")
+
+
+class PictureAndKind(Transform):
+    """A transform of the user's own: a file becomes what the model takes and what it should say."""
+
+    def encodes(self, file: Path):
+        return PILImage.create(file), torch.tensor(int(file.parent.name == "dog"))
+
+
+def test_F21_lists_with_transforms_of_ones_own(make_learner, make_dls, folder, picture, unchanged):
+    files = get_image_files(folder)
+    lists = TfmdLists(files, PictureAndKind(), splits=[list(range(14)), list(range(14, 20))])
+    after = [IntToFloatTensor(), Normalize.from_stats([0.5] * 3, [0.2] * 3, cuda=False)]
+    dls = lists.dataloaders(bs=4, after_item=[Resize(20), ToTensor()], after_batch=after, num_workers=0)
+    learn = make_learner(dls, loss_func=nn.CrossEntropyLoss())
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+    with unchanged(learn):
+        exp = learn.explain(picture, **FAST)[0]
+    assert exp.inputs.shape == (1, 3, 20, 20) and exp.spec.kind == "image" and exp.spec.normalised
+    plain = make_learner(make_dls(item_tfms=Resize(20), batch_tfms=after))
+    assert torch.equal(exp.inputs, plain.explain(picture, **FAST)[0].inputs)
+    truth = learn.explain(ds_idx=1, target="label", **FAST)[0]
+    assert truth.target == tuple(int(f.parent.name == "dog") for f in files[14:])
+    assert torch.equal(learn.explain(ds_idx=0, idxs=[3], **FAST)[0].inputs, learn.explain(files[3], **FAST)[0].inputs)

@@ -1,21 +1,27 @@
 """Nets as fastai users have them: in-place, frozen, wrapped, compiled, exported, with any loss."""
 
+import contextlib
 import copy
 import inspect
 
 import pytest
+import timm
 import torch
+from fastai.callback.channelslast import ChannelsLast  # noqa: F401 - Learner.to_channelslast
 from fastai.callback.hook import hook_output
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, load_learner
 from fastai.losses import BaseLoss, CrossEntropyLossFlat, FocalLossFlat
-from fastai.vision.learner import create_body, create_head
+from fastai.vision.augment import Resize
+from fastai.vision.learner import create_body, create_head, vision_learner
+from fastai.vision.models.xresnet import xresnet18
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import models
+from torchvision.models.convnext import CNBlockConfig
 
 import interp_plugins.fastai as adapter
-from interp_plugins.core.errors import InputError, InterpError
+from interp_plugins.core.errors import InputError, InterpError, LayerError
 from interp_plugins.fastai.facts import activation_of
 
 CAM = {"methods": "gradcam"}
@@ -122,6 +128,63 @@ def test_F25_parallel_models_are_unwrapped(make_learner, dls, net, picture, unch
 def test_half_precision_models_get_half_precision_inputs(make_learner, dls, net, picture):
     exp = make_learner(dls, net().bfloat16()).explain(picture, methods="saliency")[0]
     assert exp.inputs.dtype == torch.bfloat16 and exp.attributions.isfinite().all()
+
+
+def small_transformers():
+    """A ViT and a Swin of both libraries, for pictures of 32 pixels."""
+    swin = {"embed_dim": 16, "window_size": 4, "num_classes": 2}
+    return {
+        "timm vit": lambda: timm.models.VisionTransformer(
+            img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=2
+        ),
+        "timm swin": lambda: timm.models.SwinTransformer(
+            img_size=32, patch_size=2, depths=(1, 1), num_heads=(2, 2), **swin
+        ),
+        "torchvision vit": lambda: models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=2),
+        "torchvision swin": lambda: models.SwinTransformer([2, 2], 16, [1, 1], [2, 2], [4, 4], num_classes=2),
+        "torchvision convnext": lambda: models.ConvNeXt(
+            [CNBlockConfig(16, 32, 1), CNBlockConfig(32, None, 1)], num_classes=2
+        ),
+    }
+
+
+ARCHITECTURES = {"resnet18": models.resnet18, "xresnet18": xresnet18, "timm convnext": "convnext_atto"}
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *small_transformers()])
+def test_models_of_timm_and_torchvision(make_learner, make_dls, tmp_path, name, unchanged):
+    data = make_dls(item_tfms=Resize(32), batch_tfms=None)
+    torch.manual_seed(0)
+    if name in ARCHITECTURES:
+        learn = vision_learner(data, ARCHITECTURES[name], pretrained=False, normalize=False, path=tmp_path)
+        learn.freeze()
+    else:
+        learn = make_learner(data, small_transformers()[name]())
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3)
+    steps = {"integrated_gradients": {"tol": 0.05}, "occlusion": {}}
+    with unchanged(learn):
+        exps = learn.explain(idxs=[0], methods=steps)
+    assert all(e.attributions.shape == (1, 3, 32, 32) and e.attributions.abs().max() > 0 for e in exps)
+    # Hardly trained, the picture scores like the baseline: the error is compared with the map's whole strength.
+    assert exps[0].convergence_delta.abs() < 0.02 * exps[0].attributions.abs().sum()
+    with unchanged(learn), contextlib.suppress(LayerError):  # a map of the picture, or a text; never something else
+        cam = learn.explain(idxs=[0], **CAM)[0].attributions
+        assert cam.shape[:2] == (1, 1) and cam.shape[2] == cam.shape[3] > 1
+
+
+@pytest.mark.parametrize("way", ["to_fp16", "to_channelslast"])
+def test_F24_learners_that_train_in_another_format(make_learner, dls, net, picture, way, unchanged):
+    learn = make_learner(dls, net())
+    getattr(learn, way)()
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-2)
+    with unchanged(learn):
+        got = learn.explain(picture, methods=("gradcam", "ig", "occlusion"), n_steps=8)
+    plain = make_learner(dls, copy.deepcopy(learn.model).to(memory_format=torch.contiguous_format))
+    want = plain.explain(picture, methods=("gradcam", "ig", "occlusion"), n_steps=8)
+    assert all(torch.allclose(a.attributions, b.attributions, atol=1e-5) for a, b in zip(want, got))
+    assert got[0].inputs.dtype == torch.float32
 
 
 def test_layer_by_module_name_or_function(learn, picture):
