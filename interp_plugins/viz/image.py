@@ -91,7 +91,7 @@ class ImageMedium(Medium):
         values = self.values(exp, i)
         pictures = [rgb, pixels.heatmap(rgb, values, scale), pixels.overlay(rgb, values, scale)]
         pictures = [pixels.outlined(picture, exp, i) for picture in pictures]
-        width = rgb.shape[1]
+        width = pictures[0].shape[1]
         gap = max(1, round(0.03 * width))
         ax.imshow(pixels.side_by_side(pictures, gap))
         bare(ax)

@@ -14,6 +14,7 @@ from . import colour
 from .scale import Scale
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_FINE = 192  # pixels of the shorter side up to which a picture is enlarged before lines are drawn
 _OUTSIDE = 0.05  # share of values outside the stated range from which the range is taken to be unknown
 
 
@@ -69,13 +70,18 @@ def heat(exp: Explanation, i: int = 0) -> np.ndarray:
 
 
 def outlined(rgb: np.ndarray, exp: Explanation, i: int) -> np.ndarray:
-    """A black line, with a white one around it, along the border of the region that is explained, if there is one."""
+    """A black line, with a white one around it, along the border of the region that is explained, if there is one.
+
+    Small pictures are enlarged, so that the lines cover little of them.
+    """
     if exp.region is None or len(pictures(exp)) > 1:
         return rgb
+    factor = max(1, _FINE // min(rgb.shape[:2]))
+    rgb = rgb.repeat(factor, axis=0).repeat(factor, axis=1)
     mask = exp.region[i % len(exp.region)][None, None].float()
     mask = torch.nn.functional.interpolate(mask, size=rgb.shape[:2], mode="nearest")
     grown, shrunk = (s * torch.nn.functional.max_pool2d(s * mask, 3, 1, 1) for s in (1, -1))
-    out = rgb.copy()
+    out = np.array(rgb)
     out[(grown > mask)[0, 0].numpy()] = 1.0
     out[(mask > shrunk)[0, 0].numpy()] = 0.0
     return out
