@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
-from fastai.torch_core import rank_distrib
+from fastai.torch_core import get_model, rank_distrib
 from torch import Tensor
 
 from interp_plugins.core.batching import check_chunk
@@ -31,6 +31,7 @@ from .facts import valid
 from .film import draw_film
 from .interpretation import decoded, length
 from .loggers import log_figure, write_png
+from .memory import unremembered
 from .show import draw_table, truth_of
 
 _LOGS = ("auto", "files", "both", "none")
@@ -228,7 +229,7 @@ class AttributionCallback(Callback):
     def _errors(self) -> Iterator[None]:
         """Random numbers stay as they were; an error is a warning, or raised."""
         try:
-            with preserved_rng():
+            with preserved_rng(), unremembered(self.learn.dls, get_model(self.learn.model)):
                 yield
         except Exception as error:
             if self.on_error == "raise":

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import webbrowser
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +28,10 @@ from PIL import Image
 from interp_plugins.core.baseline import BASELINES
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explain import DEFAULT_METHODS
-from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.registry import canonical_name
-from interp_plugins.viz import pixels, to_html
+from interp_plugins.insights.report import write_report
+from interp_plugins.viz import pixels
 from interp_plugins.viz.figure import bare, display_in_notebook, new_figure
 from interp_plugins.viz.scale import finite
 
@@ -161,7 +163,9 @@ class CaptumInterpretation:
     def insights(
         self, inp_data: Any, debug: bool = True, *, path: Any = None, methods: Any = DEFAULT_METHODS, **params: Any
     ) -> Path:
-        """Explain items by several methods on one page, and open it: below the cell of a notebook, or in the browser.
+        """Explain items by several methods, and open the viewer: below a notebook's cell, or in the browser.
+
+        The viewer is one file; it switches between samples, methods and pictures without a model behind it.
 
         Args:
             inp_data: an item or a list of items.
@@ -171,16 +175,15 @@ class CaptumInterpretation:
             **params: further arguments of `learn.explain`.
 
         Returns:
-            The page's path. It needs no server and no network.
+            The file's path. It needs no server and no network.
         """
         explanations = self.learn.explain(inp_data, methods, **params)
         if debug:
             print(explanations)
         page = Path(path) if path is not None else Path(tempfile.mkdtemp(prefix="insights-")) / "insights.html"
         page.parent.mkdir(parents=True, exist_ok=True)
-        n = max(len(e) for e in explanations)
-        page.write_text(to_html(explanations, max_n=n, title="Insights"), encoding="utf-8")
-        _open(page, explanations)
+        write_report(explanations, page, title="Insights")
+        _open(page)
         return page
 
     # -- arguments -------------------------------------------------------------------------------------------
@@ -271,14 +274,15 @@ def _baseline(kind: Any) -> Any:
     return known[kind]
 
 
-def _open(page: Path, explanations: Explanations) -> None:
-    """Show the page to whoever sits before it: a notebook's cell, or the browser of an interactive session."""
+def _open(page: Path) -> None:
+    """Show the page to whoever sits before it: in a notebook's cell, or in the browser of an interactive session."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is not None and hasattr(shell, "kernel"):
         from IPython.display import HTML, display
 
-        display(HTML(explanations._repr_html_()))
+        inside = escape(page.read_text(encoding="utf-8"), quote=True)
+        display(HTML(f'<iframe srcdoc="{inside}" width="100%" height="720" style="border:0"></iframe>'))
     elif hasattr(sys, "ps1"):
         with contextlib.suppress(webbrowser.Error):
             webbrowser.open(page.resolve().as_uri())

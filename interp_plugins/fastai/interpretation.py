@@ -10,17 +10,19 @@ from typing import Any
 from fastai.data.load import DataLoader
 from fastai.interpret import Interpretation
 from fastai.learner import Learner
-from fastai.torch_core import find_bs
+from fastai.torch_core import find_bs, get_model
 from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.guard import preserved_rng
 
+from . import importance as _importance  # noqa: F401 - Learner.attribution_importance
 from . import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
 from .batch import Batch, from_dl
 from .facts import valid
 from .items import indices
+from .memory import unremembered
 from .show import show_explanations as _show
 
 _OURS = ["item", "xb", "dl", "ds_idx", "idxs", "methods", "self", "params"]  # what is not passed on as it came
@@ -111,7 +113,7 @@ def explain_and_show(
     """Explain rows of a loader and show them by the types of their inputs and targets."""
     if not rows:
         raise InputError("There is nothing to show: no rows were chosen. Give max_n (or k) of at least 1.")
-    with preserved_rng():
+    with preserved_rng(), unremembered(learn.dls, get_model(learn.model)):
         exps = learn.explain(dl=dl, idxs=rows, methods=methods, **kwargs)
         x, y, samples = decoded(learn.dls, dl, rows)
         return _show(x, y, samples, exps, max_n=len(rows), **drawing)

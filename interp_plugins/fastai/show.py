@@ -45,7 +45,7 @@ def show_explanations(
     return _panels(samples, exps, ctxs, max_n, **kwargs)
 
 
-@dispatch
+@dispatch  # type: ignore[no-redef]
 def show_explanations(  # noqa: F811 - plum keeps both
     x: TensorImage,
     y: TensorMask | TensorPoint | TensorBBox,
@@ -171,7 +171,7 @@ def caption(exp: Explanation, i: int, truth: str = "", note: str = "", explained
         text = titles.shorten(f"predicted: {predicted}", 28)
         lines.append(titles.with_probability(text, probability if of_prediction else None))
     elif exp.score is not None:
-        lines.append(f"output: {titles.number(exp.score, i):.4g}")
+        lines.append(f"{titles.shorten(target or 'output', 28)}: {titles.number(exp.score, i):.4g}")
     if truth:
         lines.append(titles.shorten(f"actual: {truth}", 38))
     if explained and target and predicted and not of_prediction:

@@ -1,0 +1,84 @@
+"""`learn.attribution_importance`: which columns of a table matter, by the attributions of many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from fastai.learner import Learner
+from fastcore.basics import patch
+from fastcore.meta import delegates
+
+from interp_plugins.core.errors import InputError, unknown
+from interp_plugins.core.explanation import Explanation
+
+from . import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
+
+AGGREGATES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean_abs": lambda a: np.abs(a).mean(0),
+    "median_abs": lambda a: np.median(np.abs(a), 0),
+    "max_abs": lambda a: np.abs(a).max(0),
+    "mean": lambda a: a.mean(0),
+}
+
+
+@patch
+@delegates(Learner.explain, keep=True, but=["item", "dl", "ds_idx", "methods", "self", "params"])
+def attribution_importance(
+    self: Learner,
+    df_or_dl: Any = None,  # a DataFrame of raw rows, or a loader; None: the validation set
+    methods: Any = "integrated_gradients",  # one method or several
+    agg: Any = "mean_abs",  # "mean_abs", "median_abs", "max_abs", "mean" (signed), or a function (N, F) -> (F,)
+    **kwargs: Any,
+) -> pd.DataFrame:
+    """The importance of each column: its attributions summed up over rows, the largest first.
+
+    It says what this model's scores rest on, not what causes the outcome, and two columns that say the same share
+    their importance. By default each row's own predicted class is explained; give `target=` to ask for one class, and
+    `agg="mean"` with it to see in which direction a column works on average.
+
+    Returns:
+        Columns `feature`, `importance` (in units of the model's score), `share` (of the sum of all |importance|), and
+        with several explanations `method` and `target` in front.
+
+    Raises:
+        InputError: attributions that are not one value per row and column.
+        UnknownNameError: an unknown `agg`.
+    """
+    if not callable(agg) and agg not in AGGREGATES:
+        raise unknown("agg", agg, AGGREGATES, "A function of the attributions (N, F) works as well.")
+    reduce = agg if callable(agg) else AGGREGATES[agg]
+    if df_or_dl is None:
+        source: dict[str, Any] = {"ds_idx": 1}
+    else:
+        source = {"item" if isinstance(df_or_dl, pd.DataFrame) else "dl": df_or_dl}
+    exps = self.explain(methods=methods, **source, **kwargs)
+    tables = [_table(exp, reduce) for exp in exps]
+    if len(tables) > 1:
+        for table, exp in zip(tables, exps):
+            table.insert(0, "method", exp.method)
+            table.insert(1, "target", _target(exp))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _table(exp: Explanation, reduce: Callable[[np.ndarray], Any]) -> pd.DataFrame:
+    a = exp.attribution
+    if isinstance(exp.attributions, tuple) or a.ndim != 2 or exp.layer is not None:
+        raise InputError(
+            f"attribution_importance() needs one attribution per row and column (N, F), got {tuple(a.shape)}"
+            f"{f' at {exp.layer}' if exp.layer else ''}. It is for tables; other data: learn.explain(...).to_df()."
+        )
+    names = [str(n) for n in exp.feature_names or (f"feature_{j}" for j in range(a.shape[1]))]
+    importance = np.asarray(reduce(a.double().numpy()), dtype=float)
+    if importance.shape != (a.shape[1],):
+        raise InputError(f"agg gave an array of shape {importance.shape} for {a.shape[1]} columns; expected one each.")
+    total = np.abs(importance).sum()
+    table = pd.DataFrame({"feature": names, "importance": importance, "share": np.abs(importance) / (total or 1.0)})
+    return table.sort_values("importance", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+
+
+def _target(exp: Explanation) -> str:
+    labels = dict.fromkeys(str(label) for label in exp.target_label or ())
+    return next(iter(labels)) if len(labels) == 1 else "predicted"
