@@ -34,8 +34,9 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"core", *ADAPTERS, "__init__"},
     "cli": BELOW_ADAPTERS | ADAPTERS | {"demo", "__init__"},
 }
-# The two late doors of the core: the registry fills itself from attr, an Explanation is shown by viz.
-LATE: dict[str, set[str]] = {"core": {"attr", "viz"}}
+# The late doors: the registry fills itself from attr; an Explanation, and Captum's visualization functions, are drawn
+# by viz.
+LATE: dict[str, set[str]] = {"core": {"attr", "viz"}, "attr": {"viz"}}
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 FRAMEWORKS = {"fastai", "fastcore", "pytorch_lightning", "lightning", "matplotlib", "captum"}

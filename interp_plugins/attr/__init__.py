@@ -3,6 +3,7 @@
 `from captum.attr import IntegratedGradients` becomes `from interp_plugins.attr import IntegratedGradients`.
 """
 
+from . import visualization
 from .ablation import FeatureAblation, Occlusion
 from .activation import LayerActivation, LayerGradientXActivation
 from .attention import AttentionRelevance, AttentionRollout, LeGrad
@@ -17,8 +18,18 @@ from .base import (
 from .cam import ClassActivationMap, EigenGradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from .cam_forward import AblationCAM, EigenCAM, ScoreCAM
 from .conductance import InternalInfluence, LayerConductance, NeuronConductance
+from .dataloader import DataLoaderAttribution
 from .deep_lift import DeepLift, DeepLiftShap
 from .deep_lift_sites import LayerDeepLift, LayerDeepLiftShap, NeuronDeepLift, NeuronDeepLiftShap
+from .embeddings import (
+    InputIdentity,
+    InterpretableEmbeddingBase,
+    ModelInputWrapper,
+    TokenReferenceBase,
+    configure_interpretable_embedding_layer,
+    interpretable_embedding_layer,
+    remove_interpretable_embedding_layer,
+)
 from .finer_cam import FinerCAM
 from .full_grad import FullGrad
 from .grad_cam import LayerGradCam
@@ -27,17 +38,37 @@ from .gradient_shap import GradientShap
 from .guided import Deconvolution, GuidedBackprop, GuidedGradCam, NeuronDeconvolution, NeuronGuidedBackprop
 from .integrated_gradients import IntegratedGradients
 from .interactions import ShapleyInteractions
+from .interpretable import ImageMaskInput, InterpretableInput, ProductBaselines, TextTemplateInput, TextTokenInput
 from .kernel_shap import KernelShap
 from .layer import LayerFeatureAblation, LayerGradientShap, LayerIntegratedGradients
 from .lime import Lime, LimeBase
+from .llm import LLMAttribution, LLMGradientAttribution, RemoteLLMAttribution
+from .llm_result import LLMAttributionResult
 from .lrp import LRP, LayerLRP
 from .neuron import NeuronFeatureAblation, NeuronGradient, NeuronGradientShap, NeuronIntegratedGradients
 from .noise_tunnel import NoiseTunnel
 from .owen import OwenValues
 from .permutation import FeaturePermutation, LayerFeaturePermutation
+from .remote import RemoteLLMProvider, VLLMProvider
 from .rise import RISE
 from .sensitivity import HSIC, Sobol
 from .shapley import ShapleyValues, ShapleyValueSampling
+from .summary import (
+    MSE,
+    ClassSummarizer,
+    CommonStats,
+    Count,
+    Max,
+    Mean,
+    Min,
+    Stat,
+    StatValue,
+    StdDev,
+    Sum,
+    Summarizer,
+    SummarizerSingleTensor,
+    Var,
+)
 
 __all__ = [
     "AblationCAM",
@@ -45,6 +76,10 @@ __all__ = [
     "AttentionRollout",
     "Attribution",
     "ClassActivationMap",
+    "ClassSummarizer",
+    "CommonStats",
+    "Count",
+    "DataLoaderAttribution",
     "Deconvolution",
     "DeepLift",
     "DeepLiftShap",
@@ -61,11 +96,18 @@ __all__ = [
     "GuidedGradCam",
     "HSIC",
     "HiResCAM",
+    "ImageMaskInput",
+    "InputIdentity",
     "InputXGradient",
     "IntegratedGradients",
     "InternalAttribution",
     "InternalInfluence",
+    "InterpretableEmbeddingBase",
+    "InterpretableInput",
     "KernelShap",
+    "LLMAttribution",
+    "LLMAttributionResult",
+    "LLMGradientAttribution",
     "LRP",
     "LayerActivation",
     "LayerAttribution",
@@ -79,10 +121,15 @@ __all__ = [
     "LayerGradientShap",
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
-    "LeGrad",
     "LayerLRP",
+    "LeGrad",
     "Lime",
     "LimeBase",
+    "MSE",
+    "Max",
+    "Mean",
+    "Min",
+    "ModelInputWrapper",
     "NeuronAttribution",
     "NeuronConductance",
     "NeuronDeconvolution",
@@ -97,10 +144,30 @@ __all__ = [
     "Occlusion",
     "OwenValues",
     "PerturbationAttribution",
+    "ProductBaselines",
     "RISE",
+    "RemoteLLMAttribution",
+    "RemoteLLMProvider",
     "Saliency",
+    "ScoreCAM",
     "ShapleyInteractions",
     "ShapleyValueSampling",
     "ShapleyValues",
     "Sobol",
+    "Stat",
+    "StatValue",
+    "StdDev",
+    "Sum",
+    "Summarizer",
+    "SummarizerSingleTensor",
+    "TextTemplateInput",
+    "TextTokenInput",
+    "TokenReferenceBase",
+    "VLLMProvider",
+    "Var",
+    "XGradCAM",
+    "configure_interpretable_embedding_layer",
+    "interpretable_embedding_layer",
+    "remove_interpretable_embedding_layer",
+    "visualization",
 ]
