@@ -74,7 +74,7 @@ def from_items(dls: Any, item: Any, *, labelled: bool = False, rm_type_tfms: Any
     groups = [items] if items.alike else items.single()
     with readable(list(items.values) if isinstance(items.values, list) else []):
         parts = [_encode(dls, group, labelled, rm_type_tfms) for group in groups]
-    return replace(_join(parts), names=items.names)
+    return replace(joined(parts), names=items.names)
 
 
 def _encode(dls: Any, items: Items, labelled: bool, rm_type_tfms: Any) -> Batch:
@@ -157,7 +157,7 @@ def from_xb(dls: Any, xb: Any) -> Batch:
 
 def _read(dl: Iterable[Any], n_inp: int) -> Batch:
     try:
-        return _join([_split(tuple(b) if isinstance(b, (tuple, list)) else (b,), n_inp) for b in dl])
+        return joined([_split(tuple(b) if isinstance(b, (tuple, list)) else (b,), n_inp) for b in dl])
     except RuntimeError as err:
         if "collating" not in str(err) and "collate" not in str(err):
             raise
@@ -191,7 +191,12 @@ def _plain(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(v.detach().as_subclass(Tensor) if isinstance(v, Tensor) else v for v in values)
 
 
-def _join(parts: Sequence[Batch]) -> Batch:
+def joined(parts: Sequence[Batch]) -> Batch:
+    """One batch from several; names are not kept.
+
+    Raises:
+        InputError: no parts, or parts of different sizes.
+    """
     if not parts:
         raise InputError("The loader gave no batch.")
     if len(parts) == 1:

@@ -69,24 +69,36 @@ def explain(
         batch = _read(self, item, dl, ds_idx, idxs, xb, rm_type_tfms, labelled=wants_label(target))
         if is_item(baselines):
             baselines = to_model(from_items(self.dls, baselines, rm_type_tfms=rm_type_tfms), model)
-        inputs = to_model(batch, model)
-        first = inputs[0] if isinstance(inputs, tuple) else inputs
-        found = core_explain(
-            model if batch.packing is None else Repacked(model, batch.packing),
-            inputs,
+        return explain_batch(
+            self,
+            batch,
             methods,
-            target=as_asked(target, self.dls, batch.labels),
+            target=target,
             baselines=baselines,
             layer=layer,
-            input_spec=spec_of(self.dls, first, batch.image) if isinstance(first, Tensor) else None,
-            activation=activation_of(self.loss_func),
-            threshold=threshold_of(self.loss_func),
-            body=body_of(model),
             batch_size=batch_size,
             seed=seed,
             progress=progress,
             **params,
         )
+
+
+def explain_batch(learn: Learner, batch: Batch, methods: Any, *, target: Any, **params: Any) -> Explanations:
+    """Explain a batch that was read, with what the Learner knows of it; `params` are those of the core's `explain`."""
+    model = get_model(learn.model)
+    inputs = to_model(batch, model)
+    first = inputs[0] if isinstance(inputs, tuple) else inputs
+    found = core_explain(
+        model if batch.packing is None else Repacked(model, batch.packing),
+        inputs,
+        methods,
+        target=as_asked(target, learn.dls, batch.labels),
+        input_spec=spec_of(learn.dls, first, batch.image) if isinstance(first, Tensor) else None,
+        activation=activation_of(learn.loss_func),
+        threshold=threshold_of(learn.loss_func),
+        body=body_of(model),
+        **params,
+    )
     return Explanations([replace(e, names=batch.names) for e in found])
 
 

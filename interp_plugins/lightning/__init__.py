@@ -4,11 +4,14 @@
 
     Trainer(callbacks=[AttributionCallback(class_names=names)])
 
+`AttributionWriter` explains whole data sets under `Trainer.predict`.
+
 Works with `pytorch_lightning` and with `lightning.pytorch`. This room finds the model, its inputs and the place for
 the pictures; what is computed is `interp_plugins.explain`.
 """
 
 from .callback import AttributionCallback
 from .run import explain
+from .writer import AttributionWriter
 
-__all__ = ["AttributionCallback", "explain"]
+__all__ = ["AttributionCallback", "AttributionWriter", "explain"]

@@ -89,7 +89,7 @@ def explain(
     subject = find_subject(pl_module, module, layer)
     output = choose_output(output_key, output_fn)
     check_reading(input_key, input_fn)
-    batch = _prepared(x_or_batch, pl_module, subject, trainer)
+    batch = prepared_batch(x_or_batch, pl_module, subject, trainer)
     sample = read_batch(batch, subject.module, input_key, input_fn)
     spec = params.pop("input_spec", None)
     if spec is None:
@@ -190,7 +190,7 @@ def precision_context(trainer: Any) -> AbstractContextManager[Any]:
     return context
 
 
-def _prepared(batch: Any, pl_module: nn.Module, subject: Subject, trainer: Trainer | None) -> Any:
+def prepared_batch(batch: Any, pl_module: nn.Module, subject: Subject, trainer: Trainer | None) -> Any:
     """A private copy of the batch, as the module's step would get it."""
     with torch.inference_mode(False), torch.no_grad(), preserved_rng():
         batch = own_tree(batch)

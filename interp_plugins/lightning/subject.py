@@ -102,8 +102,12 @@ def _from_lightning(function: Any) -> bool:
     return function is None or package in ("pytorch_lightning", "lightning", "lightning_fabric")
 
 
-def check_strategy(trainer: Trainer) -> None:
+def check_strategy(trainer: Trainer, who: str = "AttributionCallback") -> None:
     """Refuse strategies that spread the weights of one model over processes.
+
+    Args:
+        trainer: the Trainer.
+        who: the callback that asks.
 
     Raises:
         StrategyError: such a strategy, with what to do instead.
@@ -112,7 +116,7 @@ def check_strategy(trainer: Trainer) -> None:
     sharding = next((name for name in names if name in _SHARDING), None)
     if sharding is not None:
         raise StrategyError(
-            f"AttributionCallback does not support {sharding}: every process holds only a part of the weights, and the "
+            f"{who} does not support {sharding}: every process holds only a part of the weights, and the "
             "callback calls the model on one process. Train without the callback, save a full checkpoint, load it "
             "in a single process, and use interp_plugins.lightning.explain(model, batch) or the callback with "
             "Trainer(devices=1).validate(model). strategy='ddp' is supported."

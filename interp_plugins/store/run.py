@@ -138,7 +138,8 @@ def run(job: Job, path: str | Path, settings: Settings) -> None:
     finished = parts.done(path)
     again = parts.with_failures(path, sorted(finished)) if settings.retry_failed else set()
     mine = [u for u in range(made.units) if u % world == rank and (u not in finished or u in again)]
-    bar = progress_bar(sum(len(made.samples(u)) for u in mine), "Explaining", settings.progress)
+    quiet = rank > 0 and settings.progress is None
+    bar = progress_bar(sum(len(made.samples(u)) for u in mine), "Explaining", False if quiet else settings.progress)
     batch = 1 if job.draws else settings.batch_size
     cut = {u: [made.samples(u)[i : i + batch] for i in range(0, len(made.samples(u)), batch)] for u in mine}
     data = Seeded(job.data, settings.seed, catch=settings.on_error == "record")
@@ -195,7 +196,7 @@ def _prepare(job: Job, path: Path, settings: Settings) -> Manifest:
         manifest.check_same(path, found, identity)
         manifest.warn_of_changes(found)
         return found
-    layout = layout_of(_first(job, data, settings), settings.dtype, settings.save_inputs)
+    layout = layout_of(probe(job, settings), settings.dtype, settings.save_inputs)
     return manifest.publish(path, identity, layout.to_json())
 
 
@@ -210,8 +211,14 @@ def _data_facts(data: Seeded, names: Sequence[str] | None) -> dict[str, Any]:
     return facts
 
 
-def _first(job: Job, data: Seeded, settings: Settings) -> Explanations:
-    """The explanations of the first sample that can be explained; wrong arguments are said here, before any work."""
+def probe(job: Job, settings: Settings) -> Explanations:
+    """The explanations of the first sample that can be explained; wrong arguments are said here, before any work.
+
+    Raises:
+        StoreError: none of the first samples can be read.
+        Exception: what went wrong with the first one, where none can be explained.
+    """
+    data = Seeded(job.data, settings.seed)
     reasons = []
     first_error: Exception | None = None
     for i in range(min(_PROBES, len(data))):

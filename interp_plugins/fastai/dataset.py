@@ -1,0 +1,153 @@
+"""`Learner.explain_dataset`: every row of a loader or split into a run directory, through the validation transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.torch_core import get_model
+from fastcore.basics import patch
+from torch import Tensor
+
+from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.explain import DEFAULT_METHODS
+from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.tensors import describe
+from interp_plugins.store import ExplanationStore
+from interp_plugins.store.dataset import draws, run_facts
+from interp_plugins.store.run import Explained, Job, Settings, run
+
+from .batch import Batch, from_dl, joined
+from .facts import class_names, image_class
+from .items import is_item, names_of
+from .learner import explain_batch
+from .memory import unremembered
+
+
+@patch
+def explain_dataset(
+    self: Learner,
+    dl: Any = None,  # a fastai loader, or a split: 0 training, 1 validation; None: validation
+    path: str | Path = "explanations",  # the run directory
+    methods: Any = DEFAULT_METHODS,  # name, alias or method object, several of these, or a mapping name -> parameters
+    target: Any = None,  # as for `explain`; "label": ground truth
+    *,
+    layer: Any = None,  # module or dotted name, for methods at a layer
+    baselines: Any = None,  # name ("black", "blur", ...), number, tensor or function
+    unit_size: int | None = None,  # samples that are written as a whole; None: 64, fewer for small data
+    batch_size: int = 1,  # samples explained together; methods that draw random numbers go one by one
+    dtype: str | None = None,  # "float16" halves the room; None: as computed
+    save_inputs: bool = True,  # keep the inputs beside the maps
+    seed: int = 0,  # the run's seed
+    on_error: str = "record",  # "record" a sample that fails and go on, or "raise"
+    retry_failed: bool = False,  # do the units again that hold samples that failed
+    rank: int | None = None,  # number of this process; None: torchrun's RANK, else 0
+    world_size: int | None = None,  # number of processes; None: torchrun's WORLD_SIZE, else 1
+    progress: bool | None = None,  # None: a bar for long work
+    **params: Any,  # the methods' own parameters (n_steps, ...)
+) -> ExplanationStore:
+    """Explain every row of the data into a run directory, or go on with a run that was interrupted.
+
+    The rows are read in the order of their items, with validation transforms, also those of a training loader.
+    `interp_plugins.store.explain_dataset` says more of units, processes and crashes.
+
+    Raises:
+        RunDiffersError: `path` holds a run of another model, other data or other parameters.
+        DiskFullError: no room left; what was committed is safe.
+        InterpError: one of its kinds, saying what came, what was expected and what to do.
+
+    Example:
+        store = learn.explain_dataset(learn.dls.valid, "run", methods="gradcam", target="label")
+        store.summary(by="label")
+    """
+    if is_item(baselines):
+        raise InputTypeError(
+            "explain_dataset() takes baselines by name, as a number, tensor or function. Encode a picture first: "
+            "learn.dls.test_dl([picture]).one_batch()[0]."
+        )
+    options = {"layer": layer, "baselines": baselines, **params}
+    model = get_model(self.model)
+
+    def explained(samples: list[Batch], at: int) -> Explained:
+        batch = joined(samples)
+        with preserved_rng(), unremembered(self.dls, model):
+            found = explain_batch(self, batch, methods, target=target, seed=at, progress=False, **options)
+        return Explained(found, _labels(batch))
+
+    rows = _Rows(self, dl)
+    vocab = class_names(self.dls)
+    facts = {
+        **options,
+        "vocab": None if vocab is None else [str(v) for v in vocab],
+        "loss": type(self.loss_func).__name__,
+    }
+    job = Job(
+        data=rows,
+        explain=explained,
+        identity=run_facts(model, methods, target, facts),
+        draws=draws(methods, options),
+        names=rows.names,
+    )
+    settings = Settings(
+        unit_size, batch_size, dtype, save_inputs, seed, on_error, retry_failed, rank, world_size, progress
+    )
+    run(job, path, settings)
+    return ExplanationStore(path)
+
+
+class _Rows:
+    """The rows of a loader, each read alone.
+
+    Args:
+        learn: the Learner.
+        dl: a loader, or the number of a split.
+    """
+
+    def __init__(self, learn: Learner, dl: Any):
+        self.learn = learn
+        if dl is None or (isinstance(dl, int) and not isinstance(dl, bool)):
+            loaders = getattr(learn.dls, "loaders", [])
+            split = 1 if dl is None else dl
+            if not 0 <= split < len(loaders):
+                raise InputError(f"dl={split}, but the data have {len(loaders)} splits (0 training, 1 validation).")
+            dl = loaders[split]
+        if not isinstance(dl, DataLoader) or not hasattr(dl.dataset, "__len__"):
+            raise InputTypeError(
+                f"dl= takes a fastai DataLoader over a data set with a length, or a split (0, 1), got {describe(dl)}. "
+                "For PyTorch loaders: interp_plugins.store.explain_dataset(learn.model, loader, path)."
+            )
+        if len(dl.dataset) == 0:
+            raise InputError(
+                "The loader holds no data: an exported Learner keeps its transforms and classes, but not its data. "
+                "Give dl=learn.dls.test_dl(items)."
+            )
+        self.dl = dl
+
+    def __len__(self) -> int:
+        return len(self.dl.dataset)
+
+    def __getitem__(self, i: int) -> Batch:
+        """Row i as a batch of one."""
+        with unremembered(self.learn.dls, get_model(self.learn.model)):
+            return from_dl(self.learn.dls, self.dl, [i])
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        """The file names of pictures, the row labels of tables."""
+        items = getattr(self.dl.dataset, "items", None)
+        if items is None or len(items) != len(self):
+            return None
+        return names_of(items, image_class(self.learn.dls))
+
+
+def _labels(batch: Batch) -> list[int | None] | None:
+    """Class indices, where the ground truth is one class per sample."""
+    if len(batch.labels) != 1 or not isinstance(batch.labels[0], Tensor):
+        return None
+    labels = batch.labels[0]
+    if labels.is_floating_point() or labels.is_complex() or labels.numel() != len(batch):
+        return None
+    return [int(v) for v in labels.reshape(-1).tolist()]
