@@ -15,6 +15,7 @@ from .base import (
     NeuronAttribution,
     PerturbationAttribution,
 )
+from .blur_ig import BlurIG
 from .cam import ClassActivationMap, EigenGradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from .cam_forward import AblationCAM, EigenCAM, ScoreCAM
 from .conductance import InternalInfluence, LayerConductance, NeuronConductance
@@ -30,12 +31,16 @@ from .embeddings import (
     interpretable_embedding_layer,
     remove_interpretable_embedding_layer,
 )
+from .extremal import ExtremalPerturbation
 from .finer_cam import FinerCAM
 from .full_grad import FullGrad
 from .grad_cam import LayerGradCam
 from .gradient import InputXGradient, Saliency
 from .gradient_shap import GradientShap
 from .guided import Deconvolution, GuidedBackprop, GuidedGradCam, NeuronDeconvolution, NeuronGuidedBackprop
+from .guided_ig import GuidedIG
+from .hessians import IntegratedHessians
+from .idgi import IDGI
 from .integrated_gradients import IntegratedGradients
 from .interactions import ShapleyInteractions
 from .interpretable import ImageMaskInput, InterpretableInput, ProductBaselines, TextTemplateInput, TextTokenInput
@@ -47,6 +52,7 @@ from .llm_result import LLMAttributionResult
 from .lrp import LRP, LayerLRP
 from .neuron import NeuronFeatureAblation, NeuronGradient, NeuronGradientShap, NeuronIntegratedGradients
 from .noise_tunnel import NoiseTunnel
+from .xrai import XRAI
 from .owen import OwenValues
 from .permutation import FeaturePermutation, LayerFeaturePermutation
 from .remote import RemoteLLMProvider, VLLMProvider
@@ -75,6 +81,7 @@ __all__ = [
     "AttentionRelevance",
     "AttentionRollout",
     "Attribution",
+    "BlurIG",
     "ClassActivationMap",
     "ClassSummarizer",
     "CommonStats",
@@ -85,6 +92,7 @@ __all__ = [
     "DeepLiftShap",
     "EigenCAM",
     "EigenGradCAM",
+    "ExtremalPerturbation",
     "FeatureAblation",
     "FeaturePermutation",
     "FinerCAM",
@@ -95,11 +103,14 @@ __all__ = [
     "GuidedBackprop",
     "GuidedGradCam",
     "HSIC",
+    "GuidedIG",
     "HiResCAM",
+    "IDGI",
     "ImageMaskInput",
     "InputIdentity",
     "InputXGradient",
     "IntegratedGradients",
+    "IntegratedHessians",
     "InternalAttribution",
     "InternalInfluence",
     "InterpretableEmbeddingBase",
@@ -149,6 +160,7 @@ __all__ = [
     "RemoteLLMAttribution",
     "RemoteLLMProvider",
     "Saliency",
+    "XRAI",
     "ScoreCAM",
     "ShapleyInteractions",
     "ShapleyValueSampling",

@@ -77,7 +77,7 @@ def test_result_has_the_documented_layout(variant: str, case: Case) -> None:
         shapes = [(3, 1, 2, 2)] if case is ATTENTION else shapes
     if method_info(innermost(variant)).applies_to == "transformer":
         shapes = [(3, 1, 2, 2)]  # the patches' grid
-    if innermost(variant) == "full_grad":
+    if innermost(variant) in ("full_grad", "xrai", "extremal_perturbation"):
         shapes = [(s[0], 1, *s[2:]) for s in shapes]
     if case.block and site != "neuron" and method_info(innermost(variant)).needs != "forward":
         values = {"block": 2, "all outputs": 3}[case.name]
