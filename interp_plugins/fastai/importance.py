@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -64,13 +65,16 @@ def attribution_importance(
 
 
 def _table(exp: Explanation, reduce: Callable[[np.ndarray], Any]) -> pd.DataFrame:
-    a = exp.attribution
-    if isinstance(exp.attributions, tuple) or a.ndim != 2 or exp.layer is not None:
+    parts = exp.attributions if isinstance(exp.attributions, tuple) else (exp.attributions,)  # categories, numbers
+    a = torch.cat(parts, 1) if all(part.ndim == 2 for part in parts) else parts[0]
+    if a.ndim != 2 or exp.layer is not None:
         raise InputError(
             f"attribution_importance() needs one attribution per row and column (N, F), got {tuple(a.shape)}"
             f"{f' at {exp.layer}' if exp.layer else ''}. It is for tables; other data: learn.explain(...).to_df()."
         )
-    names = [str(n) for n in exp.feature_names or (f"feature_{j}" for j in range(a.shape[1]))]
+    names = [str(n) for n in exp.feature_names or ()]
+    if len(names) != a.shape[1]:
+        names = [f"feature_{j}" for j in range(a.shape[1])]
     importance = np.asarray(reduce(a.double().numpy()), dtype=float)
     if importance.shape != (a.shape[1],):
         raise InputError(f"agg gave an array of shape {importance.shape} for {a.shape[1]} columns; expected one each.")

@@ -125,6 +125,8 @@ def decoded(dls: Any, dl: Any, rows: Sequence[int]) -> tuple[Any, Any, Any]:
     try:
         batch: Batch = from_dl(dls, dl, rows)
         x, y, samples = loader._pre_show_batch((*batch.inputs, *batch.labels), max_n=len(batch))
+        if samples is None and batch.labels and hasattr(x, "y_names"):  # a table decodes as a whole
+            samples = [(x, *row) for row in x.decode().items[list(x.y_names)].itertuples(index=False)]
     except Exception as error:  # a user's own transforms may raise anything, and the maps need no decoding
         if hasattr(loader, "_pre_show_batch"):
             warnings.warn(
