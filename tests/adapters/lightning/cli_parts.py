@@ -1,18 +1,13 @@
-"""A module, data and functions that a command line's YAML names by import path; written for either Lightning."""
+"""A module, data and functions that a command line's YAML names by import path."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-
-if os.environ.get("LIGHTNING_PACKAGE") == "lightning":
-    import lightning.pytorch as pl
-else:
-    import pytorch_lightning as pl
 
 
 class Module(pl.LightningModule):

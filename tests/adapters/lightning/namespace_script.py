@@ -63,6 +63,22 @@ def fit(package: str, callback: Any) -> dict[str, Any]:
     return {"pictures": pictures, "numbers": "attribution/validate/saliency/cosine_to_previous" in columns}
 
 
+def accepted_by_the_command_line(package: str) -> bool:
+    """Whether the package's own command line takes the callback for one of its kind."""
+    cli = importlib.import_module(f"{package}.cli").LightningCLI(
+        importlib.import_module(f"{package}.demos.boring_classes").BoringModel,
+        run=False,
+        save_config_callback=None,
+        args=[
+            "--trainer.callbacks+=interp_plugins.lightning.AttributionCallback",
+            "--trainer.callbacks.target=label",
+            "--trainer.logger=false",
+            "--trainer.accelerator=cpu",
+        ],
+    )
+    return any(isinstance(c, AttributionCallback) and c.target == "label" for c in cli.trainer.callbacks)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -77,4 +93,6 @@ if __name__ == "__main__":
         callback = AttributionCallback("saliency", n_samples=1, on_error="raise")
         found[package] = fit(package, callback)
         found[package]["subclass"] = isinstance(callback, importlib.import_module(package).Callback)
+        if package in loaded:
+            found[package]["cli"] = accepted_by_the_command_line(package)
     print(json.dumps(found))

@@ -70,4 +70,5 @@ def test_L19_runs_under_both_packages(first) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["loaded"] == sorted(first.split(","), reverse=True)  # the other one is not imported by us
     for package in ("pytorch_lightning", "lightning.pytorch"):
-        assert found[package] == {"pictures": 2, "numbers": True, "subclass": package in found["loaded"]}
+        at_home = {"subclass": True, "cli": True} if package in found["loaded"] else {"subclass": False}
+        assert found[package] == {"pictures": 2, "numbers": True, **at_home}
