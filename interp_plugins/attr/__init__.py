@@ -52,6 +52,7 @@ from .llm_result import LLMAttributionResult
 from .lrp import LRP, LayerLRP
 from .neuron import NeuronFeatureAblation, NeuronGradient, NeuronGradientShap, NeuronIntegratedGradients
 from .noise_tunnel import NoiseTunnel
+from .transforms import AugmentedAttribution, CheckpointAverage, LayerAverage
 from .xrai import XRAI
 from .owen import OwenValues
 from .permutation import FeaturePermutation, LayerFeaturePermutation
@@ -81,7 +82,9 @@ __all__ = [
     "AttentionRelevance",
     "AttentionRollout",
     "Attribution",
+    "AugmentedAttribution",
     "BlurIG",
+    "CheckpointAverage",
     "ClassActivationMap",
     "ClassSummarizer",
     "CommonStats",
@@ -122,6 +125,7 @@ __all__ = [
     "LRP",
     "LayerActivation",
     "LayerAttribution",
+    "LayerAverage",
     "LayerCAM",
     "LayerConductance",
     "LayerDeepLift",

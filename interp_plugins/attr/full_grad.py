@@ -81,7 +81,8 @@ def _psi(part: Tensor, size: Sequence[int]) -> Tensor:
     low, high = part.flatten(1).amin(1), part.flatten(1).amax(1)
     wide = (-1, *(1,) * (part.ndim - 1))
     span = (high - low).where(high > low, torch.ones_like(high))
-    return enlarged(((part - low.reshape(wide)) / span.reshape(wide)), size).sum(1, keepdim=True)
+    # Enlarging is linear: the sum over the channels may come first.
+    return enlarged(((part - low.reshape(wide)) / span.reshape(wide)).sum(1, keepdim=True), size)
 
 
 @register(

@@ -316,6 +316,9 @@ ONE_SCORE = {"score_cam", "ablation_cam"}  # perturb, but take one value per sam
 COMPARES_CLASSES = {"finer_cam"}
 
 
+AROUND = {"noise_tunnel", "augmented"}  # made of another method
+
+
 def typical(variant: str) -> Case:
     """The case to look closer at: a small CNN, or a small transformer for methods about attention."""
     return ATTENTION if method_info(innermost(variant)).applies_to == "transformer" else BY_NAME["conv"]
@@ -324,14 +327,14 @@ def typical(variant: str) -> Case:
 def innermost(variant: str) -> str:
     """The method that does the work: NoiseTunnel's inner method, or the method itself."""
     name, _, inner = variant.partition("/")
-    return inner or ("integrated_gradients" if name == "noise_tunnel" else name)
+    return inner or ("integrated_gradients" if name in AROUND else name)
 
 
 def make(variant: str, problem: Problem, lib: Any = ours, model: Any = None) -> Any:
     """The method object, from our classes or from those of the same names in another package."""
     name, _, _ = variant.partition("/")
     cls = getattr(lib, method_info(name).cls.__name__)
-    if name == "noise_tunnel":
+    if name in AROUND:
         return cls(make(innermost(variant), problem, lib, model))
     func = problem.model if model is None else model
     return cls(func, problem.layer) if "layer" in inspect.signature(cls).parameters else cls(func)
@@ -371,7 +374,8 @@ def applies(variant: str, case: Case) -> bool:
         return False
     if case.block and (info.needs == "gradient" or inner in ONE_SCORE):
         return False
-    if info.applies_to == "image" and [len(s) for s in case.shapes] != [3]:
+    outer = method_info(variant.partition("/")[0])
+    if "image" in (info.applies_to, outer.applies_to) and [len(s) for s in case.shapes] != [3]:
         return False
     if info.applies_to == "transformer" and case is not ATTENTION:
         return False

@@ -218,7 +218,7 @@ def test_works_where_the_caller_has_gradients_off(variant: str, caller: Any) -> 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_convergence_delta_comes_with_the_same_maps(variant: str) -> None:
     problem = BY_NAME["two inputs"].build()
-    if not make(variant, problem).has_convergence_delta():
+    if not make(variant, problem).has_convergence_delta() or not applies(variant, problem.case):
         pytest.skip("has no delta")
     result, delta = attribute(variant, problem, **seeded(variant), return_convergence_delta=True)
     assert distance(result, plain_result(variant, "two inputs")) <= 1e-12
@@ -264,5 +264,5 @@ def test_the_table_reaches_every_method() -> None:
     assert all(
         sum(applies(v, c) for c in BY_NAME.values()) >= 15
         for v in VARIANTS
-        if method_info(innermost(v)).applies_to == "any"
+        if {method_info(innermost(v)).applies_to, method_info(v.partition("/")[0]).applies_to} == {"any"}
     )
