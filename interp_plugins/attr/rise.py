@@ -72,6 +72,7 @@ class _Masks:
     needs="perturbation",
     title="RISE",
     reference="Petsiuk et al. 2018, arXiv:1806.07421",
+    defaults={"center": True},
 )
 class RISE(PerturbationAttribution):
     """Mean score of the random masks that show an element."""
@@ -97,6 +98,7 @@ class RISE(PerturbationAttribution):
         *,
         grid_size: int = 7,
         p: float = 0.5,
+        center: bool = False,
         tol: float | None = None,
         max_samples: int = 20_000,
         seed: int | None = None,
@@ -116,6 +118,8 @@ class RISE(PerturbationAttribution):
             perturbations_per_eval: masks per forward pass; 1 leaves the size to the engine.
             grid_size: cells per axis, 7 in the paper.
             p: probability that a cell is shown, 0.5 in the paper.
+            center: subtract the masks' mean score first: where showing an element raises the score, and where it lowers
+                it, with less noise. `explain` does so.
             tol: go on, n_samples masks at a time, until the estimated relative L2 error of every sample's map is below
                 this; the error reached is reported (`core.report`: map_error, standard_error).
             max_samples: at most so many masks; a warning says when tol was not reached.
@@ -141,7 +145,7 @@ class RISE(PerturbationAttribution):
                 chunk=batch_size,
             )
             masks = _Masks(xs, grid_size, p, make_generator(seed, generator))
-            sums = _Sums(game, p)
+            sums = _Sums(game, p, center)
             planned = n_samples if tol is None else max_samples
             with game.progress(planned, self.get_name(), progress):
                 while sums.count < planned:
@@ -158,10 +162,13 @@ class RISE(PerturbationAttribution):
 class _Sums:
     """Sums of scores under masks and of their squares, per input (samples, K, ...)."""
 
-    def __init__(self, game: Game, p: float):
-        self.game, self.p, self.count = game, p, 0
-        self.first: list[Any] = [0.0] * len(game.inputs)
-        self.second: list[Any] = [0.0] * len(game.inputs)
+    def __init__(self, game: Game, p: float, center: bool):
+        self.game, self.p, self.center, self.count = game, p, center, 0
+        self.total: Any = 0.0  # of the scores, (samples, K)
+        # Sums over masks of score^a mask^b, per input (samples, K, ...), or (...) without a score.
+        self.sums: list[dict[tuple[int, int], Any]] = [
+            dict.fromkeys(((1, 1), (2, 2), (1, 2), (0, 1), (0, 2)), 0.0) for _ in game.inputs
+        ]
 
     def add(self, masks: Sequence[Tensor]) -> None:
         """Score the masks and add them."""
@@ -172,22 +179,32 @@ class _Sums:
 
         scores = game.scores(len(masks[0]), switches)
         self.count += len(scores)
-        for i, m in enumerate(masks):
+        self.total = self.total + scores.sum(0)
+        for sums, m in zip(self.sums, masks, strict=True):
             weights = m.to(game.wide)
-            self.first[i] = self.first[i] + torch.einsum("cnk,c...->nk...", scores, weights)
-            self.second[i] = self.second[i] + torch.einsum("cnk,c...->nk...", scores**2, weights**2)
+            for a, b in sums:
+                part = torch.einsum("cnk,c...->nk...", scores**a, weights**b) if a else (weights**b).sum(0)
+                sums[a, b] = sums[a, b] + part
+
+    def _level(self, like_map: Tensor) -> Tensor:
+        """What is subtracted from the scores, shaped for a map (samples, K, ...)."""
+        level = self.total / self.count if self.center else torch.zeros_like(self.total)
+        return level.reshape(*level.shape, *(1,) * (like_map.ndim - 2))
 
     def mean(self) -> list[Tensor]:
         """The maps, not yet widened over channels."""
-        return [s / (self.count * self.p) for s in self.first]
+        return [(s[1, 1] - self._level(s[1, 1]) * s[0, 1]) / (self.count * self.p) for s in self.sums]
 
     def standard_error(self) -> list[Tensor]:
         """Of the maps."""
         n = self.count
-        if n < 2:
-            return [torch.full_like(s, math.inf) for s in self.first]
-        spread = [(q / n - (s / n) ** 2).clamp_min(0) * n / (n - 1) for s, q in zip(self.first, self.second)]
-        return [(v / n).sqrt() / self.p for v in spread]
+        out = []
+        for s, mean in zip(self.sums, self.mean(), strict=True):
+            level = self._level(mean)
+            squares = s[2, 2] - 2 * level * s[1, 2] + level**2 * s[0, 2]
+            spread = (squares / n - (mean * self.p) ** 2).clamp_min(0) / max(1, n - 1)
+            out.append(spread.sqrt() / self.p if n > 1 else torch.full_like(mean, math.inf))
+        return out
 
     def map_error(self) -> list[float]:
         """Per sample: the expected L2 error of the map, relative to its L2 norm."""

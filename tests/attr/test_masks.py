@@ -81,6 +81,23 @@ def test_rise_points_at_the_spot_and_reports_its_error(image: Tensor) -> None:
         RISE(bright_spot).attribute(image, n_samples=10, tol=0.001, max_samples=20, seed=0)
 
 
+def test_centred_rise_subtracts_the_mean_score(image: Tensor) -> None:
+    """Twice: the scores are shifted by their mean; and a constant added to the score changes nothing."""
+    known: dict[str, Any] = {"n_samples": 25, "grid_size": 4, "seed": 7, "center": True}
+    found = RISE(bright_spot).attribute(image, **known)
+    scores: list[Tensor] = []
+
+    def watched(z: Tensor) -> Tensor:
+        scores.append(bright_spot(z))
+        return scores[-1]
+
+    RISE(watched).attribute(image, n_samples=25, grid_size=4, seed=7)
+    level = float(torch.cat(scores)[-25:].mean())
+    expected = slow_rise(lambda z: bright_spot(z) - level, image, 0.0, 25, 4, 0.5, 7)
+    assert torch.allclose(found[0], expected.expand(3, -1, -1), atol=1e-12)
+    assert torch.allclose(RISE(lambda z: bright_spot(z) + 5).attribute(image, **known), found, atol=1e-10)
+
+
 def test_rise_on_rows_of_a_table_is_the_mean_score_with_the_feature() -> None:
     found = RISE(lambda z: z[:, 0] + 2).attribute(torch.ones(1, 3, dtype=torch.float64), n_samples=4000, seed=0)
     assert torch.allclose(found, torch.tensor([[3.0, 2.5, 2.5]], dtype=torch.float64), atol=0.12)

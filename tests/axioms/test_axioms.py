@@ -26,6 +26,8 @@ METHODS: dict[str, Method] = {
     "input_x_gradient": lambda f, x, b: attr.InputXGradient(f).attribute(x),
     "feature_ablation": lambda f, x, b: attr.FeatureAblation(f).attribute(x, b),
     "occlusion": lambda f, x, b: attr.Occlusion(f).attribute(x, (1,), baselines=b),
+    "shapley_values": lambda f, x, b: attr.ShapleyValues(f).attribute(x, b),
+    "kernel_shap": lambda f, x, b: attr.KernelShap(f).attribute(x, b, n_samples=64),
     "noise_tunnel": lambda f, x, b: attr.NoiseTunnel(attr.IntegratedGradients(f)).attribute(
         x, nt_samples=3, stdevs=0.1, seed=0, baselines=b, n_steps=20
     ),
