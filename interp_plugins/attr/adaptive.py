@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from ..core.errors import ConvergenceWarning, InputError
 from ..core.forward import Forward, gradients
 from ..core.report import note
 from ..core.tensors import accumulation_dtype
+from .base import batch_scores
 from .path import points
 
 _START = 9  # nodes of the first estimate: one panel cut into three, twice
@@ -49,12 +51,22 @@ def check_tolerance(tol: float | None, max_steps: int) -> None:
 
 @dataclass
 class _Panel:
-    """An interval of the path: its middle, its width, the gradient in the middle, its estimated share of the error."""
+    """An interval of the path: its middle, its width, gradient and score there, its estimated share of the error."""
 
     middle: float
     width: float
     grad: Tensor  # flat, over all inputs
+    score: float
+    slope: float  # of the score along the path: grad . (x - x')
     error: float = math.inf
+    lack: float = 0.0  # |what the gaps beside it lack to completeness|
+
+
+class _Node(NamedTuple):
+    """What one pass gives: the gradient, flat over all inputs, and the score."""
+
+    grad: Tensor
+    score: float
 
 
 @dataclass
@@ -62,8 +74,11 @@ class _Sample:
     """The state of one sample's integral; panels in the order of the path."""
 
     scale: Tensor  # flat (x - x'), to measure errors in units of the map
+    start: float  # F(x')
+    end: float  # F(x)
     panels: list[_Panel] = field(default_factory=list)
     gradients: int = 0
+    delta: float = math.inf  # the completeness error
 
     def integral(self) -> Tensor:
         total = torch.zeros_like(self.panels[0].grad)
@@ -79,7 +94,26 @@ class _Sample:
         absolute = math.sqrt(sum(p.error**2 for p in self.panels))
         return absolute / max(self.norm(), 1e-30) if absolute > 0 else 0.0
 
+    def incompleteness(self) -> float:
+        """The completeness error relative to F(x) - F(x')."""
+        return abs(self.delta) / max(abs(self.end - self.start), 1e-30) if self.delta else 0.0
+
     def to_refine(self, tol: float, budget: int) -> list[_Panel]:
+        """The panels to cut: the worst for the map, and, while the sum is not within the tolerance, for the sum."""
+        chosen = self._worst_for_map(tol, budget)
+        if self.incompleteness() <= tol:
+            return chosen
+        allowed = tol * abs(self.end - self.start)
+        rest = sum(p.lack for p in self.panels)
+        for p in sorted(self.panels, key=lambda p: -p.lack)[: max(1, len(self.panels) // 3)]:
+            if rest <= allowed or 2 * (len(chosen) + 1) > budget or p.lack == 0:
+                break
+            rest -= p.lack
+            if all(p is not other for other in chosen):
+                chosen.append(p)
+        return chosen
+
+    def _worst_for_map(self, tol: float, budget: int) -> list[_Panel]:
         """The panels with the largest errors, so many that the others together are below the tolerance."""
         allowed = (tol * self.norm()) ** 2
         total = sum(p.error**2 for p in self.panels)
@@ -92,12 +126,27 @@ class _Sample:
             chosen.append(p)
         return chosen
 
-    def refine(self, panel: _Panel, left: Tensor, right: Tensor) -> None:
+    def panel(self, middle: float, width: float, node: _Node) -> _Panel:
+        """A panel around a node."""
+        return _Panel(middle, width, node.grad, node.score, float(node.grad @ self.scale))
+
+    def refine(self, panel: _Panel, left: _Node, right: _Node) -> None:
         """Cut a panel into three; its node stays the middle of the middle third."""
-        h, at = panel.width / 3, self.panels.index(panel)
-        parts = ((panel.middle - h, left), (panel.middle, panel.grad), (panel.middle + h, right))
-        self.panels[at : at + 1] = [_Panel(middle, h, grad) for middle, grad in parts]
+        h, at = panel.width / 3, next(k for k, p in enumerate(self.panels) if p is panel)
+        middle = _Node(panel.grad, panel.score)
+        parts = ((panel.middle - h, left), (panel.middle, middle), (panel.middle + h, right))
+        self.panels[at : at + 1] = [self.panel(place, h, node) for place, node in parts]
         self.gradients += 2
+
+    def account(self) -> None:
+        """What each gap between nodes lacks to completeness, exactly, shared by the panels beside it."""
+        halves = [p.width / 2 * p.slope for p in self.panels]
+        scores = [self.start, *(p.score for p in self.panels), self.end]
+        given = [halves[0], *(a + b for a, b in pairwise(halves)), halves[-1]]
+        lacks = [b - a - g for (a, b), g in zip(pairwise(scores), given, strict=True)]
+        self.delta = sum(lacks)
+        for p, (left, right) in zip(self.panels, pairwise(lacks), strict=True):
+            p.lack = (abs(left) + abs(right)) / 2
 
     def estimate(self) -> None:
         """Give every panel its share of the error, from the changes between neighbouring nodes."""
@@ -130,42 +179,47 @@ def adaptive_path_gradients(
     dtype = accumulation_dtype(inputs[0].dtype)
     size = chunk or auto_chunk(list(inputs))
     group = max(1, int(_MEMORY // (max_steps * sum(sizes) * 4)))
-    results, errors, used = [], [], []
+    results, errors, deltas, used = [], [], [], []
 
-    def evaluate(wanted: list[tuple[int, float]], bar: object) -> list[Tensor]:
-        """Gradients at (sample, position) pairs, flat over all inputs."""
+    def evaluate(wanted: list[tuple[int, float]], bar: object) -> list[_Node]:
+        """Gradients and scores at (sample, position) pairs."""
 
-        def work(start: int, stop: int) -> Tensor:
+        def work(start: int, stop: int) -> list[_Node]:
             rows = torch.tensor([i for i, _ in wanted[start:stop]], device=device)
             alphas = torch.tensor([a for _, a in wanted[start:stop]], dtype=inputs[0].dtype, device=device)
-            got = gradients(forward, points(inputs, baselines, rows, alphas), rows).grads
-            return torch.cat([g.reshape(stop - start, -1).to(dtype) for g in got], 1)
+            got = gradients(forward, points(inputs, baselines, rows, alphas), rows)
+            flat = torch.cat([g.reshape(stop - start, -1).to(dtype) for g in got.grads], 1)
+            return [_Node(*node) for node in zip(flat.unbind(0), got.scores.double().tolist(), strict=True)]
 
-        return [row for _, _, part in chunks(len(wanted), size, work, bar=bar) for row in part.unbind(0)]
+        return [node for _, _, part in chunks(len(wanted), size, work, bar=bar) for node in part]
+
+    ends = [scores.double().tolist() for scores in (batch_scores(forward, b, chunk) for b in (baselines, inputs))]
 
     with progress_bar(0, "gradients", progress) as bar:
         for first in range(0, n, group):
-            samples = _start(range(first, min(n, first + group)), inputs, baselines, dtype, evaluate, bar)
+            rows = range(first, min(n, first + group))
+            samples = _start(rows, inputs, baselines, dtype, list(zip(*ends, strict=True)), evaluate, bar)
             _refine_all(samples, tol, max_steps, evaluate, bar)
             for state in samples.values():
                 results.append(state.integral())
                 errors.append(state.error())
+                deltas.append(state.incompleteness())
                 used.append(state.gradients)
     note(map_error=errors, n_gradients=used, per_sample=("map_error", "n_gradients"))
-    _warn_unreached(errors, used, tol, max_steps)
+    _warn_unreached(errors, deltas, used, tol, max_steps)
     flat = torch.stack(results)
     return tuple(p.reshape(x.shape) for p, x in zip(flat.split(sizes, 1), inputs, strict=True))
 
 
-def _start(rows, inputs, baselines, dtype, evaluate, bar):  # type: ignore[no-untyped-def]
+def _start(rows, inputs, baselines, dtype, ends, evaluate, bar):  # type: ignore[no-untyped-def]
     """The first nested estimates: 3 panels, each cut into three."""
     thirds = (1 / 6, 1 / 2, 5 / 6)
-    grads = evaluate([(i, a) for i in rows for a in thirds], bar)
+    nodes = evaluate([(i, a) for i in rows for a in thirds], bar)
     samples: dict[int, _Sample] = {}
     for k, i in enumerate(rows):
         scale = torch.cat([(x[i] - b[i]).reshape(-1).to(dtype) for x, b in zip(inputs, baselines, strict=True)])
-        panels = [_Panel(a, 1 / 3, g) for a, g in zip(thirds, grads[3 * k : 3 * k + 3], strict=True)]
-        samples[i] = _Sample(scale, panels, 3)
+        state = samples[i] = _Sample(scale, *ends[i], gradients=3)
+        state.panels = [state.panel(a, 1 / 3, node) for a, node in zip(thirds, nodes[3 * k : 3 * k + 3], strict=True)]
     return samples
 
 
@@ -186,16 +240,18 @@ def _refine_all(samples, tol, max_steps, evaluate, bar):  # type: ignore[no-unty
             samples[i].refine(panel, found[2 * k], found[2 * k + 1])
         for i in {i for i, _ in jobs}:
             samples[i].estimate()
+            samples[i].account()
 
 
-def _warn_unreached(errors: list[float], used: list[int], tol: float, max_steps: int) -> None:
-    missed = [i for i, e in enumerate(errors) if e > tol]
+def _warn_unreached(errors: list[float], deltas: list[float], used: list[int], tol: float, max_steps: int) -> None:
+    worst = [max(pair) for pair in zip(errors, deltas, strict=True)]
+    missed = [i for i, e in enumerate(worst) if e > tol]
     if missed:
-        worst = max(errors[i] for i in missed)
+        i = max(missed, key=worst.__getitem__)
+        what = "estimated error of the map" if errors[i] >= deltas[i] else "completeness error"
         warnings.warn(
             f"tol={tol} was not reached for {len(missed)} of {len(errors)} samples within max_steps={max_steps} "
-            f"gradients: the estimated error of the worst map is {worst:.3g} (sample {errors.index(worst)}, "
-            f"{used[errors.index(worst)]} gradients). Raise max_steps or tol.",
+            f"gradients: the worst {what} is {worst[i]:.3g} (sample {i}, {used[i]} gradients). Raise max_steps or tol.",
             ConvergenceWarning,
             stacklevel=4,
         )

@@ -75,10 +75,10 @@ class IntegratedGradients(Multiplying, GradientAttribution):
             method: "gausslegendre" or "riemann_left", "_right", "_middle", "_trapezoid". Not used with `tol`.
             internal_batch_size: rows (samples x steps) per pass; None = automatic, halved when memory runs out.
             return_convergence_delta: also return sum(attributions) - (F(x) - F(x')) per sample.
-            tol: relative error (L2) that each sample's map may have, such as 0.05. Nodes are added where the nested
-                estimate of the map's error is largest, until it is below `tol` for each sample or `max_steps`
-                gradients were used; a `ConvergenceWarning` says when it was not reached. The estimate is of the map:
-                the completeness error alone can be small by luck.
+            tol: relative error that each sample's map (L2, estimated) and its sum (the completeness error, exact) may
+                have, such as 0.05. Nodes are added where the errors are largest, until both are below `tol` for each
+                sample or `max_steps` gradients were used; a `ConvergenceWarning` says when it was not reached. Both,
+                because the completeness error alone can be small by luck.
             max_steps: gradients per sample at most, with `tol`.
             batch_size: the same as internal_batch_size.
             progress: None = a bar for long work, True, False.

@@ -93,7 +93,8 @@ def test_every_gradient_is_counted_and_used_once() -> None:
     model, x, target, _ = problem("relu mlp")
     _, report = run(model, x, 0.01, target=target)
     used = report["n_gradients"]
-    assert sum(used) == report["backward_passes"] == report["forward_passes"]
+    assert sum(used) == report["backward_passes"]
+    assert report["forward_passes"] == sum(used) + 2 * len(x)  # the scores of both ends
     assert all(n >= 9 and (n - 9) % 2 == 0 for n in used)
 
 
@@ -200,3 +201,22 @@ def test_lower_precision_stops_as_well(dtype: torch.dtype) -> None:
         result, _ = run(low, x[:4].to(dtype), 0.1, target=target[:4], max_steps=64)
     error = (result.double() - reference[:4]).flatten(1).norm(dim=1) / reference[:4].flatten(1).norm(dim=1)
     assert error.max() < (0.2 if dtype == torch.float32 else 0.4)
+
+
+@pytest.mark.parametrize("tol", TOLERANCES)
+@pytest.mark.parametrize("name", NETS)
+def test_the_sum_is_held_to_the_tolerance_as_well(name: str, tol: float) -> None:
+    model, x, target, _ = problem(name)
+    with collect(), warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        maps, delta = IntegratedGradients(model).attribute(
+            x, target=target, tol=tol, max_steps=4096, return_convergence_delta=True, progress=False
+        )
+    span = model(x)[range(20), target] - model(torch.zeros_like(x))[range(20), target]
+    assert bool((delta.abs() <= tol * span.abs() * (1 + 1e-9)).all())
+
+
+def test_a_sum_that_cannot_be_reached_is_said() -> None:
+    model, x, target, _ = problem("relu deep")
+    with pytest.warns(ConvergenceWarning, match=r"the worst (completeness error|estimated error of the map) is"):
+        run(model, x, 1e-4, target=target, max_steps=30)
