@@ -89,7 +89,7 @@ def _listed(name: str, given: Any, keys: list[str], what: str = "") -> list[Any]
             f"if values is a {kind.__name__}, the {name} must also be a {kind.__name__}{what}, received "
             f"{describe(given)}."
         )
-    missing = [k for k in keys if k not in given]
+    missing = [k for k in keys if k not in values]
     if missing:
         raise InputError(f"{name} has no entry for {missing}.")
     return [values[k] for k in keys] if keys else list(values)
