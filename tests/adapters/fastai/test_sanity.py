@@ -96,7 +96,5 @@ def test_maps_point_at_the_watermark(watermark, maps, method):
 
 def test_completeness_on_a_trained_network(maps):
     exp = maps["integrated_gradients"]
-    span = (exp.score - exp.baseline_score).abs()
-    # A part of a score that is as good as the baseline's has no meaning: the error is that of all samples together.
-    assert exp.convergence_delta.abs().sum() < 0.01 * span.sum() and exp.relative_delta.median() < 0.01
-    print(f"{int((exp.relative_delta < 0.01).sum())} of {len(exp)} samples below 1 %")
+    print(f"{max(exp.meta['per_sample']['n_gradients'])} gradients at most, error {exp.relative_delta.max():.2g}")
+    assert bool((exp.relative_delta < 0.01).all())
