@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -154,12 +155,12 @@ def averaged(maps: Sequence[Tensor], xs: Sequence[Tensor]) -> Tensor:
     space = maps[0].ndim - 2
     largest = max((tuple(m.shape[2:]) for m in maps), key=lambda s: s)
     size = input_size(xs, space) or largest
-    total = 0.0
+    parts = []
     for m in maps:
         peak = m.abs().flatten(1).amax(1).reshape(-1, *(1,) * (m.ndim - 1))
         scaled = m / peak.where(peak > 0, peak.new_ones(()))
-        total = total + (enlarged(scaled, size) if space else scaled)
-    return total / len(maps)
+        parts.append(enlarged(scaled, size) if space else scaled)
+    return torch.stack(parts).mean(0)
 
 
 @register(

@@ -79,7 +79,7 @@ class Finer(Target):
             )
         rest = [tuple(index[1:]) for index in indices]
         scores = torch.stack([output[(r, slice(None), *more)] for r, more in enumerate(rest)])
-        chosen = torch.tensor([int(index[0]) % output.shape[1] for index in indices], device=output.device)
+        chosen = torch.tensor([index[0] for index in indices], device=output.device) % output.shape[1]
         return scores, chosen
 
 

@@ -1,8 +1,9 @@
 """XRAI (Kapishnikov et al., ICCV 2019, arXiv:1906.02825): regions instead of pixels.
 
-Integrated gradients from a black and from a white baseline are averaged; the picture is cut into overlapping regions at
-several scales; regions are then taken one by one, always the one with the largest mean attribution over what is not yet
-taken. The map's value at a pixel is that mean when its region was taken. Cost: that of two integrated gradients.
+Integrated gradients from a black and from a white baseline (each picture's smallest and largest value) are averaged; the
+picture is cut into overlapping regions at several scales; regions are then taken one by one, always the one with the
+largest mean attribution over what is not yet taken. The map's value at a pixel is that mean when its region was taken.
+Cost: that of two integrated gradients.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.baseline import as_baselines
 from ..core.batching import check_chunk
 from ..core.errors import InputError, InputTypeError
 from ..core.registry import register
@@ -90,7 +90,6 @@ class XRAI(GradientAttribution):
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
-        baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
         n_steps: int = 50,
@@ -104,8 +103,6 @@ class XRAI(GradientAttribution):
 
         Args:
             inputs: one tensor of pictures (N, C, H, W).
-            baselines: None: the smallest and the largest value of each picture (black and white), averaged; else one
-                baseline as in `IntegratedGradients`.
             target: see `core.target.as_target`.
             additional_forward_args: further positional arguments of the model.
             n_steps: steps of each integrated gradients.
@@ -130,7 +127,7 @@ class XRAI(GradientAttribution):
             x = xs[0]
             found = _segments(segments, x)
             low, high = (f(x, (1, 2, 3), keepdim=True).expand_as(x) for f in (torch.amin, torch.amax))
-            starts = [low, high] if baselines is None else [as_baselines(baselines, xs, template=inputs)[0]]
+            starts = (low, high)
             rule = quadrature(method, n_steps)
             total: Tensor | float = 0.0
             for start in starts:

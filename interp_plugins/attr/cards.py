@@ -1,0 +1,188 @@
+"""Method cards: what each method costs, assumes and guarantees; `docs/methods.md` is made of them.
+
+    python -m interp_plugins.attr.cards > docs/methods.md
+
+`MEASURED` is the randomisation check (Adebayo et al., NeurIPS 2018, arXiv:1810.03292): the mean rank correlation of a
+method's maps before and after all weights of a small trained network are drawn anew (`tests/attr/test_cards.py`). Near
+zero, the map is about what the network learned; a method above `LIMIT` shows the input rather than the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core.registry import MethodInfo, list_methods, method_info
+
+LIMIT = 0.5
+C, L, D, S = "completeness", "linearity", "dummy", "symmetry"
+I = "implementation invariance"  # noqa: E741 - the letters stand for the axioms in the table below
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a method beside its registration.
+
+    Attributes:
+        cost: forward and backward passes per sample; n is `n_steps` or `n_samples`, d the number of features or
+            windows, c of channels.
+        axioms: those that hold for every model (completeness: up to the integration or sampling error).
+        assumes: what has to be true for the map to mean what it says.
+    """
+
+    cost: str
+    axioms: tuple[str, ...] = ()
+    assumes: str = ""
+
+
+_LAYER = "the layer's last axes are places"
+_BASE = "the baseline stands for nothing"
+_RULES = "rules for the layers used"
+_INDEPENDENT = "features that can be removed one by one"
+
+CARDS: dict[str, Card] = {
+    "ablation_cam": Card("c forward", (), _LAYER),
+    "attention_relevance": Card("1 forward, 1 backward", (), "attention carries the information"),
+    "attention_rollout": Card("1 forward, 1 backward", (), "attention carries the information, whatever the class"),
+    "augmented": Card("the inner method's, for each copy", (), "flips, shifts and scales do not change the class"),
+    "blur_ig": Card("n forward, n backward", (L, I), "detail is what counts"),
+    "deconvolution": Card("1 forward, 1 backward", (), "ReLU network"),
+    "deep_lift": Card("2 forward, 1 backward", (C, D), _BASE),
+    "deep_lift_shap": Card("2n forward, n backward for n baselines", (C, D), "baselines from the data"),
+    "eigen_cam": Card("1 forward", (), _LAYER + "; no class"),
+    "eigen_grad_cam": Card("1 forward, 1 backward", (), _LAYER),
+    "extremal_perturbation": Card("n forward, n backward", (), "a blurred picture stands for nothing"),
+    "feature_ablation": Card("d + 1 forward", (L, D, S, I), _INDEPENDENT),
+    "feature_permutation": Card("d + 1 forward", (L, D, I), "batch mates are typical"),
+    "finer_cam": Card("1 forward, 1 backward", (), _LAYER + "; several classes"),
+    "full_grad": Card("2 forward, 2 backward", (), "ReLU network; sign does not matter"),
+    "grad_cam": Card("1 forward, 1 backward", (), _LAYER),
+    "grad_cam_plus_plus": Card("1 forward, 1 backward", (), _LAYER + "; activations not negative"),
+    "gradient_shap": Card("n forward, n backward", (C, L, D, S, I), "baselines from the data"),
+    "guided_backprop": Card("1 forward, 1 backward", (), "ReLU network"),
+    "guided_grad_cam": Card("2 forward, 2 backward", (), "ReLU network; " + _LAYER),
+    "guided_ig": Card("n forward, n backward", (C, D, I), _BASE),
+    "hi_res_cam": Card("1 forward, 1 backward", (), _LAYER + "; exact before linear layers"),
+    "hsic": Card("n forward", (D, I), _INDEPENDENT),
+    "idgi": Card("2n forward, n backward", (C, D, I), _BASE),
+    "input_x_gradient": Card("1 forward, 1 backward", (L, D, S, I), "nearly linear between zero and the input"),
+    "integrated_gradients": Card("n forward, n backward", (C, L, D, S, I), _BASE),
+    "internal_influence": Card("n forward, n backward", (L,), _BASE),
+    "kernel_shap": Card("n forward", (C, L, D, S, I), _INDEPENDENT),
+    "layer_activation": Card("1 forward", (), "no class"),
+    "layer_cam": Card("1 forward, 1 backward", (), _LAYER),
+    "layer_conductance": Card("3n forward, n backward", (C, L), _BASE),
+    "le_grad": Card("l forward, l backward for l layers", (), "each layer's tokens can be read by the head"),
+    "lime": Card("n forward", (I,), "nearly linear near the input"),
+    "lrp": Card("1 forward, 1 backward", (C,), _RULES),
+    "neuron_conductance": Card("n forward, 2n backward", (L,), _BASE),
+    "neuron_gradient": Card("1 forward, 1 backward", (L, D, S, I), ""),
+    "noise_tunnel": Card("n times the inner method's", (), "the noise keeps the class"),
+    "occlusion": Card("d + 1 forward", (L, D, I), _INDEPENDENT),
+    "owen": Card("about 2d forward per sample drawn", (C, L, D, S, I), "features group into a tree"),
+    "rise": Card("n forward", (L, I), _INDEPENDENT),
+    "saliency": Card("1 forward, 1 backward", (D, S, I), "small changes tell"),
+    "score_cam": Card("c forward", (), _LAYER + "; channels mask the input"),
+    "shapley_value_sampling": Card("n d forward", (C, L, D, S, I), _INDEPENDENT),
+    "shapley_values": Card("2^d forward", (C, L, D, S, I), _INDEPENDENT),
+    "sobol": Card("n (d + 2) forward", (D, I), _INDEPENDENT),
+    "x_grad_cam": Card("1 forward, 1 backward", (), _LAYER),
+    "xrai": Card("2n forward, 2n backward", (), "segments are what counts"),
+}
+# By name: maps over the input, or over a layer of a CNN.
+MEASURED: dict[str, float] = {
+    "ablation_cam": 0.08,
+    "augmented": 0.29,
+    "blur_ig": 0.32,
+    "deconvolution": 0.08,
+    "deep_lift": 0.27,
+    "deep_lift_shap": 0.27,
+    "eigen_cam": 0.18,
+    "eigen_grad_cam": 0.01,
+    "feature_ablation": 0.23,
+    "finer_cam": 0.12,
+    "full_grad": 0.10,
+    "grad_cam": 0.38,
+    "grad_cam_plus_plus": 0.05,
+    "gradient_shap": 0.29,
+    "guided_backprop": 0.20,
+    "guided_grad_cam": 0.41,
+    "guided_ig": 0.27,
+    "hi_res_cam": 0.08,
+    "hsic": 0.09,
+    "idgi": 0.21,
+    "input_x_gradient": 0.31,
+    "integrated_gradients": 0.29,
+    "internal_influence": -0.07,
+    "kernel_shap": 0.17,
+    "layer_cam": -0.01,
+    "layer_conductance": -0.05,
+    "layer_deep_lift": -0.05,
+    "layer_deep_lift_shap": -0.05,
+    "layer_feature_ablation": 0.02,
+    "layer_gradient_shap": -0.05,
+    "layer_gradient_x_activation": 0.02,
+    "layer_integrated_gradients": -0.05,
+    "layer_lrp": 0.02,
+    "lime": 0.18,
+    "lrp": 0.31,
+    "noise_tunnel": 0.37,
+    "occlusion": 0.18,
+    "rise": 0.11,
+    "saliency": 0.12,
+    "score_cam": 0.03,
+    "x_grad_cam": 0.02,
+    "xrai": 0.07,
+}
+
+
+def card(name: str) -> Card | None:
+    """The card of a registered method; a layer or neuron variant has the card of the plain method."""
+    info = method_info(name)
+    for key in (info.name, info.name.removeprefix("layer_"), info.name.removeprefix("neuron_")):
+        if key in CARDS:
+            return CARDS[key]
+    return {"layer_gradient_x_activation": CARDS["input_x_gradient"]}.get(info.name)
+
+
+def methods_page() -> str:
+    """`docs/methods.md`."""
+    head = [
+        "# Methods",
+        "",
+        "Made from the registry by `python -m interp_plugins.attr.cards > docs/methods.md`; do not edit.",
+        "",
+        "Cost is per sample: n is `n_steps` or `n_samples`, d the number of features or windows, c of channels. The",
+        "axioms are those that hold for every model. *Randomised* is the mean rank correlation of the maps before and",
+        "after all weights of a small trained network are drawn anew (Adebayo et al. 2018): near zero, a map is about",
+        f"what was learned; above {LIMIT} it shows the input rather than the network. A dash: not measured.",
+        "",
+    ]
+    parts = [_table(title, site) for title, site in
+             (("Over the input", "input"), ("Over a layer", "layer"), ("Of a neuron", "neuron"))]  # fmt: skip
+    return "\n".join([*head, *(line for part in parts for line in part)])
+
+
+def _table(title: str, site: str) -> list[str]:
+    rows = [_row(method_info(name)) for name in list_methods(site=site)]
+    head = ["Name", "Also", "For", "Cost", "Axioms", "Assumes", "Randomised", "Source"]
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"## {title}", "", *(f"| {' | '.join(cells)} |" for cells in lines), ""]
+
+
+def _row(info: MethodInfo) -> list[str]:
+    known = card(info.name) or Card("")
+    found = MEASURED.get(info.name)
+    return [
+        f"`{info.name}`",
+        ", ".join(f"`{a}`" for a in info.aliases) or "-",
+        {"any": "any input", "image": "pictures", "transformer": "transformers"}[info.applies_to],
+        known.cost or "-",
+        ", ".join(known.axioms) or "-",
+        known.assumes or "-",
+        "-" if found is None else f"{found:.2f}" + (" (fails)" if found > LIMIT else ""),
+        info.reference or "-",
+    ]
+
+
+if __name__ == "__main__":
+    print(methods_page())
