@@ -1,9 +1,9 @@
 """XRAI (Kapishnikov et al., ICCV 2019, arXiv:1906.02825): regions instead of pixels.
 
-Integrated gradients from a black and from a white baseline (each picture's smallest and largest value) are averaged; the
-picture is cut into overlapping regions at several scales; regions are then taken one by one, always the one with the
-largest mean attribution over what is not yet taken. The map's value at a pixel is that mean when its region was taken.
-Cost: that of two integrated gradients.
+Integrated gradients from a black and from a white baseline (each picture's smallest and largest value) are averaged;
+the picture is cut into overlapping regions at several scales; regions are then taken one by one, always the one with
+the largest mean attribution over what is not yet taken. The map's value at a pixel is that mean when its region was
+taken. Cost: that of two integrated gradients.
 """
 
 from __future__ import annotations

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from .baseline import IdBaseline, Sample, as_baselines
 from .batching import check_chunk
-from .errors import InputError, InterpWarning, LayerError
+from .errors import InputError, InterpWarning
 from .explanation import Explanation, Explanations
 from .forward import Call, Forward
+from .grid import last_grid_layer
 from .guard import frozen, modules_of
 from .methods import Bound, bind_methods
 from .prediction import Asked, Prediction, asked_targets, predict, target_probability
@@ -143,39 +144,9 @@ def _fitting(spec: InputSpec, prediction: Prediction) -> InputSpec:
     return replace(spec, vocab=None)
 
 
-def default_layer(forward: Forward, inputs: tuple[Tensor, ...], body: nn.Module | None = None) -> nn.Module:
-    """The last module whose output is a map (N, C, H, W) with H, W > 1; what Grad-CAM explains by default.
-
-    Args:
-        forward: the model call.
-        inputs: checked inputs; the first sample is run.
-        body: a part of the model; its last map goes before those of the rest.
-
-    Raises:
-        LayerError: the model has none.
-    """
-    last: list[nn.Module] = []
-    handles = []
-
-    def watch(module: nn.Module, args: Any, out: Any) -> None:
-        if isinstance(out, Tensor) and out.ndim == 4 and min(out.shape[2:]) > 1:
-            last.append(module)
-
-    try:
-        for root in modules_of(forward.func):
-            handles += [m.register_forward_hook(watch) for m in root.modules()]
-        with torch.no_grad():
-            forward.raw([x[:1] for x in inputs], torch.zeros(1, dtype=torch.long, device=inputs[0].device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not last:
-        raise LayerError(
-            "This method needs a layer, and the model has none with a spatial output (N, C, H, W) to choose by itself. "
-            "Give layer=: a module or its dotted name."
-        )
-    within = {id(m) for m in body.modules()} if body is not None else set()
-    return next((m for m in reversed(last) if id(m) in within), last[-1])
+def default_layer(forward: Forward, inputs: tuple[Tensor, ...], body: nn.Module | None = None) -> Layer:
+    """The last layer whose output is a grid of places that the score depends on; see `core.grid.last_grid_layer`."""
+    return last_grid_layer(forward, inputs, body)
 
 
 @dataclass(frozen=True)
