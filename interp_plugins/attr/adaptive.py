@@ -218,7 +218,7 @@ def _start(rows, inputs, baselines, dtype, ends, evaluate, bar):  # type: ignore
     samples: dict[int, _Sample] = {}
     for k, i in enumerate(rows):
         scale = torch.cat([(x[i] - b[i]).reshape(-1).to(dtype) for x, b in zip(inputs, baselines, strict=True)])
-        state = samples[i] = _Sample(scale, *ends[i], gradients=3)
+        state = samples[i] = _Sample(scale, start=ends[i][0], end=ends[i][1], gradients=3)
         state.panels = [state.panel(a, 1 / 3, node) for a, node in zip(thirds, nodes[3 * k : 3 * k + 3], strict=True)]
     return samples
 
