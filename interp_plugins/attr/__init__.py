@@ -52,8 +52,6 @@ from .llm_result import LLMAttributionResult
 from .lrp import LRP, LayerLRP
 from .neuron import NeuronFeatureAblation, NeuronGradient, NeuronGradientShap, NeuronIntegratedGradients
 from .noise_tunnel import NoiseTunnel
-from .transforms import AugmentedAttribution, CheckpointAverage, LayerAverage
-from .xrai import XRAI
 from .owen import OwenValues
 from .permutation import FeaturePermutation, LayerFeaturePermutation
 from .remote import RemoteLLMProvider, VLLMProvider
@@ -76,6 +74,8 @@ from .summary import (
     SummarizerSingleTensor,
     Var,
 )
+from .transforms import AugmentedAttribution, CheckpointAverage, LayerAverage
+from .xrai import XRAI
 
 __all__ = [
     "AblationCAM",

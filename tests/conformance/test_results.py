@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from interp_plugins.core.registry import method_info
 from tests.conformance.cases import (
     ATTENTION,
-    ATTENTION,
     BY_NAME,
     KEEPS_SINGLE,
-    MAPS,
     MAPS,
     OUTPUTS_APART,
     VARIANTS,
@@ -255,7 +253,12 @@ def test_model_may_be_any_callable(variant: str) -> None:
     problem = typical(variant).build()
     model: nn.Module = problem.model
     for func in (lambda x: model(x), model.forward):
-        assert distance(attribute(variant, problem, model=func, **seeded(variant)), plain_result(variant, typical(variant).name)) == 0
+        assert (
+            distance(
+                attribute(variant, problem, model=func, **seeded(variant)), plain_result(variant, typical(variant).name)
+            )
+            == 0
+        )
 
 
 def test_the_table_reaches_every_method() -> None:
