@@ -13,6 +13,7 @@ vocabulary say what the tensors mean, and `interp_plugins.explain` does the rest
 
 from interp_plugins.core.explanation import Explanation, Explanations
 
+from . import dataset as _dataset  # noqa: F401 - adds explain_dataset to Learner
 from . import interpretation as _interpretation  # noqa: F401 - adds methods to Learner and Interpretation
 from . import learner as _learner  # noqa: F401 - adds the methods to Learner
 from .callback import AttributionCallback
