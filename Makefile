@@ -26,10 +26,12 @@ venv: $(STAMP)  ## make or refresh .venv from requirements.lock
 demo: $(STAMP)  ## explain real pictures with real networks, results in demo_out
 	$(BIN)/interp-plugins demo --out demo_out
 
-# Threads that wait sleep instead of spinning: beside other work, spinning ones slow small nets down fivefold.
+# One process per core with one thread each: small nets gain nothing from threads, and threads that wait for each other
+# slow processes down that share the cores.
+test: export OMP_NUM_THREADS ?= 1
 test: export OMP_WAIT_POLICY ?= passive
 test: lint browser  ## lint, type-check and run every test
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PY) -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal $(PYTEST_ARGS)
 
 # The viewer's tests drive Debian's Chromium; where it is missing and can be installed, it is.
 browser:
