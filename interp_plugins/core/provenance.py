@@ -168,7 +168,10 @@ class Provenance(TorchFunctionMode):
             self._keep(out, self._same(args, kwargs, out), self._with(func, args, kwargs, self._other))
         elif name == "where" and len(args) == 3:
             test, values = (args[1], args[::2]) if func is Tensor.where else (args[0], args[1:])
-            self._keep(out, *(torch.where(test, *map(part, values)) for part in (self._position, self._other)))
+            yes, no = values
+            positions = torch.where(test, self._position(yes), self._position(no))
+            others = torch.where(test, self._other(yes), self._other(no))
+            self._keep(out, positions, others)
         elif name in ("masked_fill", "pad") and moves:
             filled = args[:-1] if name == "masked_fill" else args[:2]
             positions = func(self._position(first).clone(), *filled[1:], value=NOWHERE)

@@ -26,8 +26,8 @@ class MethodInfo:
         baselines: what its `baselines` are: a "point" per sample, or a "distribution" of rows.
         title: the name for people.
         reference: paper or source.
-        applies_to: what it asks of the data or the model: "any", "image" (an input with axes of space), or "transformer"
-            (a model with attention).
+        applies_to: what it asks of the data or the model: "any", "image" (an input with axes of space), or
+            "transformer" (a model with attention).
         defaults: parameters that `explain` uses where they differ from the class's own, or a function of
             (inputs, spec) giving them.
     """

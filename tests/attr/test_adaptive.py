@@ -209,7 +209,7 @@ def test_the_sum_is_held_to_the_tolerance_as_well(name: str, tol: float) -> None
     model, x, target, _ = problem(name)
     with collect(), warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
-        maps, delta = IntegratedGradients(model).attribute(
+        _, delta = IntegratedGradients(model).attribute(
             x, target=target, tol=tol, max_steps=4096, return_convergence_delta=True, progress=False
         )
     span = model(x)[range(20), target] - model(torch.zeros_like(x))[range(20), target]

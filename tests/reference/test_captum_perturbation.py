@@ -86,9 +86,7 @@ def test_shapley_sampling_draws_captums_orders_under_one_manual_seed() -> None:
 
 def test_layer_permutation_agrees_for_a_given_shuffle() -> None:
     """Without a target: Captum applies it twice, see docs/differences.md."""
-    given = [
-        mock.patch.object(lib.FeaturePermutation.__init__, "__defaults__", (rolled,)) for lib in (ours, theirs)
-    ]
+    given = [mock.patch.object(lib.FeaturePermutation.__init__, "__defaults__", (rolled,)) for lib in (ours, theirs)]
     with double(), given[0], given[1]:
         for case in ("conv", "int", "two inputs"):
             problem = BY_NAME[case].build()
