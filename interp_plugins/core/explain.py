@@ -259,7 +259,7 @@ class _Job:
         if not isinstance(self.baselines, (Sample, IdBaseline, tuple)):
             return self.baselines
         rows = [b.rows if isinstance(b, Sample) else b for b in as_tuple(self.baselines)]
-        if any(isinstance(b, IdBaseline) for b in rows):
+        if not all(isinstance(b, Tensor) for b in rows):
             return like(self.inputs, as_baselines(self.baselines, self.xs, vectors=True))
         return like(self.inputs, rows)
 

@@ -61,7 +61,10 @@ class Explanation:
         layer: dotted name of the layer explained, or None for the input.
         spec: kind of data, normalisation, class and feature names.
         names: one name per sample (file name, row label), or None.
-        tokens: one list of tokens per sample, or None.
+        tokens: one list of tokens per sample, or None; inputs and attributions of shorter texts are padded, and those
+            of `exp[i]` are as long as its tokens.
+        values: the features' values as people read them, one tuple per sample (the categories and numbers of a table
+            row), or None.
         seed: the seed of the random draws.
         seconds: wall-clock seconds of the whole batch.
         meta: versions, model fingerprint, passes used, error reached.
@@ -86,6 +89,7 @@ class Explanation:
     spec: InputSpec = field(default_factory=InputSpec)
     names: tuple[str, ...] | None = None
     tokens: tuple[list[str], ...] | None = None
+    values: tuple[tuple[Any, ...], ...] | None = None
     seed: int | None = None
     seconds: float | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -141,7 +145,7 @@ class Explanation:
         def cut_list(v: Any) -> Any:
             return None if v is None else tuple(v[r] for r in rows)
 
-        lists = ("target", "target_label", "prediction", "prediction_label", "names", "tokens")
+        lists = ("target", "target_label", "prediction", "prediction_label", "names", "tokens", "values")
         tensors = (
             "attributions",
             "inputs",
@@ -155,7 +159,8 @@ class Explanation:
         changes = {k: cut_list(getattr(self, k)) for k in lists} | {k: cut(getattr(self, k)) for k in tensors}
         per_sample = self.meta.get("per_sample", {})
         meta = {**self.meta, "per_sample": {k: [v[r] for r in rows] for k, v in per_sample.items()}}
-        return dataclasses.replace(self, **changes, meta=meta if per_sample else self.meta)
+        found = dataclasses.replace(self, **changes, meta=meta if per_sample else self.meta)
+        return _trimmed(found) if self.spec.kind == "text" and self.tokens is not None else found
 
     def __iter__(self) -> Iterator[Explanation]:
         return (self[i] for i in range(len(self)))
@@ -235,6 +240,20 @@ class Explanation:
         Columns: names, target, probability, score, errors, and one per feature for tabular data.
         """
         return Explanations([self]).to_df()
+
+
+def _trimmed(exp: Explanation) -> Explanation:
+    """A text's explanation without the padding behind its longest text."""
+    assert exp.tokens is not None
+    width, whole = max(map(len, exp.tokens)), exp.input.shape[1]
+
+    def cut(v: Any) -> Any:
+        if isinstance(v, tuple):
+            return tuple(map(cut, v))
+        return v[:, :width] if isinstance(v, Tensor) and v.ndim > 1 and v.shape[1] == whole else v
+
+    changes = {name: cut(getattr(exp, name)) for name in ("attributions", "inputs", "baselines")}
+    return dataclasses.replace(exp, **changes)
 
 
 class Explanations(Sequence[Explanation]):

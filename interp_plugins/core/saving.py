@@ -121,7 +121,7 @@ def load(path: str | Path) -> list[Explanation]:
 
 
 def to_df(items: Sequence[Explanation]) -> pd.DataFrame:
-    """A row per method and sample; for (N, F) attributions also one column per feature."""
+    """A row per method and sample, for (N, F) attributions with a column per feature; for texts a row per token."""
     try:
         import pandas as pd
     except ModuleNotFoundError as err:
@@ -129,7 +129,8 @@ def to_df(items: Sequence[Explanation]) -> pd.DataFrame:
     rows = []
     for exp in items:
         a = exp.attribution
-        wide = a.ndim == 2 and exp.layer is None
+        text = exp.spec.kind == "text" and exp.tokens is not None and a.ndim == 2
+        wide = a.ndim == 2 and exp.layer is None and not text
         names = exp.feature_names or tuple(f"feature_{j}" for j in range(a.shape[1] if wide else 0))
         for i in range(len(exp)):
             row: dict[str, Any] = {"method": exp.method, "sample": exp.names[i] if exp.names else i}
@@ -139,6 +140,10 @@ def to_df(items: Sequence[Explanation]) -> pd.DataFrame:
             for key in ("probability", "score", "baseline_score", "convergence_delta", "relative_delta"):
                 value = getattr(exp, key)
                 row[key] = None if value is None else float(value[i])
+            if text and exp.tokens is not None:
+                scores = zip(exp.tokens[i], a[i].tolist())  # padding has no token
+                rows += [{**row, "position": j, "token": t, "attribution": v} for j, (t, v) in enumerate(scores)]
+                continue
             if wide:
                 row.update({str(n): float(v) for n, v in zip(names, a[i], strict=True)})
             else:

@@ -20,7 +20,8 @@ class InputSpec:
     """Facts about the model's (first) input.
 
     Args:
-        kind: "image" (N, C, H, W), "tabular" (N, F), "sequence" (N, T[, C]), or "generic".
+        kind: "image" (N, C, H, W), "tabular" (N, F), "sequence" (N, T[, C]), "text" (token ids
+            (N, T)), or "generic".
         mean: per-channel mean that was subtracted, in the units of the raw data ([0, 1] for images), or None.
         std: per-channel standard deviation that was divided by, or None.
         value_range: smallest and largest raw value before normalisation.

@@ -26,7 +26,7 @@ from .facts import image_class, n_inputs, reads_items
 from .items import Items, as_items, at, indices, names_of
 from .pictures import is_path, readable
 
-_QUIET = {"num_workers": 0, "pin_memory": False, "shuffle": False, "drop_last": False}
+QUIET = {"num_workers": 0, "pin_memory": False, "shuffle": False, "drop_last": False}
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def from_items(dls: Any, item: Any, *, labelled: bool = False, rm_type_tfms: Any
 
 
 def _encode(dls: Any, items: Items, labelled: bool, rm_type_tfms: Any) -> Batch:
-    kwargs = {**_QUIET, "rm_type_tfms": rm_type_tfms}
+    kwargs = {**QUIET, "rm_type_tfms": rm_type_tfms}
     if not labelled:
-        return _read(dls.test_dl(items.values, **kwargs), n_inputs(dls))
+        return read(dls.test_dl(items.values, **kwargs), n_inputs(dls))
     values = items.values
     if isinstance(values, list):  # label functions read the path, which fastai takes a text for if it is no Path
         values = [Path(v) if isinstance(v, str) and os.path.isfile(v) else v for v in values]
     try:
-        return _read(dls.test_dl(values, with_labels=True, **kwargs), n_inputs(dls))
+        return read(dls.test_dl(values, with_labels=True, **kwargs), n_inputs(dls))
     except InterpError:
         raise
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as err:
@@ -120,17 +120,17 @@ def from_dl(dls: Any, dl: Any, idxs: Any = None) -> Batch:
     names = names_of(chosen, image_class(dls)) if chosen is not None else None
     with readable([v for v in chosen if is_path(v)] if isinstance(chosen, list) else []):
         if getattr(dl.dataset, "split_idx", None) == 0 and chosen is not None:
-            made = dls.test_dl(chosen, rm_type_tfms=0, with_labels=True, **_QUIET)  # a training loader augments
+            made = dls.test_dl(chosen, rm_type_tfms=0, with_labels=True, **QUIET)  # a training loader augments
         else:
-            made = dl.new(get_idxs=lambda: rows, **_QUIET)
-        batch = _read(made, n_inputs(dls))
+            made = dl.new(get_idxs=lambda: rows, **QUIET)
+        batch = read(made, n_inputs(dls))
     return replace(batch, names=names)
 
 
 def _from_iterable(dls: Any, batches: Any, idxs: Any) -> Batch:
     if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Tensor)):
         raise InputTypeError(f"dl= takes a DataLoader or a list of batches, got {describe(batches)}.")
-    batch = _read(batches, n_inputs(dls))
+    batch = read(batches, n_inputs(dls))
     if idxs is None:
         return batch
     rows = torch.tensor(indices(idxs, len(batch)))
@@ -155,7 +155,8 @@ def from_xb(dls: Any, xb: Any) -> Batch:
     return batch
 
 
-def _read(dl: Iterable[Any], n_inp: int) -> Batch:
+def read(dl: Iterable[Any], n_inp: int) -> Batch:
+    """All batches of a loader as one, of plain tensors."""
     try:
         return joined([_split(tuple(b) if isinstance(b, (tuple, list)) else (b,), n_inp) for b in dl])
     except RuntimeError as err:
@@ -175,7 +176,7 @@ def _split(batch: tuple[Any, ...], n_inp: int | None) -> Batch:
     packing = tuple(_unpacked(part, flat) for part in batch[:cut])
     image = isinstance(flat[0], TensorImageBase) and flat[0].ndim == 4
     nested = packing if any(isinstance(part, tuple) for part in packing) else None
-    return Batch(_plain(flat), _plain(batch[cut:]), image=image, packing=nested)
+    return Batch(plain(flat), plain(batch[cut:]), image=image, packing=nested)
 
 
 def _unpacked(part: Any, flat: list[Any]) -> Any:
@@ -186,7 +187,7 @@ def _unpacked(part: Any, flat: list[Any]) -> Any:
     return len(flat) - 1
 
 
-def _plain(values: Sequence[Any]) -> tuple[Any, ...]:
+def plain(values: Sequence[Any]) -> tuple[Any, ...]:
     """Without fastai's tensor classes, which torch functions refuse to mix."""
     return tuple(v.detach().as_subclass(Tensor) if isinstance(v, Tensor) else v for v in values)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from fastai.learner import Learner
 from fastai.torch_core import get_model
@@ -20,8 +22,12 @@ from .batch import Batch, Repacked, from_dl, from_items, from_xb, to_model
 from .facts import activation_of, body_of, spec_of, threshold_of
 from .items import is_item
 from .memory import unremembered
+from .tabular import Rows, explain_rows, is_table
 from .targets import as_asked
+from .text import Texts, explain_texts, tokens_of
 from .truth import wants_label
+
+T = TypeVar("T")
 
 
 @patch
@@ -36,7 +42,7 @@ def explain(
     idxs: Any = None,  # which rows of `dl` or of the split (1 if none is named); None: all
     xb: Any = None,  # or a batch that is encoded already
     layer: Any = None,  # module, dotted name or function model -> module; None: the last map of the body, where needed
-    baselines: Any = None,  # name ("black", "blur", ...), number, tensor, function, or a raw item (Path, PIL image)
+    baselines: Any = None,  # name ("black", "blur", "mean", ...), number, tensor, function, token, or a raw item
     batch_size: int | None = None,  # rows per pass through the model; None: automatic
     seed: int = 0,  # seed of all random draws
     rm_type_tfms: Any = None,  # as for `predict`: how many type transforms to leave out
@@ -56,6 +62,10 @@ def explain(
     of key points ("point 0 x"; "point 0" is both). `Contrast("cat", "dog")` from `interp_plugins` asks why the one
     rather than the other.
 
+    Rows of a table (tabular, collaborative filtering) get one value per column, compared with the mean training row
+    (`baselines`: a row, a DataFrame of rows, "zero"). Texts get one value per token, compared with no text; a language
+    model is explained for its next token.
+
     Raises:
         InterpError: one of its kinds (each also ValueError, TypeError, IndexError or RuntimeError), saying what came,
             what was expected and what to do.
@@ -65,47 +75,93 @@ def explain(
         learn.explain(ds_idx=1, idxs=[0, 5], methods="gradcam", target="label").show()
     """
     model = get_model(self.model)
+    labelled, source = wants_label(target), (item, dl, ds_idx, idxs, xb)
+    ask: dict[str, Any] = {
+        "target": target,
+        "layer": layer,
+        "batch_size": batch_size,
+        "seed": seed,
+        "progress": progress,
+        **params,
+    }
     with preserved_rng(), unremembered(self.dls, model):
-        batch = _read(self, item, dl, ds_idx, idxs, xb, rm_type_tfms, labelled=wants_label(target))
+        if is_table(self.dls):
+            rows = Rows(self.dls)
+            read = _read(self.dls, *source, rows.from_items, rows.from_dl, lambda b: from_xb(self.dls, b))
+            return explain_batch(self, read, methods, baselines=baselines, **ask)
+        if (tokens := tokens_of(self.dls)) is not None:
+            texts = Texts(self, tokens)
+            given = _read(self.dls, *source, lambda t: texts.from_items(t, labelled), texts.from_dl, texts.from_xb)
+            return _explain_texts(self, texts, given, methods, baselines=baselines, **ask)
+        batch = _read(
+            self.dls,
+            *source,
+            lambda i: from_items(self.dls, i, labelled=labelled, rm_type_tfms=rm_type_tfms),
+            lambda d, chosen: from_dl(self.dls, d, chosen),
+            lambda b: from_xb(self.dls, b),
+        )
         if is_item(baselines):
             baselines = to_model(from_items(self.dls, baselines, rm_type_tfms=rm_type_tfms), model)
-        return explain_batch(
-            self,
-            batch,
-            methods,
-            target=target,
-            baselines=baselines,
-            layer=layer,
-            batch_size=batch_size,
-            seed=seed,
-            progress=progress,
-            **params,
-        )
+        return explain_batch(self, batch, methods, baselines=baselines, **ask)
 
 
-def explain_batch(learn: Learner, batch: Batch, methods: Any, *, target: Any, **params: Any) -> Explanations:
+def explain_batch(
+    learn: Learner, batch: Batch, methods: Any, *, target: Any, baselines: Any = None, **params: Any
+) -> Explanations:
     """Explain a batch that was read, with what the Learner knows of it; `params` are those of the core's `explain`."""
+    if (tokens := tokens_of(learn.dls)) is not None:
+        texts = Texts(learn, tokens)
+        return _explain_texts(learn, texts, texts.split(batch), methods, target=target, baselines=baselines, **params)
     model = get_model(learn.model)
-    inputs = to_model(batch, model)
-    first = inputs[0] if isinstance(inputs, tuple) else inputs
-    found = core_explain(
-        model if batch.packing is None else Repacked(model, batch.packing),
-        inputs,
-        methods,
-        target=as_asked(target, learn.dls, batch.labels),
-        input_spec=spec_of(learn.dls, first, batch.image) if isinstance(first, Tensor) else None,
-        activation=activation_of(learn.loss_func),
-        threshold=threshold_of(learn.loss_func),
-        body=body_of(model),
-        **params,
-    )
+    known = {**_known(learn), "methods": methods, **params}
+    if is_table(learn.dls):
+        rows = Rows(learn.dls)
+        batch = rows.labelled(batch)
+        run = partial(core_explain, **known, target=as_asked(target, learn.dls, batch.labels))
+        found = explain_rows(rows, model, batch, baselines, run)
+    else:
+        inputs = to_model(batch, model)
+        first = inputs[0] if isinstance(inputs, tuple) else inputs
+        found = core_explain(
+            model if batch.packing is None else Repacked(model, batch.packing),
+            inputs,
+            target=as_asked(target, learn.dls, batch.labels),
+            baselines=baselines,
+            input_spec=spec_of(learn.dls, first, batch.image) if isinstance(first, Tensor) else None,
+            **known,
+        )
     return Explanations([replace(e, names=batch.names) for e in found])
 
 
+def _explain_texts(
+    learn: Learner, texts: Texts, batches: list[Batch], methods: Any, *, target: Any, baselines: Any, **params: Any
+) -> Explanations:
+    run = partial(core_explain, **{**_known(learn), "output": texts.output, "methods": methods, **params})
+    model = get_model(learn.model)
+    return explain_texts(texts, model, batches, lambda b: as_asked(target, learn.dls, b.labels), baselines, run)
+
+
+def _known(learn: Learner) -> dict[str, Any]:
+    """What a Learner says of its outputs and its model."""
+    return {
+        "activation": activation_of(learn.loss_func),
+        "threshold": threshold_of(learn.loss_func),
+        "body": body_of(get_model(learn.model)),
+    }
+
+
 def _read(
-    learn: Learner, item: Any, dl: Any, ds_idx: int | None, idxs: Any, xb: Any, rm_type_tfms: Any, labelled: bool
-) -> Batch:
-    """The batch from the one source that is given."""
+    dls: Any,
+    item: Any,
+    dl: Any,
+    ds_idx: int | None,
+    idxs: Any,
+    xb: Any,
+    of_items: Callable[[Any], T],
+    of_dl: Callable[[Any, Any], T],
+    of_xb: Callable[[Any], T],
+) -> T:
+    """What is to be explained, from the one source that is given, by the reader for it."""
     given = [name for name, v in (("item", item), ("dl", dl), ("ds_idx", ds_idx), ("xb", xb)) if v is not None]
     if len(given) > 1:
         raise InputTypeError(
@@ -114,11 +170,11 @@ def _read(
     if idxs is not None and given and given[0] in ("item", "xb"):
         raise InputTypeError(f"idxs= chooses rows of dl= or ds_idx=; it does not go with {given[0]}.")
     if item is not None:
-        return from_items(learn.dls, item, labelled=labelled, rm_type_tfms=rm_type_tfms)
+        return of_items(item)
     if xb is not None:
-        return from_xb(learn.dls, xb)
+        return of_xb(xb)
     if dl is not None:
-        return from_dl(learn.dls, dl, idxs)
+        return of_dl(dl, idxs)
     if ds_idx is None and idxs is None:
         raise InputTypeError(
             "There is nothing to explain. Give an item (learn.explain('cat.jpg')), rows of the data (ds_idx=1, "
@@ -126,9 +182,9 @@ def _read(
         )
     split = 1 if ds_idx is None else ds_idx
     try:
-        return from_dl(learn.dls, learn.dls[split], idxs)
+        return of_dl(dls[split], idxs)
     except IndexError as err:
-        n = len(getattr(learn.dls, "loaders", []))
+        n = len(getattr(dls, "loaders", []))
         if isinstance(split, int) and 0 <= split < n:
             raise
         raise InputError(f"ds_idx={split!r}, but the data have {n} splits (0 training, 1 validation).") from err

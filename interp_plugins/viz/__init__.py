@@ -4,7 +4,7 @@ Each kind of data has its own file (`image`, `tabular`, `array`), chosen by `exp
 Nothing here touches pyplot's state, and nothing computes attributions.
 """
 
-from . import array, image, tabular  # noqa: F401  (each registers its medium)
+from . import array, image, tabular, text  # noqa: F401  (each registers its medium)
 from .grid import Plot, plot, show_grid
 from .medium import all_kinds
 from .notebook import notebook_html

@@ -50,6 +50,10 @@ class Medium:
         """Draw the attributions of sample i. Returns the source of a colour bar, or None if it needs none."""
         raise NotImplementedError
 
+    def markup(self, exp: Explanation, i: int, scale: Scale | None) -> str | None:
+        """HTML for pages and notebooks in the place of a picture (of the input, where scale is None), or None."""
+        return None
+
     def picture(self, exp: Explanation, i: int, kind: str, scale: Scale, longest: int) -> bytes:
         """The picture alone as PNG, for pages; `kind` may be "original"."""
         fig = new_figure(*self.size(exp, self.kinds[0]), dpi=200)

@@ -56,6 +56,9 @@ def _strip(exps: Sequence[Explanation], i: int, kind: str, longest: int) -> str:
 
 def _original(exp: Explanation, i: int, longest: int) -> str:
     try:
+        markup = input_medium(exp).markup(exp, i, None)
+        if markup is not None:
+            return markup
         png = input_medium(exp).picture(exp, i, "original", Scale(0.0, False, False, ""), longest)
     except InputError as error:
         return f"<div>{escape(str(error))}</div>"
@@ -66,7 +69,11 @@ def _map(exp: Explanation, i: int, kind: str, longest: int) -> str:
     medium = attribution_medium(exp)
     kind = resolve_kind(medium, kind)
     try:
-        png = medium.picture(exp, i, kind, fit_scale(exp, i, ScaleRule()), longest)
+        scale = fit_scale(exp, i, ScaleRule())
+        markup = medium.markup(exp, i, scale)
+        if markup is not None:
+            return markup
+        png = medium.picture(exp, i, kind, scale, longest)
     except InputError as error:
         return f"<div>{escape(str(error))}</div>"
     return _image(png, f"{method_title(exp)}, {kind}")
@@ -79,7 +86,8 @@ def _image(png: bytes, alt: str) -> str:
 
 def _block(picture: str, name: str, caption: str) -> str:
     lines = "<br>".join(escape(line) for line in caption.split("\n"))
-    return f'<div style="width:180px"><b>{escape(shorten(name, 40))}</b><br>{picture}<div>{lines}</div></div>'
+    width = "180px" if picture.startswith("<img") else "22em"
+    return f'<div style="width:{width}"><b>{escape(shorten(name, 40))}</b><br>{picture}<div>{lines}</div></div>'
 
 
 def _table(exps: Sequence[Explanation], shown: int) -> str:

@@ -109,9 +109,11 @@ def cells(tag: str, texts: Sequence[str]) -> str:
 
 def original_figure(exp: Explanation, i: int, longest: int) -> str:
     """The input of sample i as a figure."""
+    medium = input_medium(exp)
     try:
-        png = input_medium(exp).picture(exp, i, "original", Scale(0.0, False, False, ""), longest)
-        content = _image(exp, png, "The input")
+        content = medium.markup(exp, i, None) or _image(
+            exp, medium.picture(exp, i, "original", Scale(0.0, False, False, ""), longest), "The input"
+        )
     except InputError as error:
         content = failed(error)
     return figure("Input", original_caption(exp, i, _WIDE), content)
@@ -123,9 +125,11 @@ def map_figure(exp: Explanation, i: int, kinds: Sequence[str], rule: ScaleRule, 
     method = method_title(exp)
     try:
         scale = fit_scale(exp, i, rule)
-        found = dict.fromkeys(resolve_kind(medium, kind) for kind in kinds)
-        images = [_image(exp, medium.picture(exp, i, k, scale, longest), f"{method}, {k}") for k in found]
-        content = "\n".join(images) + (_bar(scale) if medium.name == "image" else "")
+        markup = medium.markup(exp, i, scale)
+        found = dict.fromkeys(resolve_kind(medium, kind) for kind in kinds) if markup is None else {}
+        images = [markup] if markup is not None else []
+        images += [_image(exp, medium.picture(exp, i, k, scale, longest), f"{method}, {k}") for k in found]
+        content = "\n".join(images) + (_bar(scale) if medium.name in ("image", "text") else "")
     except InputError as error:
         content = failed(error)
     return figure(method, panel_caption(exp, i, _WIDE), content)

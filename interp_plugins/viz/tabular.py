@@ -40,8 +40,8 @@ class TabularMedium(Medium):
 
     def original(self, ax: Axes, exp: Explanation, i: int) -> str:
         """The values of the first features as text."""
-        names, raw = _names(exp), _raw(exp, i)
-        lines = [f"{shorten(name, 24)} = {value:.4g}" for name, value in zip(names, raw, strict=True)]
+        names, raw = _names(exp), _raw(exp, i, 4)
+        lines = [f"{shorten(name, 24)} = {shorten(value, 20)}" for name, value in zip(names, raw, strict=True)]
         bare(ax)
         for row, line in enumerate(lines[:MAX_BARS]):
             y = 1 - (row + 0.5) / (MAX_BARS + 1 if len(lines) > MAX_BARS else len(lines))
@@ -50,11 +50,11 @@ class TabularMedium(Medium):
 
     def draw(self, ax: Axes, exp: Explanation, i: int, kind: str, scale: Scale) -> ScalarMappable | None:
         """Signed bars, the largest first."""
-        values, raw = finite(self.values(exp, i)), _raw(exp, i)
+        values, raw = finite(self.values(exp, i)), _raw(exp, i, 3)
         order = np.argsort(-np.abs(values), kind="stable")
         top, rest = order[:MAX_BARS], order[MAX_BARS:]
         names = _names(exp)
-        labels = [f"{shorten(names[f], 18)} = {raw[f]:.3g}" for f in top]
+        labels = [f"{shorten(names[f], 18)} = {shorten(raw[f], 18)}" for f in top]
         lengths = [float(values[f]) for f in top]
         if len(rest):
             labels.append(f"{len(rest)} others, summed")
@@ -72,10 +72,13 @@ class TabularMedium(Medium):
         return None
 
 
-def _raw(exp: Explanation, i: int) -> np.ndarray:
-    """The features of sample i in raw units (F,)."""
+def _raw(exp: Explanation, i: int, digits: int) -> list[str]:
+    """The features of sample i as people read them: raw values where they are known, else in raw units."""
+    if exp.values is not None:
+        row = exp.values[i % len(exp)]
+        return [f"{v:.{digits + 1}g}" if isinstance(v, float) else str(v) for v in row]
     x = exp.input[i % len(exp)][None].detach().cpu().double()
-    return exp.spec.denormalise(x)[0].numpy()
+    return [f"{v:.{digits}g}" for v in exp.spec.denormalise(x)[0].tolist()]
 
 
 def _names(exp: Explanation) -> list[str]:

@@ -1,0 +1,141 @@
+"""Texts: every token on the colour of its attribution, in reading order; pieces of a word stand together.
+
+Pictures are set in a fixed-width face, line by line. Pages and notebooks get text instead of pictures: it can be
+searched, wraps with the window, and runs from right to left where its language does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+
+from interp_plugins.core.explanation import Explanation
+
+from . import colour
+from .figure import bare
+from .medium import Medium, register
+from .scale import Scale, finite
+
+_COLUMNS, _FONT = 52, 8.0  # characters per line and points of a picture
+_WIDTH = _COLUMNS * 0.602 * _FONT / 72 + 0.15  # a character of the fixed-width face is 0.602 of its size wide
+_LINE = 1.75 * _FONT / 72
+_MOST_LINES = 40
+
+
+class _Placed(NamedTuple):
+    """A token's place in the picture: line, first column, what is written."""
+
+    number: int
+    line: int
+    column: int
+    text: str
+
+
+@register
+class TextMedium(Medium):
+    """Token ids (N, T) with their tokens, and one attribution per token."""
+
+    name: ClassVar[str] = "text"
+    kinds: ClassVar[tuple[str, ...]] = ("text",)
+
+    def accepts_input(self, exp: Explanation) -> bool:
+        """Whether the tokens are known."""
+        return exp.tokens is not None and exp.input.ndim == 2
+
+    def accepts(self, exp: Explanation) -> bool:
+        """Whether each token has one attribution."""
+        return self.accepts_input(exp) and exp.attribution.shape == exp.input.shape
+
+    def size(self, exp: Explanation, kind: str) -> tuple[float, float]:
+        """As high as the longest text."""
+        lines = max(max((p.line for p in _placed(tokens)), default=0) + 1 for tokens in exp.tokens or ([],))
+        return _WIDTH, 0.2 + _LINE * min(lines, _MOST_LINES)
+
+    def values(self, exp: Explanation, i: int) -> np.ndarray:
+        """One value per token of sample i, without padding."""
+        return super().values(exp, i)[: len(_tokens(exp, i))]
+
+    def original(self, ax: Axes, exp: Explanation, i: int) -> str:
+        """The tokens."""
+        return _write(ax, exp, i, None)
+
+    def draw(self, ax: Axes, exp: Explanation, i: int, kind: str, scale: Scale) -> ScalarMappable | None:
+        """The tokens on their colours."""
+        ax.set_title(_write(ax, exp, i, scale.rgb(finite(self.values(exp, i)))), fontsize=8, color=colour.FAINT_INK)
+        return scale.mappable()
+
+    def markup(self, exp: Explanation, i: int, scale: Scale | None) -> str:
+        """The tokens as HTML, on their colours if a scale is given; everything escaped."""
+        tokens = _tokens(exp, i)
+        values = finite(self.values(exp, i))
+        colours = scale.rgb(values) if scale is not None else np.ones((len(tokens), 3))
+        parts = []
+        for k, (token, rgb) in enumerate(zip(tokens, colours, strict=True)):
+            gap, text = _spelled(token)
+            style = f"background:{to_hex(rgb)};color:{_ink(rgb)};border-radius:.2em;padding:.05em 0"
+            title = f' title="{values[k]:.3g}"' if scale is not None else ""
+            parts.append(f'{" " if gap and k else ""}<span style="{style}"{title}>{escape(text)}</span>')
+        frame = "background:#fff;color:#1f2328;border-radius:.3rem;padding:.6rem;line-height:1.7;overflow-wrap:anywhere"
+        return f'<div dir="auto" style="{frame}">{"".join(parts)}</div>'
+
+
+def _tokens(exp: Explanation, i: int) -> list[str]:
+    return exp.tokens[i % len(exp)] if exp.tokens is not None else []
+
+
+def _spelled(token: str) -> tuple[bool, str]:
+    """Whether a space stands before a token, and how it is written: marks of word pieces are left out."""
+    if token.startswith("##") and len(token) > 2:  # WordPiece: goes on
+        return False, token[2:]
+    for mark in ("\u0120", "\u2581"):  # byte-level BPE and SentencePiece: begins a word
+        if token.startswith(mark):
+            return True, token[1:] or " "
+    return True, token.replace("\n", "\u23ce") or " "
+
+
+def _placed(tokens: Sequence[str]) -> Iterator[_Placed]:
+    """The tokens in lines; one that is longer than a line is cut."""
+    line = column = 0
+    for number, token in enumerate(tokens):
+        gap, text = _spelled(token)
+        text = text if len(text) <= _COLUMNS else text[: _COLUMNS - 1] + "…"
+        start = column + (1 if gap and column else 0)
+        if start + len(text) > _COLUMNS:
+            line, start = line + 1, 0
+        yield _Placed(number, line, start, text)
+        column = start + len(text)
+
+
+def _write(ax: Axes, exp: Explanation, i: int, colours: np.ndarray | None) -> str:
+    """Write the tokens of sample i; returns a note on what was left out, or ""."""
+    tokens = _tokens(exp, i)
+    places = [p for p in _placed(tokens) if p.line < _MOST_LINES]
+    lines = places[-1].line + 1 if places else 1
+    bare(ax)
+    ax.set_xlim(0, _COLUMNS)
+    ax.set_ylim(max(lines, 2), 0)
+    for p in places:
+        x, y = p.column, p.line + 0.5
+        rgb = np.ones(3) if colours is None else colours[p.number]
+        if colours is not None:
+            ax.add_patch(_box(x, y, len(p.text), rgb))
+        style: dict[str, Any] = {"family": "monospace", "fontsize": _FONT, "color": _ink(rgb), "parse_math": False}
+        ax.text(x, y, p.text, va="center_baseline", ha="left", clip_on=False, **style)
+    left = len(tokens) - len(places)
+    return f"{left} more tokens" if left else ""
+
+
+def _box(x: float, y: float, width: int, rgb: np.ndarray) -> Rectangle:
+    return Rectangle((x - 0.1, y - 0.45), width + 0.2, 0.9, facecolor=rgb, edgecolor="none")
+
+
+def _ink(rgb: np.ndarray) -> str:
+    """Dark letters on light ground, light ones on dark (relative luminance)."""
+    return "#ffffff" if float(np.dot(rgb, (0.2126, 0.7152, 0.0722))) < 0.45 else colour.INK
