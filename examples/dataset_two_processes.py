@@ -1,6 +1,6 @@
 """A data set explained by two processes, killed in the middle, and resumed by one.
 
-Start it with plain Python; it starts its own workers, as `torchrun --nproc-per-node 2` or SLURM would:
+Start it with plain Python; it starts its own workers, in the place of torchrun or SLURM (see docs/store.md):
 
     python examples/dataset_two_processes.py
 
@@ -10,9 +10,8 @@ several crops; nothing is downloaded.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -52,19 +51,28 @@ class Crops(Dataset[tuple[Tensor, int]]):
         return self.prepare(T.Resize(larger)(picture)), self.classes.index(self.samples[i][1])
 
 
-def work(folder: Path) -> ExplanationStore:
-    """What every process does: RANK and WORLD_SIZE say which units are its own."""
+def work(folder: Path, rank: int, world_size: int) -> None:
+    """What every process does; under torchrun, rank and world_size need not be given."""
     torch.set_num_threads(1)
-    spec = InputSpec(kind="image", mean=MEAN, std=STD, vocab=tuple(imagenet_classes()))
-    return explain_dataset(
-        lite0(), Crops(folder / "photographs"), folder / RUN, METHODS, target="label", input_spec=spec, unit_size=2
+    explain_dataset(
+        lite0(),
+        Crops(folder / "photographs"),
+        folder / RUN,
+        METHODS,
+        target="label",
+        input_spec=InputSpec(kind="image", mean=MEAN, std=STD, vocab=tuple(imagenet_classes())),
+        unit_size=2,
+        rank=rank,
+        world_size=world_size,
+        progress=False,
     )
 
 
-def start(folder: Path, world_size: int) -> list[subprocess.Popen[bytes]]:
-    """Workers with the environment that torchrun gives them."""
-    ranks = [{**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world_size)} for rank in range(world_size)]
-    return [subprocess.Popen([sys.executable, __file__, str(folder)], env=env) for env in ranks]
+def start(folder: Path, world_size: int) -> list[multiprocessing.Process]:
+    workers = [multiprocessing.Process(target=work, args=(folder, rank, world_size)) for rank in range(world_size)]
+    for worker in workers:
+        worker.start()
+    return workers
 
 
 def main(folder: Path) -> None:
@@ -72,18 +80,19 @@ def main(folder: Path) -> None:
     print("Two processes begin ...")
     workers = start(folder, 2)
     while not list((folder / RUN).glob("parts/*.parquet")):  # the first unit is done
-        if any(w.poll() is not None for w in workers):
+        if not all(w.is_alive() for w in workers):
             raise SystemExit("a worker stopped by itself")
         time.sleep(0.05)
     for worker in workers:
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        worker.kill()
+        worker.join()
     store = ExplanationStore(folder / RUN)
     print(f"... and are killed: {store}")
 
     print("One process goes on ...")
     (worker,) = start(folder, 1)
-    if worker.wait() != 0:
+    worker.join()
+    if worker.exitcode != 0:
         raise SystemExit("the run failed")
     store.refresh()
     print(f"... and finishes: {store}\n")
@@ -98,8 +107,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else "dataset_out")
-    if "RANK" in os.environ:
-        work(out)
-    else:
-        main(out)
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "dataset_out"))
