@@ -25,7 +25,7 @@ from interp_plugins.store import ExplanationStore, explain_dataset
 from interp_plugins.store.arrays import shard_path
 
 METHODS = {"ig": {"n_steps": 8}, "noise_tunnel": {"nt_samples": 3, "n_steps": 4}}
-SIZE = 48
+SIZE = 32
 
 
 def explain(path: Path, rank: int, world_size: int) -> None:
