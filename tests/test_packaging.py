@@ -18,7 +18,7 @@ import interp_plugins
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 CORE_DEPENDENCIES = {"numpy", "safetensors", "torch", "tqdm"}
-EXTRAS = {"all", "cli", "demo", "dev", "fastai", "lightning", "viz"}
+EXTRAS = {"all", "cli", "demo", "dev", "fastai", "insights", "lightning", "lime", "store", "viz"}
 NOT_FOR_THE_CORE = "captum,fastai,fastcore,lightning,lightning_fabric,matplotlib,pytorch_lightning"
 
 NO_CACHE = shutil.ignore_patterns("__pycache__")

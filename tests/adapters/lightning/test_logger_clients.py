@@ -53,6 +53,8 @@ def test_L17_weights_and_biases_offline(run, tmp_path, monkeypatch) -> None:
     for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(variable, str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # what an earlier run in this process has set up
     callback = run(WandbLogger(save_dir=tmp_path, offline=True, project="p"))
     wandb.finish()
     pictures = sorted(tmp_path.rglob("media/images/attribution/validate_*.png"))
