@@ -114,12 +114,14 @@ def test_chunk_size_bounds_the_rows_of_a_forward_pass(variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_half_and_single_precision_agree_with_double(variant: str) -> None:
     case = typical(variant)
-    exact = plain_result(variant, case.name)
+    more = seeded(variant)
+    if variant == "hsic":  # the width of its kernel is a median of score differences, and three samples have no median
+        more["n_samples"] = 16
+    exact = attribute(variant, case.build(), **more)
     scale = max(float(t.abs().max()) for t in leaves(exact))
     if not variant.startswith("noise_tunnel") and "shap" not in variant:  # other dtypes, other random draws
-        single = 1e-4 if variant == "hsic" else 1e-5  # HSIC divides by differences of scores
-        assert distance(attribute(variant, case.build(torch.float32), **seeded(variant)), exact) <= single * scale
-        assert distance(attribute(variant, case.build(torch.bfloat16), **seeded(variant)), exact) <= 0.1 * scale
+        assert distance(attribute(variant, case.build(torch.float32), **more), exact) <= 1e-5 * scale
+        assert distance(attribute(variant, case.build(torch.bfloat16), **more), exact) <= 0.1 * scale
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
