@@ -2,9 +2,10 @@
 
     python crash_script.py FOLDER KILLS
 
-The workers are forked from this process, which makes the unbroken run, so that everything is imported: a kill costs
-milliseconds and not an interpreter's start. Every killed run is finished by another number of processes. Prints a line
-of JSON.
+The workers are forked from this process, where everything is imported: a kill costs milliseconds and not an
+interpreter's start. This process itself explains and reads nothing: Zarr would start its thread here, and a process
+forked beside a thread may wait for ever for what that thread held. Every killed run is finished by another number of
+processes. Prints a line of JSON.
 """
 
 import json
@@ -14,13 +15,18 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
+import numcodecs  # noqa: F401 - with zarr and pandas loaded late otherwise, in every worker
+import pandas as pd  # noqa: F401
 import pyarrow.parquet as pq
 import torch
+import zarr  # noqa: F401
 from torch import nn
 from torch.utils.data import TensorDataset
 
+import interp_plugins.attr  # noqa: F401
 from interp_plugins.store import ExplanationStore, explain_dataset
 from interp_plugins.store.arrays import shard_path
 
@@ -37,13 +43,13 @@ def explain(path: Path, rank: int, world_size: int) -> None:
     )
 
 
-def start(path: Path, rank: int, world_size: int) -> int:
-    """A worker process; its number."""
+def start(work: Callable[..., None], *args: object) -> int:
+    """A process that does the work; its number."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            explain(path, rank, world_size)
+            work(*args)
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -54,14 +60,18 @@ def start(path: Path, rank: int, world_size: int) -> int:
 
 def finish(path: Path, world_size: int) -> None:
     """Run to the end with so many processes."""
-    workers = [start(path, rank, world_size) for rank in range(world_size)]
+    await_all([start(explain, path, rank, world_size) for rank in range(world_size)])
+
+
+def await_all(workers: list[int]) -> None:
+    """Wait for processes that are to succeed."""
     codes = [os.waitpid(pid, 0)[1] for pid in workers]
-    assert codes == [0] * world_size, codes
+    assert codes == [0] * len(workers), codes
 
 
 def kill(path: Path, moment: float, both: bool) -> bool:
     """Two processes, both or the first killed after so many seconds; whether the kill hit one at work."""
-    workers = [start(path, rank, 2) for rank in range(2)]
+    workers = [start(explain, path, rank, 2) for rank in range(2)]
     time.sleep(moment)
     for pid in workers if both else workers[:1]:
         os.kill(pid, signal.SIGKILL)
@@ -95,15 +105,15 @@ def compare(path: Path, wanted: Path) -> None:
 def main(folder: Path, kills: int) -> None:
     draw = random.Random(int(os.environ.get("CRASH_SEED", "0")))
     whole = folder / "unbroken"
-    explain(whole, 0, 1)
+    finish(whole, 1)
     begin = time.perf_counter()
-    explain(folder / "warm", 0, 1)
-    seconds = time.perf_counter() - begin  # without the imports
+    finish(folder / "warm", 2)
+    seconds = time.perf_counter() - begin
     landed, runs, moments, finished_with = 0, 0, [], []
     while landed < kills:
         path, resumes = folder / f"run{runs}", 0
         while landed < kills and resumes < 4:
-            moment = draw.uniform(0.02, 0.6 * seconds)
+            moment = draw.uniform(0.02, seconds)
             both = draw.random() < 0.7
             if not kill(path, moment, both):
                 break  # it was over before
@@ -112,7 +122,7 @@ def main(folder: Path, kills: int) -> None:
             moments.append([round(moment, 3), "both" if both else "one", done])
         world_size = draw.choice([1, 3])
         finish(path, world_size)
-        compare(path, whole)
+        await_all([start(compare, path, whole)])
         finished_with.append(world_size)
         runs += 1
     print(
