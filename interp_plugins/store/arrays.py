@@ -6,45 +6,63 @@ Every inner chunk carries a checksum, so that a damaged file is an error and not
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import drafts, parts
 from .errors import StoreError, need
 from .layout import Array, Layout
-from .manifest import Manifest, sync_directory
+from .manifest import Manifest
 
 FOLDER = "arrays"
 
 
 def create(path: Path, manifest: Manifest, layout: Layout) -> None:
-    """Make the arrays that are missing; all processes would write the same, so it does not matter who is first."""
+    """Make the arrays of a run, where there are none.
+
+    All of them appear at once: many processes may begin a run at the same moment, and Zarr refuses a group or an array
+    that another process has made between its look and its own writing.
+
+    Raises:
+        StoreError: units are done, but their arrays are gone.
+    """
+    folder = path / FOLDER
+    if folder.exists():
+        return
+    if parts.done(path) and not folder.exists():  # (another process may have been faster)
+        raise StoreError(
+            f"The run at {path} lists units that are done, but its folder {FOLDER} is gone. Was a part of the "
+            "directory copied only? Copy the whole, or begin a new run in another directory."
+        )
+    with drafts.draft_of(folder) as draft:
+        _make(draft, manifest, layout)
+        for file in draft.rglob("zarr.json"):
+            drafts.sync(file)
+        drafts.claim(draft, folder)
+
+
+def _make(folder: Path, manifest: Manifest, layout: Layout) -> None:
     zarr = need("zarr")
-    root = str(path / FOLDER)
-    zarr.open_group(root, mode="a", zarr_format=3)
+    zarr.create_group(str(folder), zarr_format=3)
     for array in layout.arrays:
-        if (path / FOLDER / array.name / "zarr.json").exists():
-            continue
-        with contextlib.suppress(zarr.errors.ContainsArrayError):  # another process was faster
-            zarr.create_array(
-                store=root,
-                name=array.name,
-                shape=(manifest.size, *array.shape),
-                shards=(manifest.unit_size, *array.shape),
-                chunks=(1, *array.shape),
-                dtype=array.dtype,
-                fill_value=fill_value(array),
-                compressors=[
-                    zarr.codecs.BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
-                    zarr.codecs.Crc32cCodec(),
-                ],
-                dimension_names=["sample", *(f"axis_{i + 1}" for i in range(len(array.shape)))],
-                zarr_format=3,
-            )
+        zarr.create_array(
+            store=str(folder),
+            name=array.name,
+            shape=(manifest.size, *array.shape),
+            shards=(manifest.unit_size, *array.shape),
+            chunks=(1, *array.shape),
+            dtype=array.dtype,
+            fill_value=fill_value(array),
+            compressors=[
+                zarr.codecs.BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+                zarr.codecs.Crc32cCodec(),
+            ],
+            dimension_names=["sample", *(f"axis_{i + 1}" for i in range(len(array.shape)))],
+            zarr_format=3,
+        )
 
 
 def fill_value(array: Array) -> Any:
@@ -70,12 +88,12 @@ def write_unit(path: Path, manifest: Manifest, unit: int, values: Mapping[str, n
     for name, value in values.items():
         shard = shard_path(path, name, unit, value.ndim)
         shard.unlink(missing_ok=True)  # left by a process that was killed: it must not be read and filled up
-        array: Any = need("zarr").open_array(str(path / FOLDER / name), mode="r+")
-        array[rows.start : rows.stop] = value
+        for left in shard.parent.glob(f"{shard.name}.*.partial"):  # Zarr's own drafts
+            left.unlink(missing_ok=True)
+        open_array(path, name, mode="r+")[rows.start : rows.stop] = value
         if shard.exists():  # there is none if every sample failed
-            with shard.open("rb") as f:
-                os.fsync(f.fileno())
-            sync_directory(shard.parent)
+            drafts.sync(shard)
+            drafts.sync_directory(shard.parent)
 
 
 def shard_path(path: Path, name: str, unit: int, ndim: int) -> Path:
@@ -83,13 +101,13 @@ def shard_path(path: Path, name: str, unit: int, ndim: int) -> Path:
     return path / FOLDER / name / "c" / "/".join([str(unit), *["0"] * (ndim - 1)])
 
 
-def open_array(path: Path, name: str) -> Any:
-    """A stored array, to read."""
+def open_array(path: Path, name: str, mode: str = "r") -> Any:
+    """A stored array, to read or (mode "r+") to write."""
     zarr = need("zarr")
     try:
-        return zarr.open_array(str(path / FOLDER / name), mode="r")
+        return zarr.open_array(str(path / FOLDER / name), mode=mode)
     except FileNotFoundError as err:
         raise StoreError(
             f"The run at {path} has no array {name!r} on the disk, though its manifest lists it. Was a part of the "
-            "directory copied only? Run again with the same arguments to make what is missing."
+            "directory copied only? Copy the whole, or begin a new run in another directory."
         ) from err

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import socket
-import uuid
 import warnings
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,12 +17,13 @@ from typing import Any
 import torch
 
 from ..core.errors import InterpWarning
+from . import drafts
 from .errors import RunDiffersError, StoreError
 from .fingerprint import flat
 
 SCHEMA = 1
 NAME = "manifest.json"
-_OURS = {"arrays", "parts"}
+_OURS = {NAME, "arrays", "parts"}  # the manifest too: another process may publish it between two looks
 
 
 @dataclass(frozen=True)
@@ -96,21 +96,10 @@ def publish(path: Path, identity: dict[str, Any], layout: dict[str, Any]) -> Man
     identity, layout = (json.loads(json.dumps(v)) for v in (identity, layout))  # lists for tuples, as they come back
     mine = Manifest(identity, layout, {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **here()})
     content = {"schema": SCHEMA, "identity": mine.identity, "layout": mine.layout, "made": mine.made}
-    draft = path / f".{NAME}.{uuid.uuid4().hex}"
-    try:
-        with draft.open("w", encoding="utf-8") as f:
-            json.dump(content, f, indent=1)
-            f.flush()
-            os.fsync(f.fileno())
-        try:
-            os.link(draft, path / NAME)  # whole or not at all, and only the first one
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
-            draft.replace(path / NAME)
-        sync_directory(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with drafts.draft_of(path / NAME) as draft:
+        draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        drafts.sync(draft)
+        drafts.claim(draft, path / NAME)
     found = read(path)
     assert found is not None
     check_same(path, found, identity)
@@ -182,13 +171,3 @@ def warn_of_changes(found: Manifest) -> None:
 def origin() -> dict[str, Any]:
     """Who wrote a part."""
     return {**here(), "host": socket.gethostname(), "process": os.getpid()}
-
-
-def sync_directory(path: Path) -> None:
-    """Make names in a directory durable, where the system can."""
-    with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import drafts
 from .errors import need
 from .layout import Layout
-from .manifest import origin, sync_directory
+from .manifest import origin
 
 FOLDER = "parts"
 OK, FAILED = "ok", "error"
@@ -97,18 +97,13 @@ def commit(path: Path, unit: int, layout: Layout, rows: Sequence[Mapping[str, An
     table = pa.Table.from_pylist([{name: row.get(name) for name in wanted.names} for row in rows], schema=wanted)
     final = path_of(path, unit)
     final.parent.mkdir(exist_ok=True)
-    for left in final.parent.glob(f".{final.name}.*"):
-        left.unlink(missing_ok=True)  # by a process that was killed
-    draft = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
-    try:
+    drafts.sweep(final)  # a unit has one writer
+    with drafts.draft_of(final) as draft:
         with draft.open("wb") as f:
             pq.write_table(table, f, compression="zstd")
-            f.flush()
-            os.fsync(f.fileno())
+        drafts.sync(draft)
         os.replace(draft, final)
-        sync_directory(final.parent)
-    finally:
-        draft.unlink(missing_ok=True)
+        drafts.sync_directory(final.parent)
 
 
 def read(path: Path, units: Sequence[int], layout: Layout) -> Any:

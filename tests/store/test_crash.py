@@ -19,14 +19,8 @@ ROOT = Path(__file__).parents[2]
 def test_killed_at_twenty_random_moments_and_resumed_equals_an_unbroken_run_bit_for_bit(tmp_path: Path) -> None:
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     env = {**os.environ, **one_thread}
-    for attempt in range(4):  # a forked worker may hang or fail in the harness itself: known, not yet explained
-        folder = tmp_path / str(attempt)
-        folder.mkdir()
-        command = ["timeout", "-k", "5", "150", sys.executable, str(SCRIPT), str(folder), "20"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
-        if done.returncode == 0 and len({c for _, _, c in json.loads(done.stdout.splitlines()[-1])["moments"]}) > 3:
-            break
-        print(done.stderr[-3000:])
+    command = [sys.executable, str(SCRIPT), str(tmp_path), "20"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["kills"] == 20

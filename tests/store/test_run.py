@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -421,3 +422,50 @@ def test_manifests_of_other_versions_are_refused(go) -> None:
     file.write_text("{")
     with pytest.raises(StoreError, match="is no manifest of a run"):
         ExplanationStore(store.path)
+
+
+# -- many processes at once ------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_that_appears_between_two_looks_is_no_foreign_file(go, run_path, monkeypatch) -> None:
+    """The other process publishes just after this one has found no manifest."""
+    real = manifest_module.read
+    looks = []
+
+    def read(path: Path) -> Any:
+        looks.append(found := real(path))
+        if len(looks) == 2:  # the look of check_free
+            monkeypatch.setattr(manifest_module, "read", real)
+            go(rank=1, world_size=2)
+        return found
+
+    run_path.mkdir()
+    monkeypatch.setattr(manifest_module, "read", read)
+    assert go(rank=0, world_size=2).complete
+    assert looks == [None, None]
+
+
+def test_arrays_that_appear_while_they_are_made_are_taken_as_they_are(go, run_path, monkeypatch) -> None:
+    """The other process makes the arrays, and does a unit, while this one makes its own."""
+    real = arrays_module._make
+    shards = []
+
+    def make(folder: Path, *rest: Any) -> None:
+        real(folder, *rest)
+        with monkeypatch.context() as inner:
+            inner.setattr(arrays_module, "_make", real)
+            shards.append(arrays_module.shard_path(go(rank=1, world_size=2).path, "occlusion", 1, 4).stat())
+
+    monkeypatch.setattr(arrays_module, "_make", make)
+    store = go(rank=0, world_size=2)
+    assert store.complete
+    assert arrays_module.shard_path(store.path, "occlusion", 1, 4).stat().st_mtime_ns == shards[0].st_mtime_ns
+    assert sorted(p.name for p in run_path.iterdir()) == ["arrays", "manifest.json", "parts"]
+
+
+def test_units_whose_arrays_are_gone_are_not_taken_for_done(go) -> None:
+    store = go(methods="saliency")
+    parts_module.path_of(store.path, 1).unlink()
+    shutil.rmtree(store.path / "arrays")
+    with pytest.raises(StoreError, match="lists units that are done, but its folder arrays is gone"):
+        go(methods="saliency")
