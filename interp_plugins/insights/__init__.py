@@ -18,20 +18,27 @@ from .captum import (
     ImageFeature,
     TextFeature,
 )
+from .given import Given
 from .report import report_html, write_report
 from .server import Server, serve
 from .session import Session
+from .subject import Ask, Live, Made, Subject
 from .widget import widget
 
 __all__ = [
+    "Ask",
     "AttributionVisualizer",
     "Batch",
     "EmptyFeature",
     "Feature",
     "GeneralFeature",
+    "Given",
     "ImageFeature",
+    "Live",
+    "Made",
     "Server",
     "Session",
+    "Subject",
     "TextFeature",
     "report_html",
     "serve",

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -24,7 +23,12 @@ from interp_plugins.viz.facts import baseline_text, params_text
 from interp_plugins.viz.figure import data_uri
 from interp_plugins.viz.medium import attribution_medium, input_medium, is_signed
 from interp_plugins.viz.scale import Scale, finite
-from interp_plugins.viz.titles import method_title, sample_text
+from interp_plugins.viz.titles import method_title
+
+from .outcomes import number
+
+if TYPE_CHECKING:
+    from .subject import Made
 
 SCHEMA = 1
 _LONGEST = 448  # pixels of a picture's longer side
@@ -32,19 +36,11 @@ _MOST_BARS = 200  # columns or units drawn one by one
 _NO_SCALE = Scale(0.0, False, False, "")
 
 
-def json_number(value: Any) -> float | None:
-    """A finite float, or None: JSON has no NaN."""
-    if value is None:
-        return None
-    value = float(value)
-    return value if math.isfinite(value) else None
-
-
 def plain(value: Any) -> Any:
     """A class name or target as JSON: text, number, bool or None."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
-    return json_number(value) if isinstance(value, float) else str(value)
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def quantised(values: np.ndarray) -> dict[str, Any]:
@@ -69,11 +65,17 @@ def _at(values: Any, i: int) -> Any:
 
 
 def _number_at(values: Tensor | None, i: int) -> float | None:
-    return None if values is None or values.ndim != 1 else json_number(values[i])
+    return None if values is None or values.ndim != 1 else number(values[i])
 
 
 def input_record(exp: Explanation, i: int) -> dict[str, Any]:
-    """The input of sample i: a picture, or nothing where the map's own record shows it (tokens, columns)."""
+    """The input of sample i: a picture, its tokens, the values of its columns, or nothing where it has no view."""
+    tokens = _at(exp.tokens, i)
+    if tokens is not None:
+        return {"view": "tokens", "tokens": [str(t) for t in tokens]}
+    if exp.spec.kind == "tabular" and exp.input.ndim == 2:
+        names, texts = column_names(exp, exp.input.shape[1]), column_texts(exp, i)
+        return {"view": "values", "names": names[:_MOST_BARS], "texts": texts[:_MOST_BARS]}
     if exp.spec.kind != "image" or exp.input.ndim != 4:
         return {"view": "none"}
     try:
@@ -83,37 +85,64 @@ def input_record(exp: Explanation, i: int) -> dict[str, Any]:
     return {"view": "image", "src": data_uri(png)}
 
 
-def by_input(exp: Explanation, names: Sequence[str] | None = None) -> list[Explanation]:
-    """An explanation of several inputs as one per input, titled with the input's name and share of all |attribution|.
+def by_input(exp: Explanation, names: Sequence[str] | None = None) -> list[tuple[Explanation, float | None]]:
+    """An explanation of several inputs as one per input, titled with the input's name, and its share of |attribution|.
 
     Args:
-        exp: the explanation; with one input it is returned as it is.
+        exp: the explanation; with one input it is returned as it is, without a share.
         names: a name per input; None: their numbers.
     """
     if not isinstance(exp.attributions, tuple) or len(exp.attributions) == 1:
-        return [exp]
+        return [(exp, None)]
     inputs = exp.inputs if isinstance(exp.inputs, tuple) else (exp.inputs,) * len(exp.attributions)
     sizes = [float(a.detach().double().abs().sum()) for a in exp.attributions]
-    total = sum(sizes) or 1.0
-    parts = []
+    total = sum(sizes)
+    parts: list[tuple[Explanation, float | None]] = []
     for k, (a, x) in enumerate(zip(exp.attributions, inputs)):
         name = names[k] if names is not None and k < len(names) else f"input {k + 1}"
-        spec = exp.spec if k == 0 else InputSpec.guess(x, vocab=exp.spec.vocab)
-        title = f"{method_title(exp)}, {name} ({sizes[k] / total:.0%} of all)"
-        base = exp.baselines[k] if isinstance(exp.baselines, tuple) and k < len(exp.baselines) else None
-        tokens = exp.tokens if k == 0 else None
-        parts.append(
-            dataclasses.replace(exp, attributions=a, inputs=x, baselines=base, spec=spec, title=title, tokens=tokens)
-        )
+        changes: dict[str, Any] = {
+            "spec": exp.spec if k == 0 else InputSpec.guess(x, vocab=exp.spec.vocab),
+            "title": f"{method_title(exp)}, {name}",
+            "baselines": exp.baselines[k] if isinstance(exp.baselines, tuple) and k < len(exp.baselines) else None,
+            "tokens": exp.tokens if k == 0 else None,
+        }
+        part = dataclasses.replace(exp, attributions=a, inputs=x, **changes)
+        parts.append((part, sizes[k] / total if total else None))
     return parts
 
 
-def map_records(exps: Sequence[Explanation]) -> list[list[dict[str, Any]]]:
-    """Every method's map of every sample: a list per sample."""
-    exps = [part for exp in exps for part in by_input(exp)]
-    signed = [is_signed(exp) for exp in exps]
-    n = max((len(exp) for exp in exps), default=0)
-    return [[map_record(exp, i, sign) for exp, sign in zip(exps, signed)] for i in range(n)]
+def made_records(made: Made, key: int, names: Sequence[str] | None, call: str) -> list[dict[str, Any]]:
+    """The records of an explanation of one sample, one per input.
+
+    Args:
+        made: the explanation.
+        key: its number among those of the sample.
+        names: a name per input, or None.
+        call: the call that made it, up to the samples: "explain(model, inputs[[3]]".
+    """
+    shared = {"key": key, "model": made.model, "curves": made.curves, "code": code(made.exp, call)}
+    parts = by_input(made.exp, names)
+    return [{**map_record(part, 0, made.signed), **shared, "share": number(share)} for part, share in parts]
+
+
+def code(exp: Explanation, call: str) -> str:
+    """The call that makes the explanation of one sample again, as far as its arguments can be written down."""
+    own = {k: v for k, v in exp.params.items() if k != "baselines" and _is_literal(v)}
+    parts = [call, f"methods={{{exp.method!r}: {own!r}}}"]
+    if exp.target is not None and exp.target[0] is not None:
+        parts.append(f"target={exp.target[0]!r}")
+    used = exp.params.get("baselines")
+    if isinstance(used, (str, int, float)) and used != "given":
+        parts.append(f"baselines={used!r}")
+    if exp.layer is not None:
+        parts.append(f"layer={exp.layer!r}")
+    return ", ".join([*parts, f"seed={exp.seed!r})"]) if exp.seed else f"{', '.join(parts)})"
+
+
+def _is_literal(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_literal, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def map_record(exp: Explanation, i: int, signed: bool | None = None) -> dict[str, Any]:
@@ -133,7 +162,7 @@ def map_record(exp: Explanation, i: int, signed: bool | None = None) -> dict[str
         "baseline": baseline_text(exp, i),
         "params": params_text(exp.params),
         "layer": exp.layer,
-        "seconds": json_number(exp.seconds),
+        "seconds": number(exp.seconds),
         "passes": exp.meta.get("forward_passes"),
     }
     try:
@@ -154,56 +183,30 @@ def _view(exp: Explanation, i: int, signed: bool) -> dict[str, Any]:
         values = values.reshape(len(tokens), -1).sum(1)
         return {"view": "tokens", "tokens": [str(t) for t in tokens], "signed": True, **quantised(values)}
     flat = values.reshape(-1)
-    names = exp.feature_names
-    named = list(names) if names is not None and len(names) == flat.size else [str(k) for k in range(flat.size)]
     shown = np.sort(np.argsort(-np.abs(finite(flat)), kind="stable")[:_MOST_BARS])
-    raw = exp.input[i].reshape(-1)
-    texts = [f"{float(raw[k]):.4g}" for k in shown] if raw.numel() == flat.size else ["" for _ in shown]
+    names, texts = column_names(exp, flat.size), column_texts(exp, i)
     return {
         "view": "bars",
-        "names": [str(named[k]) for k in shown],
-        "texts": texts,
+        "names": [names[k] for k in shown],
+        "texts": [texts[k] for k in shown] if len(texts) == flat.size else ["" for _ in shown],
         "hidden": int(flat.size - len(shown)),
         "signed": True,
         **quantised(flat[shown]),
     }
 
 
-def sample_record(
-    exps: Sequence[Explanation], i: int, label: int | None, classes: Sequence[Any] | None
-) -> dict[str, Any]:
-    """What is known of sample i without any map: name, truth, prediction; the page filters and sorts by it.
-
-    Args:
-        exps: explanations of the sample.
-        i: the sample's row.
-        label: index of its true class, or None.
-        classes: class names.
-    """
-    exp = exps[0]
-    errors = [e for e in (_number_at(exp.relative_delta, i) for exp in exps) if e is not None]
-    predicted = _at(exp.prediction, i)
-    probability = _number_at(exp.probability, i) if predicted is not None and predicted == _at(exp.target, i) else None
-    return {
-        "name": sample_text(exp, i) or "",
-        "label": label,
-        "labelText": None if label is None else str(classes[label] if classes else label),
-        "completenessError": max(errors, default=None),
-        "models": [
-            {
-                "prediction": predicted,
-                "predictionText": None if predicted is None else str(_at(exp.prediction_label, i)),
-                "probability": probability,
-                "correct": None if label is None or predicted is None else predicted == label,
-                "loss": None if label is None or probability is None or predicted != label else -_log(probability),
-                "top": [],
-            }
-        ],
-    }
+def column_names(exp: Explanation, count: int) -> list[str]:
+    """The names of `count` features, or their numbers."""
+    names = exp.feature_names
+    return [str(v) for v in (names if names is not None and len(names) == count else range(count))]
 
 
-def _log(p: float) -> float:
-    return math.log(max(p, 1e-30))
+def column_texts(exp: Explanation, i: int) -> list[str]:
+    """What people read in the columns of sample i: the values of a table row, else the input's numbers."""
+    values = _at(exp.values, i)
+    if values is not None:
+        return [f"{v:.6g}" if isinstance(v, float) else str(v) for v in values]
+    return [f"{v:.4g}" for v in exp.input[i].reshape(-1).tolist()]
 
 
 def palettes() -> dict[str, dict[str, str]]:

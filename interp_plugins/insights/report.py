@@ -1,21 +1,27 @@
-"""The viewer as one file: the module, the numbers and a host of forty lines, readable from a disk without a network."""
+"""The viewer as one file: the module, the numbers and a host of a few lines, readable from a disk without a network.
+
+A file is a head (page, module, catalogue) and then blocks of JSON, one per sample and run, that the page reads when it
+shows them. So the page stands before all of a large file is read, and a run (an epoch of a training) is added to a file
+by appending its blocks.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 
-from .records import SCHEMA, input_record, map_records, palettes, plain, sample_record
+from .given import Given
+from .records import SCHEMA, input_record, made_records, palettes, plain
+from .subject import Subject
 
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -30,10 +36,7 @@ _PAGE = Template("""<!DOCTYPE html>
 <body>
 <div id="insights"></div>
 <noscript>This page draws its pictures in the browser and needs JavaScript.</noscript>
-<script type="application/json" id="insights-data">$data</script>
-<script type="module">$script</script>
-</body>
-</html>
+$data<script type="module" async>$script</script>
 """)
 
 
@@ -42,63 +45,89 @@ def asset(name: str) -> str:
     return files(__package__).joinpath("static", name).read_text(encoding="utf-8")
 
 
-def catalogue(
-    exps: Sequence[Explanation], labels: Sequence[int | None] | None = None, title: str = "Explanations"
-) -> dict[str, Any]:
+def catalogue(subject: Subject, *, title: str = "Insights", method: str = "integrated_gradients") -> dict[str, Any]:
     """All that the page needs before it asks for a map: samples, classes, methods, palettes.
 
     Args:
-        exps: explanations of the same samples.
-        labels: index of the true class per sample; None: unlabelled.
+        subject: the samples.
         title: heading.
-
-    Raises:
-        InputError: no explanation, or labels for another number of samples.
+        method: the method chosen at first.
     """
-    if not exps:
-        raise InputError("There is no explanation to show; give at least one.")
-    first = exps[0]
-    n = len(first)
-    odd = [len(e) for e in exps if len(e) != n]
-    if odd:
-        raise InputError(f"The explanations are of different samples: {n} in the first, {odd[0]} in another.")
-    if labels is not None and len(labels) != n:
-        raise InputError(f"{len(labels)} labels came for {n} samples; give one per sample (None where unknown).")
-    truth = [None] * n if labels is None else [None if v is None else int(v) for v in labels]
-    classes = first.spec.vocab
-    known = len(classes) if classes is not None else None
-    for value in truth:
-        if value is not None and known is not None and not 0 <= value < known:
-            raise InputError(f"The label {value} is no index of the {known} classes.")
+    vocab, methods = subject.spec.vocab, subject.forms()
     return {
         "schema": SCHEMA,
         "title": title,
-        "live": False,
-        "classes": None if classes is None else [str(plain(c)) for c in classes],
-        "models": [{"name": str(first.meta.get("model", "model"))}],
-        "methods": [],
+        "live": bool(methods),
+        "classes": None if vocab is None else [str(plain(c)) for c in vocab],
+        "models": [{"name": name} for name in subject.models],
+        "methods": methods,
+        "method": method,
+        "baselines": list(subject.baselines),
         "palettes": palettes(),
-        "samples": [sample_record(exps, i, truth[i], classes) for i in range(n)],
+        "samples": subject.samples(),
+        "notes": {},
     }
 
 
-def file_html(content: Mapping[str, Any]) -> str:
+def file_html(
+    about: Mapping[str, Any],
+    inputs: Iterable[Mapping[str, Any]],
+    maps: Iterable[Sequence[Mapping[str, Any]]],
+    run: str = "",
+) -> str:
     """The text of one HTML file with the viewer in it.
 
     Args:
-        content: `catalogue`; `inputs` and `maps`, one entry per sample; `notes`.
+        about: the `catalogue`.
+        inputs: the input's record of each sample.
+        maps: the maps' records of each sample.
+        run: what the run is called, where others will follow.
     """
+    data = _block("insights-data", {**about, "run": run})
+    head = page(asset("insights.js") + asset("file_host.js"), about["title"], data)
+    return head + "".join(_samples(0, inputs, maps))
+
+
+def run_blocks(
+    number: int,
+    name: str,
+    samples: Sequence[Mapping[str, Any]],
+    inputs: Iterable[Mapping[str, Any]],
+    maps: Iterable[Sequence[Mapping[str, Any]]],
+) -> str:
+    """What is appended to a file for a further run of the same samples.
+
+    Args:
+        number: of the run; the file begins with run 0.
+        name: what it is called.
+        samples: what is known of each sample in this run.
+        inputs: the input's record of each sample; empty: those of run 0.
+        maps: the maps' records of each sample.
+    """
+    begin = _block(f"insights-run-{number}", {"name": name, "samples": samples})
+    return begin + "".join(_samples(number, inputs, maps))
+
+
+def _samples(run: int, inputs: Iterable[Any], maps: Iterable[Any]) -> Iterator[str]:
+    for i, record in enumerate(inputs):
+        yield _block(f"insights-input-{run}-{i}", record)
+    for i, records in enumerate(maps):
+        yield _block(f"insights-maps-{run}-{i}", records)
+
+
+def _block(name: str, content: Any) -> str:
+    """JSON that the page reads, and that is never markup or code."""
     data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
-    return page(asset("insights.js") + asset("file_host.js"), content["catalogue"]["title"], data)
+    return f'<script type="application/json" id="{name}">{data}</script>\n'
 
 
-def page(script: str, title: str, data: str = "null", connect: str = "'none'") -> str:
+def page(script: str, title: str, data: str = "", connect: str = "'none'") -> str:
     """The HTML frame around a script; nothing but that script runs in it.
 
     Args:
         script: the module and its host.
         title: of the document.
-        data: JSON without "<", for the host.
+        data: blocks of JSON, for the host.
         connect: the addresses that the page may talk to, as in a Content-Security-Policy.
     """
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
@@ -109,22 +138,44 @@ def page(script: str, title: str, data: str = "null", connect: str = "'none'") -
     return _PAGE.substitute(policy=policy, title=escape(title), style=asset("insights.css"), data=data, script=script)
 
 
+def records_of(subject: Subject) -> tuple[Iterator[dict[str, Any]], Iterator[list[dict[str, Any]]]]:
+    """The records of all inputs and of all maps that a subject has from the beginning, sample by sample."""
+    inputs = (input_record(subject.input(i), 0) for i in range(subject.n))
+    maps = (
+        [
+            record
+            for key, made in enumerate(subject.given(i))
+            for record in made_records(made, key, subject.input_names, subject.call(i))
+        ]
+        for i in range(subject.n)
+    )
+    return inputs, maps
+
+
 def report_html(
-    exps: Sequence[Explanation], labels: Sequence[int | None] | None = None, title: str = "Explanations"
+    exps: Sequence[Explanation],
+    labels: Sequence[Any] | None = None,
+    title: str = "Explanations",
+    *,
+    model: Callable[..., Any] | None = None,
+    **call: Any,
 ) -> str:
     """The viewer with these explanations, as the text of one HTML file.
 
     Args:
         exps: explanations (methods x targets) of the same samples.
-        labels: index of the true class per sample; None: unlabelled.
+        labels: the ground truth per sample: an index, several indices, or a value; None: unlabelled.
         title: heading of the page.
+        model: the model that was explained: its insertion and deletion curves are then shown beside each map (they cost
+            42 forward rows per map).
+        **call: further arguments of `interp_plugins.explain` that the model was called with (`baselines`, `output`,
+            `additional_forward_args`, ...), for the curves.
 
     Raises:
-        InputError: see `catalogue`.
+        InputError: no explanation, explanations of different samples, or labels that do not fit.
     """
-    about = catalogue(exps, labels, title)
-    inputs = [input_record(exps[0], i) for i in range(len(about["samples"]))]
-    return file_html({"catalogue": about, "inputs": inputs, "maps": map_records(exps), "notes": {}})
+    subject = Given(exps, labels, model, **call)
+    return file_html(catalogue(subject, title=title), *records_of(subject))
 
 
 def write_report(exps: Sequence[Explanation], path: str | Path, **kwargs: Any) -> Path:

@@ -8,54 +8,34 @@ from __future__ import annotations
 
 import base64
 import tempfile
-import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from interp_plugins.core.baseline import BASELINES
 from interp_plugins.core.errors import InputError, InterpError
-from interp_plugins.core.explain import explain
-from interp_plugins.core.explanation import Explanation, Explanations
-from interp_plugins.core.forward import Call, Forward
-from interp_plugins.core.guard import frozen
-from interp_plugins.core.prediction import Prediction, predict
-from interp_plugins.core.spec import InputSpec, as_spec
-from interp_plugins.core.tensors import check_inputs, like, take_rows
+from interp_plugins.core.explanation import Explanations
+from interp_plugins.core.spec import InputSpec
 
-from .forms import forms, typed
-from .records import SCHEMA, by_input, input_record, json_number, map_record, palettes, plain
-from .report import file_html
+from .records import input_record, made_records
+from .report import catalogue, file_html
+from .subject import Ask, Made, Subject
+from .tensors import Tensors
 
 Send = Callable[[dict[str, Any]], None]
-
-_TOP = 5  # classes offered per sample
-_LOCKS: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
-_LOCKS_GUARD = threading.Lock()
-
-
-def _lock_of(model: Any) -> threading.Lock:
-    """One lock per model in this process: two sessions must not freeze the same model at once."""
-    with _LOCKS_GUARD:
-        try:
-            return _LOCKS.setdefault(model, threading.Lock())
-        except TypeError:  # no weak references to it
-            return threading.Lock()
 
 
 class Session:
     """What one viewer looks at, and the models that explain it.
 
     Args:
-        models: a model, or a mapping name -> model; all take the same inputs. Several are shown above each other.
+        models: a model, or a mapping name -> model; all take the same inputs. Several (also the checkpoints of one
+            training) are shown above each other.
         inputs: tensor or tuple of tensors, batch first, in the models' units.
-        labels: index of the true class per sample; None: unlabelled.
+        labels: the ground truth per sample: index of the class, several indices, or a value; None: unlabelled.
         names: one name per sample.
         tokens: one list of tokens per sample, for text.
         input_spec: kind of data, normalisation, class and feature names; guessed if None.
@@ -63,6 +43,7 @@ class Session:
         forward_kwargs: as for `explain`.
         output: as for `explain`.
         activation: as for `explain`.
+        threshold: as for `explain`.
         baselines: further baselines to choose from, by name: whatever `explain` takes, tensors with a row per sample.
         input_names: a name per input, for models with several.
         target: what is explained where the page names no class: as for `explain`, or "label" for the true class.
@@ -79,7 +60,7 @@ class Session:
         models: Callable[..., Any] | Mapping[str, Callable[..., Any]],
         inputs: Tensor | tuple[Tensor, ...],
         *,
-        labels: Sequence[int | None] | None = None,
+        labels: Sequence[Any] | None = None,
         names: Sequence[str] | None = None,
         tokens: Sequence[Sequence[str]] | None = None,
         input_spec: InputSpec | None = None,
@@ -87,6 +68,7 @@ class Session:
         forward_kwargs: Mapping[str, Any] | None = None,
         output: Any = None,
         activation: Callable[[Tensor], Tensor | None] | None = None,
+        threshold: float | None = None,
         baselines: Mapping[str, Any] | None = None,
         input_names: Sequence[str] | None = None,
         target: Any = None,
@@ -94,109 +76,65 @@ class Session:
         title: str = "Insights",
         seed: int = 0,
     ):
-        self.models = dict(models) if isinstance(models, Mapping) else {type(models).__name__: models}
-        if not self.models:
-            raise InputError("A session needs at least one model; got an empty mapping.")
-        self.inputs, self.seed, self.target = inputs, seed, target
-        self.baselines, self.input_names = dict(baselines or {}), input_names
-        xs = check_inputs(inputs)
-        self.n, self.spec = xs[0].shape[0], as_spec(input_spec, xs[0])
-        self._call = {
-            "additional_forward_args": additional_forward_args,
-            "forward_kwargs": forward_kwargs,
-            "output": output,
-            "activation": activation,
-        }
-        self.labels = self._checked("labels", labels)
-        self.names = self._checked("names", names)
-        self.tokens = self._checked("lists of tokens", tokens)
+        subject = Tensors(
+            models,
+            inputs,
+            labels=labels,
+            names=names,
+            tokens=tokens,
+            input_spec=input_spec,
+            additional_forward_args=additional_forward_args,
+            forward_kwargs=forward_kwargs,
+            output=output,
+            activation=activation,
+            threshold=threshold,
+            baselines=baselines,
+            input_names=input_names,
+            target=target,
+            seed=seed,
+        )
+        self._begin(subject, catalogue(subject, title=title, method=method))
+
+    @classmethod
+    def over(cls, subject: Subject, about: Mapping[str, Any] | None = None, **words: Any) -> Session:
+        """A session over a subject, which others may look at as well.
+
+        Args:
+            subject: the samples.
+            about: its `catalogue`, where that is known already.
+            **words: of `catalogue`.
+        """
+        session = cls.__new__(cls)
+        session._begin(subject, dict(about) if about is not None else catalogue(subject, **words))
+        return session
+
+    def _begin(self, subject: Subject, about: dict[str, Any]) -> None:
+        self.subject, self.catalogue = subject, about
         self.notes: dict[str, Any] = {}
-        self.found: dict[int, list[tuple[int, Explanation]]] = {i: [] for i in range(self.n)}
+        self._made: dict[int, list[Made]] = {}
         self._cancelled: set[int] = set()
         self._closed = False
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="insights")
-        predictions = [self._predict(model, xs) for model in self.models.values()]
-        vocab = self.spec.vocab
-        self.catalogue: dict[str, Any] = {
-            "schema": SCHEMA,
-            "title": title,
-            "live": True,
-            "classes": None if vocab is None else [str(plain(c)) for c in vocab],
-            "models": [{"name": name} for name in self.models],
-            "methods": forms(xs, self.spec),
-            "method": method,
-            "baselines": [*self.baselines, *BASELINES],
-            "palettes": palettes(),
-            "samples": [self._sample(i, predictions) for i in range(self.n)],
-        }
-
-    def _checked(self, what: str, values: Sequence[Any] | None) -> list[Any]:
-        if values is None:
-            return [None] * self.n
-        if len(values) != self.n:
-            raise InputError(f"{len(values)} {what} came for {self.n} samples; give one per sample.")
-        return [v.item() if hasattr(v, "item") else v for v in values]
-
-    # -- what is known without any map ----------------------------------------------------------------------------
-
-    def _predict(self, model: Callable[..., Any], xs: tuple[Tensor, ...]) -> Prediction:
-        kwargs, output = self._call["forward_kwargs"], self._call["output"]
-        func = Call(model, kwargs, output) if kwargs or output is not None else model
-        with _lock_of(model), frozen(func, seed=self.seed):
-            forward = Forward.of(func, self.n, additional_forward_args=self._call["additional_forward_args"])
-            return predict(forward, xs, self._call["activation"])
-
-    def _sample(self, i: int, predictions: Sequence[Prediction]) -> dict[str, Any]:
-        label = self.labels[i]
-        return {
-            "name": str(self.names[i] or ""),
-            "label": label,
-            "labelText": None if label is None else str(self.spec.label(label)),
-            "completenessError": None,
-            "models": [self._outcome(i, label, p) for p in predictions],
-        }
-
-    def _outcome(self, i: int, label: int | None, prediction: Prediction) -> dict[str, Any]:
-        classes = prediction.classes
-        if classes is None:
-            values = prediction.output[i].reshape(-1)
-            text = f"{values.item():.4g}" if values.numel() == 1 else None
-            nothing = {"prediction": None, "probability": None, "correct": None, "loss": None}
-            return {**nothing, "predictionText": text, "top": []}
-        p = prediction.probabilities
-        row = p[i].float() if p is not None and p.ndim == 2 else None
-        scores = row if row is not None else prediction.output[i].float()
-        order = scores.argsort(descending=True)[:_TOP].tolist()
-        known = row is not None and label is not None
-        return {
-            "prediction": classes[i],
-            "predictionText": str(self.spec.label(classes[i])),
-            "probability": None if row is None else json_number(row[classes[i]]),
-            "correct": None if label is None else classes[i] == label,
-            "loss": json_number(-torch.log(row[label].clamp_min(1e-30))) if known and row is not None else None,
-            "top": [
-                {"index": k, "label": str(self.spec.label(k)), "p": None if row is None else json_number(row[k])}
-                for k in order
-            ],
-        }
 
     # -- messages -------------------------------------------------------------------------------------------------
 
     def receive(self, message: Mapping[str, Any], send: Send) -> None:
         """Answer a message through `send`, which may be called from another thread. Never raises for its content."""
+        quick = {"input": self._input, "maps": self._maps}
+        slow = {"explain": self._explain, "curves": self._curves, "export": self._export}
         try:
             number, kind = message["id"], message["type"]
-            quick = {"input": self._input, "maps": self._maps, "export": self._export}
             if kind == "cancel":
                 self._cancelled.add(message["job"])
             elif kind == "notes":
                 self.notes = dict(message["notes"])
-            elif kind == "explain":
-                self._pool.submit(self._answer, number, self._explain, message, send)
+            elif kind in slow:
+                self._pool.submit(self._answer, number, slow[kind], message, send)
             elif kind in quick:
                 self._answer(number, quick[kind], message, send)
             else:
-                raise InputError(f"Unknown message type {kind!r}; known: cancel, explain, notes, {', '.join(quick)}.")
+                known = ", ".join(["cancel", "notes", *slow, *quick])
+                raise InputError(f"Unknown message type {kind!r}; known: {known}.")
         except (KeyError, TypeError, InterpError) as err:
             number = message.get("id") if isinstance(message, Mapping) else None
             send({"id": number, "type": "error", "error": f"The message could not be read: {err}"})
@@ -213,35 +151,37 @@ class Session:
             send({"id": number, "type": "error", "error": f"{type(err).__name__}: {err}"})
 
     def _row(self, message: Mapping[str, Any]) -> int:
-        i = message["sample"]
-        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < self.n:
-            raise InputError(f"There is no sample {i!r}; there are {self.n}.")
+        i, n = message["sample"], self.subject.n
+        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < n:
+            raise InputError(f"There is no sample {i!r}; there are {n}.")
         return i
 
-    def _one(self, i: int) -> Tensor | tuple[Tensor, ...]:
-        many = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
-        return like(self.inputs, [x[i : i + 1] for x in many])
+    def made(self, i: int) -> list[Made]:
+        """Every explanation of sample i so far."""
+        if i not in self._made:
+            self._made[i] = self.subject.given(i)
+        return self._made[i]
 
     def _input(self, message: Mapping[str, Any], send: Send) -> dict[str, Any]:
-        i = self._row(message)
-        inputs = self._one(i)
-        shown = inputs[0] if isinstance(inputs, tuple) else inputs
-        return input_record(Explanation(attributions=shown, inputs=inputs, method="input", spec=self.spec), 0)
+        return input_record(self.subject.input(self._row(message)), 0)
 
     def _maps(self, message: Mapping[str, Any], send: Send) -> list[dict[str, Any]]:
-        return [record for m, exp in self.found[self._row(message)] for record in self._records(m, exp)]
+        i = self._row(message)
+        return [record for key in range(len(self.made(i))) for record in self._records(i, key)]
 
-    def _records(self, m: int, exp: Explanation) -> list[dict[str, Any]]:
-        """The maps of one explanation, one per input, with the model's name where there are several."""
-        model = "" if len(self.models) == 1 else f", {list(self.models)[m]}"
-        made = [map_record(part, 0) for part in by_input(exp, self.input_names)]
-        return [{**record, "title": f"{record['title']}{model}"} for record in made]
+    def _records(self, i: int, key: int) -> list[dict[str, Any]]:
+        """The maps of one explanation, one per input."""
+        subject = self.subject
+        return made_records(self.made(i)[key], key, subject.input_names, subject.call(i))
 
     def _explain(self, message: Mapping[str, Any], send: Send) -> dict[str, Any]:
         """Explain samples one by one; a sample that fails does not stop the others."""
         rows = [self._row({"sample": i}) for i in message["samples"]]
         which = str(message.get("model", "0"))
-        chosen = range(len(self.models)) if which == "all" else [int(which)]
+        chosen = range(len(self.subject.models)) if which == "all" else [int(which)]
+        ask = Ask(
+            message["method"], message.get("params") or {}, message.get("target"), message.get("baseline") or "default"
+        )
         records: list[dict[str, Any]] = []
         failures: list[dict[str, Any]] = []
         done = 0
@@ -250,9 +190,7 @@ class Session:
                 if self._closed or message["id"] in self._cancelled:
                     return {"records": records, "failures": failures, "cancelled": True}
                 try:
-                    exps = self._explain_one(i, list(self.models.values())[m], message)
-                    self.found[i] += [(m, exp) for exp in exps]
-                    records += [{"sample": i, "record": r} for exp in exps for r in self._records(m, exp)]
+                    records += [{"sample": i, "record": record} for record in self._add(m, i, ask)]
                 except Exception as err:
                     failures.append({"sample": i, "error": f"{type(err).__name__}: {err}"})
                 done += 1
@@ -261,36 +199,47 @@ class Session:
             raise InputError(failures[0]["error"])
         return {"records": records, "failures": failures, "cancelled": False}
 
-    def _explain_one(self, i: int, model: Callable[..., Any], message: Mapping[str, Any]) -> list[Explanation]:
-        asked = message.get("baseline", "default")
-        baseline = None if asked == "default" else _rows(self.baselines.get(asked, asked), i, self.n)
-        target = message.get("target")
-        if target is None:
-            target = self.labels[i] if self.target == "label" else self.target
-        call = dict(self._call)
-        args = call["additional_forward_args"]
-        call["additional_forward_args"] = _rows(args, i, self.n)
-        call["forward_kwargs"] = _rows(call["forward_kwargs"], i, self.n)
-        with _lock_of(model):
-            exps = explain(
-                model,
-                self._one(i),
-                methods={message["method"]: typed(message.get("params", {}))},
-                target=target,
-                baselines=baseline,
-                input_spec=self.spec,
-                seed=self.seed,
-                progress=False,
-                **call,
-            )
-        tokens = None if self.tokens[i] is None else (list(self.tokens[i]),)
-        return [replace(exp, tokens=exp.tokens or tokens) for exp in exps]
+    def _add(self, m: int, i: int, ask: Ask) -> list[dict[str, Any]]:
+        made = self.made(i)
+        begin = len(made)
+        made += [Made(exp, m, ask, k) for k, exp in enumerate(self.subject.explain(m, i, ask))]
+        return [record for key in range(begin, len(made)) for record in self._records(i, key)]
 
-    # -- saving ---------------------------------------------------------------------------------------------------
+    def _curves(self, message: Mapping[str, Any], send: Send) -> dict[str, Any]:
+        i, key = self._row(message), message["key"]
+        made = self.made(i)
+        if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key < len(made):
+            raise InputError(f"There is no map {key!r} of sample {i}; there are {len(made)}.")
+        curves = self.subject.curves(i, made[key], message.get("baseline") or "default")
+        made[key] = replace(made[key], curves=curves)
+        return curves
+
+    # -- beforehand, and saving -----------------------------------------------------------------------------------
+
+    def explain(self, methods: Any, *, curves: bool = False) -> Session:
+        """Explain every sample by every model before the page is opened. Returns itself.
+
+        Args:
+            methods: a name, several, or a mapping name -> parameters.
+            curves: compute insertion and deletion curves as well.
+
+        Raises:
+            InterpError: as `interp_plugins.explain`.
+        """
+        named = {methods: {}} if isinstance(methods, str) else methods
+        asked = named if isinstance(named, Mapping) else {name: {} for name in named}
+        for i in range(self.subject.n):
+            for name, params in asked.items():
+                for m in range(len(self.subject.models)):
+                    self._add(m, i, Ask(name, params))
+            if curves:
+                for key in range(len(self.made(i))):
+                    self._curves({"sample": i, "key": key}, lambda _: None)
+        return self
 
     def explanations(self) -> Explanations:
-        """Every map made so far, sample by sample."""
-        return Explanations([exp for i in range(self.n) for _, exp in self.found[i]])
+        """Every explanation made so far, sample by sample."""
+        return Explanations([made.exp for i in range(self.subject.n) for made in self.made(i)])
 
     def _export(self, message: Mapping[str, Any], send: Send) -> dict[str, Any]:
         kind = message["format"]
@@ -307,15 +256,12 @@ class Session:
 
     def to_html(self) -> str:
         """The viewer with every map made so far in one file, without the model."""
-        about = {**self.catalogue, "live": False}
-        inputs = [self._input({"sample": i}, lambda _: None) for i in range(self.n)]
-        maps = [self._maps({"sample": i}, lambda _: None) for i in range(self.n)]
-        return file_html({"catalogue": about, "inputs": inputs, "maps": maps, "notes": self.notes})
-
-
-def _rows(tree: Any, i: int, n: int) -> Any:
-    """The arguments of one sample."""
-    return None if tree is None else take_rows(tree, torch.tensor([i]), n)
+        rows = [{"sample": i} for i in range(self.subject.n)]
+        return file_html(
+            {**self.catalogue, "live": False, "notes": self.notes},
+            (self._input(row, lambda _: None) for row in rows),
+            (self._maps(row, lambda _: None) for row in rows),
+        )
 
 
 def _file(name: str, kind: str, data: bytes) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Numbers about attribution maps: how alike two are, how few elements carry one.
+"""Numbers about attribution maps: how alike two are, how few elements carry one, what the model does without them.
 
-Pure functions from maps (a tensor or a tuple of tensors, batch first) to one number per sample.
+Functions from maps (a tensor or a tuple of tensors, batch first) to one number, or one curve, per sample.
 """
 
+from .removal import RemovalCurves, removal_curves
 from .similarity import cosine_similarity, spearman_correlation
 from .sparseness import gini_index
 
-__all__ = ["cosine_similarity", "gini_index", "spearman_correlation"]
+__all__ = ["RemovalCurves", "cosine_similarity", "gini_index", "removal_curves", "spearman_correlation"]

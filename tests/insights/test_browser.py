@@ -136,7 +136,7 @@ def test_pointer_and_zoom_are_linked_within_a_sample(page, tmp_path):
     assert all("at" in text for text in page.locator(".readout").all_inner_texts() if text)
     assert sum(bool(text) for text in page.locator(".readout").all_inner_texts()) == 2
     page.get_by_label("Zoom in").click()
-    assert set(page.eval_on_selector_all("canvas", "all => all.map((el) => el.style.transform)")) == {"scale(1.25)"}
+    assert set(page.eval_on_selector_all(".zoomed", "all => all.map((el) => el.style.transform)")) == {"scale(1.25)"}
 
 
 def test_tags_and_notes_are_kept_found_and_saved(page, tmp_path):

@@ -26,7 +26,7 @@ def test_a_visualizer_of_two_models(talk):
         max_samples=6,
     ).session()
     assert len(seen.catalogue["samples"]) == 6 and len(seen.catalogue["models"]) == 2
-    assert float(seen.inputs.max()) == 2 and "own 1" in seen.catalogue["baselines"]
+    assert float(seen.subject.inputs.max()) == 2 and "own 1" in seen.catalogue["baselines"]
     talk(seen, type="explain", samples=[1], method="ig", params={"n_steps": 3}, baseline="own 1")
     made = seen.explanations()[0]
     assert made.target == (2,)  # the true class, as in Captum Insights
@@ -45,8 +45,9 @@ def test_several_inputs_give_a_map_each_with_its_share(talk):
     seen = AttributionVisualizer(TwoInputs(), ("picture", "facts"), features, dataset).session()
     records = talk(seen, type="explain", samples=[0], method="input_x_gradient", target=1)[-1]["result"]["records"]
     titles = [r["record"]["title"] for r in records]
-    assert titles == ["Input X Gradient, Photo (0% of all)", "Input X Gradient, Facts (100% of all)"]
+    assert titles == ["Input X Gradient, Photo", "Input X Gradient, Facts"]
     assert [r["record"]["view"] for r in records] == ["heatmap", "bars"]
+    assert [r["record"]["share"] for r in records] == [0, 1]
     seen.close()
 
 

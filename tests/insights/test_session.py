@@ -127,7 +127,7 @@ def test_unlabelled_data_and_regressions_have_a_catalogue():
     model = nn.Linear(4, 1)
     session = Session(model, torch.randn(3, 4), input_spec=InputSpec(kind="tabular"))
     outcome = session.catalogue["samples"][0]["models"][0]
-    assert outcome["prediction"] is None and outcome["correct"] is None and outcome["predictionText"]
+    assert outcome["predictions"] is None and outcome["correct"] is None and outcome["predictionText"]
     session.close()
 
 
@@ -135,7 +135,7 @@ def test_several_models_are_asked_side_by_side(new_session, talk):
     session = new_session(model={"first": Squares(), "second": Squares()})
     assert len(session.catalogue["samples"][0]["models"]) == 2
     result = talk(session, type="explain", samples=[0], method="saliency", model="all")[-1]["result"]
-    assert [r["record"]["title"] for r in result["records"]] == ["Saliency, first", "Saliency, second"]
+    assert [r["record"]["model"] for r in result["records"]] == [0, 1]
 
 
 def test_maps_can_be_taken_away(new_session, talk, tmp_path):

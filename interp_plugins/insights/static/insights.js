@@ -2,16 +2,29 @@
 // and an element, and knows nothing of its host. Text is only ever set as text, never as markup.
 
 /**
+ * @typedef {{fraction: number[], deletion: number[], insertion: number[], deletionArea: number, insertionArea: number,
+ *   of: string, baseline: string, error?: string}} Curves
  * @typedef {{view: string, shape: number[], limit: number, data: string, signed: boolean, title: string,
- *   method: string, targetText: string, score: ?number, completenessError: ?number, error?: string,
- *   names?: string[], texts?: string[], tokens?: string[], hidden?: number}} MapRecord
- * @typedef {{view: string, src?: string, error?: string}} InputRecord
- * @typedef {{prediction: ?number, predictionText: ?string, probability: ?number, correct: ?boolean, loss: ?number,
+ *   method: string, targetText: string, score: ?number, completenessError: ?number, error?: string, key: number,
+ *   model: number, code: string, share?: number, curves: ?Curves, names?: string[], texts?: string[], tokens?: string[],
+ *   hidden?: number}} MapRecord
+ * @typedef {{view: string, src?: string, error?: string, tokens?: string[], names?: string[], texts?: string[]}} InputRecord
+ * @typedef {{predictions: ?number[], predictionText: ?string, probability: ?number, correct: ?boolean, loss: ?number,
  *   top: {index: number, label: string, p: ?number}[]}} Outcome
- * @typedef {{name: string, label: ?number, labelText: ?string, models: Outcome[]}} Sample
+ * @typedef {{name: string, labels: ?number[], labelText: ?string, completenessError: ?number, models: Outcome[]}} Sample
+ * @typedef {{name: string, samples: Sample[]}} Run
  */
 
 const PAGE_SIZES = [6, 12, 24, 48];
+const MOST_ROWS = 20; // columns of a table shown one by one
+const KEYS = [
+  ["j k", "next and previous sample"],
+  ["← →", "turn pages"],
+  ["e", "explain this sample, or the page"],
+  ["/", "search"],
+  ["Ctrl + wheel", "zoom all maps of a sample"],
+  ["?", "show or hide these keys"],
+];
 const BLENDS = { overlay: "map over the picture", heatmap: "map alone", masked: "picture where the map is strong" };
 const SIGNS = { both: "both signs", positive: "raises the score", negative: "lowers the score", absolute: "strength" };
 const SORTS = {
@@ -49,6 +62,12 @@ function bytes(/** @type {string} */ text) {
 /** A number in three digits; a dash for none. */
 function digits(/** @type {?number} */ value) {
   return value === null || value === undefined ? "–" : Number(value.toPrecision(3)).toString();
+}
+
+/** A round number not below `value`. */
+function nice(/** @type {number} */ value) {
+  const size = 10 ** Math.floor(Math.log10(value || 1));
+  return Math.ceil(value / size) * size || 1;
 }
 
 function percent(/** @type {?number} */ value) {
@@ -122,15 +141,19 @@ function paint(/** @type {HTMLCanvasElement} */ canvas, /** @type {MapRecord} */
   const image = context.createImageData(width, height);
   const out = image.data;
   const { rgb, weight } = lookup(settings, values.clip(settings.percentile), record.signed, palettes);
-  const opacity = settings.opacity;
+  const { opacity, blend } = settings;
   for (let k = 0, p = 0; k < values.data.length; k++, p += 4) {
     const entry = values.data[k] + 128;
-    const w = weight[entry];
-    for (let c = 0; c < 3; c++) {
-      const grey = photo ? 0.299 * photo[p] + 0.587 * photo[p + 1] + 0.114 * photo[p + 2] : 255;
-      if (settings.blend === "heatmap") out[p + c] = w ? rgb[3 * entry + c] : 255;
-      else if (settings.blend === "masked") out[p + c] = (photo ? photo[p + c] : 255) * (1 - opacity + opacity * w);
-      else out[p + c] = grey * (1 - opacity * w) + rgb[3 * entry + c] * opacity * w;
+    const w = weight[entry], at = 3 * entry;
+    if (blend === "heatmap") {
+      for (let c = 0; c < 3; c++) out[p + c] = w ? rgb[at + c] : 255;
+    } else if (blend === "masked") {
+      const kept = 1 - opacity + opacity * w;
+      for (let c = 0; c < 3; c++) out[p + c] = (photo ? photo[p + c] : 255) * kept;
+    } else {
+      const over = opacity * w;
+      const ground = (photo ? 0.299 * photo[p] + 0.587 * photo[p + 1] + 0.114 * photo[p + 2] : 255) * (1 - over);
+      for (let c = 0; c < 3; c++) out[p + c] = ground + rgb[at + c] * over;
     }
     out[p + 3] = 255;
   }
@@ -188,6 +211,11 @@ class Host {
     }
     return found;
   }
+
+  /** Ask anew for what has changed of a sample. */
+  forget(/** @type {string} */ type, /** @type {number} */ sample) {
+    for (const key of [...this.kept.keys()]) if (key.startsWith(`${type} {"sample":${sample},`)) this.kept.delete(key);
+  }
 }
 
 // -- which samples, in which order --------------------------------------------------------------------------------------
@@ -198,8 +226,8 @@ function chosen(/** @type {Sample[]} */ samples, /** @type {any} */ want, /** @t
   const keep = samples.map((_, i) => i).filter((i) => {
     const sample = samples[i];
     const first = sample.models[0];
-    if (want.predicted !== "" && String(first.prediction) !== want.predicted) return false;
-    if (want.label !== "" && String(sample.label) !== want.label) return false;
+    if (want.predicted !== "" && !first.predictions?.includes(Number(want.predicted))) return false;
+    if (want.label !== "" && !sample.labels?.includes(Number(want.label))) return false;
     if (want.correct !== "" && String(first.correct) !== want.correct) return false;
     if (want.confidence > 0 && !((first.probability ?? 0) >= want.confidence)) return false;
     if (want.loss > 0 && !((first.loss ?? 0) >= want.loss)) return false;
@@ -213,7 +241,7 @@ function chosen(/** @type {Sample[]} */ samples, /** @type {any} */ want, /** @t
     confident: (/** @type {number} */ i) => -(samples[i].models[0].probability ?? -1),
     unsure: (/** @type {number} */ i) => samples[i].models[0].probability ?? 2,
     loss: (/** @type {number} */ i) => -(samples[i].models[0].loss ?? -1),
-    error: (/** @type {number} */ i) => -(/** @type {any} */ (samples[i]).completenessError ?? -1),
+    error: (/** @type {number} */ i) => -(samples[i].completenessError ?? -1),
   }[/** @type {"index"} */ (want.sort)];
   return keep.sort((a, b) => {
     const x = /** @type {any} */ (key(a)), y = /** @type {any} */ (key(b));
@@ -252,12 +280,12 @@ function slider(/** @type {number} */ low, /** @type {number} */ high, /** @type
 /** Bars for named values. */
 function bars(/** @type {MapRecord} */ record, /** @type {Values} */ values) {
   const order = [...(record.names ?? []).keys()].sort((a, b) => Math.abs(values.data[b]) - Math.abs(values.data[a]) || a - b);
-  const rows = order.slice(0, 20).map((k) => {
-    const value = values.at(k);
+  const rows = order.slice(0, MOST_ROWS).map((k) => {
+    const value = values.at(k), name = record.names?.[k] ?? "";
     const share = values.limit ? Math.abs(value) / values.limit : 0;
     const bar = h("span", { class: value < 0 ? "bar minus" : "bar plus", style: { width: `${50 * share}%` } });
-    const text = record.texts?.[k] ? `${record.names?.[k]} = ${record.texts[k]}` : `${record.names?.[k]}`;
-    return h("tr", {}, h("th", { scope: "row" }, text), h("td", { class: "track" }, bar), h("td", {}, digits(value)));
+    const text = record.texts?.[k] ? `${name} = ${record.texts[k]}` : name;
+    return h("tr", { "data-link": name }, h("th", { scope: "row" }, text), h("td", { class: "track" }, bar), h("td", {}, digits(value)));
   });
   const more = order.length - rows.length + (record.hidden ?? 0);
   return h("div", {}, h("table", { class: "bars" }, h("tbody", {}, rows)), more > 0 ? h("p", { class: "faint" }, `and ${more} more`) : null);
@@ -272,87 +300,168 @@ function tokens(/** @type {MapRecord} */ record, /** @type {Values} */ values, /
     const alpha = weight[entry] ? settings.opacity : 0;
     const dark = alpha > 0.5 && 0.299 * r + 0.587 * g + 0.114 * b < 110;
     const style = { background: `rgba(${r}, ${g}, ${b}, ${alpha})`, color: alpha ? (dark ? "#ffffff" : "#1f2328") : "" };
-    return h("span", { class: "token", title: digits(values.at(k)), style }, token);
+    return h("span", { class: "token", title: digits(values.at(k)), "data-link": String(k), style }, token);
   }));
+}
+
+/** What a sample is, before any map of it. */
+function inputView(/** @type {InputRecord} */ input) {
+  if (input.view === "image") return h("div", { class: "picture" }, h("div", { class: "zoomed" }, h("img", { src: input.src, alt: "The input" })));
+  if (input.view === "tokens") return h("p", { class: "tokens", dir: "auto" }, (input.tokens ?? []).map((token, k) => h("span", { class: "token", "data-link": String(k) }, token)));
+  if (input.view === "values") {
+    const rows = (input.names ?? []).slice(0, MOST_ROWS).map((name, k) =>
+      h("tr", { "data-link": name }, h("th", { scope: "row" }, name), h("td", {}, input.texts?.[k] ?? "")));
+    const more = (input.names?.length ?? 0) - rows.length;
+    return h("div", {}, h("table", { class: "bars values" }, h("tbody", {}, rows)), more > 0 ? h("p", { class: "faint" }, `and ${more} more`) : null);
+  }
+  return null;
+}
+
+/** A line chart of deletion and insertion, with the areas below them. */
+function curveChart(/** @type {Curves} */ curves) {
+  if (curves.error) return h("p", { class: "failed" }, curves.error);
+  const width = 200, height = 72;
+  const all = [...curves.deletion, ...curves.insertion];
+  const low = curves.of === "probability" ? 0 : Math.min(...all), high = curves.of === "probability" ? 1 : Math.max(...all);
+  const place = (/** @type {number} */ value) => height - 2 - ((height - 4) * (value - low)) / (high - low || 1);
+  const line = (/** @type {number[]} */ values) => values.map((value, k) => `${(width * curves.fraction[k]).toFixed(1)},${place(value).toFixed(1)}`).join(" ");
+  const svg = (/** @type {string} */ tag, /** @type {Record<string, any>} */ props, /** @type {any[]} */ ...children) => {
+    const el = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [key, value] of Object.entries(props)) el.setAttribute(key, value);
+    el.append(...children);
+    return el;
+  };
+  const label = `${curves.of} from ${digits(low)} to ${digits(high)} against the share of the input, area of deletion ${digits(curves.deletionArea)}, of insertion ${digits(curves.insertionArea)}`;
+  return h("div", { class: "curves" },
+    svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, preserveAspectRatio: "none" },
+      svg("polyline", { points: line(curves.deletion), class: "minus" }), svg("polyline", { points: line(curves.insertion), class: "plus" })),
+    h("p", {}, h("span", { class: "key minus" }, `deletion ${digits(curves.deletionArea)}`), " ", h("span", { class: "key plus" }, `insertion ${digits(curves.insertionArea)}`),
+      h("span", { class: "faint" }, ` ${curves.of} ${digits(low)}–${digits(high)}, removed = ${curves.baseline}`)));
 }
 
 /** One method's map with its facts; `redraw` follows the settings. */
 class Panel {
-  constructor(/** @type {MapRecord} */ record, /** @type {InputRecord} */ input, /** @type {any} */ shared) {
+  constructor(/** @type {MapRecord} */ record, /** @type {Card} */ card) {
     this.record = record;
-    this.input = input;
-    this.shared = shared;
+    this.card = card;
+    this.shared = card.app;
     this.photo = null;
+    this.stale = true;
     this.body = h("div", { class: "picture" });
     this.readout = h("span", { class: "readout", "aria-live": "off" });
+    const known = record.completenessError !== null && record.completenessError !== undefined;
     const facts = [
       ["explains", record.targetText],
       ["score", digits(record.score)],
-      ["completeness error", record.completenessError === null || record.completenessError === undefined ? null : percent(record.completenessError)],
+      ["completeness error", known ? percent(record.completenessError) : null],
+      ["share of all inputs", record.share === undefined ? null : percent(record.share)],
+      ["baseline", record.baseline],
     ];
+    this.chart = h("div", {});
     this.el = h("figure", { class: "panel" },
-      h("figcaption", {}, h("strong", {}, record.title), this.readout),
+      h("figcaption", {}, h("strong", { title: record.params ?? "" }, record.title), this.readout),
       this.body,
-      h("dl", {}, facts.filter(([, v]) => v).map(([k, v]) => h("div", {}, h("dt", {}, k), h("dd", {}, v)))));
+      h("dl", {}, facts.filter(([, v]) => v).map(([k, v]) => h("div", {}, h("dt", {}, k), h("dd", {}, v)))),
+      this.chart);
+    this.drawCurves();
     if (record.view === "error") {
       this.body.append(h("p", { class: "failed" }, record.error ?? "This map cannot be drawn."));
       return;
     }
     this.values = new Values(record);
     if (record.view === "heatmap") this.heatmap();
-    this.redraw();
   }
 
   heatmap() {
     this.canvas = h("canvas", { role: "img", "aria-label": `${this.record.title}, ${this.record.targetText}` });
-    this.body.append(this.canvas);
-    if (this.input.view === "image" && this.input.src) {
-      const [height, width] = this.record.shape;
-      pixels(this.input.src, width, height).then((photo) => {
-        this.photo = photo;
-        this.redraw();
-      });
-    }
+    this.dot = h("span", { class: "dot", hidden: true });
+    this.body.append(h("div", { class: "zoomed" }, this.canvas, this.dot));
+    const [height, width] = this.record.shape;
+    Object.assign(this.canvas, { width, height });
+    const photo = this.card.photo(width, height);
+    photo?.then((/** @type {Uint8ClampedArray} */ found) => {
+      this.photo = found;
+      this.stale = true;
+      this.card.paint();
+    });
   }
 
+  /** Draw, if anything has changed since. */
   redraw() {
-    if (!this.values) return;
+    if (!this.values || !this.stale) return;
+    this.stale = false;
     const { settings, palettes } = this.shared;
     if (this.canvas) paint(this.canvas, this.record, this.values, this.photo, settings, palettes);
     else if (this.record.view === "tokens") this.body.replaceChildren(tokens(this.record, this.values, settings, palettes));
     else this.body.replaceChildren(bars(this.record, this.values));
   }
 
+  drawCurves() {
+    const { curves } = this.record;
+    if (curves) this.chart.replaceChildren(curveChart(curves));
+    else if (this.shared.catalogue.live && this.record.view !== "error") {
+      const button = h("button", { type: "button", class: "small", title: "How the score falls without the strongest parts, and rises with them alone", onclick: () => {
+        button.disabled = true;
+        this.askCurves();
+      } }, "Insertion and deletion");
+      this.chart.replaceChildren(button);
+    }
+  }
+
+  async askCurves() {
+    const { record, card, shared } = this;
+    try {
+      record.curves = await shared.host.ask("curves", { sample: card.index, key: record.key, baseline: shared.form?.baseline.value });
+    } catch (error) {
+      record.curves = /** @type {any} */ ({ error: String(/** @type {Error} */ (error).message) });
+    }
+    this.drawCurves();
+  }
+
   /** Show the value under a place (0..1 from left and top), or nothing. */
   point(/** @type {?{x: number, y: number}} */ place) {
     if (!this.canvas || !this.values) return;
-    const [height, width] = this.record.shape;
+    this.dot.hidden = !place;
     if (!place) {
       this.readout.textContent = "";
       return;
     }
+    const [height, width] = this.record.shape;
     const column = Math.min(width - 1, Math.floor(place.x * width)), row = Math.min(height - 1, Math.floor(place.y * height));
     this.readout.textContent = `${digits(this.values.at(row * width + column))} at ${column}, ${row}`;
+    Object.assign(this.dot.style, { left: `${100 * place.x}%`, top: `${100 * place.y}%` });
   }
 }
 
 /** One sample: its input, its maps side by side with linked zoom and pointer, its tags and note. */
 class Card {
-  constructor(/** @type {number} */ index, /** @type {any} */ app) {
+  constructor(/** @type {number} */ index, /** @type {App} */ app) {
     this.index = index;
     this.app = app;
-    this.panels = /** @type {Panel[]} */ ([]);
+    this.near = false; // whether it is on the screen, or soon will be
     this.view = { zoom: 1, x: 0.5, y: 0.5 };
-    const sample = app.catalogue.samples[index];
-    this.row = h("div", { class: "row" });
-    this.el = h("article", { class: "card", tabindex: "-1", "data-index": String(index) },
-      h("header", {}, h("h2", {}, sample.name || `Sample ${index + 1}`), this.badges(sample), this.zoomButtons()),
-      sample.models.map((outcome, m) => this.classes(outcome, m)),
-      this.row, this.remarks());
+    this.photos = /** @type {Map<string, Promise<Uint8ClampedArray>>} */ (new Map());
+    this.head = h("div", {});
+    this.row = h("div", { class: "rows" });
+    this.code = h("code", { class: "code", hidden: true });
+    this.el = h("article", { class: "card", tabindex: "-1", "data-index": String(index) }, this.head, this.row, this.remarks(), this.code);
     this.row.addEventListener("pointermove", (event) => this.hover(event));
-    this.row.addEventListener("pointerleave", () => this.panels.forEach((panel) => panel.point(null)));
+    this.row.addEventListener("pointerover", (event) => this.link(event));
+    this.row.addEventListener("pointerleave", () => this.leave());
     this.row.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
-    this.load();
+    this.clear();
+  }
+
+  /** Nothing but what is known without maps. */
+  clear() {
+    this.panels = /** @type {Panel[]} */ ([]);
+    this.groups = /** @type {Map<string, any>} */ (new Map());
+    this.loading = /** @type {?Promise<void>} */ (null);
+    const sample = this.app.samples[this.index];
+    this.head.replaceChildren(
+      h("header", {}, h("h2", {}, sample.name || `Sample ${this.index + 1}`), this.badges(sample), this.zoomButtons()),
+      ...sample.models.map((outcome, m) => this.classes(outcome, m) ?? ""));
+    delete this.el.dataset.ready;
   }
 
   badges(/** @type {Sample} */ sample) {
@@ -362,6 +471,7 @@ class Card {
       first.predictionText === null ? null : h("span", {}, `predicted ${first.predictionText}`),
       first.probability === null ? null : h("span", {}, `p ${digits(first.probability)}`),
       sample.labelText === null ? null : h("span", {}, `truth ${sample.labelText}`),
+      first.loss === null ? null : h("span", {}, `loss ${digits(first.loss)}`),
       mark);
   }
 
@@ -372,9 +482,10 @@ class Card {
     return h("div", { class: "chips", role: "group", "aria-label": "Classes; press one to explain it" }, name,
       outcome.top.map((entry) => h("button", {
         type: "button",
-        class: "chip",
+        class: outcome.predictions?.includes(entry.index) ? "chip said" : "chip",
         disabled: !this.app.catalogue.live,
-        onclick: () => this.retarget(entry.index, m),
+        title: this.app.catalogue.live ? `Explain ${entry.label}` : null,
+        onclick: () => this.app.explain([this.index], { target: entry.index, model: String(m) }),
       }, `${entry.label} ${entry.p === null ? "" : digits(entry.p)}`)));
   }
 
@@ -384,39 +495,79 @@ class Card {
     return h("span", { class: "zoom" }, button("−", "Zoom out", 0.8), button("+", "Zoom in", 1.25), button("1:1", "Whole picture", 0));
   }
 
-  async load() {
-    const { host } = this.app;
+  /** Fetch input and maps, once. */
+  load() {
+    this.loading ??= this.fetch();
+    return this.loading;
+  }
+
+  async fetch() {
+    const { host, run, runs, compare } = this.app;
+    const asked = this.loading;
+    const shown = compare ? [...runs.keys()] : [run];
     try {
-      const input = await host.once("input", { sample: this.index });
+      const input = await host.once("input", { sample: this.index, run });
+      const found = await Promise.all(shown.map((r) => (runs[r].samples[this.index] ? host.once("maps", { sample: this.index, run: r }) : [])));
+      if (this.loading !== asked && asked) return; // the run was changed meanwhile
       this.input = input;
-      if (input.view === "image") {
-        const picture = h("img", { src: input.src, alt: "The input" });
-        this.row.append(h("figure", { class: "panel" }, h("figcaption", {}, h("strong", {}, "Input")), h("div", { class: "picture" }, picture)));
-      } else if (input.view === "error") this.fail(input.error);
-      const records = await host.once("maps", { sample: this.index });
-      if (!records.length) this.row.append(h("p", { class: "faint" }, "No map yet: choose a method above and press Explain."));
-      for (const record of records) this.add(record);
+      this.photos.clear();
+      this.panels = [];
+      this.groups.clear();
+      const view = inputView(input);
+      this.row.replaceChildren();
+      if (view) this.group("", "").append(h("figure", { class: input.view === "image" ? "panel" : "panel hint" }, h("figcaption", {}, h("strong", {}, "Input")), view));
+      if (input.view === "error") this.fail(input.error ?? "");
+      found.forEach((records, k) => records.forEach((/** @type {MapRecord} */ record) => this.add(record, compare ? runs[shown[k]].name : "")));
+      if (!this.panels.length) this.hint();
     } catch (error) {
       this.fail(String(/** @type {Error} */ (error).message));
     }
     this.el.dataset.ready = "yes";
-    this.app.changed?.();
+    this.paint();
   }
 
-  add(/** @type {MapRecord} */ record) {
-    for (const hint of this.row.querySelectorAll(":scope > .faint")) hint.remove();
-    const panel = new Panel(record, this.input ?? { view: "none" }, this.app);
+  hint() {
+    const live = this.app.catalogue.live;
+    this.group("", "").append(h("p", { class: "faint hint" }, live ? "No map yet: choose a method above and press Explain." : "This sample has no map."));
+  }
+
+  /** The row of a model, or of a run where all are compared. */
+  group(/** @type {string} */ key, /** @type {string} */ name) {
+    let found = this.groups.get(key);
+    if (!found) {
+      found = h("div", { class: "row" });
+      this.groups.set(key, found);
+      this.row.append(name ? h("section", { class: "group" }, h("h3", {}, name), found) : found);
+    }
+    return found;
+  }
+
+  add(/** @type {MapRecord} */ record, run = "") {
+    for (const hint of this.row.querySelectorAll(".hint")) hint.remove();
+    const { models } = this.app.catalogue;
+    const panel = new Panel(record, this);
     this.panels.push(panel);
-    this.row.append(panel.el);
+    const name = [run, models.length > 1 ? models[record.model].name : ""].filter(Boolean).join(", ");
+    this.group(name, name).append(panel.el);
     this.transform();
+    return panel;
+  }
+
+  /** The input's pixels at a size, shared by all maps. */
+  photo(/** @type {number} */ width, /** @type {number} */ height) {
+    if (this.input?.view !== "image" || !this.input.src) return null;
+    const key = `${width} ${height}`;
+    if (!this.photos.has(key)) this.photos.set(key, pixels(this.input.src, width, height));
+    return this.photos.get(key);
   }
 
   fail(/** @type {string} */ text) {
     this.row.append(h("p", { class: "failed", role: "alert" }, text));
   }
 
-  async retarget(/** @type {number} */ target, /** @type {number} */ model) {
-    await this.app.explain([this.index], { target, model });
+  /** Draw what is stale, if it can be seen. */
+  paint() {
+    if (this.near) this.panels.forEach((panel) => panel.redraw());
   }
 
   hover(/** @type {PointerEvent} */ event) {
@@ -427,16 +578,28 @@ class Card {
     if (place.x < 0 || place.y < 0 || place.x >= 1 || place.y >= 1) return;
     this.panels.forEach((panel) => panel.point(place));
     if (event.buttons === 1 && this.view.zoom > 1) {
-      const step = 1 / (box.width || 1);
-      this.view.x = Math.min(1, Math.max(0, this.view.x - event.movementX * step));
-      this.view.y = Math.min(1, Math.max(0, this.view.y - event.movementY * step));
+      const within = (/** @type {number} */ v) => Math.min(1, Math.max(0, v));
+      this.view.x = within(this.view.x - (event.movementX * 2) / box.width);
+      this.view.y = within(this.view.y - (event.movementY * 2) / box.height);
       this.transform();
-    }
+    } else this.place = place;
+  }
+
+  /** The same token or column in all maps of the sample. */
+  link(/** @type {PointerEvent} */ event) {
+    const link = /** @type {HTMLElement} */ (event.target).closest("[data-link]")?.getAttribute("data-link");
+    for (const el of this.row.querySelectorAll("[data-link]")) el.classList.toggle("linked", link !== undefined && el.getAttribute("data-link") === link);
+  }
+
+  leave() {
+    this.panels.forEach((panel) => panel.point(null));
+    for (const el of this.row.querySelectorAll(".linked")) el.classList.remove("linked");
   }
 
   wheel(/** @type {WheelEvent} */ event) {
     if (!event.ctrlKey) return; // a plain wheel scrolls the page
     event.preventDefault();
+    if (this.view.zoom === 1 && this.place) Object.assign(this.view, this.place);
     this.zoom(event.deltaY < 0 ? 1.25 : 0.8);
   }
 
@@ -447,7 +610,7 @@ class Card {
 
   transform() {
     const { zoom, x, y } = this.view;
-    for (const el of this.row.querySelectorAll("canvas, img")) {
+    for (const el of this.row.querySelectorAll(".zoomed")) {
       const style = /** @type {HTMLElement} */ (el).style;
       style.transformOrigin = `${100 * x}% ${100 * y}%`;
       style.transform = zoom === 1 ? "" : `scale(${zoom})`;
@@ -466,18 +629,28 @@ class Card {
     tags.value = kept.tags.join(", ");
     note.value = kept.note;
     return h("footer", {}, field("Tags", tags), field("Note", note),
+      app.catalogue.live ? h("button", { type: "button", class: "small", onclick: () => app.explain([index]) }, "Explain this sample") : null,
       h("button", { type: "button", class: "small", onclick: () => app.exportPng(this) }, "Save as PNG"),
-      h("button", { type: "button", class: "small", onclick: () => app.copyCode(this) }, "Copy as code"));
+      h("button", { type: "button", class: "small", onclick: () => this.showCode() }, "Copy as code"));
+  }
+
+  /** Show the calls that make these maps, and put them on the clipboard. */
+  showCode() {
+    const calls = [...new Set(this.panels.map((panel) => panel.record.code))];
+    this.code.textContent = calls.join("\n") || "There is no map yet.";
+    this.code.hidden = false;
+    if (calls.length) navigator.clipboard?.writeText(this.code.textContent ?? "").catch(() => {});
   }
 
   redraw() {
-    this.panels.forEach((panel) => panel.redraw());
+    this.panels.forEach((panel) => (panel.stale = true));
+    this.paint();
   }
 }
 
 /** A form made from a method's parameters. */
 class MethodForm {
-  constructor(/** @type {any} */ app) {
+  constructor(/** @type {App} */ app) {
     this.app = app;
     const { methods, baselines = [], models } = app.catalogue;
     this.values = /** @type {Record<string, any>} */ ({});
@@ -485,15 +658,17 @@ class MethodForm {
     this.method = select(Object.fromEntries(methods.map((/** @type {any} */ m) => [m.name, m.title])), app.catalogue.method ?? methods[0]?.name ?? "", () => this.fill());
     this.baseline = select(Object.fromEntries(["default", ...baselines].map((b) => [b, b])), "default", () => {});
     this.model = models.length > 1 ? select(Object.fromEntries(["all", ...models.keys()].map((m) => [String(m), m === "all" ? "all" : models[/** @type {number} */ (m)].name])), "all", () => {}) : null;
+    this.curves = h("input", { type: "checkbox" });
     this.bar = h("progress", { max: "1", value: "0", hidden: true, "aria-label": "Progress" });
     this.cancel = h("button", { type: "button", hidden: true, onclick: () => app.cancel() }, "Cancel");
     this.error = h("p", { class: "failed", role: "alert", hidden: true });
+    this.send = h("button", { type: "submit", class: "primary" }, "Explain this page");
     this.el = h("form", { class: "bar method", onsubmit: (/** @type {Event} */ event) => {
       event.preventDefault();
       app.explain(app.visible());
     } },
       field("Method", this.method), this.fields, field("Baseline", this.baseline), this.model ? field("Model", this.model) : null,
-      h("button", { type: "submit", class: "primary" }, "Explain this page"), this.bar, this.cancel, this.error);
+      field("With curves", this.curves), this.send, this.bar, this.cancel, this.error);
     this.fill();
   }
 
@@ -522,6 +697,7 @@ class MethodForm {
 
   busy(/** @type {boolean} */ on) {
     this.bar.hidden = this.cancel.hidden = !on;
+    this.send.disabled = on;
     this.bar.value = 0;
     if (on) this.error.hidden = true;
   }
@@ -548,58 +724,80 @@ class App {
       signed: Object.keys(this.palettes.signed)[0], unsigned: Object.keys(this.palettes.unsigned)[0],
     };
     this.want = { predicted: "", label: "", correct: "", confidence: 0, loss: 0, text: "", sort: "index" };
+    this.run = 0;
+    this.compare = false;
     this.page = 0;
     this.size = 12;
     this.cards = /** @type {Map<number, Card>} */ (new Map());
     this.list = h("div", { class: "list" });
     this.status = h("p", { class: "status", role: "status" });
     this.pager = h("nav", { class: "bar pager", "aria-label": "Pages" });
+    this.tools = h("div", {});
     this.form = this.catalogue.live && this.catalogue.methods.length ? new MethodForm(this) : null;
     el.classList.add("insights");
     el.replaceChildren(h("header", { class: "top" }, h("h1", {}, this.catalogue.title), this.exports()),
-      this.form?.el ?? "", this.filters(), this.looks(), this.status, this.list, this.pager);
+      this.form?.el ?? "", this.tools, this.status, this.list, this.pager);
+    this.seen = new IntersectionObserver((entries) => entries.forEach((entry) => this.see(entry)), { rootMargin: "400px" });
     this.keys = (/** @type {KeyboardEvent} */ event) => this.key(event);
     el.addEventListener("keydown", this.keys);
+    this.takeRuns();
+    model.on("change:runs", () => this.takeRuns());
+  }
+
+  get samples() {
+    return this.runs[this.run].samples;
+  }
+
+  /** The runs (epochs) that are there now; the last one is shown. */
+  takeRuns() {
+    this.runs = /** @type {Run[]} */ (this.model.get("runs") ?? [{ name: "", samples: this.catalogue.samples }]);
+    this.run = this.runs.length - 1;
+    this.cards.clear();
+    this.tools.replaceChildren(this.filters(), this.looks(), this.runBar());
     this.refresh();
   }
 
   exports() {
-    return h("span", {},
-      this.catalogue.live ? h("button", { type: "button", class: "small", onclick: () => this.download("html") }, "Save as one file") : null,
-      this.catalogue.live ? h("button", { type: "button", class: "small", onclick: () => this.download("safetensors") }, "Save the numbers") : null,
-      h("button", { type: "button", class: "small", onclick: () => this.saveNotes() }, "Save notes"));
+    const button = (/** @type {string} */ text, /** @type {() => void} */ work) => h("button", { type: "button", class: "small", onclick: work }, text);
+    const file = h("input", { type: "file", accept: "application/json,.json", hidden: true, onchange: () => this.loadNotes(file.files[0]) });
+    const keys = KEYS.map(([key, text]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)));
+    this.help = h("details", { class: "keys" }, h("summary", {}, "Keys"), h("dl", {}, keys));
+    return h("div", { class: "tools" },
+      this.catalogue.live ? [button("Save as one file", () => this.download("html")), button("Save the numbers", () => this.download("safetensors"))] : null,
+      button("Save notes", () => this.saveNotes()), button("Load notes", () => file.click()), file, this.help);
   }
 
   filters() {
-    const { samples, classes } = this.catalogue;
+    const { classes } = this.catalogue;
+    const samples = this.runs.flatMap((run) => run.samples);
     const set = (/** @type {string} */ name) => (/** @type {any} */ value) => {
       this.want = { ...this.want, [name]: value };
       this.page = 0;
       this.refresh();
     };
-    const name = (/** @type {number} */ k) => classes?.[k] ?? `class ${k}`;
-    const options = (/** @type {(s: Sample) => ?number} */ of) => {
-      const found = [...new Set(samples.map(of).filter((/** @type {?number} */ k) => k !== null))].sort((a, b) => a - b);
-      return { "": "any", ...Object.fromEntries(found.map((k) => [` ${k}`, name(/** @type {number} */ (k))])) };
+    const options = (/** @type {(s: Sample) => ?number[]} */ of) => {
+      const found = [...new Set(samples.flatMap((s) => of(s) ?? []))].sort((a, b) => a - b);
+      return { "": "any", ...Object.fromEntries(found.map((k) => [` ${k}`, classes?.[k] ?? `class ${k}`])) };
     };
     const trimmed = (/** @type {string} */ key) => (/** @type {string} */ value) => set(key)(value.trim());
-    const labelledData = samples.some((/** @type {Sample} */ s) => s.label !== null);
-    const predicted = samples.some((/** @type {Sample} */ s) => s.models[0].prediction !== null);
-    const certain = samples.some((/** @type {Sample} */ s) => s.models[0].probability !== null);
-    const costly = samples.some((/** @type {Sample} */ s) => s.models[0].loss !== null);
+    const some = (/** @type {(s: Sample) => any} */ of) => samples.some((s) => of(s) !== null);
+    const predicted = some((s) => s.models[0].predictions), labelledData = some((s) => s.labels);
+    const certain = some((s) => s.models[0].probability), costly = some((s) => s.models[0].loss);
     const search = h("input", { type: "search", placeholder: "name, class, tag", oninput: () => set("text")(search.value) });
+    search.value = this.want.text;
     this.search = search;
-    const confidence = slider(0, 1, 0.01, 0, set("confidence"));
-    const loss = slider(0, 10, 0.1, 0, set("loss"));
-    const sorts = Object.fromEntries(Object.entries(SORTS).filter(([key]) =>
-      (key !== "loss" || costly) && (!["confident", "unsure"].includes(key) || certain)));
+    const confidence = slider(0, 1, 0.01, this.want.confidence, set("confidence"));
+    const largest = Math.max(0, ...samples.map((s) => s.models[0].loss ?? 0));
+    const loss = slider(0, nice(largest), nice(largest) / 100, this.want.loss, set("loss"));
+    const possible = { loss: costly, confident: certain, unsure: certain, error: some((s) => s.completenessError), name: samples.some((s) => s.name) };
+    const sorts = Object.fromEntries(Object.entries(SORTS).filter(([key]) => /** @type {any} */ (possible)[key] ?? true));
     return h("div", { class: "bar", role: "search", "aria-label": "Which samples" },
       field("Search", search),
-      predicted ? field("Predicted", select(options((s) => s.models[0].prediction), "", trimmed("predicted"))) : null,
-      labelledData ? field("Truth", select(options((s) => s.label), "", trimmed("label"))) : null,
+      predicted ? field("Predicted", select(options((s) => s.models[0].predictions), "", trimmed("predicted"))) : null,
+      labelledData ? field("Truth", select(options((s) => s.labels), "", trimmed("label"))) : null,
       labelledData && predicted ? field("Show", select({ "": "all", true: "correct", false: "wrong" }, "", set("correct"))) : null,
       certain ? field("p at least", confidence.el, confidence.out) : null,
-      costly ? field("Loss at least", loss.el, loss.out) : null,
+      costly && largest > 0 ? field("Loss at least", loss.el, loss.out) : null,
       field("Order", select(sorts, "index", set("sort"))),
       field("Per page", select(Object.fromEntries(PAGE_SIZES.map((n) => [String(n), String(n)])), String(this.size), (v) => {
         this.size = Number(v);
@@ -627,20 +825,67 @@ class App {
       field("Threshold", threshold.el, threshold.out));
   }
 
+  /** Which run is shown, where there are several. */
+  runBar() {
+    if (this.runs.length < 2) return "";
+    const show = (/** @type {number} */ run) => {
+      this.run = run;
+      steps.out.textContent = this.runs[run].name;
+      this.reshow();
+    };
+    const steps = slider(0, this.runs.length - 1, 1, this.run, show);
+    steps.el.classList.add("wide");
+    steps.out.textContent = this.runs[this.run].name;
+    const all = h("input", { type: "checkbox", checked: this.compare, onchange: () => {
+      this.compare = all.checked;
+      this.reshow();
+    } });
+    return h("div", { class: "bar", role: "group", "aria-label": "Runs" }, field("Run", steps.el, steps.out), field("All below each other", all));
+  }
+
+  /** Another run in the same cards. */
+  reshow() {
+    for (const card of this.cards.values()) {
+      if (!this.samples[card.index]) continue;
+      const { dataset } = card.el, ready = dataset.ready;
+      card.clear();
+      if (ready) dataset.ready = ready;
+      if (card.near) card.load();
+    }
+    this.refresh();
+  }
+
   /** The numbers of the samples on this page. */
   visible() {
     return this.found.slice(this.page * this.size, (this.page + 1) * this.size);
   }
 
+  /** A card comes near the screen, or leaves it. */
+  see(/** @type {IntersectionObserverEntry} */ entry) {
+    const card = this.cards.get(Number(/** @type {HTMLElement} */ (entry.target).dataset.index));
+    if (!card || card.el !== entry.target) return;
+    card.near = entry.isIntersecting;
+    if (card.near) card.load().then(() => card.paint());
+  }
+
   refresh() {
-    this.found = chosen(this.catalogue.samples, this.want, this.notes);
+    this.found = chosen(this.samples, this.want, this.notes);
     const pages = Math.max(1, Math.ceil(this.found.length / this.size));
     this.page = Math.min(this.page, pages - 1);
     const shown = this.visible();
-    for (const index of [...this.cards.keys()]) if (!shown.includes(index)) this.cards.delete(index);
-    for (const index of shown) if (!this.cards.has(index)) this.cards.set(index, new Card(index, this));
+    for (const [index, card] of this.cards) {
+      if (shown.includes(index)) continue;
+      this.seen.unobserve(card.el);
+      this.cards.delete(index);
+    }
+    for (const index of shown) {
+      if (this.cards.has(index)) continue;
+      const card = new Card(index, this);
+      this.cards.set(index, card);
+      this.seen.observe(card.el);
+    }
     this.list.replaceChildren(...shown.map((index) => /** @type {Card} */ (this.cards.get(index)).el));
-    const total = this.catalogue.samples.length;
+    const total = this.samples.length;
     if (!total) this.status.textContent = "There are no samples.";
     else if (!shown.length) this.status.textContent = `None of the ${total} samples passes these filters.`;
     else this.status.textContent = `${this.found.length} of ${total} samples`;
@@ -648,6 +893,16 @@ class App {
       h("button", { type: "button", disabled: to < 0 || to >= pages, "aria-label": label, onclick: () => this.turn(to) }, text);
     this.pager.hidden = pages === 1;
     this.pager.replaceChildren(go("‹", this.page - 1, "Previous page"), h("span", {}, `page ${this.page + 1} of ${pages}`), go("›", this.page + 1, "Next page"));
+    this.rest();
+  }
+
+  /** Load the page's other cards when there is time. */
+  rest() {
+    const idle = window.requestIdleCallback ?? ((/** @type {() => void} */ work) => setTimeout(work, 50));
+    idle(() => {
+      const next = [...this.cards.values()].find((card) => !card.loading);
+      if (next) next.load().then(() => this.rest());
+    });
   }
 
   turn(/** @type {number} */ page) {
@@ -661,14 +916,17 @@ class App {
   }
 
   key(/** @type {KeyboardEvent} */ event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target instanceof HTMLElement && event.target.closest("input, select, textarea")) return;
     const step = { j: 1, k: -1 }[event.key];
+    const all = [...this.list.children];
+    const at = all.findIndex((el) => el.contains(document.activeElement));
     if (event.key === "/") this.search.focus();
+    else if (event.key === "?") this.help.open = !this.help.open;
+    else if (event.key === "e" && this.form) this.explain(at < 0 ? this.visible() : [Number(/** @type {HTMLElement} */ (all[at]).dataset.index)]);
     else if (event.key === "ArrowRight" && (this.page + 1) * this.size < this.found.length) this.turn(this.page + 1);
     else if (event.key === "ArrowLeft" && this.page > 0) this.turn(this.page - 1);
     else if (step) {
-      const all = [...this.list.children];
-      const at = all.findIndex((el) => el.contains(document.activeElement));
       const next = /** @type {HTMLElement | undefined} */ (all[Math.max(0, Math.min(all.length - 1, at + step))]);
       next?.focus();
     } else return;
@@ -677,16 +935,24 @@ class App {
 
   /** Explain samples as the form says; `change` overrides what the form asks for. */
   async explain(/** @type {number[]} */ samples, /** @type {any} */ change = {}) {
-    if (!this.form || !samples.length) return;
+    if (!this.form || !samples.length || this.job) return;
     const { form } = this;
     form.busy(true);
     try {
       const work = this.host.ask("explain", { samples, ...form.request(), ...change }, (/** @type {number} */ done, /** @type {number} */ total) => (form.bar.value = done / total));
       this.job = /** @type {any} */ (work).id;
-      const { records, failures } = await work;
-      for (const { sample, record } of records) this.cards.get(sample)?.add(record);
-      for (const index of samples) this.host.kept.delete(`maps ${JSON.stringify({ sample: index })}`);
+      const { records, failures, cancelled } = await work;
+      for (const index of samples) this.host.forget("maps", index);
+      const added = [];
+      for (const { sample, record } of records) {
+        const card = this.cards.get(sample);
+        await card?.load();
+        if (card && !card.panels.some((panel) => panel.record.key === record.key && panel.record.title === record.title)) added.push(card.add(record));
+        card?.paint();
+      }
       for (const { sample, error } of failures ?? []) this.cards.get(sample)?.fail(error);
+      if (cancelled) form.fail("Cancelled; the maps made before are kept.");
+      if (form.curves.checked) for (const panel of added) await panel.askCurves();
     } catch (error) {
       form.fail(String(/** @type {Error} */ (error).message));
     } finally {
@@ -706,8 +972,20 @@ class App {
   }
 
   saveNotes() {
-    const rows = Object.entries(this.notes).map(([index, remark]) => ({ sample: Number(index), name: this.catalogue.samples[Number(index)].name, .../** @type {any} */ (remark) }));
+    const rows = Object.entries(this.notes).map(([index, remark]) => ({ sample: Number(index), name: this.samples[Number(index)]?.name, .../** @type {any} */ (remark) }));
     this.offer(new Blob([JSON.stringify(rows, null, 1)], { type: "application/json" }), "notes.json");
+  }
+
+  /** Take notes that were saved; they belong to samples by number. */
+  async loadNotes(/** @type {File} */ file) {
+    try {
+      const rows = JSON.parse(await file.text());
+      for (const { sample, tags, note } of rows) this.remember(Number(sample), { tags: tags.map(String), note: String(note) });
+      this.cards.clear();
+      this.refresh();
+    } catch {
+      this.status.textContent = `${file.name} holds no notes as "Save notes" writes them.`;
+    }
   }
 
   async download(/** @type {string} */ format) {
@@ -725,37 +1003,43 @@ class App {
     setTimeout(() => URL.revokeObjectURL(url), 10000);
   }
 
-  /** All maps of a card side by side in one picture. */
+  /** All pictures of a card in one, as wide as they are in the page. */
   exportPng(/** @type {Card} */ card) {
-    const parts = [...card.row.querySelectorAll("img, canvas")];
-    if (!parts.length) return;
-    const size = 320, line = 22;
-    const canvas = h("canvas", { width: parts.length * size, height: size + line });
+    card.panels.forEach((panel) => panel.redraw());
+    const parts = [...card.row.querySelectorAll("img, canvas")].map((el) => {
+      const picture = /** @type {any} */ (el);
+      const figure = el.closest("figure");
+      const title = [el.closest(".group")?.querySelector("h3")?.textContent, figure?.querySelector("strong")?.textContent].filter(Boolean).join(": ");
+      return { picture, title, shape: (picture.naturalHeight || picture.height) / (picture.naturalWidth || picture.width) };
+    });
+    if (!parts.length) {
+      card.code.textContent = "Only pictures can be saved as PNG; this sample has none.";
+      card.code.hidden = false;
+      return;
+    }
+    const width = 320, line = 24, across = Math.min(4, parts.length);
+    const height = line + Math.ceil(width * Math.max(...parts.map((part) => part.shape)));
+    const canvas = h("canvas", { width: across * width, height: Math.ceil(parts.length / across) * height });
     const context = canvas.getContext("2d");
-    Object.assign(context, { fillStyle: "#ffffff", font: "14px sans-serif" });
+    Object.assign(context, { fillStyle: "#ffffff", font: "14px sans-serif", imageSmoothingEnabled: false });
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.fillStyle = "#1f2328";
-    parts.forEach((part, k) => {
-      context.drawImage(part, k * size, line, size, size);
-      context.fillText(part.closest("figure")?.querySelector("strong")?.textContent ?? "", k * size + 4, 16, size - 8);
+    parts.forEach(({ picture, title, shape }, k) => {
+      const x = (k % across) * width, y = Math.floor(k / across) * height;
+      context.drawImage(picture, x + 2, y + line, width - 4, (width - 4) * shape);
+      context.fillText(title, x + 4, y + 17, width - 8);
     });
     canvas.toBlob((/** @type {?Blob} */ blob) => blob && this.offer(blob, `sample-${card.index + 1}.png`));
-  }
-
-  copyCode(/** @type {Card} */ card) {
-    const records = card.panels.map((panel) => panel.record);
-    const names = [...new Set(records.map((r) => r.method))];
-    const target = /** @type {any} */ (records[0])?.target;
-    const code = `explain(model, inputs[[${card.index}]], methods=${JSON.stringify(names)}${target === undefined || target === null ? "" : `, target=${JSON.stringify(target)}`})`;
-    navigator.clipboard?.writeText(code).catch(() => {});
-    this.status.textContent = code;
   }
 }
 
 /** anywidget's entry: draw into `el`, return what takes the listeners off again. */
 function render(/** @type {{model: any, el: HTMLElement}} */ { model, el }) {
   const app = new App(model, el);
-  return () => el.removeEventListener("keydown", app.keys);
+  return () => {
+    el.removeEventListener("keydown", app.keys);
+    app.seen.disconnect();
+  };
 }
 
 export default { render };

@@ -8,10 +8,11 @@
   const socket = new WebSocket(`${scheme}//${location.host}/ws${location.search}`);
   const say = (text) => {
     const line = document.createElement("p");
-    line.setAttribute("role", "alert");
+    line.setAttribute("role", "status");
     line.textContent = text;
     root.prepend(line);
   };
+  say("Loading the samples …");
   const model = {
     get: (name) => state[name],
     set: (name, value) => (state[name] = value),

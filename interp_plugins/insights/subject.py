@@ -1,0 +1,194 @@
+"""`Subject`: the samples behind a viewer and what can be asked about them. A session asks, and knows no model.
+
+A subject holds nothing that a viewer changes, so that several sessions may share one, with its predictions.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.explain import explain
+from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.forward import Call, Forward
+from interp_plugins.core.guard import frozen
+from interp_plugins.core.prediction import Prediction, predict
+from interp_plugins.core.spec import InputSpec
+
+from .curves import curves_of
+from .outcomes import Truth, outcome
+
+_LOCKS: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
+_LOCKS_GUARD = threading.Lock()
+
+
+def lock_of(model: Any) -> threading.Lock:
+    """One lock per model in this process: two sessions must not freeze the same model at once."""
+    with _LOCKS_GUARD:
+        try:
+            return _LOCKS.setdefault(model, threading.Lock())
+        except TypeError:  # no weak references to it
+            return threading.Lock()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the page asks about a sample.
+
+    Attributes:
+        method: name of the method.
+        params: its parameters.
+        target: an index, or None for what the subject explains by itself.
+        baseline: a name among the subject's, or "default".
+    """
+
+    method: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    target: Any = None
+    baseline: str = "default"
+
+
+@dataclass(frozen=True)
+class Made:
+    """An explanation of one sample, and how it came about.
+
+    Attributes:
+        exp: the explanation.
+        model: number of the model.
+        ask: what was asked for, or None where the explanation was given.
+        target: which of several targets of the same question it is.
+        signed: whether the method gives negative values; None: as this map does.
+        curves: its insertion and deletion curves as the page gets them, once they are known.
+    """
+
+    exp: Explanation
+    model: int = 0
+    ask: Ask | None = None
+    target: int = 0
+    signed: bool | None = None
+    curves: dict[str, Any] | None = None
+
+
+class Subject:
+    """Samples that have been explained, or can be.
+
+    Attributes:
+        n: number of samples.
+        spec: kind of data, class and feature names.
+        models: names of the models, none where there is nothing to ask.
+        baselines: names of the baselines to choose from.
+        input_names: a name per input, or None.
+    """
+
+    n: int
+    spec: InputSpec
+    models: Sequence[str] = ()
+    baselines: Sequence[str] = ()
+    input_names: Sequence[str] | None = None
+
+    def samples(self) -> list[dict[str, Any]]:
+        """What is known of each sample without any map."""
+        raise NotImplementedError
+
+    def input(self, i: int) -> Explanation:
+        """Sample i as the viewer draws it: an explanation whose inputs are wanted, with tokens and values."""
+        raise NotImplementedError
+
+    def call(self, i: int) -> str:
+        """The call that explains sample i, as a person writes it, up to its methods."""
+        return f"explain(model, inputs[[{i}]]"
+
+    def given(self, i: int) -> list[Made]:
+        """The explanations of sample i that are there from the beginning."""
+        return []
+
+    def forms(self) -> list[dict[str, Any]]:
+        """The methods to choose from, with their parameters."""
+        return []
+
+    def explain(self, m: int, i: int, ask: Ask) -> Explanations:
+        """Explain sample i by model m."""
+        raise InputError("There is no model behind this page; open a live session for that.")
+
+    def curves(self, i: int, made: Made, baseline: str) -> dict[str, Any]:
+        """Insertion and deletion curves of an explanation of sample i."""
+        raise InputError("There is no model behind this page, so no curve can be computed here.")
+
+
+class Live(Subject):
+    """A subject with models: all follows from what the core's `explain` would be called with.
+
+    Attributes:
+        functions: the models, one per name.
+        names: a name per sample, "" where there is none.
+        truths: the ground truth per sample.
+    """
+
+    functions: Sequence[Callable[..., Any]]
+    names: Sequence[str]
+    truths: Sequence[Truth | None]
+    seed: int = 0
+
+    def arguments(self, m: int, i: int | None, ask: Ask | None) -> dict[str, Any]:
+        """The arguments of the core's `explain` for sample i (None: all of them) and model m, without methods."""
+        raise NotImplementedError
+
+    def predictions(self, m: int) -> list[tuple[Prediction, int]]:
+        """What model m says of each sample: a prediction, and the row in it."""
+        found = prediction_of(**self.arguments(m, None, None), seed=self.seed)
+        return [(found, i) for i in range(self.n)]
+
+    def samples(self) -> list[dict[str, Any]]:
+        """What is known of each sample without any map."""
+        said = []
+        for m, model in enumerate(self.functions):
+            with lock_of(model):
+                said.append(self.predictions(m))
+        return [
+            {
+                "name": self.names[i],
+                "labels": None if truth is None or truth.classes is None else list(truth.classes),
+                "labelText": None if truth is None else truth.text,
+                "completenessError": None,
+                "models": [outcome(*one[i], truth, self.spec) for one in said],
+            }
+            for i, truth in enumerate(self.truths)
+        ]
+
+    def explain(self, m: int, i: int, ask: Ask) -> Explanations:
+        """Explain sample i by model m."""
+        with lock_of(self.functions[m]):
+            methods = {ask.method: dict(ask.params)}
+            return explain(**self.arguments(m, i, ask), methods=methods, seed=self.seed, progress=False)
+
+    def curves(self, i: int, made: Made, baseline: str) -> dict[str, Any]:
+        """Insertion and deletion curves of an explanation of sample i."""
+        ask = replace(made.ask or Ask(made.exp.method), baseline=baseline)
+        with lock_of(self.functions[made.model]):
+            return curves_of(made.exp, made.target, **self.arguments(made.model, i, ask), seed=self.seed)
+
+
+def prediction_of(
+    model: Callable[..., Any],
+    inputs: Tensor | tuple[Tensor, ...],
+    *,
+    additional_forward_args: Any = None,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    output: Any = None,
+    activation: Any = None,
+    threshold: float | None = None,
+    seed: int = 0,
+    **rest: Any,
+) -> Prediction:
+    """What a model says of a batch; the arguments are those of `interp_plugins.explain`, the others are not used."""
+    func = Call(model, forward_kwargs, output) if forward_kwargs or output is not None else model
+    xs = inputs if isinstance(inputs, tuple) else (inputs,)
+    with frozen(func, seed=seed):
+        forward = Forward.of(func, xs[0].shape[0], additional_forward_args=additional_forward_args)
+        return predict(forward, xs, activation, threshold)
