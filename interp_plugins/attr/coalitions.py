@@ -12,9 +12,11 @@ coalition. Outputs of several values per sample stay apart, so all classes come 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +31,9 @@ from .perturbation import clean_scores, merges_batch
 
 Switches = Callable[[Tensor, Tensor], Sequence[Tensor]]
 """(coalitions (R,), samples (R,)) -> one mask per input, broadcastable to (R, ...): bool, or numbers in [0, 1]."""
+
+
+_REMEMBERED = 2**24  # scores kept for coalitions that come again
 
 
 def widest(device: torch.device) -> torch.dtype:
@@ -97,6 +102,7 @@ class Game:
         self.clean = score.reshape(self.samples, -1)
         self.wide = widest(self.device)
         self._bar: Any = None
+        self._known: dict[bytes, Tensor] = {}
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
@@ -115,16 +121,18 @@ class Game:
         """Coalitions that fill a pass."""
         return 1 if self.merged else max(1, self.size // self.n)
 
-    def scores(self, count: int, switches: Switches) -> Tensor:
-        """Scores of `count` coalitions for every sample: (count, samples, K), in the widest dtype."""
+    def scores(self, count: int, switches: Switches, samples: Tensor | None = None) -> Tensor:
+        """Scores of `count` coalitions for every sample, or for these: (count, samples, K), in the widest dtype."""
         if self.merged:
             everyone = torch.arange(self.n, device=self.device)
             parts = [
                 self._run(torch.full_like(everyone, c), everyone, switches).reshape(1, 1, -1) for c in range(count)
             ]
             return torch.cat(parts)
-        rows = torch.arange(count * self.n, device=self.device)
-        return self.pairs(rows // self.n, rows % self.n, switches, step=self.n).reshape(count, self.n, -1)
+        who = torch.arange(self.n, device=self.device) if samples is None else samples.to(self.device)
+        rows = torch.arange(count * len(who), device=self.device)
+        found = self.pairs(rows // len(who), who[rows % len(who)], switches, step=len(who))
+        return found.reshape(count, len(who), -1)
 
     def pairs(self, coalitions: Tensor, samples: Tensor, switches: Switches, step: int = 1) -> Tensor:
         """Scores of single (coalition, sample) pairs: (pairs, K), in the widest dtype."""
@@ -170,10 +178,29 @@ class Game:
                 out.append(rows.gather(1, mine.reshape(len(samples), -1)).reshape(mine.shape))
         return out
 
-    def of(self, coalitions: Tensor) -> Tensor:
-        """Scores of given coalitions, bool (C, d): (C, samples, K)."""
+    def of(self, coalitions: Tensor, samples: Tensor | None = None) -> Tensor:
+        """Scores of given coalitions, bool (C, d), for every sample or for these: (C, samples, K)."""
         z = coalitions.to(self.device)
-        return self.scores(len(z), lambda c, samples: self.spread(z.index_select(0, c), samples))
+        return self.scores(len(z), lambda c, who: self.spread(z.index_select(0, c), who), samples)
+
+    def once(self, coalitions: Tensor, samples: Tensor | None = None) -> Tensor:
+        """As `of`, but each coalition is evaluated once in the life of the game; samples may only become fewer."""
+        who = torch.arange(self.samples, device=self.device) if samples is None else samples.to(self.device)
+        keys = [row.tobytes() for row in np.packbits(coalitions.cpu().numpy(), axis=1)]
+        new = {key: i for i, key in enumerate(keys) if key not in self._known}
+        if new:
+            found = self.of(coalitions[list(new.values())], who)
+            full = found.new_full((len(new), self.samples, found.shape[2]), math.nan)
+            full[:, who] = found
+            fresh = dict(zip(new, full, strict=True))
+        else:
+            fresh = {}
+        if self._bar is not None:
+            self._bar.update((len(keys) - len(new)) * len(who))
+        out = torch.stack([fresh[key] if key in fresh else self._known[key] for key in keys])[:, who]
+        if len(self._known) * out[0].numel() < _REMEMBERED:
+            self._known.update(fresh)
+        return out
 
     @property
     def empty(self) -> Tensor:
@@ -189,6 +216,13 @@ class Game:
         """The dtype of the maps: the score's, half precision widened, whole numbers made floats."""
         clean = self.clean.dtype
         return accumulation_dtype(clean) if clean.is_floating_point else torch.get_default_dtype()
+
+    @property
+    def rounding(self) -> Tensor:
+        """Per sample, the L2 error that a map of the features may have by the rounding of its scores."""
+        dtype = self.clean.dtype if self.clean.is_floating_point() else torch.get_default_dtype()
+        scale = self.clean.abs().amax(1).to("cpu", torch.float64)
+        return 16 * torch.finfo(dtype).eps * math.sqrt(self.d) * scale
 
     def maps(self, values: Tensor) -> list[Tensor]:
         """Values per feature (samples, K, d) -> maps (*score's shape, ...) of every input."""

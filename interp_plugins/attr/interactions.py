@@ -140,7 +140,7 @@ def _matrix(both: Tensor, values: Tensor, first: Tensor, index: str) -> Tensor:
 def _sampled(game: Game, index: str, n_samples: int, rng: torch.Generator) -> Tensor:
     d, device = game.d, game.device
     start, whole = game.empty, game.clean.to(game.wide)
-    average = Average()
+    average = Average(game.samples, game.rounding)
     # Place in the order -> how much D counts there: orders put the first of a pair early more often than sizes do.
     places = torch.arange(max(1, d - 1), dtype=game.wide, device=device)
     weight = torch.ones_like(places) if index == "sti" else d / (2 * (d - 1 - places).clamp_min(1))

@@ -8,12 +8,19 @@ Coalitions are drawn in proportion to k, so that all count alike, or all of them
 the values are exact. The constraint holds exactly: it is solved for, not weighted. Drawing each coalition together with
 its complement reduces the variance (Covert, Lee 2021, arXiv:2012.01536). The coalitions are shared by the samples of
 the batch, so one regression serves them all. Cost: n_samples rows per sample.
+
+The values are a function of means over independent draws, so they are asymptotically normal (ibid., section 3). Their
+standard errors come from the regression's residuals, inflated where a draw pulls the fit towards itself (HC3; MacKinnon
+and White 1985). A pair of complements has opposite rows in the regression and counts as one draw, of half the
+difference of its two scores.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,13 +29,13 @@ from torch import Tensor
 from ..core.random import make_generator
 from ..core.registry import register
 from ..core.tensors import as_tuple, like
-from .average import Average, check_tolerance, report_error
+from .average import check_tolerance, relative_error, report_reached, rounds
 from .base import prepared
 from .cells import cells
 from .coalitions import Game
 from .lime import Lime, outputs_shape, warn_of_many
 from .shapley import coalition_sizes
-from .surrogate import SkLearnLinearRegression, least_squares
+from .surrogate import LeastSquares, SkLearnLinearRegression
 
 _ENDS = 2  # the empty and the whole coalition are among the n_samples
 
@@ -83,6 +90,7 @@ class KernelShap(Lime):
         show_progress: bool = False,
         *,
         paired: bool = False,
+        stratified: bool = False,
         tol: float | None = None,
         max_samples: int = 10_000,
         seed: int | None = None,
@@ -105,9 +113,11 @@ class KernelShap(Lime):
             return_input_shape: maps of the inputs' shapes; False: the values (N, features).
             show_progress: always show a progress bar.
             paired: draw each coalition together with its complement: less variance at the same cost.
-            tol: go on, n_samples coalitions at a time, until the estimated relative L2 error of every sample's map is
-                below this. The estimate compares the rounds' own regressions, so give each round several times as many
-                coalitions as features.
+            stratified: paired, and the sizes of the coalitions in the proportions of the kernel; the smallest and
+                largest coalitions are all taken, not drawn, where their share of n_samples pays for it.
+            tol: go on, n_samples coalitions at a time, until each sample's map has, with 90 % confidence, a relative L2
+                error below this (`attr/average.py`); needs more coalitions than features. What was reached is reported
+                (`core.report`: n_draws, map_error, standard_error), without a tolerance as well.
             max_samples: at most so many coalitions; a warning says when tol was not reached.
             seed: seed of the draws. None: decided by `torch.manual_seed`; the global state is left as it was.
             generator: draw from this generator instead (it is advanced).
@@ -133,77 +143,165 @@ class KernelShap(Lime):
             game.shape = outputs_shape(game.clean.reshape(game.shape), game.merged)
             warn_of_many(game.d, self.get_name())
             regression = _Regression(game)
+            draws = _Stratified(game.d, rng) if stratified else _Independent(game.d, paired, rng)
+            every = 2**game.d
             planned = n_samples if tol is None else max_samples
             with game.progress(planned, self.get_name(), True if show_progress else progress):
-                if game.d == 1 or 2**game.d <= n_samples:
-                    regression.add(*_every(game.d))
-                    values = regression.solve()
-                else:
-                    values = _sampled(regression, n_samples, tol, planned, paired, rng, inputs)
+                for due, active in rounds(regression.map_error, game.samples, tol, n_samples, max_samples):
+                    used = int(regression.count.max())
+                    if used + due >= every:  # then all of them, which is exact
+                        regression.clear()
+                        regression.add(_every(game.d), active)
+                    else:
+                        regression.add(draws.draw(due - (0 if used else _ENDS)), active)
+            error = regression.standard_error
+            report_reached(regression.count, regression.map_error(), like(inputs, game.maps(error)), tol, "coalitions")
             if not return_input_shape:
-                return values.to(game.dtype).reshape(*game.shape, game.d)
-            return like(inputs, game.maps(values))
+                return regression.values.to(game.dtype).reshape(*game.shape, game.d)
+            return like(inputs, game.maps(regression.values))
+
+
+@dataclass
+class _Draws:
+    """Coalitions (m, d), each standing for itself or, paired, for itself and its complement.
+
+    Weights are those of the regression; what was drawn shares its weight among all that was drawn, and has a sampling
+    error.
+    """
+
+    coalitions: Tensor
+    weights: Tensor
+    drawn: Tensor
+    paired: Tensor
+
+    @classmethod
+    def of(cls, coalitions: Tensor, weight: float | Tensor, drawn: bool, paired: bool) -> _Draws:
+        """Coalitions that are all of one kind."""
+        each = torch.ones(len(coalitions), dtype=torch.float64)
+        return cls(coalitions, each * weight, each.bool() & drawn, each.bool() & paired)
+
+    def __add__(self, other: _Draws) -> _Draws:
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return _Draws(*(torch.cat(pair) for pair in pairs))
+
+    @property
+    def rows(self) -> int:
+        """Coalitions to evaluate."""
+        return len(self.coalitions) + int(self.paired.sum())
 
 
 class _Regression:
-    """The constrained least squares, growing round by round."""
+    """The constrained least squares, growing round by round; samples that have settled take no part any more."""
 
     def __init__(self, game: Game):
         self.game = game
         self.start = game.empty
         self.change = game.clean.to(game.wide) - self.start  # (samples, K)
-        self.rows: list[Tensor] = []
-        self.values: list[Tensor] = []
+        equal = (self.change / game.d)[..., None]
+        self.values = equal.expand(*self.change.shape, game.d).clone()
+        self.standard_error = torch.full_like(self.values, math.inf if game.d > 1 else 0.0)
+        self.count = torch.zeros(game.samples, dtype=torch.long)
+        self._degrees = torch.zeros(game.samples, dtype=torch.long)
+        self.clear()
 
-    def add(self, coalitions: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Score coalitions (C, d), weigh them, and return the solution of these alone."""
-        game = self.game
-        if not len(coalitions):
-            return self.solve()
-        parts = coalitions.split(max(1, game.group))
-        scores = torch.cat([game.of(part) for part in parts]) - self.start
-        z = coalitions.to("cpu", game.wide)
-        # An equal share for everyone fulfils the constraint; what is left is found among values that sum to zero.
-        share = z.mean(1)
-        rest = scores.cpu().flatten(1) - share[:, None] * self.change.cpu().flatten()
-        root = torch.ones(len(z), 1, dtype=game.wide) if weights is None else weights.to(game.wide).sqrt()[:, None]
-        self.rows.append(root * (z - share[:, None]))
-        self.values.append(root * rest)
-        return self.solve(-1)
+    def clear(self) -> None:
+        """Forget the coalitions so far."""
+        self._draws = _Draws.of(torch.zeros(0, self.game.d, dtype=torch.bool), 1.0, False, False)
+        self._rest = torch.zeros(0, *self.change.shape, dtype=self.game.wide)
 
-    def solve(self, first: int = 0) -> Tensor:
-        """The values (samples, K, d) from the coalitions added (or only from the last ones)."""
-        game, d = self.game, self.game.d
-        equal = (self.change / d)[..., None].expand(*self.change.shape, d)
-        if not self.rows:
-            return equal
-        found = least_squares(torch.cat(self.rows[first:]), torch.cat(self.values[first:]))
-        return equal + found.t().reshape(equal.shape).to(game.device)
+    def add(self, draws: _Draws, samples: Tensor) -> None:
+        """Score more coalitions for some samples, and find their values and errors from all so far."""
+        game, at = self.game, samples.to(self.game.device)
+        rest = torch.full((len(draws.coalitions), *self.change.shape), math.nan, dtype=game.wide)
+        if len(rest):
+            rest[:, samples] = self._unexplained(draws, at).cpu()
+        self._draws, self._rest = self._draws + draws, torch.cat([self._rest, rest])
+        self.count[samples] = _ENDS + self._draws.rows
+        z, drawn, weights = self._draws.coalitions.to(game.wide), self._draws.drawn, self._draws.weights
+        if not len(z):
+            return
+        root = torch.where(drawn, weights / drawn.sum().clamp_min(1), weights).to(game.wide).sqrt()[:, None]
+        rows = z - z.mean(1, keepdim=True)  # values that sum to zero
+        fit = LeastSquares(root * rows, root * self._rest[:, samples].flatten(1))
+        shape = (len(samples), self.change.shape[1], game.d)
+        found, error = (t.t().reshape(shape).to(game.device) for t in (fit.solution, fit.standard_error(drawn)))
+        self.values[at] = (self.change[at] / game.d)[..., None] + found
+        self.standard_error[at] = error
+        self._degrees[samples] = len(z) - fit.rank
+
+    def _unexplained(self, draws: _Draws, samples: Tensor) -> Tensor:
+        """What is left of the scores (m, samples, K) when all get an equal share, which fulfils the constraint."""
+        z, pairs = draws.coalitions, draws.paired.to(self.game.device)
+        scores = self.game.once(torch.cat([z, ~z[draws.paired]]), samples) - self.start[samples]
+        share = z.to(self.game.device, self.game.wide).mean(1)[:, None, None]
+        rest = scores[: len(z)] - share * self.change[samples]
+        if bool(pairs.any()):  # half the difference: the complement's row is the opposite
+            rest[pairs] = (rest[pairs] - scores[len(z) :] + (1 - share[pairs]) * self.change[samples]) / 2
+        return rest
+
+    def map_error(self) -> Tensor:
+        """Per sample: the bound on the relative L2 error (`attr/average.py`)."""
+        return relative_error(self._degrees, [self.standard_error], [self.values], self.game.rounding)
 
 
-def _sampled(
-    regression: _Regression,
-    n_samples: int,
-    tol: float | None,
-    planned: int,
-    paired: bool,
-    rng: torch.Generator,
-    template: Any,
-) -> Tensor:
-    game, used, average = regression.game, 0, Average()
-    while used < planned:
-        count = max(0, min(n_samples, planned - used) - (_ENDS if used == 0 else 0))
-        drawn = [_draw(game.d, rng) for _ in range(math.ceil(count / 2) if paired else count)]
-        z = torch.stack(drawn) if drawn else torch.zeros(0, game.d, dtype=torch.bool)
-        if paired:
-            z = torch.stack([z, ~z], 1).flatten(0, 1)[:count]
-        average.add(regression.add(z))
-        used += count + (_ENDS if used == 0 else 0)
-        if tol is None or (average.count > 2 and max(average.map_error()) <= tol):
-            break
-    if tol is not None:
-        report_error(average, game, template, tol, f"rounds of {n_samples} coalitions")
-    return regression.solve()
+class _Independent:
+    """Coalitions drawn in proportion to the kernel, alone or in pairs."""
+
+    def __init__(self, d: int, paired: bool, generator: torch.Generator):
+        self.d, self.paired, self.generator = d, paired, generator
+
+    def draw(self, count: int) -> _Draws:
+        """So many coalitions; an odd one stays alone."""
+        size = 2 if self.paired else 1
+        drawn = [_draw(self.d, self.generator) for _ in range(math.ceil(max(0, count) / size))]
+        z = torch.stack(drawn) if drawn else torch.zeros(0, self.d, dtype=torch.bool)
+        whole = max(0, count) // size
+        return _Draws.of(z[:whole], size, True, self.paired) + _Draws.of(z[whole:], 1, True, False)
+
+
+class _Stratified:
+    """Pairs of complements: small sizes all taken where that costs no more than drawing them, the rest in proportion.
+
+    A pair of size s has a coalition of s and one of d - s features. The kernel's mass of all pairs of size s is
+    proportional to 1 / (s (d - s)), half of it where both are of one size.
+    """
+
+    def __init__(self, d: int, generator: torch.Generator):
+        self.d, self.generator = d, generator
+        self.sizes = list(range(1, d // 2 + 1))
+        self.mass = {s: (1.0 if 2 * s < d else 0.5) / (s * (d - s)) for s in self.sizes}
+        self._begun = False
+
+    def draw(self, count: int) -> _Draws:
+        """About so many coalitions."""
+        pairs = math.ceil(max(0, count) / 2)
+        whole = _Draws.of(torch.zeros(0, self.d, dtype=torch.bool), 1.0, False, True)
+        if not self._begun:
+            self._begun, whole = True, self._take(pairs)
+        left = pairs - len(whole.coalitions)
+        if left <= 0 or not self.sizes:
+            return whole
+        mass = torch.tensor([self.mass[s] for s in self.sizes], dtype=torch.float64)
+        rng: dict[str, Any] = {"generator": self.generator, "device": self.generator.device}
+        quantiles = (torch.arange(left, dtype=torch.float64) + float(torch.rand((), **rng))) / left
+        which = torch.searchsorted(mass.cumsum(0) / mass.sum(), quantiles).clamp_max(len(mass) - 1)
+        order = torch.rand(left, self.d, **rng).cpu().argsort(1)
+        z = order < torch.tensor(self.sizes)[which][:, None]  # a permutation of places is one of features
+        return whole + _Draws.of(z, float(mass.sum()), True, True)
+
+    def _take(self, pairs: int) -> _Draws:
+        """All pairs of the smallest sizes, as long as drawing would take as many."""
+        taken = []
+        for s in tuple(self.sizes):
+            number = math.comb(self.d, s) // (2 if 2 * s == self.d else 1)
+            if number * sum(self.mass[t] for t in self.sizes) > pairs * self.mass[s]:
+                break
+            members = torch.tensor(list(itertools.islice(itertools.combinations(range(self.d), s), number)))
+            z = torch.zeros(number, self.d, dtype=torch.bool).scatter(1, members, True)
+            taken.append(_Draws.of(z, self.mass[s] / number, False, True))
+            self.sizes.remove(s)
+            pairs -= number
+        return sum(taken, _Draws.of(torch.zeros(0, self.d, dtype=torch.bool), 1.0, False, True))
 
 
 def _draw(d: int, generator: torch.Generator) -> Tensor:
@@ -217,8 +315,8 @@ def _draw(d: int, generator: torch.Generator) -> Tensor:
     return chosen
 
 
-def _every(d: int) -> tuple[Tensor, Tensor]:
+def _every(d: int) -> _Draws:
     """All coalitions but the empty and the whole, with their kernel weights."""
     z, size = coalition_sizes(torch.arange(1, 2**d - 1), d)
     kernel = [0.0] + [(d - 1) / (math.comb(d, s) * s * (d - s)) for s in range(1, d)]
-    return z, torch.tensor(kernel, dtype=torch.float64)[size]
+    return _Draws.of(z, torch.tensor(kernel, dtype=torch.float64)[size], False, False)

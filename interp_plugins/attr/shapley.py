@@ -6,13 +6,14 @@
 Exact: every coalition is evaluated once, 2^d rows per sample. Sampled: the mean over random orders of what a feature
 adds when it joins (Castro et al. 2009; Strumbelj and Kononenko 2010), d - 1 rows per order and sample, plus two. The
 estimate is unbiased, and each order's contributions sum to F(x) - F(baseline), so completeness is exact.
-Antithetic orders, an order and its reverse, cancel part of the noise (Mitchell et al. 2022, arXiv:2104.12199).
+Antithetic orders, an order and its reverse, cancel part of the noise (Mitchell et al. 2022, arXiv:2104.12199). So does
+an order rotated by half its length beside it: what joined in the first half then joins in the second, and the other
+way round. Every order of such a set is uniform on its own, so the expectation stays what it was.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,11 +23,12 @@ from ..core.errors import InputError
 from ..core.random import make_generator
 from ..core.registry import register
 from ..core.tensors import like
-from .average import Average, check_tolerance, report_error
+from .average import Average, check_tolerance, report_reached, rounds
 from .base import PerturbationAttribution, prepared
 from .cells import cells
 from .coalitions import Game
 
+_SWITCHES = 2**24  # switches held at a time
 _MAX_EXACT = 20  # 2^20 coalitions per sample are a million rows
 
 
@@ -52,6 +54,7 @@ class ShapleyValueSampling(PerturbationAttribution):
         show_progress: bool = False,
         *,
         antithetic: bool = False,
+        stratified: bool = False,
         tol: float | None = None,
         max_samples: int = 1000,
         seed: int | None = None,
@@ -73,9 +76,12 @@ class ShapleyValueSampling(PerturbationAttribution):
             show_progress: always show a progress bar.
             antithetic: follow each order by its reverse (n_samples counts pairs): less variance per pass where the
                 features' effects are near additive in pairs.
-            tol: go on, n_samples orders at a time, until the estimated relative L2 error of every sample's map is below
-                this; the error reached is reported (`core.report`: map_error, standard_error).
-            max_samples: at most so many orders; a warning says when tol was not reached.
+            stratified: follow each order by its reverse, by its rotation by half and by the reverse of that (n_samples
+                counts fours): less variance still.
+            tol: go on, n_samples orders at a time, until each sample's map has, with 90 % confidence, a relative L2
+                error below this (`attr/average.py`). What was reached is reported (`core.report`: n_draws, map_error,
+                standard_error), without a tolerance as well.
+            max_samples: at most so many orders (pairs, fours); a warning says when tol was not reached.
             seed: seed of the draws. None: decided by `torch.manual_seed`; the global state is left as it was.
             generator: draw from this generator instead (it is advanced).
             batch_size: rows (coalitions x samples) per forward pass; overrides perturbations_per_eval.
@@ -98,23 +104,17 @@ class ShapleyValueSampling(PerturbationAttribution):
                 chunk=batch_size,
             )
             ends = game.empty, game.clean.to(game.wide)
-            average = Average()
+            average = Average(game.samples, game.rounding)
             planned = n_samples if tol is None else max_samples
-            runs = 2 if antithetic else 1
+            runs = 4 if stratified else 2 if antithetic else 1
             with game.progress(planned * runs * (game.d - 1), self.get_name(), True if show_progress else progress):
-                while average.count < planned:
-                    due = min(n_samples, planned - average.count)
-                    per_pass = max(1, game.group // max(1, runs * (game.d - 1)))
-                    for first in range(0, due, per_pass):
-                        draws = min(per_pass, due - first)
-                        orders = torch.stack([_order(game.d, rng) for _ in range(draws)]).to(game.device)
-                        both = torch.cat([orders, orders.flip(1)][:runs])
-                        found = _marginals(game, both, ends)
-                        for draw in found.reshape(runs, draws, *found.shape[1:]).mean(0):
-                            average.add(draw)
-                    if tol is None or max(average.map_error()) <= tol:
-                        break
-            report_error(average, game, inputs, tol, "orders")
+                for due, active in rounds(average.map_error, game.samples, tol, n_samples, max_samples):
+                    orders = torch.stack([_order(game.d, rng) for _ in range(due)]).to(game.device)
+                    found = _marginals(game, _companions(orders, runs), ends, active)
+                    for draw in found.reshape(runs, due, *found.shape[1:]).mean(0):
+                        average.add(draw, active)
+            error = like(inputs, game.maps(average.standard_error()))
+            report_reached(average.count, average.map_error(), error, tol, "orders")
             return like(inputs, game.maps(average.mean))
 
 
@@ -122,20 +122,27 @@ def _order(d: int, rng: torch.Generator) -> Tensor:
     return torch.randperm(d, generator=rng, device=rng.device)
 
 
-def _marginals(game: Game, orders: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
-    """What each feature adds when it joins, for orders (P, d): (P, samples, K, d)."""
+def _companions(orders: Tensor, runs: int) -> Tensor:
+    """Orders (P, d), then their reverses, their rotations by half, and the reverses of those: (runs * P, d)."""
+    rotated = orders.roll(orders.shape[1] // 2, 1)
+    return torch.cat([orders, orders.flip(1), rotated, rotated.flip(1)][:runs])
+
+
+def _marginals(game: Game, orders: Tensor, ends: tuple[Tensor, Tensor], samples: Tensor) -> Tensor:
+    """What each feature adds when it joins, for orders (P, d) and some samples: (P, samples, K, d)."""
     count, d = orders.shape
     rank = torch.empty_like(orders)
     rank.scatter_(1, orders, torch.arange(d, device=orders.device).expand(count, d))
     inner = d - 1  # coalitions of an order that are neither empty nor whole
-
-    def switches(c: Tensor, samples: Tensor) -> Sequence[Tensor]:
-        return game.spread(rank.index_select(0, c // inner) <= (c % inner)[:, None], samples)
-
-    start, end = ends
+    start, end = (e[samples.to(e.device)] for e in ends)
     path = [start.expand(count, 1, *start.shape)]
     if inner:
-        path.append(game.scores(count * inner, switches).reshape(count, inner, *start.shape))
+        at_once = max(1, _SWITCHES // d)
+        scores = []
+        for first in range(0, count * inner, at_once):
+            c = torch.arange(first, min(count * inner, first + at_once), device=orders.device)
+            scores.append(game.once(rank.index_select(0, c // inner) <= (c % inner)[:, None], samples))
+        path.append(torch.cat(scores).reshape(count, inner, *start.shape))
     path.append(end.expand(count, 1, *end.shape))
     steps = torch.cat(path, 1).diff(dim=1).permute(0, 2, 3, 1)  # (P, samples, K, place in the order)
     return steps.gather(3, rank[:, None, None, :].expand_as(steps))

@@ -7,6 +7,7 @@ A surrogate is anything with `fit(loader)`, where the loader gives batches (feat
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -161,6 +162,36 @@ def ridge(rows: Tensor, values: Tensor, alpha: float) -> Tensor:
     if m < d:
         return rows.t() @ torch.linalg.solve(rows @ rows.t() + alpha * torch.eye(m, dtype=rows.dtype), values)
     return torch.linalg.solve(rows.t() @ rows + alpha * torch.eye(d, dtype=rows.dtype), rows.t() @ values)
+
+
+class LeastSquares:
+    """The least-squares solution of smallest norm of rows (m, d) @ x = values (m, k), with its standard error.
+
+    Attributes:
+        solution: (d, k).
+        rank: of the rows.
+    """
+
+    def __init__(self, rows: Tensor, values: Tensor):
+        u, s, v = torch.linalg.svd(rows, full_matrices=False)
+        kept = s > torch.finfo(s.dtype).eps * max(rows.shape) * (s[:1] if len(s) else s)
+        u, s, v = u[:, kept], s[kept], v[kept]
+        self.rank = len(s)
+        self._inverse = (v.t() / s) @ u.t()  # (d, m)
+        self.solution = self._inverse @ values
+        self._residual = values - rows @ self.solution
+        self._leverage = u.square().sum(1)
+
+    def standard_error(self, drawn: Tensor) -> Tensor:
+        """Of the solution (d, k), if these rows (m,) bool are independent draws: the sandwich estimator HC3.
+
+        Infinite where a drawn row alone decides on its fit, which is always so with fewer rows than unknowns.
+        """
+        loose = 1 - self._leverage[drawn]
+        if bool((loose < 1e-9).any()):
+            return torch.full_like(self.solution, math.inf)
+        pull = (self._residual[drawn] / loose[:, None]).square()
+        return (self._inverse[:, drawn].square() @ pull).sqrt()
 
 
 def least_squares(rows: Tensor, values: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ def test_tolerance_is_reached_and_reported(net: nn.Module, x: Tensor, base: Tens
         found = ShapleyValueSampling(net).attribute(x, base, target=0, tol=0.01, max_samples=2000, seed=0)
     true = (found - exact).norm(dim=1) / exact.norm(dim=1)
     assert max(report["map_error"]) <= 0.01 and float(true.max()) < 0.03
-    assert report["n_draws"] % 25 == 0 and report["n_draws"] > 25
+    assert all(n % 25 == 0 and n > 25 for n in report["n_draws"])
 
 
 def test_missed_tolerance_is_said(net: nn.Module, x: Tensor) -> None:

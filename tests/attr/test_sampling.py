@@ -1,0 +1,195 @@
+"""What sampling promises: errors that hold in nine cases of ten, per sample, whatever the chunks and the neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interp_plugins.attr import RISE, KernelShap, ShapleyValues, ShapleyValueSampling
+from interp_plugins.attr.average import Average, relative_error, rounds, student
+from interp_plugins.core.report import collect
+
+D = 10
+SEEDS = 25
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    """A ReLU net with strong interactions."""
+    torch.manual_seed(1)
+    made = nn.Sequential(nn.Linear(D, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1), nn.Flatten(0))
+    with torch.no_grad():
+        for p in made.parameters():
+            p *= 1.7
+    return made.double()
+
+
+@pytest.fixture(scope="module")
+def x() -> Tensor:
+    return torch.randn(4, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def shapley(net: nn.Module, x: Tensor) -> Tensor:
+    return ShapleyValues(net).attribute(x)
+
+
+@pytest.fixture(scope="module")
+def rise(net: nn.Module, x: Tensor) -> Tensor:
+    """The limit of centred RISE with p = 1/2, from all masks."""
+    codes = torch.arange(2**D)
+    z = ((codes[:, None] >> torch.arange(D)) & 1).double()
+    scores = torch.stack([net(z * row).detach() for row in x])
+    return (scores - scores.mean(1, keepdim=True)) @ z / (len(z) / 2)
+
+
+CASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "orders": (ShapleyValueSampling, {"n_samples": 5, "tol": 0.2}),
+    "antithetic orders": (ShapleyValueSampling, {"n_samples": 5, "tol": 0.15, "antithetic": True}),
+    "stratified orders": (ShapleyValueSampling, {"n_samples": 3, "tol": 0.15, "stratified": True}),
+    "coalitions": (KernelShap, {"tol": 0.4}),
+    "paired coalitions": (KernelShap, {"tol": 0.3, "paired": True}),
+    "stratified coalitions": (KernelShap, {"tol": 0.3, "stratified": True}),
+    "masks": (RISE, {"n_samples": 100, "tol": 0.4, "center": True}),
+    "orthogonal masks": (RISE, {"n_samples": 96, "tol": 0.3, "center": True, "orthogonal": True}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stated_error_holds_in_nine_cases_of_ten(name: str, net: nn.Module, x: Tensor, request: Any) -> None:
+    """The true error is below the stated one and below tol, over seeds and samples; and not far below."""
+    cls, how = CASES[name]
+    truth: Tensor = request.getfixturevalue("rise" if cls is RISE else "shapley")
+    held, reached, ratios = [], [], []
+    for seed in range(SEEDS):
+        with collect() as report:
+            found = cls(net).attribute(x, seed=seed, progress=False, **how)
+        true = (found - truth).norm(dim=1) / truth.norm(dim=1)
+        stated = torch.tensor(report["map_error"], dtype=torch.float64)
+        assert bool((stated <= how["tol"]).all())
+        held.append(true <= stated)
+        reached.append(true <= how["tol"])
+        ratios.append(true / stated)
+    assert float(torch.stack(held).double().mean()) >= 0.9
+    assert float(torch.stack(reached).double().mean()) >= 0.9
+    assert float(torch.stack(held).double().mean(0).min()) >= 0.8  # each sample, from 25 runs
+    assert 0.4 < float(torch.stack(ratios).square().mean().sqrt()) < 0.8  # 1 / 1.645 where nothing is lost
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stopping_knows_no_neighbours_and_no_chunks(name: str, net: nn.Module, x: Tensor) -> None:
+    cls, how = CASES[name]
+    with collect() as report:
+        together = cls(net).attribute(x, seed=7, **how)
+    assert len(set(report["n_draws"])) > 1  # samples stop on their own
+    with collect() as alone:
+        one = cls(net).attribute(x[2:3], seed=7, batch_size=3, **how)
+    assert alone["n_draws"] == report["n_draws"][2:3]
+    assert torch.allclose(one[0], together[2], atol=1e-12)
+    chunked = cls(net).attribute(x, seed=7, batch_size=7, **how)
+    assert torch.allclose(chunked, together, atol=1e-12)
+
+
+def test_settled_samples_are_not_evaluated_any_more(net: nn.Module, x: Tensor) -> None:
+    nothing = torch.zeros_like(x[:1])
+    with collect() as both:
+        ShapleyValueSampling(net).attribute(torch.cat([x[:1], nothing]), tol=0.1, n_samples=5, seed=0)
+    with collect() as alone:
+        ShapleyValueSampling(net).attribute(x[:1], tol=0.1, n_samples=5, seed=0)
+    assert both["n_draws"] == [*alone["n_draws"], 5]
+    assert both["map_error"][1] == 0  # nothing differs from the baseline
+
+
+def counted(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+    seen: list[Tensor] = []
+
+    def model(z: Tensor) -> Tensor:
+        seen.extend(z)
+        return net(z)
+
+    return model, seen
+
+
+@pytest.mark.parametrize("cls", [ShapleyValueSampling, KernelShap])
+def test_equal_coalitions_are_evaluated_once(cls: Any, net: nn.Module, x: Tensor) -> None:
+    mask = torch.arange(D)[None] // 2  # five features, 32 coalitions
+    model, seen = counted(net)
+    cls(model).attribute(x[:1], feature_mask=mask, n_samples=31, seed=0)
+    rows = [tuple(z.tolist()) for z in seen]
+    assert len(set(rows)) <= 32 and len(rows) <= len(set(rows)) + 1  # F(x) is the score that is reported
+
+
+def test_kernel_shap_takes_all_coalitions_when_it_would_draw_as_many(net: nn.Module, x: Tensor) -> None:
+    mask = torch.arange(D)[None] // 2
+    with collect() as report:
+        found = KernelShap(net).attribute(x, feature_mask=mask, n_samples=10, tol=1e-6, seed=0)
+    assert report["n_draws"] == [32] * 4 and report["map_error"] == [0] * 4
+    assert torch.allclose(found, ShapleyValues(net).attribute(x, feature_mask=mask), atol=1e-12)
+
+
+def test_stratified_kernel_shap_takes_small_and_large_coalitions_once(net: nn.Module, x: Tensor) -> None:
+    model, seen = counted(net)
+    KernelShap(model).attribute(x[:1], n_samples=102, stratified=True, seed=0)
+    sizes = torch.stack(seen[1:]).ne(0).sum(1)  # the first row is F(x)
+    counts = sizes.bincount(minlength=D + 1).tolist()
+    assert counts[1] == counts[D - 1] == D  # each once
+    assert counts[1:D] == counts[D - 1 : 0 : -1]
+
+
+def test_variance_reductions_reduce_the_variance(net: nn.Module, x: Tensor, shapley: Tensor, rise: Tensor) -> None:
+    """Mean squared errors at equal numbers of passes."""
+
+    def error(cls: Any, truth: Tensor, **how: Any) -> float:
+        found = [cls(net).attribute(x, seed=seed, **how) for seed in range(20)]
+        return float((torch.stack(found) - truth).square().mean())
+
+    plain = error(ShapleyValueSampling, shapley, n_samples=24)
+    antithetic = error(ShapleyValueSampling, shapley, n_samples=12, antithetic=True)
+    assert error(ShapleyValueSampling, shapley, n_samples=6, stratified=True) < antithetic < plain
+    plain = error(KernelShap, shapley, n_samples=150)
+    assert error(KernelShap, shapley, n_samples=150, stratified=True) < 0.7 * plain
+    plain = error(RISE, rise, n_samples=400, center=True)
+    assert error(RISE, rise, n_samples=400, center=True, orthogonal=True) < 0.5 * plain
+
+
+def test_students_quantile() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for degrees in (1, 2, 3, 4, 7, 20, 1000):
+        assert student(degrees) == pytest.approx(stats.t.ppf(0.95, degrees), rel=3e-3)
+    assert student(0) == float("inf")
+
+
+def test_average_is_the_mean_with_its_standard_error_for_each_sample() -> None:
+    draws = torch.randn(9, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    average = Average(3)
+    for k, draw in enumerate(draws):
+        who = torch.tensor([0, 2]) if k >= 4 else torch.arange(3)
+        average.add(draw[who], who)
+    for i, n in enumerate((9, 4, 9)):
+        mine = draws[:n, i]
+        assert torch.allclose(average.mean[i], mine.mean(0))
+        assert torch.allclose(average.standard_error()[i], mine.std(0) / n**0.5)
+        error, norm = (mine.std(0) / n**0.5).norm(), mine.mean(0).norm()
+        bound = student(n - 1) * error / (norm**2 - error**2).clamp_min(0).sqrt()
+        assert float(average.map_error()[i]) == pytest.approx(float(bound))
+
+
+def test_relative_error_of_nothing_and_of_noise() -> None:
+    found = relative_error(torch.tensor([9, 9]), [torch.tensor([[0.0], [2.0]])], [torch.tensor([[0.0], [1.0]])])
+    assert found.tolist() == [0, float("inf")]
+
+
+def test_rounds_grow_and_end() -> None:
+    errors = torch.tensor([1.0, 1.0])
+    seen = []
+    for due, active in rounds(lambda: errors, 2, 0.5, 10, 175):
+        seen.append((due, active.tolist()))
+        if len(seen) == 3:
+            errors[0] = 0.4
+    assert sum(due for due, _ in seen) == 175 and seen[3:] == [(due, [1]) for due, _ in seen[3:]]
+    assert [due for due, _ in seen[:4]] == [10] * 4 and max(due for due, _ in seen) > 20
+    assert [due for due, _ in rounds(lambda: errors, 2, None, 10, 175)] == [10]
