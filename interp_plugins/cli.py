@@ -1,4 +1,4 @@
-"""The command line, `interp-plugins` (typer): demo, methods, explain."""
+"""The command line, `interp-plugins` (typer): demo, methods, explain, report, insights."""
 
 from __future__ import annotations
 
@@ -89,6 +89,72 @@ def explain(
     found.to_html(out / "explanations.html")
     typer.echo(str(out / "explanations.html"))
     _print_table("Explanations", COLUMNS, table_rows("fastai", found))
+
+
+Source = Annotated[Path, typer.Argument(help="A run directory of explain_dataset, or a file of explanations.")]
+Samples = Annotated[int, typer.Option(min=1, help="Samples at most, from the first.")]
+Title = Annotated[str | None, typer.Option(help="Heading of the page; the name of STORE if left out.")]
+
+
+def _saved(store: Path, samples: int) -> Any:
+    """The subject behind a path; what is wrong with it ends the program."""
+    try:
+        from .insights.stored import read_subject
+    except ModuleNotFoundError as err:
+        typer.echo(f"This command needs {err.name}: pip install 'interp-plugins[store,insights]'.", err=True)
+        raise typer.Exit(2) from err
+    try:
+        subject = read_subject(store, samples)
+    except (InterpError, ImportError) as err:
+        typer.echo(str(err), err=True)
+        raise typer.Exit(2) from err
+    if subject.total > subject.n:
+        typer.echo(f"The first {subject.n} of {subject.total} samples are shown; --samples takes more.")
+    return subject
+
+
+@app.command()
+def report(
+    store: Source,
+    out: Annotated[Path, typer.Option(help="The file that is written.")] = Path("report.html"),
+    samples: Samples = 200,
+    title: Title = None,
+) -> None:
+    """Write saved explanations into one HTML file, which shows them without a network or a model."""
+    from .insights import Session
+
+    subject = _saved(store, samples)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(Session.over(subject, title=title or store.stem).to_html(), encoding="utf-8")
+    except (InterpError, OSError) as err:
+        typer.echo(f"{out} could not be written: {err}", err=True)
+        raise typer.Exit(2) from err
+    typer.echo(f"{out}: {subject.n} samples, {out.stat().st_size / 2**20:.1f} MiB")
+
+
+@app.command()
+def insights(
+    store: Source,
+    samples: Samples = 100_000,
+    title: Title = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """Show saved explanations on a page of this machine, until Ctrl-C."""
+    from .insights import Session, serve
+    from .insights.report import catalogue
+
+    subject = _saved(store, samples)
+    heading = title or store.stem
+    about = catalogue(subject, title=heading)
+    try:
+        server = serve(lambda: Session.over(subject, about), port=port, open_browser=browser, title=heading)
+    except (InterpError, ImportError) as err:
+        typer.echo(str(err), err=True)
+        raise typer.Exit(2) from err
+    typer.echo(f"{server.url}\nCtrl-C ends it.")
+    server.wait()
 
 
 if __name__ == "__main__":

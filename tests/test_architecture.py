@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark": {"core", "attr", *MEASURES},
     "viz": {"core"},
     "store": {"core"},
-    "insights": {"core", "metrics", "viz"},
+    "insights": {"core", "metrics", "store", "viz"},
     "__init__": BELOW_ADAPTERS,
     **{room: BELOW_ADAPTERS | {"__init__"} for room in ADAPTERS},
     "demo": {"core", *ADAPTERS, "__init__"},

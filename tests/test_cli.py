@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -29,6 +33,88 @@ def test_explain_says_what_is_missing(tmp_path: Path) -> None:
     result = runner.invoke(app, ["explain", str(tmp_path / "none.pkl"), "cat.png"])
     assert result.exit_code == 2
     assert "learn.export()" in result.output
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of seven pictures, one of which cannot be read, and a file of four."""
+    import torch
+    from torch import nn
+
+    from interp_plugins import explain
+    from interp_plugins.core.spec import InputSpec
+    from interp_plugins.store import explain_dataset
+
+    class Pictures(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+        def __len__(self) -> int:
+            return 7
+
+        def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+            if i == 3:
+                raise OSError("cannot be read")
+            return torch.full((3, 8, 8), i / 7), i % 2
+
+    root = tmp_path_factory.mktemp("kept")
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 2))
+    spec = InputSpec(kind="image", vocab=("dark", "<b>light</b>"))
+    explain_dataset(net, Pictures(), root / "run", methods=("saliency", "ig"), n_steps=3, input_spec=spec)
+    x = torch.rand(4, 3, 8, 8)
+    explain(net, x, methods=("saliency", "ig"), n_steps=3, input_spec=spec).save(root / "four.safetensors")
+    return root
+
+
+def blocks(html: str, kind: str) -> list[Any]:
+    found = re.findall(rf'id="insights-{kind}[-0-9]*">(.*?)</script>', html)
+    return [json.loads(text) for text in found]
+
+
+def test_report_writes_a_run_as_one_page(kept: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "page.html"
+    result = runner.invoke(app, ["report", str(kept / "run"), "--out", str(out), "--title", "<i>Run"])
+    assert result.exit_code == 0, result.output
+    assert "6 samples" in result.output
+    html = out.read_text(encoding="utf-8")
+    (about,) = blocks(html, "data")
+    assert about["title"] == "<i>Run" and len(about["samples"]) == 6 and not about["live"]
+    assert {s["labelText"] for s in about["samples"]} == {"dark", "<b>light</b>"}
+    assert all(s["models"][0]["correct"] is not None for s in about["samples"])
+    titles = [[record["title"] for record in records] for records in blocks(html, "maps")]
+    assert titles == [["Saliency", "Integrated Gradients"]] * 6
+
+
+def test_report_takes_a_file_and_some_of_its_samples(kept: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    result = runner.invoke(app, ["report", str(kept / "four.safetensors"), "--out", str(out), "--samples", "3"])
+    assert result.exit_code == 0 and "The first 3 of 4 samples" in result.output
+    assert [len(records) for records in blocks(out.read_text(encoding="utf-8"), "maps")] == [2, 2, 2]
+
+
+def test_insights_serves_saved_explanations_on_this_machine(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from interp_plugins.insights.server import Server
+
+    pages = []
+
+    def look(server: Server) -> None:  # in the place of waiting for Ctrl-C
+        with urllib.request.urlopen(server.url) as answer:
+            pages.append(answer.read().decode())
+        server.stop()
+
+    monkeypatch.setattr(Server, "wait", look)
+    result = runner.invoke(app, ["insights", str(kept / "run"), "--no-browser"])
+    assert result.exit_code == 0, result.output
+    assert "http://127.0.0.1:" in result.output and "token=" in result.output and 'id="insights"' in pages[0]
+
+
+@pytest.mark.parametrize("command", ["report", "insights"])
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [("nothing", "There is nothing at"), ("folder", "No run of explanations at"), ("text.safetensors", "not a file")],
+)
+def test_what_holds_no_explanations_is_said(command: str, what: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.safetensors").write_text("no explanation")
+    result = runner.invoke(app, [command, str(tmp_path / what)])
+    assert result.exit_code == 2 and text in " ".join(result.output.split()), result.output
 
 
 @pytest.mark.slow

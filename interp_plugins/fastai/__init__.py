@@ -1,10 +1,11 @@
-"""The fastai adapter: importing it gives every `Learner` the methods `explain` and `show_explanations`.
+"""The fastai adapter: importing it gives every `Learner` the methods `explain`, `show_explanations`, `insights`.
 
     from fastai.vision.all import *
     from interp_plugins.fastai import *
 
     learn.explain("cat.jpg")
     learn.show_explanations()
+    learn.insights(get_image_files("pictures"))
     learn.fit_one_cycle(5, cbs=AttributionCallback())
 
 It holds no attribution code. fastai's own validation transforms turn an item into tensors, the Learner's transforms and
@@ -14,6 +15,7 @@ vocabulary say what the tensors mean, and `interp_plugins.explain` does the rest
 from interp_plugins.core.explanation import Explanation, Explanations
 
 from . import dataset as _dataset  # noqa: F401 - adds explain_dataset to Learner
+from . import insights as _insights  # noqa: F401 - adds insights to Learner
 from . import interpretation as _interpretation  # noqa: F401 - adds methods to Learner and Interpretation
 from . import learner as _learner  # noqa: F401 - adds the methods to Learner
 from .callback import AttributionCallback

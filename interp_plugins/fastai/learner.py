@@ -74,8 +74,7 @@ def explain(
         learn.explain("cat.jpg")
         learn.explain(ds_idx=1, idxs=[0, 5], methods="gradcam", target="label").show()
     """
-    model = get_model(self.model)
-    labelled, source = wants_label(target), (item, dl, ds_idx, idxs, xb)
+    model, source = get_model(self.model), (item, dl, ds_idx, idxs, xb)
     ask: dict[str, Any] = {
         "target": target,
         "layer": layer,
@@ -85,44 +84,83 @@ def explain(
         **params,
     }
     with preserved_rng(), unremembered(self.dls, model):
-        if is_table(self.dls):
-            rows = Rows(self.dls)
-            read = _read(self.dls, *source, rows.from_items, rows.from_dl, lambda b: from_xb(self.dls, b))
-            return explain_batch(self, read, methods, baselines=baselines, **ask)
+        found = read_batches(self, *source, labelled=wants_label(target), rm_type_tfms=rm_type_tfms)
         if (tokens := tokens_of(self.dls)) is not None:
-            texts = Texts(self, tokens)
-            given = _read(self.dls, *source, lambda t: texts.from_items(t, labelled), texts.from_dl, texts.from_xb)
-            return _explain_texts(self, texts, given, methods, baselines=baselines, **ask)
-        batch = _read(
-            self.dls,
-            *source,
-            lambda i: from_items(self.dls, i, labelled=labelled, rm_type_tfms=rm_type_tfms),
-            lambda d, chosen: from_dl(self.dls, d, chosen),
-            lambda b: from_xb(self.dls, b),
-        )
-        if is_item(baselines):
+            return _explain_texts(self, Texts(self, tokens), found, methods, baselines=baselines, **ask)
+        if is_item(baselines) and not is_table(self.dls):
             baselines = to_model(from_items(self.dls, baselines, rm_type_tfms=rm_type_tfms), model)
-        return explain_batch(self, batch, methods, baselines=baselines, **ask)
+        return explain_batch(self, found[0], methods, baselines=baselines, **ask)
+
+
+def read_batches(
+    learn: Learner, item: Any, dl: Any, ds_idx: Any, idxs: Any, xb: Any, *, labelled: bool, rm_type_tfms: Any = None
+) -> list[Batch]:
+    """What the arguments of `explain` name, encoded: one batch, or for texts one per text.
+
+    Args:
+        learn: the Learner.
+        item: as for `explain`.
+        dl: likewise.
+        ds_idx: likewise.
+        idxs: likewise.
+        xb: likewise.
+        labelled: read the items' ground truth as well.
+        rm_type_tfms: as for `explain`.
+    """
+    dls = learn.dls
+    source = (dls, item, dl, ds_idx, idxs, xb)
+    if is_table(dls):
+        rows = Rows(dls)
+        return [_read(*source, rows.from_items, rows.from_dl, lambda b: from_xb(dls, b))]
+    if (tokens := tokens_of(dls)) is not None:
+        texts = Texts(learn, tokens)
+        return _read(*source, lambda t: texts.from_items(t, labelled), texts.from_dl, texts.from_xb)
+    return [
+        _read(
+            *source,
+            lambda i: from_items(dls, i, labelled=labelled, rm_type_tfms=rm_type_tfms),
+            lambda d, chosen: from_dl(dls, d, chosen),
+            lambda b: from_xb(dls, b),
+        )
+    ]
 
 
 def explain_batch(
-    learn: Learner, batch: Batch, methods: Any, *, target: Any, baselines: Any = None, **params: Any
+    learn: Learner,
+    batch: Batch,
+    methods: Any,
+    *,
+    target: Any,
+    baselines: Any = None,
+    core: Callable[..., Explanations] = core_explain,
+    **params: Any,
 ) -> Explanations:
-    """Explain a batch that was read, with what the Learner knows of it; `params` are those of the core's `explain`."""
+    """Explain a batch that was read, with what the Learner knows of it.
+
+    Args:
+        learn: the Learner.
+        batch: the batch.
+        methods: as for `explain`.
+        target: as for `explain`.
+        baselines: as for `explain`, but no raw picture.
+        core: what is called with the model, its inputs and all that is known of them: `interp_plugins.explain`.
+        **params: further arguments of it.
+    """
     if (tokens := tokens_of(learn.dls)) is not None:
         texts = Texts(learn, tokens)
-        return _explain_texts(learn, texts, texts.split(batch), methods, target=target, baselines=baselines, **params)
+        params |= {"target": target, "baselines": baselines, "core": core}
+        return _explain_texts(learn, texts, texts.split(batch), methods, **params)
     model = get_model(learn.model)
     known = {**_known(learn), "methods": methods, **params}
     if is_table(learn.dls):
         rows = Rows(learn.dls)
         batch = rows.labelled(batch)
-        run = partial(core_explain, **known, target=as_asked(target, learn.dls, batch.labels))
+        run = partial(core, **known, target=as_asked(target, learn.dls, batch.labels))
         found = explain_rows(rows, model, batch, baselines, run)
     else:
         inputs = to_model(batch, model)
         first = inputs[0] if isinstance(inputs, tuple) else inputs
-        found = core_explain(
+        found = core(
             model if batch.packing is None else Repacked(model, batch.packing),
             inputs,
             target=as_asked(target, learn.dls, batch.labels),
@@ -134,9 +172,17 @@ def explain_batch(
 
 
 def _explain_texts(
-    learn: Learner, texts: Texts, batches: list[Batch], methods: Any, *, target: Any, baselines: Any, **params: Any
+    learn: Learner,
+    texts: Texts,
+    batches: list[Batch],
+    methods: Any,
+    *,
+    target: Any,
+    baselines: Any,
+    core: Callable[..., Explanations] = core_explain,
+    **params: Any,
 ) -> Explanations:
-    run = partial(core_explain, **{**_known(learn), "output": texts.output, "methods": methods, **params})
+    run = partial(core, **{**_known(learn), "output": texts.output, "methods": methods, **params})
     model = get_model(learn.model)
     return explain_texts(texts, model, batches, lambda b: as_asked(target, learn.dls, b.labels), baselines, run)
 

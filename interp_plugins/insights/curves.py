@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from interp_plugins.core.guard import frozen
 from interp_plugins.core.prediction import asked_targets, predict
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.target import Probability
+from interp_plugins.core.target import Probability, Target
 from interp_plugins.core.tensors import check_inputs
 from interp_plugins.metrics import removal_curves
 
@@ -42,9 +43,8 @@ def curves_of(
 ) -> dict[str, Any]:
     """Curves of the explanation of one sample; the arguments are those of `interp_plugins.explain`.
 
-    They are of the softmax probability of the explained class, or of the explained score where the outputs are no
-    classes that exclude each other. What is removed becomes the baseline: that which is given, else black for pictures
-    and zero for anything else.
+    They are of the probability of the explained class, or of the explained score where the outputs are no classes. What
+    is removed becomes the baseline: that which is given, else black for pictures and zero for anything else.
 
     Args:
         exp: the explanation.
@@ -73,8 +73,10 @@ def curves_of(
             Forward.of(func, 1, additional_forward_args=additional_forward_args), xs, activation, threshold
         )
         asked = asked_targets(target, prediction, spec, 1)[which]
-    likely = asked.indices is not None and activation is None and prediction.probabilities is not None
-    already = prediction.probabilities is prediction.output
+    likely = asked.indices is not None and prediction.probabilities is not None
+    score = asked.target
+    if likely and prediction.probabilities is not prediction.output:
+        score = Probability(score) if activation is None else _Activated(score, activation)
     if baselines is None and spec.kind == "image":
         baselines = "black"
     references = as_baselines(baselines, xs, spec, make_generator(seed), template=inputs)
@@ -83,7 +85,7 @@ def curves_of(
         xs,
         tuple(maps_on(exp, xs)),
         references,
-        target=Probability(asked.target) if likely and not already else asked.target,
+        target=score,
         additional_forward_args=additional_forward_args,
         steps=STEPS,
         seed=seed,
@@ -97,6 +99,22 @@ def curves_of(
         "deletionArea": float(found.deletion_auc[0]),
         "insertionArea": float(found.insertion_auc[0]),
     }
+
+
+@dataclass(frozen=True)
+class _Activated(Target):
+    """What a target selects of the probabilities that a function makes of the output."""
+
+    of: Target
+    activation: Callable[[Tensor], Tensor]
+
+    def at(self, rows: Tensor | None) -> Target:
+        """This target for some rows of the batch."""
+        return _Activated(self.of.at(rows), self.activation)
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Probabilities first, then the choice."""
+        return self.of(self.activation(output))
 
 
 def maps_on(exp: Explanation, xs: tuple[Tensor, ...]) -> list[Tensor]:

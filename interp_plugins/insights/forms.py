@@ -30,7 +30,8 @@ def forms(inputs: tuple[Tensor, ...], spec: InputSpec) -> list[dict[str, Any]]:
     made = []
     for name in list_methods():
         info = method_info(name)
-        if info.site != "neuron":
+        fits = info.applies_to != "image" or inputs[0].ndim >= 3
+        if info.site != "neuron" and fits:
             made.append({"name": name, "title": info.title, "params": _parameters(info, inputs, spec)})
     return made
 

@@ -61,7 +61,8 @@ class Given(Subject):
 
     def samples(self) -> list[dict[str, Any]]:
         """What is known of each sample without any map."""
-        return [sample_record(self.exps, i, truth) for i, truth in enumerate(self.truths)]
+        known = enumerate(self.truths)
+        return [{**sample_record(self.exps, i, truth), "words": self.words(i)} for i, truth in known]
 
     def input(self, i: int) -> Explanation:
         """Sample i as the viewer draws it."""

@@ -58,6 +58,7 @@ def catalogue(subject: Subject, *, title: str = "Insights", method: str = "integ
         "schema": SCHEMA,
         "title": title,
         "live": bool(methods),
+        "saves": True,
         "classes": None if vocab is None else [str(plain(c)) for c in vocab],
         "models": [{"name": name} for name in subject.models],
         "methods": methods,
@@ -83,7 +84,7 @@ def file_html(
         maps: the maps' records of each sample.
         run: what the run is called, where others will follow.
     """
-    data = _block("insights-data", {**about, "run": run})
+    data = _block("insights-data", {**about, "live": False, "saves": False, "run": run})
     head = page(asset("insights.js") + asset("file_host.js"), about["title"], data)
     return head + "".join(_samples(0, inputs, maps))
 

@@ -214,28 +214,7 @@ class Session:
         made[key] = replace(made[key], curves=curves)
         return curves
 
-    # -- beforehand, and saving -----------------------------------------------------------------------------------
-
-    def explain(self, methods: Any, *, curves: bool = False) -> Session:
-        """Explain every sample by every model before the page is opened. Returns itself.
-
-        Args:
-            methods: a name, several, or a mapping name -> parameters.
-            curves: compute insertion and deletion curves as well.
-
-        Raises:
-            InterpError: as `interp_plugins.explain`.
-        """
-        named = {methods: {}} if isinstance(methods, str) else methods
-        asked = named if isinstance(named, Mapping) else {name: {} for name in named}
-        for i in range(self.subject.n):
-            for name, params in asked.items():
-                for m in range(len(self.subject.models)):
-                    self._add(m, i, Ask(name, params))
-            if curves:
-                for key in range(len(self.made(i))):
-                    self._curves({"sample": i, "key": key}, lambda _: None)
-        return self
+    # -- saving ---------------------------------------------------------------------------------------------------
 
     def explanations(self) -> Explanations:
         """Every explanation made so far, sample by sample."""
@@ -258,7 +237,7 @@ class Session:
         """The viewer with every map made so far in one file, without the model."""
         rows = [{"sample": i} for i in range(self.subject.n)]
         return file_html(
-            {**self.catalogue, "live": False, "notes": self.notes},
+            {**self.catalogue, "notes": self.notes},
             (self._input(row, lambda _: None) for row in rows),
             (self._maps(row, lambda _: None) for row in rows),
         )

@@ -26,6 +26,7 @@ from .outcomes import Truth, outcome
 
 _LOCKS: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
+_LONGEST = 4000  # characters of a sample that the search looks at
 
 
 def lock_of(model: Any) -> threading.Lock:
@@ -100,6 +101,12 @@ class Subject:
         """Sample i as the viewer draws it: an explanation whose inputs are wanted, with tokens and values."""
         raise NotImplementedError
 
+    def words(self, i: int) -> str:
+        """What of sample i can be searched beside its name and classes: its tokens, or the values of its columns."""
+        exp = self.input(i)
+        parts = exp.tokens[0] if exp.tokens else exp.values[0] if exp.values else ()
+        return " ".join(map(str, parts))[:_LONGEST]
+
     def call(self, i: int) -> str:
         """The call that explains sample i, as a person writes it, up to its methods."""
         return f"explain(model, inputs[[{i}]]"
@@ -135,6 +142,44 @@ class Live(Subject):
     truths: Sequence[Truth | None]
     seed: int = 0
 
+    _prepared: Mapping[int, Sequence[Made]] = {}
+
+    def locked(self, m: int) -> threading.Lock:
+        """Model m for oneself."""
+        return lock_of(self.functions[m])
+
+    def prepare(self, methods: Any, *, curves: bool = False) -> Live:
+        """Explain every sample by every model, for all sessions over this subject. Returns itself.
+
+        Args:
+            methods: a name, several, or a mapping name -> parameters.
+            curves: compute insertion and deletion curves as well.
+
+        Raises:
+            InterpError: as `interp_plugins.explain`.
+        """
+        named = [methods] if isinstance(methods, str) else methods
+        asks = (
+            [Ask(name, params) for name, params in dict(named).items()]
+            if isinstance(named, Mapping)
+            else [Ask(name) for name in named]
+        )
+        prepared: dict[int, list[Made]] = {}
+        for i in range(self.n):
+            found = [
+                Made(exp, m, ask, k)
+                for ask in asks
+                for m in range(len(self.models))
+                for k, exp in enumerate(self.explain(m, i, ask))
+            ]
+            prepared[i] = [replace(one, curves=self.curves(i, one, "default")) for one in found] if curves else found
+        self._prepared = prepared
+        return self
+
+    def given(self, i: int) -> list[Made]:
+        """The explanations of sample i that were prepared."""
+        return list(self._prepared.get(i, ()))
+
     def arguments(self, m: int, i: int | None, ask: Ask | None) -> dict[str, Any]:
         """The arguments of the core's `explain` for sample i (None: all of them) and model m, without methods."""
         raise NotImplementedError
@@ -147,8 +192,8 @@ class Live(Subject):
     def samples(self) -> list[dict[str, Any]]:
         """What is known of each sample without any map."""
         said = []
-        for m, model in enumerate(self.functions):
-            with lock_of(model):
+        for m in range(len(self.functions)):
+            with self.locked(m):
                 said.append(self.predictions(m))
         return [
             {
@@ -156,6 +201,7 @@ class Live(Subject):
                 "labels": None if truth is None or truth.classes is None else list(truth.classes),
                 "labelText": None if truth is None else truth.text,
                 "completenessError": None,
+                "words": self.words(i),
                 "models": [outcome(*one[i], truth, self.spec) for one in said],
             }
             for i, truth in enumerate(self.truths)
@@ -163,14 +209,14 @@ class Live(Subject):
 
     def explain(self, m: int, i: int, ask: Ask) -> Explanations:
         """Explain sample i by model m."""
-        with lock_of(self.functions[m]):
+        with self.locked(m):
             methods = {ask.method: dict(ask.params)}
             return explain(**self.arguments(m, i, ask), methods=methods, seed=self.seed, progress=False)
 
     def curves(self, i: int, made: Made, baseline: str) -> dict[str, Any]:
         """Insertion and deletion curves of an explanation of sample i."""
         ask = replace(made.ask or Ask(made.exp.method), baseline=baseline)
-        with lock_of(self.functions[made.model]):
+        with self.locked(made.model):
             return curves_of(made.exp, made.target, **self.arguments(made.model, i, ask), seed=self.seed)
 
 

@@ -11,7 +11,7 @@
  * @typedef {{view: string, src?: string, error?: string, tokens?: string[], names?: string[], texts?: string[]}} InputRecord
  * @typedef {{predictions: ?number[], predictionText: ?string, probability: ?number, correct: ?boolean, loss: ?number,
  *   top: {index: number, label: string, p: ?number}[]}} Outcome
- * @typedef {{name: string, labels: ?number[], labelText: ?string, completenessError: ?number, models: Outcome[]}} Sample
+ * @typedef {{name: string, labels: ?number[], labelText: ?string, completenessError: ?number, words?: string, models: Outcome[]}} Sample
  * @typedef {{name: string, samples: Sample[]}} Run
  */
 
@@ -232,7 +232,7 @@ function chosen(/** @type {Sample[]} */ samples, /** @type {any} */ want, /** @t
     if (want.confidence > 0 && !((first.probability ?? 0) >= want.confidence)) return false;
     if (want.loss > 0 && !((first.loss ?? 0) >= want.loss)) return false;
     if (!text) return true;
-    const words = [sample.name, sample.labelText, first.predictionText, notes[i]?.note, ...(notes[i]?.tags ?? [])];
+    const words = [sample.name, sample.labelText, first.predictionText, sample.words, notes[i]?.note, ...(notes[i]?.tags ?? [])];
     return words.some((word) => word && String(word).toLowerCase().includes(text));
   });
   const key = {
@@ -763,7 +763,7 @@ class App {
     const keys = KEYS.map(([key, text]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)));
     this.help = h("details", { class: "keys" }, h("summary", {}, "Keys"), h("dl", {}, keys));
     return h("div", { class: "tools" },
-      this.catalogue.live ? [button("Save as one file", () => this.download("html")), button("Save the numbers", () => this.download("safetensors"))] : null,
+      this.catalogue.saves ? [button("Save as one file", () => this.download("html")), button("Save the numbers", () => this.download("safetensors"))] : null,
       button("Save notes", () => this.saveNotes()), button("Load notes", () => file.click()), file, this.help);
   }
 
@@ -993,8 +993,14 @@ class App {
       const { name, data, type } = await this.host.ask("export", { format });
       this.offer(new Blob([bytes(data)], { type }), name);
     } catch (error) {
-      this.form?.fail(String(/** @type {Error} */ (error).message));
+      this.fail(String(/** @type {Error} */ (error).message));
     }
+  }
+
+  /** Say what went wrong, where the eye is. */
+  fail(/** @type {string} */ text) {
+    if (this.form) this.form.fail(text);
+    else this.status.textContent = text;
   }
 
   offer(/** @type {Blob} */ blob, /** @type {string} */ name) {
