@@ -26,6 +26,7 @@ from .arguments import check_choice, check_count, check_layer_methods, check_nam
 from .batch import read_batch
 from .namespace import Callback
 from .places import Places, directory_of, logged_step
+from .report import GrowingReport
 from .subject import Subject, built_late, check_strategy, find_subject
 from .watch import Watch, is_last_batch
 
@@ -69,7 +70,9 @@ class AttributionCallback(Callback):
         fixed_samples: keep the samples of the first epoch; False takes the first of every epoch.
         loggers: "auto" = the Trainer's loggers, and PNG files if none takes pictures (or `dirpath` is given); "files";
             "both"; "none" = only `last` and `history`. Numbers go to loggers alone.
-        dirpath: directory for PNG files; None: `attributions` in the logger's directory.
+        dirpath: directory for PNG files and reports; None: `attributions` in the logger's directory.
+        report: "html" writes the viewer beside the PNG files: one file per stage, with a slider over its runs, which
+            grows with every run and opens without a network (also with `loggers="none"`).
         class_names: names of the classes, in the order of the output.
         mean: per-channel mean that was subtracted from the inputs, in raw units.
         std: per-channel standard deviation by which they were divided.
@@ -107,6 +110,7 @@ class AttributionCallback(Callback):
         fixed_samples: bool = True,
         loggers: Literal["auto", "files", "both", "none"] = "auto",
         dirpath: str | None = None,
+        report: Literal["html"] | None = None,
         class_names: list[str] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
@@ -129,6 +133,8 @@ class AttributionCallback(Callback):
             check_choice("stage", stage, _STAGES)
         check_choice("loggers", loggers, _LOGGERS)
         check_choice("on_error", on_error, ("warn", "raise"))
+        if report is not None:
+            check_choice("report", report, ("html",))
         if not isinstance(tag, str) or not tag:
             raise InputError(f"tag must be a name, got {tag!r}.")
         InputSpec(mean=tuple(mean) if mean else None, std=tuple(std) if std else None)  # both or neither, and positive
@@ -142,7 +148,7 @@ class AttributionCallback(Callback):
         self.output_key, self.output_fn = output_key, output_fn
         self.output = run.choose_output(output_key, output_fn)
         self.dataloader_idx, self.stages = dataloader_idx, stages
-        self.loggers, self.dirpath = loggers, dirpath
+        self.loggers, self.dirpath, self.report = loggers, dirpath, report
         self.class_names, self.mean, self.std = class_names, mean, std
         self.autocast, self.batch_size, self.seed = autocast, check_chunk("batch_size", batch_size), seed
         self.tag, self.on_error = tag, on_error
@@ -151,6 +157,8 @@ class AttributionCallback(Callback):
         self._watches: dict[str, Watch] = {}
         self.history: list[dict[str, Any]] = []
         self._places: Places | None = None
+        self._reports: dict[str, GrowingReport] = {}
+        self._resumed = False
 
     # -- state -----------------------------------------------------------------------------------------------
 
@@ -166,6 +174,7 @@ class AttributionCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue counting."""
         self.n_runs = int(state_dict["n_runs"])
+        self._resumed = True
 
     def __getstate__(self) -> dict[str, Any]:
         """Say which function cannot be pickled (processes that are spawned get a pickled callback)."""
@@ -202,8 +211,12 @@ class AttributionCallback(Callback):
             check_layer_methods(self.methods, self.method_kwargs)
         for one in wanted:
             self._watches[one] = Watch(self.n_samples, self.every_n_epochs, self.fixed_samples)
-        directory = directory_of(trainer, self.dirpath) if self.loggers != "none" else None
+        asked = self.loggers != "none" or self.report is not None
+        directory = directory_of(trainer, self.dirpath) if asked else None
         self._places = Places.of(directory, self.loggers, self.dirpath) if directory is not None else None
+        if self.report is not None and directory is not None:
+            for one in wanted:
+                self._reports.setdefault(one, GrowingReport(directory, f"{self.tag}-{one}", f"{self.tag}, {one}"))
 
     def on_fit_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Check the names again: by now all modules are built."""
@@ -352,9 +365,13 @@ class AttributionCallback(Callback):
             exps, before = watch.found or self.last, watch.before
             watch.before = exps
             self._publish(exps, before, trainer, stage)
+            if stage in self._reports:
+                name = f"epoch {trainer.current_epoch}, step {trainer.global_step}"
+                known = {"same": self.fixed_samples, "resumed": self._resumed}
+                self._reports[stage].add(exps, watch.samples.joined().labels, name, **known)
 
     def _publish(self, exps: Explanations, before: Explanations | None, trainer: "Trainer", stage: str) -> None:
-        """Everything that leaves this callback; what else is to leave it (a page, say) goes here too."""
+        """The numbers and pictures of one run."""
         step = logged_step(trainer, stage)
         facts = {"run": self.n_runs, "stage": stage, "epoch": trainer.current_epoch, "step": step}
         found = series.rows(exps, before, **facts)

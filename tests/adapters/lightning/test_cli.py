@@ -34,6 +34,7 @@ ALL = {
     "fixed_samples": True,
     "loggers": "both",
     "dirpath": None,
+    "report": "html",
     "class_names": ["a", "b", "c"],
     "mean": [0.5],
     "std": [0.25],
@@ -104,6 +105,7 @@ def test_L18_every_parameter_can_be_said_in_yaml(run, tmp_path) -> None:
     assert occlusion.params["perturbations_per_eval"] == 2 and ig.seed == 3 and ig.spec.mean == (0.5,)
     assert [e.target_label[0] for e in callback.last] == ["a", "c", "a", "c"]
     assert len(list(tmp_path.rglob("why-*.png"))) == 2
+    assert {p.name for p in tmp_path.rglob("*.html")} == {"why-validate.html", "why-train.html"}
     saved = yaml.safe_load(next(tmp_path.rglob("version_0/config.yaml")).read_text())
     arguments = saved["trainer"]["callbacks"][0]["init_args"]
     assert arguments["input_fn"] == "cli_parts.picture_of" and arguments["target"] == [0, 2]

@@ -1,0 +1,86 @@
+"""One HTML file per stage that grows with the training: the viewer, with a slider over the runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..core.errors import InputError
+from ..core.explanation import Explanations
+
+
+class GrowingReport:
+    """A file that holds every run so far, and opens without a network. Only what is new is written.
+
+    Args:
+        directory: a local or remote directory.
+        name: of the file, without ending.
+        title: heading of the page.
+    """
+
+    def __init__(self, directory: str, name: str, title: str):
+        self.directory, self.title = directory, title
+        self.name = re.sub(r"[^\w.=-]+", "-", name)
+        self.path: str | None = None
+        self.runs = 0
+
+    def add(self, exps: Explanations, labels: Tensor | None, run: str, *, same: bool, resumed: bool) -> str:
+        """Write a run.
+
+        Args:
+            exps: explanations of the same samples.
+            labels: class indices per sample, or None.
+            run: what the run is called.
+            same: whether the samples are those of the first run.
+            resumed: go on with a file of an earlier process, if there is one; else such a file is left alone.
+
+        Returns:
+            The file's path.
+        """
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+        from ..insights.given import Given
+        from ..insights.report import catalogue, file_html, records_of, run_blocks
+
+        files, root = url_to_fs(self.directory)
+        if self.path is None:
+            files.makedirs(root, exist_ok=True)
+            self.path, version = f"{root}/{self.name}.html", 0
+            if resumed and files.exists(self.path):
+                self.runs = 1 + files.cat_file(self.path).count(b' id="insights-run-')
+            while not self.runs and files.exists(self.path):
+                version += 1
+                self.path = f"{root}/{self.name}-v{version}.html"
+        subject = Given(exps, _classes(labels, exps))
+        inputs, maps = records_of(subject)
+        if self.runs == 0:
+            text = file_html(catalogue(subject, title=self.title), inputs, maps, run)
+            files.pipe_file(self.path, text.encode())
+        else:
+            text = run_blocks(self.runs, run, subject.samples(), [] if same else inputs, maps)
+            _append(files, self.path, text.encode())
+        self.runs += 1
+        return self.path
+
+
+def _append(files: Any, path: str, data: bytes) -> None:
+    """Add to the end of a file; where the file system cannot, the file is written anew."""
+    try:
+        with files.open(path, "ab") as out:
+            out.write(data)
+    except (NotImplementedError, ValueError):
+        files.pipe_file(path, files.cat_file(path) + data)
+
+
+def _classes(labels: Tensor | None, exps: Explanations) -> Sequence[int | None] | None:
+    """The labels, None for those that are no class (-100 marks what a loss leaves out)."""
+    if not exps:
+        raise InputError("There is no explanation to write into a report.")
+    if labels is None or len(labels) != len(exps[0]):
+        return None
+    vocab = exps[0].spec.vocab
+    most = len(vocab) if vocab is not None else None
+    return [c if c >= 0 and (most is None or c < most) else None for c in labels.tolist()]
