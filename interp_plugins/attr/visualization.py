@@ -17,6 +17,8 @@ __all__ = [  # noqa: F822 - they come late, from viz
     "TimeseriesVisualizationMethod",
     "VisualizationDataRecord",
     "VisualizeSign",
+    "draw_mask_border",
+    "draw_mask_legend",
     "format_classname",
     "format_special_tokens",
     "format_tooltip",
@@ -56,10 +58,12 @@ class VisualizeSign(Enum):
 
 
 def drawing(room: str) -> Any:
-    """A file of the drawing room: "plain" (arrays), "words" (text), "language" (language models)."""
+    """A file of the drawing room: "plain" (arrays), "masks", "words" (text), "language" (language models)."""
     try:
         if room == "plain":
             return importlib.import_module("interp_plugins.viz.plain")
+        if room == "masks":
+            return importlib.import_module("interp_plugins.viz.masks")
         if room == "words":
             return importlib.import_module("interp_plugins.viz.words")
         return importlib.import_module("interp_plugins.viz.language")
@@ -70,6 +74,7 @@ def drawing(room: str) -> Any:
 
 
 _PLACES = {
+    **dict.fromkeys(("draw_mask_border", "draw_mask_legend"), "masks"),
     **dict.fromkeys(("visualize_image_attr", "visualize_image_attr_multiple", "visualize_timeseries_attr"), "plain"),
     **dict.fromkeys(
         (

@@ -203,7 +203,7 @@ def as_baselines(
     many = as_tuple(baselines) if baselines is not None else (None,) * len(inputs)
     known = spec or InputSpec.guess(inputs[0])
     return tuple(
-        _one(b, x, known if i == 0 else InputSpec.guess(x), generator, i, vectors)
+        _one(b, x, known.of_input(i, x), generator, i, vectors)
         for i, (b, x) in enumerate(zip(many, inputs, strict=True))
     )
 

@@ -187,17 +187,45 @@ class Explanation:
 
     # -- showing (drawn by interp_plugins.viz) ---------------------------------------------------------------
 
+    def annotated(self, **known: Any) -> Explanation:
+        """A copy that knows more of its samples.
+
+        Args:
+            **known: `tokens` (a list per text; the kind of data becomes "text"), `names` (one per sample), `values` (a
+                tuple of readable values per table row), `target_label`, `prediction_label`, and any field of
+                `InputSpec`: `kind`, `feature_names`, `mean`, `std`, `value_range`, `vocab`, `name`, `others`.
+
+        Raises:
+            InputError: not one entry per sample, or more tokens than positions.
+            UnknownNameError: for another name.
+
+        Example:
+            exp.annotated(tokens=[tokenizer.convert_ids_to_tokens(ids)]).show()
+        """
+        from .annotating import annotated
+
+        return annotated(self, known)
+
     def show(self, ctx: Any = None, kind: str = "side", **kwargs: Any) -> Any:
-        """Draw into `ctx` (a matplotlib axis) or a new figure; `kind`: "side", "overlay", "heatmap", "masked", ..."""
+        """Draw one sample into `ctx` (a matplotlib axis) or a new figure; returns the axis.
+
+        See `interp_plugins.viz.show` for the kinds of pictures and the arguments.
+        """
         return _viz().show(self, ctx=ctx, kind=kind, **kwargs)
 
     def plot(self, **kwargs: Any) -> Any:
-        """Draw all samples; returns (figure, axes)."""
+        """Draw all samples, or an overview of them (`kind="beeswarm"`, say); returns (figure, axes).
+
+        See `interp_plugins.viz.plot` for the kinds of pictures and the arguments.
+        """
         return _viz().plot(Explanations([self]), **kwargs)
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """One self-contained HTML page; written to `path` if given. Returns the HTML text."""
-        return Explanations([self]).to_html(path)
+    def to_html(self, path: str | Path | None = None, **kwargs: Any) -> str:
+        """One self-contained HTML page; written to `path` if given. Returns the HTML text.
+
+        See `interp_plugins.viz.to_html` for the arguments (kinds of pictures, scale, number of samples, title).
+        """
+        return Explanations([self]).to_html(path, **kwargs)
 
     def _repr_html_(self) -> str | None:
         return Explanations([self])._repr_html_()
@@ -291,17 +319,27 @@ class Explanations(Sequence[Explanation]):
     def __repr__(self) -> str:
         return "Explanations([\n" + "".join(f"  {e!r},\n" for e in self._items) + "])"
 
+    def annotated(self, **known: Any) -> Explanations:
+        """Copies that know more of their samples, see `Explanation.annotated`."""
+        return Explanations([exp.annotated(**known) for exp in self._items])
+
     def show(self, **kwargs: Any) -> Any:
         """Draw a grid: a row per sample, a column per method. Returns the figure's axes."""
         return _viz().show_grid(self, **kwargs)
 
     def plot(self, **kwargs: Any) -> Any:
-        """Draw a grid: a row per sample, a column per method; returns (figure, axes)."""
+        """Draw a grid: a row per sample, a column per method, or an overview; returns (figure, axes).
+
+        See `interp_plugins.viz.plot` for the kinds of pictures and the arguments.
+        """
         return _viz().plot(self, **kwargs)
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """One self-contained HTML page; written to `path` if given. Returns the HTML text."""
-        html: str = _viz().to_html(self)
+    def to_html(self, path: str | Path | None = None, **kwargs: Any) -> str:
+        """One self-contained HTML page; written to `path` if given. Returns the HTML text.
+
+        See `interp_plugins.viz.to_html` for the arguments (kinds of pictures, scale, number of samples, title).
+        """
+        html: str = _viz().to_html(self, **kwargs)
         if path is not None:
             Path(path).write_text(html, encoding="utf-8")
         return html

@@ -6,7 +6,7 @@ Adapters fill an `InputSpec` from the framework's own transforms; baselines and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,19 +14,23 @@ from torch import Tensor
 
 from .errors import InputError, TargetError, did_you_mean
 
+_COLOURS = (1, 3, 4)  # numbers of channels of grey, RGB and RGBA pictures
+
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Facts about the model's (first) input.
+    """Facts about the model's (first) input, and about further ones.
 
     Args:
-        kind: "image" (N, C, H, W), "tabular" (N, F), "sequence" (N, T[, C]), "text" (token ids
-            (N, T)), or "generic".
+        kind: "image" (N, C, H, W), "volume" (N, C, D, H, W), "tabular" (N, F), "series" (N, C, T), "sequence"
+            (N, T[, C]), "text" (token ids (N, T), or their embeddings (N, T, D)), or "generic".
         mean: per-channel mean that was subtracted, in the units of the raw data ([0, 1] for images), or None.
         std: per-channel standard deviation that was divided by, or None.
         value_range: smallest and largest raw value before normalisation.
         vocab: class names, in the order of the model's outputs.
         feature_names: one name per input feature (tabular columns, channels).
+        name: the input's own name, "photograph" or "question", say.
+        others: an `InputSpec` for each further input of a model with several; guessed from its shape where missing.
     """
 
     kind: str = "generic"
@@ -35,8 +39,13 @@ class InputSpec:
     value_range: tuple[float, float] = (0.0, 1.0)
     vocab: tuple[Any, ...] | None = None
     feature_names: tuple[str, ...] | None = None
+    name: str | None = None
+    others: tuple[InputSpec, ...] = ()
 
     def __post_init__(self) -> None:
+        # Saved specs come back as mappings.
+        others = tuple(one if isinstance(one, InputSpec) else InputSpec(**one) for one in self.others)
+        object.__setattr__(self, "others", others)
         if (self.mean is None) != (self.std is None):
             raise InputError("InputSpec got only one of mean and std; give both, or neither.")
         if self.mean is not None and self.std is not None:
@@ -47,15 +56,33 @@ class InputSpec:
 
     @classmethod
     def guess(cls, x: Tensor, **known: Any) -> InputSpec:
-        """Guess the kind from the shape: (N, 1|3|4, H, W) is an image, (N, F) a table row, (N, T, C) a sequence."""
+        """Guess the kind from the shape, as torch's layers have it.
+
+        (N, F) is a table row, (N, C, T) with fewer channels than steps a series, (N, T, C) a sequence, (N, C, H, W)
+        an image and (N, C, D, H, W) a volume, unless a picture has its channels last. Ids (N, T) look like a table row:
+        say kind="text".
+        """
         kind = "generic"
-        if x.ndim == 4 and x.shape[1] in (1, 3, 4) and min(x.shape[2:]) > 1:
+        if x.ndim == 4 and min(x.shape[2:]) > 1 and (x.shape[1] in _COLOURS or x.shape[3] not in _COLOURS):
             kind = "image"
+        elif x.ndim == 5 and min(x.shape[2:]) > 1 and (x.shape[1] in _COLOURS or x.shape[4] not in _COLOURS):
+            kind = "volume"
         elif x.ndim == 2:
             kind = "tabular"
         elif x.ndim == 3:
-            kind = "sequence"
+            kind = "series" if x.shape[1] < x.shape[2] else "sequence"
+        measured = kind == "volume" or (kind == "image" and x.shape[1] not in _COLOURS)
+        if measured and x.numel() and known.get("mean") is None:  # no photograph: its range is that of the data
+            known = {"value_range": (float(x.min()), float(x.max())), **known}
         return cls(**{"kind": kind, **known})
+
+    def of_input(self, k: int, x: Tensor) -> InputSpec:
+        """The facts about input k, x, with the class names of all."""
+        if k == 0:
+            return replace(self, others=())
+        if k <= len(self.others):
+            return replace(self.others[k - 1], vocab=self.vocab)
+        return InputSpec.guess(x, vocab=self.vocab)
 
     @property
     def normalised(self) -> bool:

@@ -56,28 +56,6 @@ class GenericMedium(ArrayMedium):
     name: ClassVar[str] = "generic"
 
 
-@register
-class SequenceMedium(ArrayMedium):
-    """Sequences (N, T) or (N, T, C): time runs to the right, channels down."""
-
-    name: ClassVar[str] = "sequence"
-
-    def original(self, ax: Axes, exp: Explanation, i: int) -> str:
-        """A line per channel over time."""
-        x = exp.input[i % len(exp)].detach().cpu().double().numpy()
-        if x.ndim != 2:
-            return super().original(ax, exp, i)
-        for level, channel in zip(np.linspace(0, 0.7, x.shape[1]), x.T, strict=True):
-            ax.plot(channel, linewidth=1, color=str(level))
-        _quiet(ax)
-        return ""
-
-    def values(self, exp: Explanation, i: int) -> np.ndarray:
-        """The attributions with time to the right: (T,) or (C, T)."""
-        values = super().values(exp, i)
-        return values.T if values.ndim == 2 else values
-
-
 def _folded(x: np.ndarray) -> tuple[np.ndarray, str]:
     """The array with two axes (rows, last axis), and its shape in words if it had more."""
     if x.ndim < 2:

@@ -27,7 +27,9 @@ STRENGTH = _ramp("attribution_strength", ("#000000", "#ffffff"))
 OPACITY = _ramp("attribution_opacity", ("#ffffff", "#000000"))
 
 POSITIVE_COLOUR, NEGATIVE_COLOUR, PLAIN_COLOUR = _WARM[3], _COLD[3], _PLAIN[3]
-INK, FAINT_INK = "#1f2328", "#656d76"
+INK, FAINT_INK, GREY = "#1f2328", "#656d76", "#b6bcc4"
+CATEGORIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")  # Okabe-Ito
+LOW_TO_HIGH = "cividis"  # values of a feature: made for colour-blind readers, and no colour of an attribution
 
 
 def css_gradient(cmap: Colormap, stops: int = 9) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
@@ -20,6 +21,16 @@ from . import colour
 from .scale import Scale
 
 _METADATA: dict[str, Any] = {"Software": None}  # the same picture is the same bytes, whatever drew it
+
+
+class Plot(NamedTuple):
+    """A figure and its axes (rows, columns); notebooks show the picture."""
+
+    fig: Any
+    axes: np.ndarray
+
+    def _repr_png_(self) -> bytes | None:
+        return png_of_figure(self.fig) if isinstance(self.fig, Figure) else None
 
 
 def new_figure(width: float, height: float, dpi: float = 110) -> Figure:
@@ -88,9 +99,12 @@ def characters(ax: Axes, fontsize: float, least: int = 24) -> int:
 
 
 def png_of_figure(fig: Figure) -> bytes:
-    """The figure as PNG."""
-    out = io.BytesIO()
-    fig.savefig(out, format="png", metadata=_METADATA)
+    """The figure as PNG, drawn once (`savefig` draws a laid out figure twice)."""
+    out, given = io.BytesIO(), fig.canvas
+    try:
+        FigureCanvasAgg(fig).print_png(out, metadata=_METADATA)
+    finally:
+        fig.set_canvas(given)
     return out.getvalue()
 
 

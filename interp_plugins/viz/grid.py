@@ -1,4 +1,4 @@
-"""Many samples and methods: a row per sample, the input first, then a column per method."""
+"""Many samples and methods: a row per sample (and input), the input first, then a column per method."""
 
 from __future__ import annotations
 
@@ -7,29 +7,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import FigureBase
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 
 from . import colour
-from .figure import bare, characters, display_in_notebook, new_figure, png_of_figure
+from .figure import Plot, bare, characters, display_in_notebook, new_figure
+from .inputs import Part, by_input, part_text
 from .medium import attribution_medium, input_medium, is_signed, panel, resolve_kind
+from .overview import OVERVIEWS
 from .scale import Scale, ScaleRule
 from .titles import broken, method_title, original_caption, panel_caption
 
 _FONT = 8.5
 _CHAR = 0.58 * _FONT / 72  # width of an average character in inches
-
-
-class Plot(NamedTuple):
-    """A figure and its axes (rows, columns); notebooks show the picture."""
-
-    fig: Any
-    axes: np.ndarray
-
-    def _repr_png_(self) -> bytes | None:
-        return png_of_figure(self.fig) if isinstance(self.fig, Figure) else None
 
 
 def plot(
@@ -44,9 +36,12 @@ def plot(
 ) -> Plot:
     """Draw a grid: a row per sample, first the input with the prediction, then a column per explanation.
 
+    A model with several inputs gets a row for each of them, with its share of the sum of |attribution|.
+
     Args:
         exps: the explanations (one per method and target) of the same samples.
-        kind: the kind of picture, see `show`.
+        kind: the kind of picture, see `show`; or an overview of all samples instead of single ones: "beeswarm" and
+            "importance" for tables, "layers" for a text at several layers, "shares" for several inputs.
         max_n: the number of samples drawn at most; how many were left out is said below the grid.
         normalize: "percentile", "max", "none" or a positive number, see `ScaleRule`; for each map alone.
         percentile: the percentile of |map| that gets the full colour.
@@ -55,30 +50,34 @@ def plot(
             first column for the inputs); one axis takes one sample of one explanation. None makes a figure.
 
     Returns:
-        (figure, axes), axes being an array (rows, 1 + number of explanations).
+        (figure, axes), axes being an array (rows, 1 + number of explanations); an overview's own axes.
 
     Raises:
-        InputError: for nothing to draw, NaN or infinite attributions, or the wrong number of axes.
+        InputError: for nothing to draw, NaN or infinite attributions, the wrong number of axes, or an overview that
+            the explanations do not allow.
         UnknownNameError: for an unknown `kind` or `normalize`.
     """
+    if kind in OVERVIEWS:
+        return OVERVIEWS[kind].draw(exps, ax=ax, figsize=figsize)
     rule = ScaleRule(normalize, percentile)
-    rows, total = _rows(exps, max_n)
-    for exp in exps:
-        resolve_kind(attribution_medium(exp), kind)
+    n, total = _rows(exps, max_n)
+    parts = [by_input(exp) for exp in exps]
+    for one in (part.exp for several in parts for part in several):
+        resolve_kind(attribution_medium(one), kind, tuple(OVERVIEWS))
     if isinstance(ax, Axes):
-        return _single(exps, kind, rule, rows, ax)
-    sheet = _sheet(ax, exps, kind, rows, figsize)
+        return _single(parts, kind, rule, n, ax)
+    rows = [_Row(i, k) for i in range(n) for k in range(max(map(len, parts)))]
+    sheet = _sheet(ax, parts, kind, rows, figsize)
     scales = []
-    for row in range(rows):
-        first = next(exp for exp in exps if row < len(exp))
-        note = input_medium(first).original(sheet.axes[row, 0], first, row)
-        _caption(sheet.axes[row, 0], original_caption(first, row, sheet.widths[0], note))
-        for column, exp in enumerate(exps, start=1):
-            scales.append(_cell(sheet.axes[row, column], exp, row, kind, rule, sheet.widths[column]))
+    for line, row in zip(sheet.axes, rows, strict=True):
+        _input(line[0], parts, row, sheet.widths[0])
+        for column, (exp, several) in enumerate(zip(exps, parts, strict=True), start=1):
+            part = several[row.k] if row.k < len(several) and row.i < len(exp) else None
+            scales.append(_cell(line[column], part, row.i, kind, rule, sheet.widths[column], is_signed(exp)))
     for column, text in enumerate(["Input", *(method_title(exp) for exp in exps)]):
         _heading(sheet.axes[0, column], broken(text, int(sheet.widths[column] / 1.2)))
     if sheet.roomy:
-        text = _footnote(exps, kind, [scale for scale in scales if scale is not None], rows, total)
+        text = _footnote(exps, kind, [scale for scale in scales if scale is not None], n, total)
         sheet.fig.supxlabel(text, fontsize=8, color=colour.FAINT_INK)
     return Plot(sheet.fig, sheet.axes)
 
@@ -110,45 +109,74 @@ class _Sheet(NamedTuple):
     roomy: bool  # whether the figure is laid out here, with room below the grid
 
 
-def _sheet(ax: Any, exps: Sequence[Explanation], kind: str, rows: int, figsize: tuple[float, float] | None) -> _Sheet:
+class _Row(NamedTuple):
+    """What a row of the grid shows: sample i, input k."""
+
+    i: int
+    k: int
+
+
+def _sheet(
+    ax: Any, parts: list[list[Part]], kind: str, rows: list[_Row], figsize: tuple[float, float] | None
+) -> _Sheet:
     """The axes given, or a figure whose columns are as wide as their pictures."""
-    sizes = [input_medium(exps[0]).size(exps[0], "original")]
-    sizes += [attribution_medium(exp).size(exp, kind) for exp in exps]
-    inches, height = [w for w, _ in sizes], max(h for _, h in sizes)
-    widths = [int(w / _CHAR) for w in inches]
-    if ax is None:
-        ax = new_figure(*(figsize or (sum(inches) + 0.62 * len(exps) + 0.3, rows * (height + 0.42) + 0.65)))
-    if isinstance(ax, FigureBase):
-        return _Sheet(ax, ax.subplots(rows, 1 + len(exps), squeeze=False, width_ratios=inches), widths, True)
+    columns = 1 + len(parts)
+    if ax is None or isinstance(ax, FigureBase):
+        inputs = [input_medium(part.exp).size(part.exp, "original") for part in max(parts, key=len)]
+        maps = [[attribution_medium(part.exp).size(part.exp, kind) for part in several] for several in parts]
+        inches = [max(w for w, _ in one) for one in (inputs, *maps)]
+        tall = [max(one[k][1] for one in (inputs, *maps) if k < len(one)) + 0.42 for k in range(len(inputs))]
+        heights = [tall[row.k] for row in rows]
+        if ax is None:
+            ax = new_figure(*(figsize or (sum(inches) + 0.62 * len(parts) + 0.3, sum(heights) + 0.65)))
+        grid: dict[str, Any] = {"width_ratios": inches, "height_ratios": heights}
+        axes = ax.subplots(len(rows), columns, squeeze=False, **grid)
+        return _Sheet(ax, axes, [int(w / _CHAR) for w in inches], True)
     given = np.array(ax, dtype=object).reshape(-1)
-    if given.size != rows * (1 + len(exps)):
+    if given.size != len(rows) * columns:
         raise InputError(
-            f"ax holds {given.size} axes, but {rows} samples and {len(exps)} explanations need "
-            f"{rows * (1 + len(exps))}: {rows} rows of {1 + len(exps)}, the first column for the inputs."
+            f"ax holds {given.size} axes, but {len(rows)} samples and {len(parts)} explanations need "
+            f"{len(rows) * columns}: {len(rows)} rows of {columns}, the first column for the inputs. (A model with "
+            "several inputs needs a row for each.)"
         )
-    axes = given.reshape(rows, -1)
+    axes = given.reshape(len(rows), -1)
     return _Sheet(axes[0, 0].figure, axes, [characters(one, _FONT) for one in axes[0]], False)
 
 
-def _single(exps: Sequence[Explanation], kind: str, rule: ScaleRule, rows: int, ax: Axes) -> Plot:
+def _single(parts: list[list[Part]], kind: str, rule: ScaleRule, n: int, ax: Axes) -> Plot:
     """One sample of one explanation in the axis given."""
-    if rows != 1 or len(exps) != 1:
+    several = parts[0]
+    if n != 1 or len(parts) != 1 or len(several) != 1:
         raise InputError(
-            f"ax is one axis, but there are {rows} samples and {len(exps)} explanations to draw. Give a "
-            f"figure or {rows * (1 + len(exps))} axes, or use .show(ctx=ax) on one explanation."
+            f"ax is one axis, but there are {n} samples and {len(parts)} explanations to draw, of {len(several)} "
+            f"input(s). Give a figure or {n * len(several) * (1 + len(parts))} axes, or use .show(ctx=ax) on one "
+            "explanation."
         )
-    _cell(ax, exps[0], 0, kind, rule, characters(ax, _FONT))
-    _heading(ax, method_title(exps[0]))
+    exp = several[0].exp
+    _cell(ax, several[0], 0, kind, rule, characters(ax, _FONT), is_signed(exp))
+    _heading(ax, method_title(exp))
     return Plot(ax.figure, np.array([[ax]], dtype=object))
 
 
-def _cell(ax: Axes, exp: Explanation, i: int, kind: str, rule: ScaleRule, width: int) -> Scale | None:
-    """One picture with its caption; blank for an explanation with fewer samples. Returns its colour scale."""
-    if i >= len(exp):
+def _input(ax: Axes, parts: list[list[Part]], row: _Row, width: int) -> None:
+    """The input of a row with its caption: the prediction is said once per sample."""
+    part = next(several[row.k] for several in parts if row.k < len(several) and row.i < len(several[row.k].exp))
+    note = input_medium(part.exp).original(ax, part.exp, row.i)
+    if row.k == 0:
+        note = ", ".join(filter(None, (part.name, note)))
+        _caption(ax, original_caption(part.exp, row.i, width, note))
+    else:
+        _caption(ax, ", ".join(filter(None, (part.name, note))))
+
+
+def _cell(ax: Axes, part: Part | None, i: int, kind: str, rule: ScaleRule, width: int, signed: bool) -> Scale | None:
+    """One picture with its caption; blank where there is no such sample or input. Returns its colour scale."""
+    if part is None:
         bare(ax)
         return None
-    drawn = panel(ax, exp, i, kind, rule, label=False)
-    _caption(ax, panel_caption(exp, i, width))
+    drawn = panel(ax, part.exp, i, kind, rule, label=False, signed=signed)
+    text = panel_caption(part.exp, i, width)
+    _caption(ax, "\n".join(filter(None, (part_text(part, i), text.split("\n")[0] if part.name else text))))
     return drawn.scale
 
 

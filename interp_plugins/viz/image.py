@@ -14,7 +14,8 @@ from interp_plugins.core.explanation import Explanation
 from . import colour, pixels
 from .figure import bare, compact, png_of_pixels
 from .medium import Medium, register
-from .scale import Scale
+from .scale import Scale, finite
+from .tiles import tile_names
 
 _PICTURES: dict[str, Callable[[np.ndarray, np.ndarray, Scale], np.ndarray]] = {
     "overlay": pixels.overlay,
@@ -25,6 +26,7 @@ _PICTURES: dict[str, Callable[[np.ndarray, np.ndarray, Scale], np.ndarray]] = {
     "negative": pixels.negative,
 }
 _LEVELS = (0.25, 0.5, 0.75)
+_MOST_CHANNELS = 12
 
 
 @register
@@ -32,7 +34,7 @@ class ImageMedium(Medium):
     """Inputs (N, C, H, W) with attributions of the same layout, or of a layer with two spatial axes."""
 
     name: ClassVar[str] = "image"
-    kinds: ClassVar[tuple[str, ...]] = ("overlay", "side", *list(_PICTURES)[1:], "contour")
+    kinds: ClassVar[tuple[str, ...]] = ("overlay", "side", *list(_PICTURES)[1:], "contour", "channels")
 
     def accepts_input(self, exp: Explanation) -> bool:
         """Whether the input has a height and a width."""
@@ -68,6 +70,8 @@ class ImageMedium(Medium):
             return None
         if kind == "side":
             return self._side(ax, exp, i, scale)
+        if kind == "channels":
+            return self._channels(ax, exp, i, scale)
         ax.imshow(self._coloured(exp, i, kind, scale))
         bare(ax)
         return _colour_source(kind, scale)
@@ -98,6 +102,19 @@ class ImageMedium(Medium):
         names = [f"original\n({note})" if note else "original", "heat map", "overlay"]
         ax.set_xticks([width / 2 - 0.5 + n * (width + gap) for n in range(3)], names)
         ax.tick_params(axis="x", length=0, labelsize=8, labelcolor=colour.FAINT_INK)
+        return scale.mappable()
+
+    def _channels(self, ax: Axes, exp: Explanation, i: int, scale: Scale) -> ScalarMappable:
+        """A heat map per channel (the strongest ones), on the scale of their sum: see whether signs cancel."""
+        maps = finite(exp.attribution[i].detach().double().cpu().numpy())
+        maps = maps if maps.ndim == 3 else maps[None]
+        chosen = np.sort(np.argsort(-np.abs(maps).sum((1, 2)), kind="stable")[:_MOST_CHANNELS])
+        known = exp.feature_names
+        names = known if known and len(known) == len(maps) else [f"channel {c}" for c in range(len(maps))]
+        tile_names(ax, [scale.rgb(maps[c]) for c in chosen], [str(names[c]) for c in chosen])
+        if len(chosen) < len(maps):
+            text = f"the {len(chosen)} strongest of {len(maps)} channels"
+            ax.set_title(text, fontsize=8, color=colour.FAINT_INK)
         return scale.mappable()
 
     def _contour(self, ax: Axes, exp: Explanation, i: int, scale: Scale) -> None:

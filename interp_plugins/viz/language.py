@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from interp_plugins.core.errors import InputError
 
 from . import colour
+from .masks import draw_mask_border, draw_mask_legend
 from .plain import array, new_figure, present
 
 
@@ -60,26 +61,11 @@ def plot_sequence(values: Any, inputs: list[str], show: bool = False) -> Any:
     return _finish(figure, axis, show)
 
 
-def _border(mask: np.ndarray, width: int) -> np.ndarray:
-    """The rim of a mask, `width` pixels deep."""
-    inner = mask.copy()
-    for _ in range(width):
-        padded = np.pad(inner, 1)
-        inner = padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
-
-
 def _decorate(axis: Any, mask: np.ndarray, rgb: Any, width: int, label: str | None) -> None:
-    if not mask.any():
-        return
     if width > 0:
-        rim = np.zeros((*mask.shape, 4))
-        rim[_border(mask, width)] = (*rgb[:3], 0.9)
-        axis.imshow(rim)
+        draw_mask_border(axis, mask, width, (*rgb[:3], 0.9))
     if label is not None:
-        rows, columns = np.nonzero(mask)
-        box = {"boxstyle": "round,pad=0.2", "facecolor": "black", "alpha": 0.6}
-        axis.text(columns.mean(), rows.mean(), label, color="white", ha="center", va="center", bbox=box)
+        draw_mask_legend(axis, mask, label)
 
 
 def plot_segments(inp: Any, show: bool = False, border_width: int = 0, show_legends: bool = True) -> Any:

@@ -94,20 +94,20 @@ def all_kinds() -> tuple[str, ...]:
     return tuple(dict.fromkeys(("original", *(k for m in _MEDIA.values() for k in m.kinds))))
 
 
-def resolve_kind(medium: Medium, kind: str) -> str:
+def resolve_kind(medium: Medium, kind: str, others: tuple[str, ...] = ()) -> str:
     """The picture to draw: `kind`, or the medium's own picture if it has no such kind.
 
-    Raises UnknownNameError for a name that no medium knows.
+    Raises UnknownNameError for a name that no medium knows; it names `others` as well.
     """
     if kind not in all_kinds():
-        raise unknown("kind of picture", kind, all_kinds())
+        raise unknown("kind of picture", kind, (*all_kinds(), *others))
     return kind if kind in medium.kinds or kind == "original" else medium.kinds[0]
 
 
-def fit_scale(exp: Explanation, i: int, rule: ScaleRule) -> Scale:
-    """The scale of sample i; signed if the method gave a negative value anywhere in the batch."""
+def fit_scale(exp: Explanation, i: int, rule: ScaleRule, signed: bool = False) -> Scale:
+    """The scale of sample i; signed if asked for, or if the method gave a negative value anywhere in the batch."""
     values = attribution_medium(exp).values(exp, i)
-    return rule.fit(values, signed=is_signed(exp) or None)
+    return rule.fit(values, signed=signed or is_signed(exp) or None)
 
 
 def is_signed(exp: Explanation) -> bool:
@@ -123,13 +123,15 @@ class Drawn(NamedTuple):
     note: str = ""
 
 
-def panel(ax: Axes, exp: Explanation, i: int, kind: str, rule: ScaleRule, label: bool = True) -> Drawn:
-    """Draw one picture with its colour bar; `label` says the scale beside the bar."""
+def panel(
+    ax: Axes, exp: Explanation, i: int, kind: str, rule: ScaleRule, label: bool = True, signed: bool = False
+) -> Drawn:
+    """Draw one picture with its colour bar; `label` says the scale beside the bar, `signed` as in `fit_scale`."""
     medium = attribution_medium(exp)
     kind = resolve_kind(medium, kind)
     if kind == "original":
         return Drawn(note=input_medium(exp).original(ax, exp, i))
-    scale = fit_scale(exp, i, rule)
+    scale = fit_scale(exp, i, rule, signed)
     source = medium.draw(ax, exp, i, kind, scale)
     if source is None:
         return Drawn()

@@ -13,7 +13,8 @@ from interp_plugins.core.explanation import Explanation
 
 from . import facts
 from .figure import data_uri
-from .medium import attribution_medium, fit_scale, input_medium, resolve_kind
+from .inputs import Part, by_input, part_text
+from .medium import attribution_medium, fit_scale, input_medium, is_signed, resolve_kind
 from .scale import Scale, ScaleRule
 from .titles import method_title, original_caption, panel_caption, shorten
 
@@ -48,35 +49,42 @@ def _strip(exps: Sequence[Explanation], i: int, kind: str, longest: int) -> str:
     """The pictures of sample i."""
     here = [exp for exp in exps if i < len(exp)]
     first = here[0]
-    blocks = [_block(_original(first, i, longest), "Input", original_caption(first, i, _WIDE))]
+    blocks: list[str] = []
+    for part in by_input(first):
+        caption = part.name if blocks else original_caption(first, i, _WIDE, part.name)
+        blocks.append(_block(_original(part, i, longest), "Input", caption))
     for exp in here:
-        blocks.append(_block(_map(exp, i, kind, longest), method_title(exp), panel_caption(exp, i, _WIDE)))
+        signed, caption = is_signed(exp), panel_caption(exp, i, _WIDE)
+        for part in by_input(exp):
+            words = "\n".join(filter(None, (part_text(part, i), caption)))
+            blocks.append(_block(_map(part, i, kind, longest, signed), method_title(exp), words))
     return f'<div style="display:flex;flex-wrap:wrap;gap:12px;margin-bottom:10px">{"".join(blocks)}</div>'
 
 
-def _original(exp: Explanation, i: int, longest: int) -> str:
+def _original(part: Part, i: int, longest: int) -> str:
+    medium = input_medium(part.exp)
     try:
-        markup = input_medium(exp).markup(exp, i, None)
+        markup = medium.markup(part.exp, i, None)
         if markup is not None:
             return markup
-        png = input_medium(exp).picture(exp, i, "original", Scale(0.0, False, False, ""), longest)
+        png = medium.picture(part.exp, i, "original", Scale(0.0, False, False, ""), longest)
     except InputError as error:
         return f"<div>{escape(str(error))}</div>"
-    return _image(png, "The input")
+    return _image(png, part.name or "The input")
 
 
-def _map(exp: Explanation, i: int, kind: str, longest: int) -> str:
-    medium = attribution_medium(exp)
+def _map(part: Part, i: int, kind: str, longest: int, signed: bool) -> str:
+    medium = attribution_medium(part.exp)
     kind = resolve_kind(medium, kind)
     try:
-        scale = fit_scale(exp, i, ScaleRule())
-        markup = medium.markup(exp, i, scale)
+        scale = fit_scale(part.exp, i, ScaleRule(), signed)
+        markup = medium.markup(part.exp, i, scale)
         if markup is not None:
             return markup
-        png = medium.picture(exp, i, kind, scale, longest)
+        png = medium.picture(part.exp, i, kind, scale, longest)
     except InputError as error:
         return f"<div>{escape(str(error))}</div>"
-    return _image(png, f"{method_title(exp)}, {kind}")
+    return _image(png, f"{method_title(part.exp)}, {kind}")
 
 
 def _image(png: bytes, alt: str) -> str:

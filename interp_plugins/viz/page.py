@@ -13,14 +13,17 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 
 from . import colour, facts
-from .figure import compact, data_uri
+from .figure import compact, data_uri, png_of_figure
+from .inputs import Part, by_input, part_text
 from .medium import attribution_medium, fit_scale, input_medium, is_signed, resolve_kind
+from .overview import Overview, fitting
 from .scale import Scale, ScaleRule
-from .template import FIGURE, PAGE, POLICY, SAMPLE, STYLE
+from .template import FIGURE, OVERVIEW, PAGE, POLICY, SAMPLE, STYLE
 from .titles import method_title, original_caption, panel_caption
 
 _SMALL = 96  # pixels below which a picture is enlarged without smoothing
 _WIDE = 200  # characters of a label that are shown at most
+_BARE = ("image", "text")  # media whose pictures in a page are without a colour bar of their own
 
 
 def to_html(
@@ -33,7 +36,7 @@ def to_html(
     longest: int = 448,
     title: str = "Explanations",
 ) -> str:
-    """A page with all samples and methods.
+    """A page with all samples and methods, and what they say together where data allow an overview.
 
     Args:
         exps: the explanations (one per method and target) of the same samples.
@@ -56,15 +59,25 @@ def to_html(
     for kind in kinds:
         for exp in exps:
             resolve_kind(attribution_medium(exp), kind)
+    overviews = "".join(_overview(one, exps) for one in fitting(exps)) if total else ""
     samples = "".join(_sample(exps, i, total, kinds, rule, longest) for i in range(shown))
     return PAGE.substitute(
         policy=POLICY,
         style=STYLE,
         title=escape(title),
         lead=escape(_lead(exps, shown, total)),
-        samples=samples,
+        samples=overviews + samples,
         legend="\n".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in _legend(exps)),
     )
+
+
+def _overview(one: Overview, exps: Sequence[Explanation]) -> str:
+    """The section of one picture of all samples."""
+    try:
+        content = f'<img src="{data_uri(png_of_figure(one.draw(exps).fig))}" alt="{escape(one.heading)}">'
+    except InputError as error:
+        content = failed(error)
+    return OVERVIEW.substitute(heading=escape(one.heading), content=content)
 
 
 def _lead(exps: Sequence[Explanation], shown: int, total: int) -> str:
@@ -108,31 +121,46 @@ def cells(tag: str, texts: Sequence[str]) -> str:
 
 
 def original_figure(exp: Explanation, i: int, longest: int) -> str:
-    """The input of sample i as a figure."""
-    medium = input_medium(exp)
+    """The inputs of sample i as a figure."""
+    contents = [_original(part, i, longest) for part in by_input(exp)]
+    return figure("Input", original_caption(exp, i, _WIDE), "\n".join(contents))
+
+
+def _original(part: Part, i: int, longest: int) -> str:
+    medium = input_medium(part.exp)
     try:
-        content = medium.markup(exp, i, None) or _image(
-            exp, medium.picture(exp, i, "original", Scale(0.0, False, False, ""), longest), "The input"
-        )
+        scale = Scale(0.0, False, False, "")
+        content = medium.markup(part.exp, i, None)
+        if content is None:
+            content = _image(
+                part.exp, medium.picture(part.exp, i, "original", scale, longest), part.name or "The input"
+            )
     except InputError as error:
         content = failed(error)
-    return figure("Input", original_caption(exp, i, _WIDE), content)
+    return (f'<p class="note">{escape(part.name)}</p>' if part.name else "") + content
 
 
 def map_figure(exp: Explanation, i: int, kinds: Sequence[str], rule: ScaleRule, longest: int) -> str:
-    """The pictures of one method for sample i, above their common scale."""
+    """The pictures of one method for sample i, those of each input above their common scale."""
+    signed = is_signed(exp)
+    contents = [_map(part, i, kinds, rule, longest, signed) for part in by_input(exp)]
+    return figure(method_title(exp), panel_caption(exp, i, _WIDE), "\n".join(contents))
+
+
+def _map(part: Part, i: int, kinds: Sequence[str], rule: ScaleRule, longest: int, signed: bool) -> str:
+    exp = part.exp
     medium = attribution_medium(exp)
-    method = method_title(exp)
+    name = ", ".join(filter(None, (method_title(exp), part.name)))
     try:
-        scale = fit_scale(exp, i, rule)
+        scale = fit_scale(exp, i, rule, signed)
         markup = medium.markup(exp, i, scale)
         found = dict.fromkeys(resolve_kind(medium, kind) for kind in kinds) if markup is None else {}
         images = [markup] if markup is not None else []
-        images += [_image(exp, medium.picture(exp, i, k, scale, longest), f"{method}, {k}") for k in found]
-        content = "\n".join(images) + (_bar(scale) if medium.name in ("image", "text") else "")
+        images += [_image(exp, medium.picture(exp, i, k, scale, longest), f"{name}, {k}") for k in found]
+        content = "\n".join(images) + (_bar(scale) if medium.name in _BARE else "")
     except InputError as error:
         content = failed(error)
-    return figure(method, panel_caption(exp, i, _WIDE), content)
+    return (f'<p class="note">{escape(part_text(part, i))}</p>' if part.name else "") + content
 
 
 def figure(name: str, caption: str, content: str) -> str:

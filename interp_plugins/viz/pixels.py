@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.spec import InputSpec
 
 from . import colour
 from .scale import Scale
@@ -90,12 +92,9 @@ def outlined(rgb: np.ndarray, exp: Explanation, i: int) -> np.ndarray:
 def _photo(exp: Explanation, i: int) -> Photo:
     x = exp.input[i % len(exp)][None].detach().cpu().double()
     raw = torch.nan_to_num(exp.spec.denormalise(x)[0])
-    low, high = exp.spec.value_range
-    notes = []
-    if not exp.spec.normalised and ((raw < low) | (raw > high)).double().mean() > _OUTSIDE:
-        low, high = float(raw.min()), float(raw.max())
-        notes.append("brightness stretched")
-    image = ((raw - low) / ((high - low) or 1.0)).clamp(0, 1).permute(1, 2, 0).numpy()
+    unit, note = in_range(raw, exp.spec)
+    notes = [note] if note else []
+    image = unit.permute(1, 2, 0).numpy()
     channels = image.shape[2]
     if channels not in (1, 3, 4):
         image = image.mean(axis=2, keepdims=True)
@@ -105,6 +104,16 @@ def _photo(exp: Explanation, i: int) -> Photo:
         image = image[..., :3] * alpha + (1 - alpha)
     rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
     return Photo(rgb, ", ".join(notes))
+
+
+def in_range(raw: Tensor, spec: InputSpec) -> tuple[Tensor, str]:
+    """Raw values in [0, 1] by the spec's value range, or stretched to it, with a note, where they do not fit."""
+    low, high = spec.value_range
+    note = ""
+    if not spec.normalised and ((raw < low) | (raw > high)).double().mean() > _OUTSIDE:
+        low, high = float(raw.min()), float(raw.max())
+        note = "brightness stretched"
+    return ((raw - low) / ((high - low) or 1.0)).clamp(0, 1), note
 
 
 def grey(rgb: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from mpl_toolkits.axes_grid1 import make_axes_locatable
 
 from interp_plugins.core.errors import InputError, InterpWarning, unknown
 
@@ -97,10 +98,16 @@ def present(use_pyplot: bool) -> None:
         plt.show()
 
 
-def colour_bar(figure: Any, axis: Any, cmap: Colormap, norm: Normalize, alpha: float = 1.0) -> None:
-    """A horizontal bar below an axis."""
+def colour_bar(
+    figure: Any, axis: Any, cmap: Colormap, norm: Normalize, alpha: float = 1.0, pad: float = 0.1, blank: bool = False
+) -> None:
+    """A horizontal bar below an axis; `blank` only leaves its room, so that neighbours stand level."""
+    place = make_axes_locatable(axis).append_axes("bottom", size="5%", pad=pad)
+    if blank:
+        place.axis("off")
+        return
     source = matplotlib.cm.ScalarMappable(norm, cmap)
-    figure.colorbar(source, ax=axis, orientation="horizontal", alpha=alpha, fraction=0.05, pad=0.08)
+    figure.colorbar(source, orientation="horizontal", alpha=alpha, cax=place)
 
 
 def visualize_image_attr(
@@ -176,8 +183,9 @@ def visualize_image_attr(
         assert image is not None
         rgb = np.broadcast_to(image, (*image.shape[:2], 3))[..., :3]
         axis.imshow(np.concatenate([rgb, (values[..., None] * 255).astype(np.uint8)], 2))  # type: ignore[index]
-    if show_colorbar and method in ("heat_map", "blended_heat_map"):
-        colour_bar(figure, axis, chosen, norm, alpha_overlay if method == "blended_heat_map" else 1.0)
+    if show_colorbar:
+        alpha = alpha_overlay if method == "blended_heat_map" else 1.0
+        colour_bar(figure, axis, chosen, norm, alpha, blank=method not in ("heat_map", "blended_heat_map"))
     if title:
         axis.set_title(title)
     present(use_pyplot)
@@ -329,7 +337,7 @@ def visualize_timeseries_attr(
     for panel in panels:
         panel.set_xlim(times[0], times[-1] if length > 1 else times[0] + 1)
     if show_colorbar:
-        colour_bar(figure, panels, chosen, norm, 1.0 if method == "colored_graph" else alpha_overlay)
+        colour_bar(figure, panels[-1], chosen, norm, 1.0 if method == "colored_graph" else alpha_overlay, pad=0.4)
     if title:
         panels[0].set_title(title)
     present(use_pyplot)

@@ -9,7 +9,8 @@ from interp_plugins.core.explanation import Explanation
 
 from . import colour
 from .figure import characters, display_in_notebook, new_figure
-from .medium import attribution_medium, panel, resolve_kind
+from .inputs import choose, part_text
+from .medium import attribution_medium, is_signed, panel, resolve_kind
 from .scale import ScaleRule
 from .titles import original_caption, panel_title
 
@@ -23,6 +24,7 @@ def show(
     kind: str = "side",
     *,
     index: int = 0,
+    input: int | str = 0,
     normalize: str | float = "percentile",
     percentile: float = 99.0,
     figsize: tuple[float, float] | None = None,
@@ -36,9 +38,12 @@ def show(
         ctx: the matplotlib axis to draw in; None makes a figure of its own (`result.figure`), displayed in a
             notebook.
         kind: for images "side" (original, heat map, overlay), "overlay", "heatmap", "masked" (dark where the
-            map is weak), "alpha" (white where it is weak), "positive", "negative", "contour", "original";
-            other data are drawn in their own way, whatever picture is asked for.
+            map is weak), "alpha" (white where it is weak), "positive", "negative", "contour", "channels" (a map per
+            channel), "original"; for volumes "slices", "planes" (through the strongest voxel), "heatmap"; for series
+            "line", "band" (a coloured ground), "heatmap" (channels against time). Other data are drawn in their own
+            way, and a picture that data do not have is replaced by their own first one.
         index: which sample of the batch; negative counts from the end.
+        input: which input of a model with several, by number or `InputSpec.name`.
         normalize: "percentile", "max", "none" or a positive number; see `ScaleRule`.
         percentile: the percentile of |map| that gets the full colour.
         figsize: width and height in inches of a new figure.
@@ -49,13 +54,16 @@ def show(
         The axis drawn in.
 
     Raises:
-        InputError: for NaN or infinite attributions, or a sample that is not there.
-        UnknownNameError: for an unknown `kind` or `normalize`.
+        InputError: for NaN or infinite attributions, or a sample or input that is not there.
+        UnknownNameError: for an unknown `kind`, `input` or `normalize`.
     """
     rule = ScaleRule(normalize, percentile)
     if not -len(exp) <= index < len(exp):
         raise InputError(f"Sample {index} asked for, but this explanation holds {len(exp)} samples.")
     index %= len(exp)
+    signed = is_signed(exp)
+    part = choose(exp, input)
+    exp = part.exp
     medium = attribution_medium(exp)
     kind = resolve_kind(medium, kind)
     ax = ctx
@@ -66,12 +74,12 @@ def show(
         ax = fig.add_subplot()
     size = _FONT if characters(ax, _FONT, least=1) >= _ROOMY else _SMALL_FONT
     width = characters(ax, size)
-    drawn = panel(ax, exp, index, kind, rule, label=colorbar_label)
+    drawn = panel(ax, exp, index, kind, rule, label=colorbar_label, signed=signed)
     if title:
         text = panel_title(exp, index, width)
         if kind == "original":
             text = original_caption(exp, index, width, drawn.note)
-        lines = (title if isinstance(title, str) else text, ax.get_title())
+        lines = (title if isinstance(title, str) else text, part_text(part, index), ax.get_title())
         ax.set_title("\n".join(filter(None, lines)), fontsize=size, color=colour.INK, parse_math=False)
     if ctx is None:
         display_in_notebook(fig)

@@ -40,7 +40,7 @@ class TabularMedium(Medium):
 
     def original(self, ax: Axes, exp: Explanation, i: int) -> str:
         """The values of the first features as text."""
-        names, raw = _names(exp), _raw(exp, i, 4)
+        names, raw = feature_names(exp), _raw(exp, i)
         lines = [f"{shorten(name, 24)} = {shorten(value, 20)}" for name, value in zip(names, raw, strict=True)]
         bare(ax)
         for row, line in enumerate(lines[:MAX_BARS]):
@@ -50,10 +50,10 @@ class TabularMedium(Medium):
 
     def draw(self, ax: Axes, exp: Explanation, i: int, kind: str, scale: Scale) -> ScalarMappable | None:
         """Signed bars, the largest first."""
-        values, raw = finite(self.values(exp, i)), _raw(exp, i, 3)
+        values, raw = finite(self.values(exp, i)), _raw(exp, i)
         order = np.argsort(-np.abs(values), kind="stable")
         top, rest = order[:MAX_BARS], order[MAX_BARS:]
-        names = _names(exp)
+        names = feature_names(exp)
         labels = [f"{shorten(names[f], 18)} = {shorten(raw[f], 18)}" for f in top]
         lengths = [float(values[f]) for f in top]
         if len(rest):
@@ -72,16 +72,21 @@ class TabularMedium(Medium):
         return None
 
 
-def _raw(exp: Explanation, i: int, digits: int) -> list[str]:
+def _raw(exp: Explanation, i: int) -> list[str]:
     """The features of sample i as people read them: raw values where they are known, else in raw units."""
     if exp.values is not None:
         row = exp.values[i % len(exp)]
-        return [f"{v:.{digits + 1}g}" if isinstance(v, float) else str(v) for v in row]
+        return [f"{v:.5g}" if isinstance(v, float) else str(v) for v in row]
     x = exp.input[i % len(exp)][None].detach().cpu().double()
-    return [f"{v:.{digits}g}" for v in exp.spec.denormalise(x)[0].tolist()]
+    return [readable(v) for v in exp.spec.denormalise(x)[0].tolist()]
 
 
-def _names(exp: Explanation) -> list[str]:
+def readable(value: float) -> str:
+    """Four digits, and whole numbers up to a million in full: 2203.0 -> "2203", -121.22 -> "-121.2"."""
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def feature_names(exp: Explanation) -> list[str]:
     """One name per feature, made up where none are known."""
     names, count = exp.feature_names, exp.input.shape[1]
     if names and len(names) == count:

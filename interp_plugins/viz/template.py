@@ -44,6 +44,12 @@ $rows
 </section>
 """)
 
+OVERVIEW = Template("""<section class="sample overview">
+<h2>$heading</h2>
+$content
+</section>
+""")
+
 FIGURE = Template("""<figure>
 <figcaption><strong>$name</strong>$caption</figcaption>
 $content
@@ -71,6 +77,7 @@ figure { margin: 0; min-width: 0; max-width: 28rem; }
 figcaption { margin-bottom: .4rem; line-height: 1.35; overflow-wrap: anywhere; }
 figcaption span { display: block; color: var(--faint); font-size: .85rem; min-height: 1.35em; }
 figure img { display: block; width: 100%; height: auto; background: #ffffff; border-radius: .3rem; }
+.overview img { display: block; max-width: 100%; height: auto; background: #ffffff; border-radius: .3rem; }
 figure img.small { image-rendering: pixelated; }
 figure img + img { margin-top: .5rem; }
 .bar { height: .7rem; margin-top: .5rem; border-radius: .2rem; border: 1px solid var(--line); }
