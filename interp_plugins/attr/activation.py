@@ -54,6 +54,8 @@ class LayerGradientXActivation(InternalMultiplying, LayerAttribution):
         memory_efficient: accepted for Captum's sake; long batches are cut into chunks here.
     """
 
+    shares_targets = True
+
     def __init__(
         self,
         forward_func: Callable[..., Any],

@@ -42,6 +42,8 @@ class Attribution:
     # Whether integer inputs are explained at their look-ups, and whether the map is over a layer.
     embeds_ids: bool = False
     reads_layer: bool = False
+    # Whether a `core.several.Several` target is explained in shared passes; else `explain` runs once per target.
+    shares_targets: bool = False
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -109,6 +111,8 @@ class GradientAttribution(Attribution):
 
 class PerturbationAttribution(Attribution):
     """A method that only evaluates the model."""
+
+    shares_targets = True
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -294,9 +298,9 @@ def convergence_delta(
     starts: Sequence[Tensor],
     chunk: int | None = None,
 ) -> Tensor:
-    """sum(attributions) - (F(end) - F(start)), per sample (N,)."""
+    """sum(attributions) - (F(end) - F(start)), per sample (N,); of K targets (N * K,)."""
     n = ends[0].shape[0]
-    if any(a.shape[0] != n for a in attributions):
+    if any(a.shape[0] != n * forward.target.count for a in attributions):
         raise InputError(
             f"Attributions for {[a.shape[0] for a in attributions]} examples came for {n} inputs; the first dimensions "
             "must be equal."

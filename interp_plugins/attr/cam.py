@@ -53,6 +53,8 @@ class ClassActivationMap(LayerAttribution):
         device_ids: accepted for Captum's sake; not needed.
     """
 
+    shares_targets = True
+
     weighting: Weighting
 
     def __init__(self, forward_func: Callable[..., Any], layer: Any = None, device_ids: list[int] | None = None):

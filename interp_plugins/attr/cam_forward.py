@@ -18,6 +18,7 @@ from ..core.errors import InputError
 from ..core.forward import Forward, Gradients
 from ..core.grid import Grid
 from ..core.registry import register
+from ..core.several import repeated
 from ..core.site import AtLayer, Layer
 from .base import batch_scores, prepared
 from .cam import ClassActivationMap, averaged, enlarged, grids, input_size
@@ -48,6 +49,8 @@ def read(forward: Forward, xs: tuple[Tensor, ...], sites: list[Layer], chunk: in
 )
 class EigenCAM(ClassActivationMap):
     """The first principal component of a layer's activations: what stands out for the layer, whatever the class."""
+
+    shares_targets = False  # no class
 
     def attribute(
         self,
@@ -123,7 +126,7 @@ class ChannelByChannel(ClassActivationMap):
             with progress_bar(total * xs[0].shape[0], "channels", progress) as bar:
                 for (site, k), grid, a in zip(owners, found, got.activations, strict=True):
                     weights = self.weights(forward, xs, (site, k), grid, a, chunk, bar).to(a.dtype)
-                    laid = grid.lay_out(a)
+                    (laid,) = repeated([grid.lay_out(a)], forward.target.count)
                     cam = (weights.reshape(*laid.shape[:2], *(1,) * (laid.ndim - 2)) * laid).sum(1, keepdim=True)
                     maps.append(cam.relu() if relu_attributions else cam)
             if isinstance(self.layer, list):
@@ -145,14 +148,14 @@ class ChannelByChannel(ClassActivationMap):
 
 
 def _each_channel(forward: Forward, at: Any, n: int, channels: int, like: Tensor, size: int, bar: Any) -> Tensor:
-    """Scores (N, C) of the model on what `at(rows, channel numbers)` gives, in chunks of rows."""
+    """Scores (N, C), or (N * K, C) of K targets, of the model on what `at(rows, channel numbers)` gives, in chunks."""
 
     def work(start: int, stop: int) -> Tensor:
         r = torch.arange(start, stop, device=like.device)
         return forward.scores(at(r % n, r // n), r % n)
 
     parts = [part for _, _, part in chunks(n * channels, size, work, step=n, bar=bar)]
-    return torch.cat(parts).reshape(channels, n).t()
+    return torch.cat(parts).reshape(channels, n * forward.target.count).t()
 
 
 @register(

@@ -206,7 +206,8 @@ class Game:
     def empty(self) -> Tensor:
         """F(baseline), (samples, K)."""
         value = self.of(torch.zeros(1, self.d, dtype=torch.bool))[0]
-        note(baseline_score=value[:, 0].to(self.dtype) if value.shape[1] == 1 and not self.merged else None)
+        one_each = value.shape[1] == self.forward.target.count and not self.merged
+        note(baseline_score=value.reshape(-1).to(self.dtype) if one_each else None)
         return value
 
     # -- results -------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from ..core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from ..core.errors import InputError
 from ..core.forward import Forward, gradients, gradients_through
 from ..core.registry import register
+from ..core.several import repeated
 from ..core.site import Layer, Neuron
 from ..core.tensors import check_float, like
 from .base import (
@@ -33,7 +34,7 @@ from .base import (
     prepared,
 )
 from .gradient_shap import layer_tensors
-from .path import RowSum, grid_rows, path_gradients, points
+from .path import RowSum, grid_rows, path_gradients, points, targets_of
 from .quadrature import check_steps, quadrature
 
 
@@ -57,7 +58,8 @@ def path_conductance(
     edges[-1] = 1.0
     nodes = torch.tensor(rule.nodes, dtype=torch.float64)
     n, device, dtype = inputs[0].shape[0], inputs[0].device, inputs[0].dtype
-    total = RowSum(n)
+    targets = forward.target.count
+    total = RowSum(n * targets)
     counts: tuple[int, ...] = ()
 
     def work(start: int, stop: int) -> Any:
@@ -67,13 +69,17 @@ def path_conductance(
             return points(inputs, baselines, rows, alphas.to(dtype).to(device))
 
         got = gradients(forward, at(nodes[steps.cpu()]), rows, wrt=layers)
-        after = layer_tensors(forward, at(edges[steps.cpu() + 1]), rows, layers)
+        after = repeated(layer_tensors(forward, at(edges[steps.cpu() + 1]), rows, layers), targets)
         before = (
             got.activations
             if method == "riemann_left"
-            else layer_tensors(forward, at(edges[steps.cpu()]), rows, layers)
+            else repeated(layer_tensors(forward, at(edges[steps.cpu()]), rows, layers), targets)
         )
-        return rows, [g * (b - a) for g, a, b in zip(got.grads, before, after, strict=True)], got.counts
+        return (
+            targets_of(rows, targets),
+            [g * (b - a) for g, a, b in zip(got.grads, before, after, strict=True)],
+            got.counts,
+        )
 
     size = chunk or auto_chunk(list(inputs))
     with progress_bar(n * n_steps, "gradients", progress) as bar:
@@ -90,6 +96,8 @@ def path_conductance(
 )
 class LayerConductance(LayerAttribution, GradientAttribution):
     """How much of the change of the score flows through each unit of a layer."""
+
+    shares_targets = True
 
     embeds_ids = True
 
@@ -146,6 +154,8 @@ class LayerConductance(LayerAttribution, GradientAttribution):
 )
 class InternalInfluence(LayerAttribution, GradientAttribution):
     """Mean gradient at a layer along the input's path."""
+
+    shares_targets = True
 
     embeds_ids = True
 

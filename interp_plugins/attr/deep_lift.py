@@ -22,10 +22,11 @@ from ..core.errors import ConvergenceWarning, InputError, InputTypeError
 from ..core.forward import Forward
 from ..core.registry import register
 from ..core.report import note
+from ..core.several import repeated
 from ..core.tensors import as_tuple, check_float, describe, like, own, per_sample_sum
 from .base import GradientAttribution, Multiplying, prepared
 from .gradient_shap import baseline_pool
-from .path import RowSum
+from .path import RowSum, targets_of
 from .rules.paired import paired_gradients
 
 CustomAttribution = Callable[..., tuple[Tensor, ...]]
@@ -79,7 +80,8 @@ def contributions(
         progress: None = a bar for long work.
     """
     n, count, device = xs[0].shape[0], sets[0].shape[1], xs[0].device
-    sums = RowSum(n)
+    targets = forward.target.count
+    sums = RowSum(n * targets)
     kept: list[Tensor] = []
     ends: list[tuple[Tensor, Tensor]] = []
 
@@ -92,11 +94,12 @@ def contributions(
         if custom is not None:
             maps = custom_maps(custom, got.grads, tuple(inputs), tuple(bases))
         elif multiply:
-            maps = tuple(g * (x - b) for g, x, b in zip(got.grads, inputs, bases, strict=True))
+            change = repeated([x - b for x, b in zip(inputs, bases, strict=True)], targets)
+            maps = tuple(g * d for g, d in zip(got.grads, change, strict=True))
         else:
             maps = got.grads
-        change = got.scores - at_baselines
-        return rows, maps, per_sample_sum(maps).to(change.dtype) - change, (got.scores, at_baselines)
+        delta = per_sample_sum(maps).to(got.scores.dtype) - (got.scores - at_baselines)
+        return targets_of(rows, targets), maps, delta, (got.scores, at_baselines)
 
     size = chunk or max(1, auto_chunk(list(xs)) // 2)
     with progress_bar(n * count, "DeepLift", progress) as bar:
@@ -110,6 +113,7 @@ def contributions(
         note(score=score, baseline_score=baseline_score)
     if multiply and custom is None:
         _warn_if_incomplete(deltas, score, baseline_score)
+    deltas = deltas.reshape(n, count, targets).transpose(1, 2).reshape(-1)  # sample by sample, target by target
     return tuple(t / count for t in sums.result()), deltas
 
 
@@ -161,6 +165,8 @@ class DeepLift(Multiplying, GradientAttribution):
         multiply_by_inputs: multiply by (input - baseline), "global" attribution (default); False gives the multipliers.
         eps: differences of activations up to this size count as none, and get the derivative.
     """
+
+    shares_targets = True
 
     def __init__(self, model: Callable[..., Any], multiply_by_inputs: bool = True, eps: float = 1e-10):
         super().__init__(model, multiply_by_inputs)

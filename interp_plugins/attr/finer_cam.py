@@ -95,6 +95,8 @@ class FinerCAM(ClassActivationMap):
             or "hi_res_cam".
     """
 
+    shares_targets = False  # each class has others to be compared with
+
     def __init__(
         self,
         forward_func: Callable[..., Any],

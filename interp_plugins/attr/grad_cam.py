@@ -28,6 +28,8 @@ from .cam import averaged, grids
 class LayerGradCam(LayerAttribution):
     """Coarse map of a convolutional layer: sum over channels of activation times spatially averaged gradient."""
 
+    shares_targets = True
+
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.batching import check_chunk
 from ..core.registry import register
+from ..core.several import repeated
 from ..core.tensors import like
 from .base import GradientAttribution, batch_gradients, prepared
 
@@ -19,6 +20,8 @@ from .base import GradientAttribution, batch_gradients, prepared
 @register("saliency", aliases=("gradient", "grad"), reference="Simonyan et al. 2013, arXiv:1312.6034")
 class Saliency(GradientAttribution):
     """Gradient of the score with respect to the input."""
+
+    shares_targets = True
 
     def attribute(
         self,
@@ -57,6 +60,8 @@ class Saliency(GradientAttribution):
 class InputXGradient(GradientAttribution):
     """Input times gradient: exact for linear models without a bias."""
 
+    shares_targets = True
+
     @property
     def multiplies_by_inputs(self) -> bool:
         """True: a global attribution."""
@@ -73,4 +78,4 @@ class InputXGradient(GradientAttribution):
         """Input times gradient; arguments, shapes and errors as in `Saliency.attribute`."""
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             grads = batch_gradients(forward, xs, chunk=check_chunk("batch_size", batch_size)).grads
-            return like(inputs, [x * g for x, g in zip(xs, grads, strict=True)])
+            return like(inputs, [x * g for x, g in zip(repeated(xs, forward.target.count), grads, strict=True)])

@@ -19,11 +19,12 @@ from ..core.errors import InputError, InputTypeError
 from ..core.forward import Forward, gradients
 from ..core.random import make_generator
 from ..core.registry import register
+from ..core.several import repeated
 from ..core.site import Layer, run_and_read
 from ..core.tensors import as_tuple, check_float, describe, like, own, per_sample_sum
 from .base import GradientAttribution, Multiplying, prepared
 from .noise_tunnel import _stdevs
-from .path import RowSum, points
+from .path import RowSum, points, targets_of
 
 
 def baseline_pool(baselines: Any, inputs: Any, xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -80,8 +81,8 @@ def expected_gradients(
     are held at a time.
     """
     stds = _stdevs(stdevs, xs)
-    n, device = xs[0].shape[0], xs[0].device
-    sums = RowSum(n)
+    n, device, targets = xs[0].shape[0], xs[0].device, forward.target.count
+    sums = RowSum(n * targets)
     kept: list[Tensor] = []
     counts: tuple[int, ...] = ()
     size = chunk or auto_chunk(list(xs))
@@ -101,20 +102,20 @@ def expected_gradients(
                 got = gradients(forward, points(noisy, starts, here, alpha[lo:hi]), rows, wrt=wrt)
                 maps, ends, begins = got.grads, [x[lo:hi] for x in noisy], [b[lo:hi] for b in starts]
                 if multiply:
-                    read = [_read(forward, at, rows, wrt) for at in (ends, begins)]
+                    read = [repeated(_read(forward, at, rows, wrt), targets) for at in (ends, begins)]
                     maps = tuple((e - b) * g for e, b, g in zip(*read, maps))
                 delta = None
                 if deltas:
                     change = forward.scores(ends, rows) - forward.scores(begins, rows)
                     delta = per_sample_sum(maps).to(change.dtype) - change
-                return rows, maps, delta, got.counts
+                return targets_of(rows, targets), maps, delta, got.counts
 
             for _, _, (rows, maps, delta, counts) in chunks(n * len(draws), size, work, step=n, bar=bar):  # noqa: B007
                 sums.add(maps, rows)
                 if delta is not None:
                     kept.append(delta)
     means = tuple(t / n_samples for t in sums.result())
-    return means, torch.cat(kept).reshape(n_samples, n).t().reshape(-1) if deltas else None, counts
+    return means, torch.cat(kept).reshape(n_samples, n * targets).t().reshape(-1) if deltas else None, counts
 
 
 def _draw(
@@ -160,6 +161,8 @@ class GradientShap(Multiplying, GradientAttribution):
         forward_func: model or callable.
         multiply_by_inputs: multiply by (input - baseline), the default.
     """
+
+    shares_targets = True
 
     def has_convergence_delta(self) -> bool:
         """True."""

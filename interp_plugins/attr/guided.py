@@ -36,6 +36,7 @@ class _Rectified(GradientAttribution):
         model: model or callable.
     """
 
+    shares_targets = True
     rule: Rule
 
     def __init__(self, model: Callable[..., Any]):

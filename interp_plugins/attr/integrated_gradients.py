@@ -8,7 +8,7 @@ Completeness: the attributions sum to F(x) - F(x'). `tol` replaces the fixed num
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core.baseline import as_baselines
 from ..core.batching import check_chunk
 from ..core.registry import register
+from ..core.several import repeated
 from ..core.spec import InputSpec
 from ..core.tensors import check_float, like
 from .adaptive import adaptive_path_gradients, check_tolerance
@@ -43,6 +44,8 @@ class IntegratedGradients(Multiplying, GradientAttribution):
         multiply_by_inputs: multiply by (input - baseline), "global" attribution (default); False gives the mean
             gradient along the path.
     """
+
+    shares_targets = True
 
     def has_convergence_delta(self) -> bool:
         """True."""
@@ -101,7 +104,10 @@ class IntegratedGradients(Multiplying, GradientAttribution):
                 grads, _ = path_gradients(forward, xs, bs, rule, chunk=chunk, progress=progress)
             else:
                 grads = adaptive_path_gradients(forward, xs, bs, tol, max_steps, chunk=chunk, progress=progress)
-            maps = [(x - b) * g for x, b, g in zip(xs, bs, grads, strict=True)] if self._multiply_by_inputs else grads
+            maps: Sequence[Tensor] = grads
+            if self._multiply_by_inputs:
+                change = repeated([x - b for x, b in zip(xs, bs, strict=True)], forward.target.count)
+                maps = [d * g for d, g in zip(change, grads, strict=True)]
             if not return_convergence_delta:
                 return like(inputs, maps)
             return like(inputs, maps), convergence_delta(forward, maps, xs, bs, chunk)

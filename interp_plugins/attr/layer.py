@@ -111,6 +111,8 @@ class LayerIntegratedGradients(InternalMultiplying, LayerAttribution, GradientAt
         multiply_by_inputs: multiply by the difference of the activations, the default.
     """
 
+    shares_targets = True
+
     def has_convergence_delta(self) -> bool:
         """True."""
         return True
@@ -263,6 +265,8 @@ class LayerGradientShap(InternalMultiplying, LayerAttribution, GradientAttributi
         device_ids: not needed.
         multiply_by_inputs: multiply by the difference of the activations, the default.
     """
+
+    shares_targets = True
 
     embeds_ids = True
 

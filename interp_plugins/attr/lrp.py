@@ -30,6 +30,7 @@ from .rules.scope import under
 class _Relevance(GradientAttribution):
     """What LRP at the input and LRP at a layer share."""
 
+    shares_targets = True
     composite: Composite
     account: bool
 

@@ -109,6 +109,8 @@ class NeuronGradientShap(InternalMultiplying, NeuronAttribution, GradientAttribu
 class NeuronFeatureAblation(NeuronAttribution, PerturbationAttribution):
     """Change of a neuron when a feature of the input is replaced."""
 
+    shares_targets = False  # no class
+
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

@@ -79,6 +79,13 @@ def points(inputs: Sequence[Tensor], baselines: Sequence[Tensor], rows: Tensor, 
     return tuple(out)
 
 
+def targets_of(rows: Tensor, targets: int) -> Tensor:
+    """The numbers of the sample-and-target pairs of some samples, when several targets share a pass."""
+    if targets == 1:
+        return rows
+    return (rows[:, None] * targets + torch.arange(targets, device=rows.device)).reshape(-1)
+
+
 def grid_rows(start: int, stop: int, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Samples and step numbers of the rows [start, stop) of the list "all samples at step 0, at step 1, ..."."""
     r = torch.arange(start, stop, device=device)
@@ -95,12 +102,15 @@ def path_gradients(
     chunk: int | None = None,
     progress: bool | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Weighted sum of the gradients over the nodes: (N, ...) per input (or per layer tensor), and tensors per layer."""
-    n = inputs[0].shape[0]
+    """Weighted sum of the gradients over the nodes: (N, ...) per input (or per layer tensor), and tensors per layer.
+
+    Of several targets (N * K, ...).
+    """
+    n, targets = inputs[0].shape[0], forward.target.count
     device = inputs[0].device
     nodes = torch.tensor(rule.nodes, dtype=torch.float64)
     weights = torch.tensor(rule.weights, dtype=torch.float64)
-    total = RowSum(n)
+    total = RowSum(n * targets)
     counts: tuple[int, ...] = ()
 
     def work(start: int, stop: int) -> tuple[Gradients, Tensor, Tensor]:
@@ -113,5 +123,5 @@ def path_gradients(
     with progress_bar(n * len(rule), "gradients", progress) as bar:
         for _, _, (got, rows, steps) in chunks(n * len(rule), size, work, step=n, bar=bar):
             counts = got.counts
-            total.add(got.grads, rows, weights[steps.cpu()])
+            total.add(got.grads, targets_of(rows, targets), weights[steps.cpu()].repeat_interleave(targets))
     return total.result(), counts

@@ -10,7 +10,7 @@ import hashlib
 import platform
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,9 +25,11 @@ from .forward import Call, Forward
 from .grid import last_grid_layer
 from .guard import frozen, modules_of
 from .methods import Bound, bind_methods
+from .named import by_name, in_order
 from .prediction import Asked, Prediction, asked_targets, predict, target_probability
 from .random import make_generator
 from .report import collect
+from .several import Several, part_of
 from .site import Layer, layer_name, resolve_layer
 from .spec import InputSpec, as_spec
 from .tensors import as_tuple, check_inputs, is_float, like
@@ -37,7 +39,7 @@ DEFAULT_METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
 
 def explain(
     model: Callable[..., Any],
-    inputs: Tensor | tuple[Tensor, ...],
+    inputs: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor],
     methods: Any = DEFAULT_METHODS,
     *,
     target: Any = None,
@@ -60,7 +62,10 @@ def explain(
 
     Args:
         model: an `nn.Module` or any callable, called as `model(*inputs, *additional_forward_args, **forward_kwargs)`.
-        inputs: tensor or tuple of tensors, batch first, on the model's device, in the model's own (normalised) units.
+        inputs: tensor or tuple of tensors, batch first, on the model's device, in the model's own (normalised) units;
+            or a dict of tensors by name, for a model that takes them as keyword arguments of these names, or all in one
+            dict. The maps are then a tuple in the dict's order (`Explanation.by_input` names them), and `baselines` and
+            `feature_mask` may be dicts, too.
             Integers are ids (tokens, categories): gradient methods explain them at the rows of the tables they are
             looked up in, jointly with float inputs, and give one number per id.
         methods: a name or alias (case-insensitive, see `list_methods()`), a method object (ours, or anything with
@@ -69,7 +74,11 @@ def explain(
             regression); int = index of the output; str, bool or ("label", entry) = entry of `input_spec.vocab`;
             tuple = index of the output's dimensions after the batch; tensor of N = one index per sample;
             `Contrast(this, that)` = why the one rather than the other; a `core.region.ClassRegion` for a
-            segmentation; a function output -> (N,); a `core.target.Target`; a list = several explanations.
+            segmentation; a `core.detection.Detection` or `Box` for a detector (None = the box with the highest score);
+            a function output -> (N,); a `core.target.Target`; a list = several explanations, "all" (or
+            `core.several.AllClasses()`) = one per class. Several targets share their passes where the method can:
+            methods that evaluate the model need no more passes than for one, gradient methods one forward pass and a
+            backward pass per target (`shares_targets`, docs/targets.md).
         baselines: None (black for path methods on normalised pictures, else zeros in the model's units), "zero",
             "black", "mean", "blur", "uniform", "gaussian", a number, a tensor, a tuple (one per input), a function of
             the inputs, or a `core.baseline.Sample` of data. For integer inputs (ids) numbers and tensors are ids; None
@@ -103,7 +112,14 @@ def explain(
         exps["ig"].show()
     """
     check_chunk("batch_size", batch_size)
-    func = Call(model, forward_kwargs, output) if forward_kwargs or output is not None else model
+    func = model
+    names: tuple[str, ...] | None = None
+    if isinstance(inputs, Mapping):
+        func, names = by_name(model, inputs), tuple(inputs)
+        inputs = tuple(inputs.values())
+        baselines = in_order(baselines, names, "baselines")
+        feature_mask = in_order(feature_mask, names, "feature_mask")
+    func = Call(func, forward_kwargs, output) if forward_kwargs or output is not None else func
     with frozen(func, seed=seed):
         xs = check_inputs(inputs)
         n = xs[0].shape[0]
@@ -124,9 +140,9 @@ def explain(
             seed=seed,
             progress=progress,
             baselines=baselines,
-            model=_model_facts(model),
+            model={**_model_facts(model), **({"input_names": list(names)} if names else {})},
         )
-        return Explanations([job.run(one, what, prediction) for one in bound for what in asked])
+        return Explanations([exp for one in bound for exp in job.run(one, asked, prediction)])
 
 
 def _fitting(spec: InputSpec, prediction: Prediction) -> InputSpec:
@@ -165,13 +181,40 @@ class _Job:
     baselines: Any
     model: dict[str, Any]
 
-    def run(self, bound: Bound, asked: Asked, prediction: Prediction) -> Explanation:
-        """One method for one target."""
-        kwargs, baselines = self._arguments(bound, asked)
+    def run(self, bound: Bound, asked: Sequence[Asked], prediction: Prediction) -> list[Explanation]:
+        """One method for some targets: in shared passes where it can (`core/several.py`), else one after the other."""
+        if len(asked) > 1 and _shares(bound):
+            return self._run(bound, asked, prediction)
+        return [exp for one in asked for exp in self._run(bound, [one], prediction)]
+
+    def _run(self, bound: Bound, asked: Sequence[Asked], prediction: Prediction) -> list[Explanation]:
+        count, n = len(asked), self.xs[0].shape[0]
+        together = asked[0] if count == 1 else Asked(Several(tuple(a.target for a in asked)), None, ())
+        kwargs, baselines = self._arguments(bound, together)
         begin = time.perf_counter()
         with collect() as report:
-            result = bound.method.attribute(like(self.inputs, self.xs), **kwargs)
-        seconds = time.perf_counter() - begin
+            found = bound.method.attribute(like(self.inputs, self.xs), **kwargs)
+        seconds = (time.perf_counter() - begin) / count
+        if count > 1:
+            report["shared_by_targets"] = count
+        parts = [(found, report)] if count == 1 else [part_of((found, report), k, count, n) for k in range(count)]
+        return [
+            self._explanation(bound, one, prediction, part, facts, kwargs, baselines, seconds)
+            for one, (part, facts) in zip(asked, parts, strict=True)
+        ]
+
+    def _explanation(
+        self,
+        bound: Bound,
+        asked: Asked,
+        prediction: Prediction,
+        result: Any,
+        report: Mapping[str, Any],
+        kwargs: Mapping[str, Any],
+        baselines: tuple[Tensor, ...] | None,
+        seconds: float,
+    ) -> Explanation:
+        """What a method gave for one target, on the CPU, with its scores."""
         delta = None
         if kwargs.get("return_convergence_delta"):
             result, delta = result
@@ -280,7 +323,7 @@ class _Job:
 
         n = self.xs[0].shape[0]  # a method inside NoiseTunnel reports noisy copies, which are no samples
         per_sample = {k: list(report[k]) for k in report.get("per_sample", ()) if len(report[k]) == n}
-        passes = {k: report[k] for k in ("forward_passes", "backward_passes") if k in report}
+        passes = {k: report[k] for k in ("forward_passes", "backward_passes", "shared_by_targets") if k in report}
         versions = {
             "interp_plugins": __version__,
             "torch": str(torch.__version__),
@@ -292,6 +335,15 @@ class _Job:
             "versions": versions,
             **({"per_sample": per_sample} if per_sample else {}),
         }
+
+
+def _shares(bound: Bound) -> bool:
+    """Whether a method explains several targets in shared passes.
+
+    With `tol` each target decides its own passes; a `custom_attribution_func` knows one target.
+    """
+    alone = any(bound.params.get(name) is not None for name in ("tol", "custom_attribution_func"))
+    return bool(getattr(bound.method, "shares_targets", False)) and not alone
 
 
 def _cpu(value: Any) -> Any:

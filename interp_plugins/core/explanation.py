@@ -110,6 +110,13 @@ class Explanation:
         return self.inputs[0] if isinstance(self.inputs, tuple) else self.inputs
 
     @property
+    def by_input(self) -> dict[str, Tensor]:
+        """The attributions by the name of their input: those of the dict that was explained, else "input 0", ..."""
+        many = self.attributions if isinstance(self.attributions, tuple) else (self.attributions,)
+        names = self.meta.get("input_names") or [f"input {i}" for i in range(len(many))]
+        return dict(zip(names, many))
+
+    @property
     def feature_names(self) -> tuple[str, ...] | None:
         """Names of the input's features, where the adapter knows them."""
         return self.spec.feature_names

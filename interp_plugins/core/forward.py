@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .detection import as_table, is_detections
 from .errors import InputError, InterpWarning, ModelError, did_you_mean
+from .several import side_by_side
 from .site import Layer, Neuron, run_and_read
 from .target import Target, Whole
 from .tensors import as_tuple, describe, is_float, own_tree, take_rows
@@ -47,7 +49,7 @@ class Call:
 
 
 def select_output(output: Any, selector: Any = None) -> Tensor:
-    """The tensor that is explained, from whatever the model returned.
+    """The tensor that is explained, from whatever the model returned; detections become a table (R, M, 6).
 
     Raises:
         ModelError: no tensor, or several to choose from, with the keys that there are.
@@ -68,6 +70,8 @@ def select_output(output: Any, selector: Any = None) -> Tensor:
             ) from err
     if isinstance(output, Tensor):
         return output.as_subclass(Tensor)
+    if is_detections(output):
+        return as_table(output)
     if isinstance(output, (bool, int, float)):
         return torch.tensor(output, dtype=torch.get_default_dtype() if isinstance(output, float) else None)
     if isinstance(output, Mapping):
@@ -140,8 +144,8 @@ class Forward:
             return self.target.at(rows)(self.raw(inputs, rows)).detach()
 
     def scores(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
-        """One scalar per row (R,), without gradient."""
-        return _one_per_row(self.selected(inputs, rows), inputs[0].shape[0])
+        """One scalar per row (R,), without gradient; of several targets all, (R * K,)."""
+        return _one_per_row(self.selected(inputs, rows), inputs[0].shape[0], self.target.count)
 
 
 def _takes_nothing(func: Any) -> bool:
@@ -165,7 +169,9 @@ def _readable(output: Tensor) -> Tensor:
     return output
 
 
-def _one_per_row(selected: Tensor, rows: int) -> Tensor:
+def _one_per_row(selected: Tensor, rows: int, targets: int = 1) -> Tensor:
+    if targets > 1 and selected.ndim == 2 and selected.shape[0] == rows:
+        return selected.reshape(-1)
     if selected.numel() == rows and (selected.ndim == 0 or selected.shape[0] == rows):
         return selected.reshape(rows)
     shape = tuple(selected.shape)
@@ -183,7 +189,10 @@ def _one_per_row(selected: Tensor, rows: int) -> Tensor:
 
 @dataclass
 class Gradients:
-    """What one forward and backward pass gave: scores (R,), gradients, and the layer's tensors if one was read."""
+    """What one forward and backward pass gave: scores (R,), gradients, and the layer's tensors if one was read.
+
+    Of K targets at once (`core.several`) everything has R * K rows, a row's targets together.
+    """
 
     scores: Tensor
     grads: tuple[Tensor, ...]
@@ -200,6 +209,8 @@ def gradients(
 ) -> Gradients:
     """Gradient of the scores with respect to the inputs, or to layers read while the inputs go through.
 
+    Several targets share the forward pass; each has a backward pass of its own.
+
     Args:
         forward: what to differentiate.
         inputs: rows (R, ...) of every input.
@@ -213,7 +224,7 @@ def gradients(
     # The model gets copies: it may work in place, and a leaf that requires grad refuses that.
     args, kwargs = forward.arguments([x.clone() for x in leaves], rows)
     forward.passes["forward"] += inputs[0].shape[0]
-    forward.passes["backward"] += inputs[0].shape[0]
+    forward.passes["backward"] += inputs[0].shape[0] * forward.target.count
     activations: tuple[Tensor, ...] = ()
     counts: tuple[int, ...] = ()
     if wrt is None:
@@ -223,10 +234,17 @@ def gradients(
         activations = tuple(t for tensors in found for t in tensors)
         counts = tuple(len(tensors) for tensors in found)
     selected = forward.target.at(rows)(_readable(select_output(output, forward.output)))
-    scores = _one_per_row(selected, inputs[0].shape[0])
-    sources = list(activations) if wrt is not None else leaves
-    grads = _differentiate(scores, sources, "layer" if wrt is not None else "input")
-    return Gradients(scores.detach(), grads, tuple(a.detach() for a in activations), counts)
+    count, total = forward.target.count, inputs[0].shape[0]
+    scores = _one_per_row(selected, total, count)
+    sources, what = (list(activations), "layer") if wrt is not None else (leaves, "input")
+    if count == 1:
+        grads = _differentiate(scores, sources, what)
+    else:
+        columns = scores.reshape(total, count).unbind(1)
+        grads = side_by_side([_differentiate(c, sources, what, retain=True) for c in columns], total)
+    read = [a.detach() for a in activations]
+    read = list(side_by_side([read] * count, total)) if count > 1 else read
+    return Gradients(scores.detach(), grads, tuple(read), counts)
 
 
 def gradients_through(forward: Forward, inputs: Sequence[Tensor], rows: Tensor, neuron: Neuron) -> tuple[Tensor, ...]:
@@ -245,7 +263,7 @@ def gradients_through(forward: Forward, inputs: Sequence[Tensor], rows: Tensor, 
     return _differentiate(through, leaves, "input")
 
 
-def _differentiate(scores: Tensor, sources: Sequence[Tensor], what: str) -> tuple[Tensor, ...]:
+def _differentiate(scores: Tensor, sources: Sequence[Tensor], what: str, retain: bool = False) -> tuple[Tensor, ...]:
     usable = [s for s in sources if s.requires_grad]
     if not scores.requires_grad or not usable:
         raise ModelError(
@@ -253,7 +271,7 @@ def _differentiate(scores: Tensor, sources: Sequence[Tensor], what: str) -> tupl
             "rounds, casts to integers (.long()), or runs under torch.no_grad(). Use a perturbation method (occlusion, "
             "feature_ablation), or explain a layer behind that step."
         )
-    found = torch.autograd.grad(scores.sum(), usable, allow_unused=True)
+    found = torch.autograd.grad(scores.sum(), usable, allow_unused=True, retain_graph=retain)
     if all(g is None for g in found):
         raise ModelError(
             f"The score does not depend on any {what}: One of the differentiated Tensors appears to not have been used "

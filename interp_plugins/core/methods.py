@@ -175,7 +175,7 @@ def _short_title(info: MethodInfo | None, method: Any) -> str:
 
 def layer_variant(name: str) -> str:
     """The method to use when a layer is asked for: the name itself, or its layer variant."""
-    if method_info(name).site == "layer" or name == "noise_tunnel" or method_info(name).site == "neuron":
+    if name == "noise_tunnel" or "layer" in _names(method_info(name).cls):
         return name
     variants = {
         "integrated_gradients": "layer_integrated_gradients",

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from .batching import auto_chunk, chunks
+from .detection import Box, Detection, is_table
 from .errors import InterpWarning, TargetError
 from .forward import Forward
 from .region import ClassRegion
+from .several import AllClasses
 from .spec import InputSpec
 from .target import Contrast, Index, PerSample, Probability, Region, Target, Whole, as_target
 
@@ -49,12 +51,14 @@ class Prediction:
         classes: the class with the highest score per sample, where the outputs are classes (N, C > 1).
         probabilities: of the output's shape, or None.
         several: for labels that do not exclude each other, those of each sample, the most probable first; else None.
+        size: height and width of the first input that is a picture, or None.
     """
 
     output: Tensor
     classes: tuple[int, ...] | None
     probabilities: Tensor | None
     several: tuple[tuple[int, ...], ...] | None = None
+    size: tuple[int, int] | None = None
 
 
 def predict(
@@ -93,7 +97,8 @@ def predict(
     several = None
     if threshold is not None and classes is not None and probabilities is not None:
         several = tuple(_above(row, threshold) for row in probabilities)
-    return Prediction(output, classes, probabilities, several)
+    picture = next(((int(x.shape[2]), int(x.shape[3])) for x in inputs if x.ndim == 4), None)
+    return Prediction(output, classes, probabilities, several, picture)
 
 
 def _above(probabilities: Tensor, threshold: float) -> tuple[int, ...]:
@@ -119,6 +124,8 @@ def asked_targets(target: Any, prediction: Prediction, spec: InputSpec, n: int) 
         spec: class names.
         n: batch size.
     """
+    if isinstance(target, AllClasses) or (isinstance(target, str) and target == "all" and not _named(spec, "all")):
+        return _every_class(prediction, spec, n)
     if isinstance(target, list):
         if not target:
             raise TargetError("target is an empty list; give at least one class, or None for the predicted class.")
@@ -129,6 +136,27 @@ def asked_targets(target: Any, prediction: Prediction, spec: InputSpec, n: int) 
     if target is None and prediction.classes is None and len(shape) == 2 and 1 < shape[1] <= _FEW:
         return [_per_sample((i,) * n, spec) for i in range(shape[1])]
     return [_asked(target, prediction, spec, n)]
+
+
+def _named(spec: InputSpec, label: str) -> bool:
+    """Whether a class has this name."""
+    return spec.vocab is not None and any(str(v).lower() == label for v in spec.vocab)
+
+
+def _every_class(prediction: Prediction, spec: InputSpec, n: int) -> list[Asked]:
+    """Each column of (N, C); for a segmentation the region of each class that is predicted anywhere in the batch."""
+    output = prediction.output
+    if output.ndim == 2:
+        return [_per_sample((c,) * n, spec) for c in range(output.shape[1])]
+    if output.ndim != 4:
+        raise TargetError(
+            f"target='all' means every class of an output (N, C) or (N, C, H, W), but the model's output has shape "
+            f"{tuple(output.shape)}. Give a list of targets."
+        )
+    found = torch.unique(output[:, 0] > 0).long() if output.shape[1] == 1 else torch.unique(output.argmax(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InterpWarning)  # a class that one sample lacks has an empty map there
+        return [_asked(ClassRegion(int(c)), prediction, spec, n) for c in found.tolist()]
 
 
 def _union(prediction: Prediction) -> list[int]:
@@ -149,6 +177,10 @@ def _asked(target: Any, prediction: Prediction, spec: InputSpec, n: int) -> Aske
     if isinstance(target, ClassRegion):
         region, classes = target.resolve(prediction.output, spec)
         return Asked(region, None, tuple(spec.label(c) for c in classes), classes, region.mask)
+    if target is None and is_table(prediction.output):
+        target = Detection()
+    if isinstance(target, (Box, Detection)):
+        return _box(target, prediction, spec, n)
     if target is None:
         if prediction.classes is not None:
             return _per_sample(prediction.classes, spec)
@@ -181,6 +213,15 @@ def _asked(target: Any, prediction: Prediction, spec: InputSpec, n: int) -> Aske
         return _per_sample(tuple(int(i[0]) % max(shape[1], 1) for i in chosen.indices), spec)  # type: ignore[arg-type]
     labels = tuple(chosen.describe(i) or "output" for i in range(n))
     return Asked(chosen, None, labels)
+
+
+def _box(target: Box | Detection, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+    """A box, with its class and score in words, and where it lies."""
+    box = target if isinstance(target, Box) else target.resolve(prediction.output, spec)[0]
+    scores = box(prediction.output).tolist()
+    names = [spec.label(c) for c in box.label.expand(n).tolist()]
+    labels = tuple(f"{name} box {score:.2f}" for name, score in zip(names, scores))
+    return Asked(box, None, labels, region=None if prediction.size is None else box.mask(prediction.size, n))
 
 
 def _contrast(target: Contrast, prediction: Prediction, spec: InputSpec, n: int) -> Asked:

@@ -22,6 +22,11 @@ from .tensors import describe
 class Target:
     """Base class: the whole output (for outputs that already are one scalar per example)."""
 
+    @property
+    def count(self) -> int:
+        """Scalars per row: 1, but for `core.several.Several`."""
+        return 1
+
     def at(self, rows: Tensor | None) -> Target:
         """This target for some rows of the batch (indices of samples, repeats allowed; None = all)."""
         return self

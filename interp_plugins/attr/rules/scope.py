@@ -35,6 +35,10 @@ class _Selected(Target):
     def __init__(self, of: Target, mode: TorchFunctionMode):
         self.of, self.mode = of, mode
 
+    @property
+    def count(self) -> int:
+        return self.of.count
+
     def at(self, rows: Tensor | None) -> Target:
         return _Selected(self.of.at(rows), self.mode)
 

@@ -1,0 +1,159 @@
+"""The randomisation check on a large trained network: cascading, as in Adebayo et al., NeurIPS 2018, arXiv:1810.03292.
+
+    python -m tests.benchmarks.bench_randomisation [method ...]      prints what interp_plugins/attr/randomised.py holds
+
+EfficientNet-Lite0 with its ImageNet weights sees three photographs, 128 x 128, at the class it predicts. Its layers
+are drawn anew from the classifier downwards, five stages, each on top of the one before; after each a method's absolute
+map is compared with that of the trained network: Spearman's rank correlation and SSIM (window 7, maps scaled to
+[0, 1]), the means over the pictures. Maps over a layer are taken at `blocks.4` (8 x 8 places). The processor of two
+cores takes about half an hour for all methods; sampling methods see 64 squares of 16 x 16 as features, and draw
+anew for each network, so that maps share no noise.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import tempfile
+import time
+import warnings
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from interp_plugins import explain
+from interp_plugins.attr import IntegratedGradients
+from interp_plugins.core.methods import attribute_names
+from interp_plugins.core.registry import list_methods, method_info
+from interp_plugins.core.spec import InputSpec
+from interp_plugins.demo.network import MEAN, STD, lite0
+from interp_plugins.demo.photographs import save_photographs
+from interp_plugins.metrics import spearman_correlation
+
+SIZE, LAYER = 128, "blocks.4"
+STAGES = (
+    ("classifier",),
+    ("bn2", "conv_head", "blocks.6"),
+    ("blocks.5", "blocks.4"),
+    ("blocks.3", "blocks.2"),
+    ("blocks.1", "blocks.0", "bn1", "conv_stem"),
+)
+PICTURES = ("chelsea", "coffee", "camera")
+FEW = {
+    "n_steps": 15, "n_samples": 150, "nt_samples": 8, "max_evals": 300, "perturbations_per_eval": 16,
+    "sliding_window_shapes": (3, 16, 16), "strides": (3, 8, 8), "progress": False,
+}  # fmt: skip
+OWN: dict[str, dict[str, Any]] = {
+    "extremal_perturbation": {"n_steps": 60},
+    "gradient_shap": {"n_samples": 15, "stdevs": 0.1},
+    "layer_gradient_shap": {"n_samples": 15},
+    "sobol": {"n_samples": 8},
+    "shapley_value_sampling": {"n_samples": 4},
+    "rise": {"n_samples": 400},
+}
+NO_CLASS_OR_NO_MAP = {"layer_activation", "layer_feature_permutation"}
+
+
+@cache
+def pictures() -> Tensor:
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for path in save_photographs(Path(folder), PICTURES):
+            image = Image.open(path)
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            image = image.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+            rows.append(torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1) / 255)
+    return (torch.stack(rows) - MEAN[0]) / STD[0]
+
+
+def drawn_anew(net: nn.Module, stages: int, seed: int) -> nn.Module:
+    """A copy whose upper stages have the weights that a new network has."""
+    copy = deepcopy(net)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name in (n for stage in STAGES[:stages] for n in stage):
+            for module in copy.get_submodule(name).modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+    return copy.eval()
+
+
+def squares(cells: int) -> Tensor:
+    """Feature numbers of cells x cells squares, all channels together."""
+    row = torch.arange(SIZE) * cells // SIZE
+    return (row[:, None] * cells + row)[None, None]
+
+
+def absolute_maps(net: nn.Module, name: str, target: Tensor, seed: int) -> Tensor:
+    info = method_info(name)
+    takes = attribute_names(info.cls(net, LAYER) if info.site == "layer" else _plain(info.cls, net))
+    more = {k: v for k, v in {**FEW, **OWN.get(name, {})}.items() if k in takes}
+    if "feature_mask" in takes:
+        more["feature_mask"] = squares(3 if name == "shapley_values" else 8)
+    if "layer_mask" in takes:
+        more["layer_mask"] = torch.arange(64).reshape(1, 1, 8, 8)
+    exp = explain(net, pictures(), name, target=target, layer=LAYER if info.site == "layer" else None, seed=seed,
+                  baselines=pictures().mean((0, 2, 3), keepdim=True).expand_as(pictures()[:1])
+                  if info.baselines == "distribution" else None,
+                  input_spec=InputSpec(kind="image", mean=MEAN, std=STD), **more)[0]  # fmt: skip
+    return exp.attribution.float().sum(1).abs()
+
+
+def _plain(cls: Any, net: nn.Module) -> Any:
+    takes = inspect.signature(cls).parameters
+    if "attribution_method" in takes:
+        return cls(IntegratedGradients(net))
+    return cls(net, LAYER) if "layer" in takes else cls(net)
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    from skimage.metrics import structural_similarity
+
+    found = []
+    for one, two in zip(a.numpy(), b.numpy()):
+        pair = [(m - m.min()) / max(float(m.max() - m.min()), 1e-30) for m in (one, two)]
+        found.append(structural_similarity(*pair, data_range=1.0, win_size=7))
+    return float(np.mean(found))
+
+
+def measure(name: str, net: nn.Module) -> dict[str, list[float]]:
+    """Per stage: rank correlation and SSIM to the trained network's maps."""
+    with torch.no_grad():
+        target = net(pictures()).argmax(1)
+    own = absolute_maps(net, name, target, 0)
+    ranks, alike = [], []
+    for stages in range(1, len(STAGES) + 1):
+        other = absolute_maps(drawn_anew(net, stages, stages), name, target, stages)
+        ranks.append(round(float(spearman_correlation(own.flatten(1), other.flatten(1)).nan_to_num(0).mean()), 3))
+        alike.append(round(ssim(own, other), 3))
+    return {"rank": ranks, "ssim": alike}
+
+
+def measurable() -> list[str]:
+    """All methods but those of a neuron, about attention, or without a map of a class."""
+    return [n for n in list_methods() if n not in NO_CLASS_OR_NO_MAP and method_info(n).site != "neuron"
+            and method_info(n).applies_to != "transformer"]  # fmt: skip
+
+
+def main(names: list[str]) -> None:
+    """Print a line of JSON per method."""
+    net = lite0()
+    for name in names or measurable():
+        begin = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = measure(name, net)
+        print(json.dumps({"method": name, **found, "seconds": round(time.perf_counter() - begin)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
