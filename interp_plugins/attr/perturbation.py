@@ -8,6 +8,7 @@ cover an element). No gradient is needed. Cost: one forward row per feature and 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from ..core.batching import auto_chunk, chunks, progress_bar
 from ..core.errors import ModelError
 from ..core.features import MaskFeatures, Windows
 from ..core.forward import Forward
+from ..core.incremental import Incremental
 from ..core.report import note
 from ..core.tensors import accumulation_dtype
 
@@ -149,7 +151,8 @@ def perturb(
     note(score=clean if clean.ndim == 1 and per_row else None)
     try:
         if per_row:
-            return _loop(forward, inputs, baselines, features, clean.reshape(n, -1), size, progress, what)
+            clean, explicit_size = clean.reshape(n, -1), explicit or chunk is not None
+            return _loop(forward, inputs, baselines, features, clean, size, progress, what, explicit=explicit_size)
     except _MergesBatch:
         pass
     if explicit:
@@ -170,13 +173,17 @@ def _loop(
     progress: bool | None,
     what: str,
     merged: bool = False,
+    explicit: bool = False,
 ) -> list[Tensor]:
     n, device = inputs[0].shape[0], inputs[0].device
     dtype = accumulation_dtype(clean.dtype) if clean.is_floating_point() else torch.get_default_dtype()
     credit = _Credit(inputs, clean.shape[0], clean.shape[1], dtype, features.counts_overlap)
+    incremental = None if merged else Incremental.of(forward, inputs, baselines, features)
 
     def parts(start: int, stop: int) -> list[tuple[int, int, int, int]]:
         """(feature, first sample, last sample + 1, offset in the chunk) for the rows [start, stop)."""
+        if incremental is not None:  # sample by sample
+            return [(*incremental.row(r), r - start) for r in range(start, stop)]
         out = []
         for k in range(start // n, (stop - 1) // n + 1):
             lo, hi = max(start, k * n) - k * n, min(stop, (k + 1) * n) - k * n
@@ -184,6 +191,8 @@ def _loop(
         return out
 
     def work(start: int, stop: int) -> Tensor:
+        if incremental is not None:
+            return incremental.selected(start, stop).reshape(stop - start, -1)
         rows = torch.arange(start, stop, device=device) % n
         xs = [x.index_select(0, rows) for x in inputs]
         for k, lo, hi, at in parts(start, stop):
@@ -196,11 +205,13 @@ def _loop(
             raise _MergesBatch
         return out.reshape(stop - start, -1)
 
-    with progress_bar(len(features) * n, what, progress) as bar:
-        for start, stop, out in chunks(len(features) * n, size, work, step=n, bar=bar):
+    step, size = (n, size) if incremental is None else (1, size if explicit else incremental.chunk)
+    with progress_bar(len(features) * n, what, progress) as bar, incremental or contextlib.nullcontext():
+        for start, stop, out in chunks(len(features) * n, size, work, step=step, bar=bar):
             for k, lo, hi, at in parts(start, stop):
                 if merged:
                     _add(credit, (clean - out).to(dtype), features, k, 0, 1)
-                else:
-                    _add(credit, (clean[lo:hi] - out[at : at + hi - lo]).to(dtype), features, k, lo, hi)
+                    continue
+                before = clean[lo:hi] if incremental is None else incremental.clean(lo).reshape(1, -1)
+                _add(credit, (before - out[at : at + hi - lo]).to(dtype), features, k, lo, hi)
     return credit.result()

@@ -143,6 +143,12 @@ class Forward:
         with torch.no_grad():
             return self.target.at(rows)(self.raw(inputs, rows)).detach()
 
+    def select(self, output: Tensor, rows: Tensor) -> Tensor:
+        """`selected`, of outputs (R, ...) that were computed elsewhere."""
+        self.passes["forward"] += output.shape[0]
+        with torch.no_grad():
+            return self.target.at(rows)(_readable(output)).detach()
+
     def scores(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """One scalar per row (R,), without gradient; of several targets all, (R * K,)."""
         return _one_per_row(self.selected(inputs, rows), inputs[0].shape[0], self.target.count)

@@ -1,0 +1,179 @@
+"""`Incremental`: the scores of perturbed inputs, computing only what the perturbation can reach.
+
+A window of 15 x 15 pixels changes few positions of a network's first maps, and all of its last ones. So the unperturbed
+pass is kept, and each perturbation runs as the *change* it makes: a small box that grows from layer to layer
+(receptive-field projection: Nakandala, Kumar, Papakonstantinou, SIGMOD 2019), until it covers the map.
+
+Exact: nothing is left out, and rounding is relative to the change instead of to the activations. A few perturbations
+are compared with the plain model first; whatever does not agree, or cannot be traced, is left to the plain engine.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..accelerate import enabled
+from ..forward import Forward, select_output
+from ..guard import preserved_rng
+from .boxes import Boxes
+from .change import Change
+from .plan import Plan, Reference
+from .regions import Span
+from .run import Rows
+from .trace import trace
+
+MIN_FEATURES = 8  # fewer perturbations than this do not pay for the preparation
+MIN_GAIN = 1.15  # multiplications of the plain model over those done
+PIECE = 16  # rows run together by one thread
+_DTYPES = (torch.float32, torch.float64)
+
+
+class Incremental:
+    """Scores of perturbations of one picture after the other.
+
+    Args:
+        plan: the traced model.
+        forward: what selects the scores.
+        x: the input (N, C, H, W).
+        boxes: where the features lie and what they are replaced by.
+
+    Attributes:
+        order: features, neighbours close to each other.
+        chunk: rows that one call should get.
+    """
+
+    def __init__(self, plan: Plan, forward: Forward, x: Tensor, boxes: Boxes):
+        self.plan, self.forward, self.boxes, self._x = plan, forward, boxes, x
+        self.order = boxes.order()
+        self._reference: tuple[int, Reference] | None = None
+        self._clean: dict[int, Tensor] = {}
+        self._threads = torch.get_num_threads() if x.device.type == "cpu" else 1
+        self._pool: ThreadPoolExecutor | None = None
+        self.chunk = PIECE * self._threads * (2 if self._threads > 1 else 1)
+
+    @classmethod
+    def of(cls, forward: Forward, inputs: Sequence[Tensor], baselines: Any, features: Any) -> Incremental | None:
+        """The incremental engine for this model and these features, or None where the plain one has to do it."""
+        x = inputs[0]
+        if not (
+            enabled()
+            and len(inputs) == 1
+            and x.ndim == 4
+            and x.dtype in _DTYPES
+            and not forward.args
+            and not forward.kwargs
+            and isinstance(forward.func, nn.Module)
+            and len(features) >= MIN_FEATURES
+            and not torch.is_autocast_enabled(x.device.type)
+            and any(isinstance(m, nn.Conv2d) for m in forward.func.modules())
+        ):
+            return None
+        boxes = Boxes.of(x, baselines, features)
+        traced = trace(forward.func) if boxes is not None else None
+        if boxes is None or traced is None:
+            return None
+        try:
+            with preserved_rng():
+                with torch.inference_mode():
+                    made = cls(Plan(traced, x[:1]), forward, x, boxes)
+                return made if made._agrees() else None
+        except Exception:  # whatever a model may raise when it is called piece by piece
+            return None
+
+    def _agrees(self) -> bool:
+        """Whether it pays, and a few perturbations of the first sample give what the model gives."""
+        chosen = [self.order[i] for i in np.linspace(0, len(self.order) - 1, 3).astype(int)]
+        with torch.inference_mode():
+            if not self._of(0).finite():
+                return False
+            rows = self._rows(0, chosen)
+            made = select_output(rows.output(), self.forward.output).clone()
+        everything = sum(self.plan.matched[n].op.products(self._of(0).maps[n]) for n in self.plan.matched)
+        if everything * len(chosen) < MIN_GAIN * sum(rows.products.values()):
+            return False
+        with torch.no_grad():
+            same = torch.zeros(len(chosen), dtype=torch.long, device=self._x.device)
+            clean = self.forward.raw([self._x[:1]], same[:1])
+            truth = self.forward.raw([torch.cat([self.boxes.perturbed(k, 0) for k in chosen])], same)
+        if made.shape != truth.shape or made.dtype != truth.dtype:
+            return False
+        # Both are rounded, the plain one in proportion to its activations, which are about as large as its outputs.
+        rounding = 500 * torch.finfo(made.dtype).eps
+        allowed = rounding * torch.maximum(truth.abs().max(), clean.abs().max()) + 1e-3 * (truth - clean).abs().max()
+        if made.dtype == torch.float64:
+            allowed = rounding * truth.abs().max() + 1e-9 * (truth - clean).abs().max()
+        return bool(((made - truth).abs() <= allowed).all())
+
+    def _of(self, sample: int) -> Reference:
+        if self._reference is None or self._reference[0] != sample:
+            self._reference = None  # the old maps go before the new ones come
+            self._reference = (sample, Reference(self.plan, self._x[sample : sample + 1]))
+        return self._reference[1]
+
+    def _rows(self, sample: int, features: Sequence[int]) -> Rows:
+        reference = self._of(sample)
+        delta, top, left = self.boxes.changes(features, sample)
+        height, width = self._x.shape[2:]
+        y = Span(np.asarray(top, dtype=np.int64), delta.shape[1], height)
+        x = Span(np.asarray(left, dtype=np.int64), delta.shape[2], width)
+        return Rows(self.plan, reference, Change(delta, y, x))
+
+    def row(self, r: int) -> tuple[int, int, int]:
+        """Feature, sample and sample + 1 of row r: all features of the first sample, then those of the next."""
+        sample, i = divmod(r, len(self.order))
+        return self.order[i], sample, sample + 1
+
+    def selected(self, start: int, stop: int) -> Tensor:
+        """What the target selects for the rows [start, stop)."""
+        rows = [self.row(r) for r in range(start, stop)]
+        parts: list[Tensor] = []
+        for sample, group in itertools.groupby(rows, key=lambda row: row[1]):
+            self.clean(sample)
+            parts += self._outputs(sample, [k for k, *_ in group])
+        # Ordinary tensors again: a target may do with them as it likes.
+        return self.forward.select(
+            torch.cat(parts).clone(), torch.tensor([s for _, s, _ in rows], device=self._x.device)
+        )
+
+    def clean(self, sample: int) -> Tensor:
+        """What the target selects for the unperturbed sample (1, ...), from the same pass as the changes."""
+        if sample not in self._clean:
+            with torch.inference_mode():
+                output = select_output(self._of(sample).output, self.forward.output)
+            self._clean[sample] = self.forward.select(output.clone(), torch.tensor([sample], device=self._x.device))
+        return self._clean[sample]
+
+    def _outputs(self, sample: int, features: Sequence[int]) -> list[Tensor]:
+        with torch.inference_mode():
+            self._of(sample)
+
+        def run(piece: Sequence[int]) -> Tensor:
+            with torch.inference_mode():
+                return select_output(self._rows(sample, piece).output(), self.forward.output)
+
+        size = min(PIECE, -(-len(features) // self._threads))
+        pieces = [features[i : i + size] for i in range(0, len(features), size)]
+        if self._threads == 1:
+            return [run(piece) for piece in pieces]
+        if self._pool is None:
+            # One thread per piece, with kernels on one thread each: no barrier after each of many small operations.
+            self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+        return list(self._pool.map(run, pieces))
+
+    def __enter__(self) -> Incremental:
+        """Threads are started when needed."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """And ended here."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+            torch.set_num_threads(self._threads)  # the workers' setting reaches threads that start later

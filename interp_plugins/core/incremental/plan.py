@@ -1,0 +1,130 @@
+"""`Plan`: a traced model as operations, batch normalisation folded into the convolutions before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .change import FIRST, Map, as_map
+from .match import Call, Matched, match
+from .ops import Conv, Pointwise, Same
+from .trace import depends_on_input
+
+
+class Plan:
+    """The operations of a model, and which calls of the graph only the model itself can answer.
+
+    Args:
+        traced: from `trace`.
+        x: one sample (1, C, H, W), to see which shapes come by.
+    """
+
+    def __init__(self, traced: fx.GraphModule, x: Tensor):
+        self.nodes: list[fx.Node] = list(traced.graph.nodes)
+        self.modules: dict[str, nn.Module] = dict(traced.named_modules())
+        self.traced = traced
+        self.dynamic = depends_on_input(traced.graph)
+        self.constants: dict[fx.Node, Any] = {}
+        self.matched: dict[fx.Node, Matched] = {}
+        self.layouts: dict[fx.Node, str] = {}
+        for module in self.modules.values():
+            if getattr(module, "inplace", False) is True:
+                module.inplace = False  # type: ignore[assignment]
+        self._match(x)
+        self._fold()
+        for found in self.matched.values():
+            if isinstance(found.op, Conv):
+                found.op.prepare()
+        self.pays = self._before_fast_convolutions()
+        last_use: dict[fx.Node, fx.Node] = {}
+        for node in self.nodes:
+            for source in node.all_input_nodes:
+                last_use[source] = node
+        self.done_after: dict[fx.Node, list[fx.Node]] = {}
+        for source, node in last_use.items():
+            self.done_after.setdefault(node, []).append(source)
+
+    def _match(self, x: Tensor) -> None:
+        values: dict[fx.Node, Any] = {}
+        for node in self.nodes:
+            if node.op == "placeholder":
+                values[node] = x
+                self.layouts[node] = FIRST
+            elif node.op == "get_attr":
+                found: Any = self.traced
+                for name in str(node.target).split("."):
+                    found = getattr(found, name)
+                values[node] = self.constants[node] = found.detach() if isinstance(found, Tensor) else found
+            elif node.op != "output":
+                module = self.modules[str(node.target)] if node.op == "call_module" else None
+                matched = match(Call(node, module, values.__getitem__, self.layouts)) if node in self.dynamic else None
+                if matched is not None and matched.sources:
+                    self.matched[node], self.layouts[node] = matched, matched.layout
+                    values[node] = matched.op.plain(*[values[s] for s in matched.sources])
+                else:
+                    values[node] = self.call(node, lambda n: _own(values[n]))
+                if node not in self.dynamic:
+                    self.constants[node] = values[node]
+
+    def _fold(self) -> None:
+        for node, found in self.matched.items():
+            after = self.matched.get(next(iter(node.users))) if len(node.users) == 1 else None
+            if isinstance(found.op, Conv) and after and isinstance(after.op, Pointwise) and after.op.affine:
+                found.op = found.op.scaled(*after.op.affine)
+                after.op = Same(lambda t: t)
+
+    def _before_fast_convolutions(self) -> set[fx.Node]:
+        """Nodes where a change of the whole map still pays: a convolution that is cheaper on changes comes later."""
+        found: set[fx.Node] = set()
+        for node in reversed(self.nodes):
+            op = self.matched[node].op if node in self.matched else None
+            if (isinstance(op, Conv) and op.fast is not None) or any(user in found for user in node.users):
+                found.add(node)
+        return found
+
+    def call(self, node: fx.Node, value: Any) -> Any:
+        """Run one call of the graph as the model would."""
+        args, kwargs = fx.node.map_arg(node.args, value), fx.node.map_arg(node.kwargs, value)
+        if node.op == "call_module":
+            return self.modules[str(node.target)](*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+class Reference:
+    """The unperturbed pass of one sample.
+
+    Attributes:
+        maps: what each operation gave (and the input).
+        output: what the model returns.
+    """
+
+    def __init__(self, plan: Plan, x: Tensor):
+        self.maps: dict[fx.Node, Map] = {}
+        values: dict[fx.Node, Any] = dict(plan.constants)
+        for node in plan.nodes:
+            if node.op == "placeholder":
+                values[node] = x
+            elif node.op == "output":
+                self.output: Any = fx.node.map_arg(node.args[0], values.__getitem__)
+            elif node in plan.matched:
+                found = plan.matched[node]
+                values[node] = found.op.plain(*[values[s] for s in found.sources])
+            elif node in plan.dynamic:
+                values[node] = plan.call(node, lambda n: _own(values[n]))
+            if node in plan.layouts:
+                self.maps[node] = Map(as_map(values[node], plan.layouts[node])[0])
+            for done in plan.done_after.get(node, ()):
+                values.pop(done, None)
+
+    def finite(self) -> bool:
+        """Whether differences can be taken everywhere."""
+        return all(bool(torch.isfinite(m.data).all()) for m in self.maps.values())
+
+
+def _own(value: Any) -> Any:
+    """A call that is not known might work in place."""
+    return value.clone() if isinstance(value, Tensor) else value
