@@ -26,8 +26,8 @@ from interp_plugins.core.target import as_target
 @pytest.fixture(autouse=True)
 def _even_small_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny nets gain little; what is tested is exactness."""
-    monkeypatch.setattr(engine, "MIN_GAIN", 0.0)
-    monkeypatch.setattr(engine, "MIN_FEATURES", 1)
+    for name in ("MIN_GAIN", "MIN_FEATURES", "MIN_ELEMENTS", "MIN_PRODUCTS"):
+        monkeypatch.setattr(engine, name, 0)
 
 
 @pytest.fixture
@@ -359,12 +359,11 @@ def test_falls_back_for_other_inputs_arguments_and_wide_features(used: list[bool
 
 def test_few_features_and_small_gains_are_left_alone(monkeypatch: pytest.MonkeyPatch, used: list[bool]) -> None:
     model, x = simple(), picture(1)
-    monkeypatch.setattr(engine, "MIN_FEATURES", 1000)
-    Occlusion(model).attribute(x, (3, 5, 5), 5, target=0, progress=False)
-    monkeypatch.setattr(engine, "MIN_FEATURES", 1)
-    monkeypatch.setattr(engine, "MIN_GAIN", 1e9)
-    Occlusion(model).attribute(x, (3, 5, 5), 5, target=0, progress=False)
-    assert used == [False, False]
+    for name in ("MIN_GAIN", "MIN_FEATURES", "MIN_ELEMENTS", "MIN_PRODUCTS"):
+        monkeypatch.setattr(engine, name, 10**15)
+        Occlusion(model).attribute(x, (3, 5, 5), 5, target=0, progress=False)
+        monkeypatch.setattr(engine, name, 0)
+    assert used == [False] * 4
 
 
 class Remembering(nn.Module):

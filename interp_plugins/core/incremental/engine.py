@@ -29,7 +29,9 @@ from .regions import Span
 from .run import Rows
 from .trace import trace
 
-MIN_FEATURES = 8  # fewer perturbations than this do not pay for the preparation
+MIN_FEATURES = 8  # fewer perturbations than this do not pay for the preparation,
+MIN_ELEMENTS = 10**6  # nor do fewer elements of perturbed inputs (a hundred pictures of 64 x 64 pixels),
+MIN_PRODUCTS = 5 * 10**8  # or fewer multiplications in all
 MIN_GAIN = 1.15  # multiplications of the plain model over those done
 PIECE = 16  # rows run together by one thread
 _DTYPES = (torch.float32, torch.float64)
@@ -71,6 +73,7 @@ class Incremental:
             and not forward.kwargs
             and isinstance(forward.func, nn.Module)
             and len(features) >= MIN_FEATURES
+            and len(features) * x.numel() >= MIN_ELEMENTS
             and not torch.is_autocast_enabled(x.device.type)
             and any(isinstance(m, nn.Conv2d) for m in forward.func.modules())
         ):
@@ -96,6 +99,8 @@ class Incremental:
             rows = self._rows(0, chosen)
             made = select_output(rows.output(), self.forward.output).clone()
         everything = sum(self.plan.matched[n].op.products(self._of(0).maps[n]) for n in self.plan.matched)
+        if everything * len(self.order) * len(self._x) < MIN_PRODUCTS:
+            return False
         if everything * len(chosen) < MIN_GAIN * sum(rows.products.values()):
             return False
         with torch.no_grad():
@@ -105,7 +110,7 @@ class Incremental:
         if made.shape != truth.shape or made.dtype != truth.dtype:
             return False
         # Both are rounded, the plain one in proportion to its activations, which are about as large as its outputs.
-        rounding = 500 * torch.finfo(made.dtype).eps
+        rounding = 200 * torch.finfo(made.dtype).eps
         allowed = rounding * torch.maximum(truth.abs().max(), clean.abs().max()) + 1e-3 * (truth - clean).abs().max()
         if made.dtype == torch.float64:
             allowed = rounding * truth.abs().max() + 1e-9 * (truth - clean).abs().max()
