@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core.batching import check_chunk
 from ..core.errors import InputError, InputTypeError
 from ..core.features import MaskFeatures
+from ..core.guard import seed_torch
 from ..core.random import drawing_from, make_generator
 from ..core.registry import register
 from ..core.tensors import describe, like
@@ -62,7 +63,7 @@ class _Shuffled:
 
     def at(self, k: int, i: int) -> Tensor:
         if self.made != (k, i) or self.value is None:
-            torch.manual_seed(self.seeds[k])
+            seed_torch(self.seeds[k])
             mask = self.features.masks(k)[i]
             value = self.function(self.xs[i], mask)
             if not isinstance(value, Tensor) or value.shape != self.xs[i].shape:

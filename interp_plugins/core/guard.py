@@ -101,6 +101,18 @@ def preserved_rng() -> Iterator[None]:
             torch.mps.set_rng_state(mps)
 
 
+def seed_torch(seed: int) -> None:
+    """`torch.manual_seed`, to be used under `preserved_rng`.
+
+    Where CUDA is not in use yet, `torch.manual_seed` would only note the seed that CUDA will begin with, and that note
+    cannot be taken back: it is left alone.
+    """
+    if torch.cuda.is_available() and not torch.cuda.is_initialized():
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 @contextlib.contextmanager
 def _quiet_modules(roots: list[nn.Module]) -> Iterator[None]:
     """Eval mode, parameters without grad, buffers and plain attributes as they were: restored one by one."""
@@ -192,5 +204,5 @@ def frozen(func: Callable[..., Any], *, seed: int | None = None) -> Iterator[Non
         if seed is not None:
             random.seed(seed)
             np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
+            seed_torch(seed)
         yield

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .explanation import Explanation
+from .metadata import from_json, to_json
 from .spec import InputSpec
 
 if TYPE_CHECKING:
@@ -28,36 +29,6 @@ _TENSORS = (
     "baseline_score",
     "convergence_delta",
 )
-
-
-def _plain(value: Any) -> Any:
-    """A JSON value for metadata; tuples are marked so that they come back as tuples, the unknown becomes text."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (tuple, list)):
-        items = [_plain(v) for v in value]
-        return {"tuple": items} if isinstance(value, tuple) else items
-    if isinstance(value, dict):
-        return {"dict": {str(k): _plain(v) for k, v in value.items()}}
-    if isinstance(value, slice):
-        return {"slice": [value.start, value.stop, value.step]}
-    if isinstance(value, Tensor):
-        return value.tolist() if value.numel() <= 64 else f"Tensor{tuple(value.shape)}"
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        return value.item()
-    return str(value)
-
-
-def _back(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_back(v) for v in value]
-    if isinstance(value, dict):
-        if "tuple" in value:
-            return tuple(_back(v) for v in value["tuple"])
-        if "slice" in value:
-            return slice(*value["slice"])
-        return {k: _back(v) for k, v in value["dict"].items()}
-    return value
 
 
 def save(items: Sequence[Explanation], path: str | Path) -> Path:
@@ -79,9 +50,9 @@ def save(items: Sequence[Explanation], path: str | Path) -> Path:
                 for j, t in enumerate(many):
                     tensors[f"{i}/{f.name}/{j}"] = t.detach().clone().contiguous()
             elif f.name == "spec":
-                record["spec"] = _plain(dataclasses.asdict(value))
+                record["spec"] = to_json(dataclasses.asdict(value))
             else:
-                record[f.name] = _plain(dict(value) if f.name in ("params", "meta") else value)
+                record[f.name] = to_json(dict(value) if f.name in ("params", "meta") else value)
         records.append({"fields": record, "layout": layout})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +82,7 @@ def load(path: str | Path) -> list[Explanation]:
         raise InputError(f"{path} is a safetensors file, but not one written by this version's Explanation.save.")
     out = []
     for i, record in enumerate(header["items"]):
-        fields = {k: _back(v) for k, v in record["fields"].items()}
+        fields = {k: from_json(v) for k, v in record["fields"].items()}
         fields["spec"] = InputSpec(**fields["spec"])
         for name, count in record["layout"].items():
             many = tuple(tensors[f"{i}/{name}/{j}"] for j in range(count or 1))

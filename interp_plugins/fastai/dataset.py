@@ -18,7 +18,8 @@ from interp_plugins.core.guard import preserved_rng
 from interp_plugins.core.tensors import describe
 from interp_plugins.store import ExplanationStore
 from interp_plugins.store.dataset import draws, run_facts
-from interp_plugins.store.run import Explained, Job, Settings, run
+from interp_plugins.store.job import Explained, Job, Settings
+from interp_plugins.store.run import run
 
 from .batch import Batch, from_dl, joined
 from .facts import class_names, image_class

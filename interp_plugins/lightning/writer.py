@@ -20,7 +20,8 @@ from ..core.errors import InputError
 from ..core.explain import DEFAULT_METHODS
 from ..store import ExplanationStore
 from ..store.dataset import Numbered, draws, run_facts
-from ..store.run import Explained, Job, Settings, probe
+from ..store.job import Explained, Job, Settings
+from ..store.run import probe
 from ..store.run import run as run_job
 from ..store.source import as_source, find_names
 from . import run

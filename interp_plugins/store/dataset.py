@@ -18,8 +18,9 @@ from ..core.methods import attribute_names
 from ..core.registry import method_info
 from ..core.tensors import describe
 from .fingerprint import described, method_facts, model_facts
+from .job import Explained, Job, Settings
 from .reader import ExplanationStore
-from .run import Explained, Job, Settings, run
+from .run import run
 from .source import as_source, find_names
 
 

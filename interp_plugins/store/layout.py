@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import metadata
 from ..core.explanation import Explanation, Explanations
-from ..core.saving import _back as from_json
-from ..core.saving import _plain as plain
 from ..core.spec import InputSpec
 from ..core.tensors import as_tuple
 
@@ -24,8 +23,8 @@ INPUTS = "inputs"
 
 
 def to_json(value: Any) -> Any:
-    """A JSON value, exactly as it will be read back (`from_json` makes tuples again)."""
-    return json.loads(json.dumps(plain(dict(value) if isinstance(value, Mapping) else value)))
+    """A JSON value, exactly as it will be read back (`metadata.from_json` makes tuples again)."""
+    return json.loads(json.dumps(metadata.to_json(dict(value) if isinstance(value, Mapping) else value)))
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Layout:
     def from_json(cls, value: dict[str, Any]) -> Layout:
         """Read back what `to_json` gave."""
         maps = [Map(**{**m, "arrays": _arrays(m["arrays"]), "measures": tuple(m["measures"])}) for m in value["maps"]]
-        spec = InputSpec(**from_json(value["spec"]))
+        spec = InputSpec(**metadata.from_json(value["spec"]))
         return cls(tuple(maps), _arrays(value["inputs"]), value["inputs_several"], spec, value["model"])
 
 

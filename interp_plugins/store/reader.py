@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..core.errors import InputError, InputTypeError, unknown
 from ..core.explanation import Explanation, Explanations
 from ..core.registry import canonical_name
 from . import arrays, manifest, parts
 from .errors import StoreError, need
-from .layout import Array, Layout, Map, from_json
-from .source import sample_seed
+from .layout import Array, Layout, Map
+from .query import condition, summary
+from .restore import restored
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,6 +150,10 @@ class ExplanationStore:
         inputs = self._read(self._layout.inputs, numbers, self._layout.inputs_several)
         return Explanations([self._explanation(one, numbers, columns, inputs) for one in self._layout.maps])
 
+    def _explanation(self, one: Map, numbers: Sequence[int], columns: dict[str, list[Any]], inputs: Any) -> Explanation:
+        maps = self._read(one.arrays, numbers, one.several)
+        return restored(one, numbers, columns, inputs, maps, self._layout, self.manifest)
+
     def _number(self, i: Any) -> int:
         if isinstance(i, bool) or not isinstance(i, (int, np.integer)):
             raise InputTypeError(f"A sample is asked for by its number in the data set, got {i!r}.")
@@ -184,59 +187,6 @@ class ExplanationStore:
             source = self.array(array.name)
             tensors.append(torch.from_numpy(np.stack([np.asarray(source[i]) for i in numbers])))
         return tuple(tensors) if several else tensors[0]
-
-    def _explanation(
-        self, one: Map, numbers: Sequence[int], columns: Mapping[str, list[Any]], inputs: Any
-    ) -> Explanation:
-        maps = self._read(one.arrays, numbers, one.several)
-        first = maps[0] if isinstance(maps, tuple) else maps
-        kind = first.dtype if first.is_floating_point() and first.dtype != torch.float16 else torch.float32
-
-        def column(name: str) -> list[Any] | None:
-            values = columns[name]
-            return None if all(v is None for v in values) else values
-
-        def numeric(name: str) -> Tensor | None:
-            values = column(name)
-            return None if values is None else torch.tensor([np.nan if v is None else v for v in values], dtype=kind)
-
-        def listed(name: str) -> tuple[Any, ...] | None:
-            values = column(name)
-            return None if values is None else tuple(values)
-
-        def of_target(name: str) -> str:
-            return parts.target_column(name, one.target)
-
-        passes = {k: column(f"{one.key}.{k}") for k in ("forward_passes", "backward_passes")}
-        measures = {k: columns[f"{one.key}.{k}"] for k in one.measures}
-        seconds = column(f"{one.key}.seconds")
-        return Explanation(
-            attributions=maps,
-            inputs=inputs,
-            method=one.method,
-            title=one.title,
-            target=listed(of_target("target")),
-            target_label=listed(of_target("target_label")),
-            prediction=listed("prediction"),
-            prediction_label=listed("prediction_label"),
-            probability=numeric(of_target("probability")),
-            score=numeric(of_target("score")),
-            baseline_score=numeric(f"{one.key}.baseline_score"),
-            convergence_delta=numeric(f"{one.key}.delta"),
-            params=_params(one, columns[f"{one.key}.params"]),
-            layer=one.layer,
-            spec=self._layout.spec,
-            names=listed("name"),
-            seed=sample_seed(self.manifest.identity["seed"], numbers[0]) if len(numbers) == 1 else None,
-            seconds=sum(seconds) if seconds is not None else None,
-            meta={
-                **self._layout.model,
-                **{k: sum(v) for k, v in passes.items() if v is not None},
-                "versions": self.manifest.made["versions"],
-                "samples": list(numbers),
-                **({"per_sample": measures} if measures else {}),
-            },
-        )
 
     # -- arrays and tables ---------------------------------------------------------------------------------------
 
@@ -289,44 +239,13 @@ class ExplanationStore:
             UnknownNameError: no such column, with the nearest names.
         """
         pc = need("pyarrow.compute")
-        for name, wanted in columns.items():
-            conditions = (*conditions, self._condition(name, wanted))
         found = copy.copy(self)
-        for condition in conditions:
-            found._selected = condition if found._selected is None else found._selected & condition
+        for one in (*conditions, *(condition(self._layout, name, wanted) for name, wanted in columns.items())):
+            found._selected = one if found._selected is None else found._selected & one
         if found._selected is not None and not isinstance(found._selected, pc.Expression):
             raise InputTypeError(f"where() takes pyarrow expressions and columns by name, got {found._selected!r}.")
         found.table()  # wrong conditions are said here
         return found
-
-    def _condition(self, name: str, wanted: Any) -> Any:
-        field = need("pyarrow.compute").field
-        known = parts.columns(self._layout)
-        if name == "correct":
-            equal = field("prediction") == field("label")
-            return equal if wanted else ~equal
-        if name not in known:
-            raise unknown("column", name, [*known, "correct"])
-        if name in ("label", "prediction") or name.startswith("target"):
-            name, wanted = self._class_column(name, wanted)
-        if isinstance(wanted, tuple) and len(wanted) == 2 and known[name] != "string":
-            low, high = wanted
-            if low is None and high is None:
-                return field(name).is_valid()
-            above = field(name) >= low if low is not None else None
-            below = field(name) <= high if high is not None else None
-            return above & below if above is not None and below is not None else (below if above is None else above)
-        if isinstance(wanted, (list, set, frozenset, tuple, np.ndarray, range)):
-            return field(name).isin(list(wanted))
-        return field(name).is_null() if wanted is None else field(name) == wanted
-
-    def _class_column(self, name: str, wanted: Any) -> tuple[str, Any]:
-        """The column of names where classes are asked for by name."""
-        many = wanted if isinstance(wanted, (list, set, tuple)) else [wanted]
-        names = {"label": "label_name", "prediction": "prediction_label"}
-        if name.startswith("target") and not name.startswith("target_label"):
-            names[name] = name.replace("target", "target_label", 1)
-        return (names.get(name, name) if many and all(isinstance(v, str) for v in many) else name), wanted
 
     def summary(self, by: str | None = None) -> pd.DataFrame:
         """Counts, accuracy, probability and what each method's maps are like, in all or per group.
@@ -338,36 +257,7 @@ class ExplanationStore:
             A row per group: samples, failed, accuracy, mean probability and score; and per method the median
             completeness error, the mean size of an attribution and the mean seconds and passes per sample.
         """
-        frame = self.to_df()
-        known = [*frame.columns, "correct"]
-        if by is not None and by not in known:
-            raise unknown("column", by, known)
-        frame["correct"] = (frame["prediction"] == frame["label"]).astype(float)
-        frame.loc[frame["prediction"].isna() | frame["label"].isna(), "correct"] = np.nan
-        frame["failed"] = (frame["status"] != parts.OK).astype(int)
-        named = {"label": "label_name", "prediction": "prediction_label", "target": "target_label"}.get(by or "", by)
-        key = named if named in frame.columns and frame[named].notna().any() else by
-        made = {
-            "samples": ("sample", "count"),
-            "failed": ("failed", "sum"),
-            "accuracy": ("correct", "mean"),
-            "probability": ("probability", "mean"),
-            "score": ("score", "mean"),
-        }
-        for method in self.methods:
-            made[f"{method}.completeness_error"] = (f"{method}.relative_delta", "median")
-            for name in ("mean_abs", "seconds", "forward_passes"):
-                made[f"{method}.{name}"] = (f"{method}.{name}", "mean")
-        if key is None:
-            whole = frame.assign(all="all").groupby("all").agg(**made)
-            return whole.reset_index(drop=True)
-        return frame.groupby(key, dropna=False).agg(**made)
-
-
-def _params(one: Map, own: Sequence[str | None]) -> dict[str, Any]:
-    """The parameters of some samples together; what is not the same for all of them is said to vary."""
-    each = [from_json(one.params if text is None else json.loads(text)) for text in own]
-    return {k: v if all(p.get(k) == v for p in each) else "varies" for k, v in each[0].items()}
+        return summary(self.to_df(), self.methods, by)
 
 
 def _frame(table: Any) -> Any:

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from ..core.errors import InputError, InputTypeError
-from ..core.guard import preserved_rng
+from ..core.guard import preserved_rng, seed_torch
 from ..core.tensors import describe
 
 _LOADER_OPTIONS = ("num_workers", "worker_init_fn", "multiprocessing_context", "prefetch_factor", "timeout")
@@ -63,7 +63,7 @@ class Seeded(Dataset[Any]):
         with preserved_rng():
             random.seed(own)
             np.random.seed(own % 2**32)  # noqa: NPY002 - what transforms draw from
-            torch.manual_seed(own)
+            seed_torch(own)
             try:
                 return self.data[i]
             except Exception as error:

@@ -34,7 +34,7 @@ FIVE = {
     "grad_cam": {},
     "occlusion": {"sliding_window_shapes": (3, 8, 8), "strides": (3, 8, 8)},
 }
-MAPS = ("ig", "gradcam", "occlusion")
+MAPS = ("ig", "gradcam", "saliency")
 
 
 @pytest.fixture(scope="module")
