@@ -10,8 +10,9 @@ from playwright.sync_api import expect
 
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.insights import report_html, serve, write_report
-from tests.insights.nets import CLASSES, Broken, squares
+from interp_plugins.insights import Given, report_html, serve, write_report
+from interp_plugins.insights.report import catalogue, file_html, records_of, run_blocks
+from tests.insights.nets import CLASSES, Broken, Squares, squares
 
 PIXEL = "([x, y]) => Array.from(document.querySelector('canvas').getContext('2d').getImageData(x, y, 1, 1).data)"
 
@@ -176,6 +177,61 @@ def test_tokens_and_columns_are_drawn(page, tmp_path):
     assert page.locator(".bars th").all_inner_texts() == ["hours = 2", "age = 39"]
 
 
+def test_a_growing_file_has_a_slider_over_its_runs(page, tmp_path):
+    text = ""
+    for run in range(3):
+        exp = explained(2, attributions=squares(2) * (-1 if run == 1 else 1), score=torch.full((2,), float(run)))
+        subject = Given([exp], [0, 1])
+        inputs, maps = records_of(subject)
+        if run == 0:
+            text = file_html(catalogue(subject, title="Runs"), inputs, maps, "epoch 0")
+        else:
+            text += run_blocks(run, f"epoch {run}", subject.samples(), [], maps)
+    (tmp_path / "runs.html").write_text(text, encoding="utf-8")
+    page.goto((tmp_path / "runs.html").as_uri())
+    page.wait_for_selector("canvas")
+    score = page.locator(".panel dl").first
+    expect(score).to_contain_text("score2")  # the latest run is shown first
+    option(page, "Picture", "heatmap")
+    last = page.evaluate(PIXEL, [5, 5])
+    assert slide(page, "Run", 1) < 200 and page.locator(".field output").filter(has_text="epoch 1").count() == 1
+    expect(score).to_contain_text("score1")
+    expect(page.locator("canvas")).to_have_count(2)
+    assert page.evaluate(PIXEL, [5, 5]) != last
+    page.get_by_label("All below each other").check()
+    expect(page.locator("canvas")).to_have_count(6)
+    assert page.locator(".card").first.locator("h3").all_inner_texts() == ["epoch 0", "epoch 1", "epoch 2"]
+
+
+def test_curves_are_drawn_beside_a_map(page, tmp_path):
+    opened(page, tmp_path, [explained(1)], model=Squares())
+    page.wait_for_selector(".curves polyline")
+    assert page.locator(".curves polyline").count() == 2
+    assert "insertion 0.405" in page.inner_text(".curves p") and "removed = black" in page.inner_text(".curves p")
+
+
+def test_the_same_token_is_shown_in_all_maps(page, tmp_path):
+    text = Explanation(
+        attributions=torch.tensor([[1.0, -0.5]]), inputs=torch.tensor([[3, 4]]), method="ig", title="IG",
+        tokens=(["not", "good"],), spec=InputSpec(kind="text"),
+    )  # fmt: skip
+    opened(page, tmp_path, [text, text])
+    page.locator(".token").nth(1).hover()
+    assert page.locator(".linked").all_inner_texts() == ["good", "good"]
+    page.get_by_text("Copy as code").click()
+    assert "explain(model, inputs[[0]], methods={'ig': {}})" in page.inner_text(".code")
+
+
+def test_notes_that_were_saved_can_be_loaded(page, tmp_path):
+    opened(page, tmp_path, [explained(2)])
+    (tmp_path / "notes.json").write_text(json.dumps([{"sample": 1, "tags": ["odd"], "note": "a corner"}]))
+    page.locator("input[type=file]").set_input_files(tmp_path / "notes.json")
+    expect(page.get_by_label("Note", exact=True).nth(1)).to_have_value("a corner")
+    (tmp_path / "other.json").write_text("{}")
+    page.locator("input[type=file]").set_input_files(tmp_path / "other.json")
+    expect(page.locator(".status")).to_contain_text("holds no notes")
+
+
 @pytest.mark.slow
 def test_five_hundred_samples_stay_quick(page, tmp_path):
     """Printed, not bounded tightly: a busy machine is no fault of the page."""
@@ -184,9 +240,10 @@ def test_five_hundred_samples_stay_quick(page, tmp_path):
     exp = explained(n, inputs=x, attributions=torch.randn(n, 3, 64, 64))
     path = tmp_path / "big.html"
     path.write_text(report_html([exp]), encoding="utf-8")
-    page.goto(path.as_uri())
-    page.wait_for_selector("canvas")
+    page.goto(path.as_uri(), wait_until="commit")
+    page.wait_for_selector(".card[data-ready] canvas")
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    page.wait_for_load_state()
     moved = [slide(page, "Clip at percentile", value) for value in (95, 90, 85)]
     print(f"{path.stat().st_size / 2**20:.0f} MiB, first paint {paint:.0f} ms, slider {max(moved):.0f} ms")
     assert page.locator(".card").count() == 12
@@ -245,6 +302,29 @@ def test_an_error_of_the_model_is_shown_in_the_page(live):
     page.get_by_text("Explain this page").click()
     page.wait_for_selector(".method .failed:not([hidden])")
     assert "the third layer has no GPU" in page.inner_text(".method .failed")
+
+
+def test_curves_of_a_live_map_are_asked_for(live):
+    page = live(n=1)
+    page.get_by_label("With curves").check()
+    page.get_by_text("Explain this page").click()
+    page.wait_for_selector(".curves polyline")
+    page.get_by_label("With curves").uncheck()
+    page.get_by_role("button", name="Explain this sample").click()
+    page.get_by_role("button", name="Insertion and deletion").click()
+    expect(page.locator(".curves")).to_have_count(2)
+
+
+def test_two_models_stand_above_each_other_with_their_methods_in_columns(live):
+    page = live(n=1, model={"first": Squares(), "second": Squares()})
+    for method in ("saliency", "input_x_gradient"):
+        option(page, "Method", method)
+        page.get_by_text("Explain this page").click()
+        expect(page.get_by_text("Explain this page")).to_be_enabled()
+    expect(page.locator("canvas")).to_have_count(4)
+    assert page.locator(".group h3").all_inner_texts() == ["first", "second"]
+    left = [box["x"] for box in (page.locator("canvas").nth(k).bounding_box() for k in range(4))]
+    assert left[0] == left[2] < left[1] == left[3]
 
 
 def test_two_pages_do_not_see_each_other(live, browser):

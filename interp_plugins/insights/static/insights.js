@@ -256,7 +256,7 @@ let labelled = 0;
 /** A control with its label. */
 function field(/** @type {string} */ name, /** @type {any} */ control, /** @type {any} */ hint = null) {
   control.id = `insights-${++labelled}`;
-  return h("span", { class: "field" }, h("label", { for: control.id }, name), control, hint);
+  return h("span", { class: "field" }, h("span", { class: "caption" }, h("label", { for: control.id }, name), hint), control);
 }
 
 function select(/** @type {Record<string, string>} */ options, /** @type {string} */ value, /** @type {(v: string) => void} */ changed) {
@@ -354,7 +354,7 @@ class Panel {
       ["explains", record.targetText],
       ["score", digits(record.score)],
       ["completeness error", known ? percent(record.completenessError) : null],
-      ["share of all inputs", record.share === undefined ? null : percent(record.share)],
+      ["share of all inputs", record.share === null || record.share === undefined ? null : percent(record.share)],
       ["baseline", record.baseline],
     ];
     this.chart = h("div", {});
