@@ -322,7 +322,7 @@ function curveChart(/** @type {Curves} */ curves) {
   if (curves.error) return h("p", { class: "failed" }, curves.error);
   const width = 200, height = 72;
   const all = [...curves.deletion, ...curves.insertion];
-  const low = curves.of === "probability" ? 0 : Math.min(...all), high = curves.of === "probability" ? 1 : Math.max(...all);
+  const low = Math.min(0, ...all), high = Math.max(...all);
   const place = (/** @type {number} */ value) => height - 2 - ((height - 4) * (value - low)) / (high - low || 1);
   const line = (/** @type {number[]} */ values) => values.map((value, k) => `${(width * curves.fraction[k]).toFixed(1)},${place(value).toFixed(1)}`).join(" ");
   const svg = (/** @type {string} */ tag, /** @type {Record<string, any>} */ props, /** @type {any[]} */ ...children) => {
@@ -952,7 +952,7 @@ class App {
       }
       for (const { sample, error } of failures ?? []) this.cards.get(sample)?.fail(error);
       if (cancelled) form.fail("Cancelled; the maps made before are kept.");
-      if (form.curves.checked) for (const panel of added) await panel.askCurves();
+      if (form.curves.checked && !cancelled) for (const panel of added) await panel.askCurves();
     } catch (error) {
       form.fail(String(/** @type {Error} */ (error).message));
     } finally {
