@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAZY = {
+    "acceleration": "core.accelerate",
     "Contrast": "core.target",
     "explain": "core.explain",
     "Explanation": "core.explanation",
@@ -21,9 +22,20 @@ _LAZY = {
     "list_methods": "core.registry",
 }
 
-__all__ = ["Contrast", "Explanation", "Explanations", "InputSpec", "Layer", "__version__", "explain", "list_methods"]
+__all__ = [
+    "Contrast",
+    "Explanation",
+    "Explanations",
+    "InputSpec",
+    "Layer",
+    "__version__",
+    "acceleration",
+    "explain",
+    "list_methods",
+]
 
 if TYPE_CHECKING:
+    from .core.accelerate import acceleration
     from .core.explain import explain
     from .core.explanation import Explanation, Explanations
     from .core.registry import list_methods

@@ -31,6 +31,7 @@ from torch import Tensor
 from ..core.batching import auto_chunk, chunks, progress_bar
 from ..core.errors import ConvergenceWarning, InputError
 from ..core.forward import Forward, gradients
+from ..core.plan import planned
 from ..core.report import note
 from ..core.tensors import accumulation_dtype
 from .base import batch_scores
@@ -38,6 +39,7 @@ from .path import points
 
 _START = 9  # nodes of the first estimate: one panel cut into three, twice
 _SAFETY = 1.2  # the expected error of a few kinks is often exceeded; this keeps nine maps of ten within 1.5 tol
+_NARROW = 1e-9  # a panel that is not refined further: the gradient jumps here, and nothing is left between the nodes
 _MEMORY = 2**30  # bytes of stored gradients that one group of samples may take
 
 
@@ -108,6 +110,8 @@ class _Sample:
         for p in sorted(self.panels, key=lambda p: -p.lack)[: max(1, len(self.panels) // 3)]:
             if rest <= allowed or 2 * (len(chosen) + 1) > budget or p.lack == 0:
                 break
+            if p.width < _NARROW:
+                continue
             rest -= p.lack
             if all(p is not other for other in chosen):
                 chosen.append(p)
@@ -122,6 +126,8 @@ class _Sample:
             # A refined panel keeps about a ninth of its squared error.
             if total <= allowed or 2 * (len(chosen) + 1) > budget or p.error == 0:
                 break
+            if p.width < _NARROW:
+                continue
             total -= p.error**2 * 8 / 9
             chosen.append(p)
         return chosen
@@ -178,6 +184,7 @@ def adaptive_path_gradients(
     sizes = [x[0].numel() for x in inputs]
     dtype = accumulation_dtype(inputs[0].dtype)
     size = chunk or auto_chunk(list(inputs))
+    forward, _ = planned(forward, inputs, rows=n * _START, chunk=size)
     group = max(1, int(_MEMORY // (max_steps * sum(sizes) * 4)))
     results, errors, deltas, used = [], [], [], []
 

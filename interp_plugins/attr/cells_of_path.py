@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core.batching import auto_chunk, chunks, progress_bar
 from ..core.forward import Forward, Gradients, gradients
+from ..core.plan import planned
 from .path import RowSum, grid_rows, points
 from .quadrature import Quadrature
 
@@ -51,6 +52,8 @@ def sum_over_cells(
     edges = torch.tensor([0.0, *accumulate(rule.weights)], dtype=torch.float64).clamp_max(1.0)
     edges[-1] = 1.0
     total = RowSum(n)
+    size = chunk or auto_chunk(list(inputs))
+    forward, _ = planned(forward, inputs, rows=n * len(rule), chunk=size)
 
     def work(start: int, stop: int) -> Any:
         rows, steps = grid_rows(start, stop, n, device)
@@ -60,7 +63,6 @@ def sum_over_cells(
         )
         return rows, contribution(gradients(forward, at, rows), before, after, rows)
 
-    size = chunk or auto_chunk(list(inputs))
     with progress_bar(n * len(rule), "gradients", progress) as bar:
         for _, _, (rows, parts) in chunks(n * len(rule), size, work, step=n, bar=bar):
             total.add(parts, rows)

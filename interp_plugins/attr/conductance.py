@@ -21,6 +21,7 @@ from ..core.baseline import as_baselines
 from ..core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from ..core.errors import InputError
 from ..core.forward import Forward, gradients, gradients_through
+from ..core.plan import planned
 from ..core.registry import register
 from ..core.several import repeated
 from ..core.site import Layer, Neuron
@@ -58,6 +59,9 @@ def path_conductance(
     edges[-1] = 1.0
     nodes = torch.tensor(rule.nodes, dtype=torch.float64)
     n, device, dtype = inputs[0].shape[0], inputs[0].device, inputs[0].dtype
+    size = chunk or auto_chunk(list(inputs))
+    forward, planned_layers = planned(forward, inputs, rows=n * n_steps, chunk=size, wrt=layers)
+    layers = planned_layers or layers
     targets = forward.target.count
     total = RowSum(n * targets)
     counts: tuple[int, ...] = ()
@@ -81,7 +85,6 @@ def path_conductance(
             got.counts,
         )
 
-    size = chunk or auto_chunk(list(inputs))
     with progress_bar(n * n_steps, "gradients", progress) as bar:
         for _, _, (rows, parts, counts) in chunks(n * n_steps, size, work, step=n, bar=bar):  # noqa: B007
             total.add(parts, rows)

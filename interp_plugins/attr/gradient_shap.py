@@ -17,6 +17,7 @@ from ..core.baseline import call_baseline
 from ..core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from ..core.errors import InputError, InputTypeError
 from ..core.forward import Forward, gradients
+from ..core.plan import planned
 from ..core.random import make_generator
 from ..core.registry import register
 from ..core.several import repeated
@@ -87,6 +88,7 @@ def expected_gradients(
     counts: tuple[int, ...] = ()
     size = chunk or auto_chunk(list(xs))
     group = max(1, size // n)  # draws that fill a pass
+    forward, wrt = planned(forward, xs, rows=n * n_samples, chunk=size, wrt=wrt)
     with progress_bar(n * n_samples, "gradients", progress) as bar:
         for first in range(0, n_samples, group):
             draws = [_draw(xs, pool, stds, generator) for _ in range(min(group, n_samples - first))]

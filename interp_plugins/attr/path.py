@@ -3,12 +3,14 @@
     integral over a in [0, 1] of dF/dz (x' + a (x - x')) da
 
 where z is the input itself or a layer read on the way. Cost: one forward and one backward pass per node and sample.
-All nodes of all samples form one long list of rows, cut into chunks that fit; only the running sum is kept.
+All nodes of all samples form one long list of rows, cut into chunks that fit; only the running sum is kept. Where the
+model begins with a linear layer the rows start behind it (`core/plan/stem.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +18,13 @@ from torch import Tensor
 from ..core.batching import auto_chunk, chunks, progress_bar
 from ..core.errors import LayerError
 from ..core.forward import Forward, Gradients, gradients
+from ..core.plan import BehindStem, behind_stem, planned
+from ..core.several import repeated
 from ..core.site import Layer
 from ..core.tensors import accumulation_dtype, expand_rows
 from .quadrature import Quadrature
+
+_STEM_BYTES = 2**28  # held behind the first layer at a time
 
 
 def check_rows(values: Sequence[Tensor], count: int) -> None:
@@ -60,6 +66,9 @@ class RowSum:
             ]
         for total, v in zip(self.totals, values, strict=True):
             flat = v.reshape(count, -1).to(total.dtype)
+            if self.n == 1 and weights is not None:  # one pass over the values
+                total.addmm_(weights.to(total)[None], flat)
+                continue
             if weights is not None:
                 flat = flat * weights.to(total)[:, None]
             total.index_add_(0, rows.to(total.device), flat)
@@ -74,6 +83,9 @@ def points(inputs: Sequence[Tensor], baselines: Sequence[Tensor], rows: Tensor, 
     """Rows x' + a (x - x') for samples `rows` (R,) at positions `alphas` (R,)."""
     out = []
     for x, b in zip(inputs, baselines, strict=True):
+        if x.shape[0] == 1 == b.shape[0]:
+            out.append(torch.addcmul(b, expand_rows(alphas.to(x), x), x - b))
+            continue
         start = b.index_select(0, rows)
         out.append(start + expand_rows(alphas.to(x), x) * (x.index_select(0, rows) - start))
     return tuple(out)
@@ -106,6 +118,47 @@ def path_gradients(
 
     Of several targets (N * K, ...).
     """
+    rows = inputs[0].shape[0] * len(rule)
+    size = chunk or auto_chunk(list(inputs))
+    with progress_bar(rows, "gradients", progress) as bar:
+        if wrt is None and len(inputs) == 1:
+            start = behind_stem(forward, inputs, rows=rows, chunk=size)
+            if start is not None:
+                return (_from_stem(*start, inputs[0], baselines[0], rule, size, bar),), ()
+        forward, wrt = planned(forward, inputs, rows=rows, chunk=size, wrt=wrt)
+        return _along(forward, inputs, baselines, rule, wrt, size, bar)
+
+
+def _from_stem(
+    forward: Forward, behind: BehindStem, x: Tensor, baseline: Tensor, rule: Quadrature, size: int, bar: Any
+) -> Tensor:
+    """The path behind the first linear layer, some samples at a time, and the one pass back through that layer."""
+    n, targets = x.shape[0], forward.target.count
+    with torch.no_grad():
+        held = 2 * (1 + targets) * behind.encode(x[:1]).nbytes  # ends, sums and cotangents of a sample
+    group = max(1, min(n, _STEM_BYTES // held))
+    parts = []
+    for first in range(0, n, group):
+        rows = torch.arange(first, min(n, first + group), device=x.device)
+        start, stop = first, first + len(rows)
+        with torch.no_grad():
+            ends = [behind.encode(t[start:stop]) for t in (x, baseline)]
+        mine = forward if len(rows) == n else forward.of_rows(rows)
+        (summed,), _ = _along(mine, ends[:1], ends[1:], rule, None, size, bar)
+        (ends_x,) = repeated([x[start:stop]], targets)
+        parts.append(behind.pull_back(ends_x, summed.to(x.dtype)))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _along(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    baselines: Sequence[Tensor],
+    rule: Quadrature,
+    wrt: Sequence[Layer] | None,
+    size: int,
+    bar: Any,
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     n, targets = inputs[0].shape[0], forward.target.count
     device = inputs[0].device
     nodes = torch.tensor(rule.nodes, dtype=torch.float64)
@@ -119,9 +172,7 @@ def path_gradients(
         at = points(inputs, baselines, rows, alphas)
         return gradients(forward, at, rows, wrt=wrt), rows, steps
 
-    size = chunk or auto_chunk(list(inputs))
-    with progress_bar(n * len(rule), "gradients", progress) as bar:
-        for _, _, (got, rows, steps) in chunks(n * len(rule), size, work, step=n, bar=bar):
-            counts = got.counts
-            total.add(got.grads, targets_of(rows, targets), weights[steps.cpu()].repeat_interleave(targets))
+    for _, _, (got, rows, steps) in chunks(n * len(rule), size, work, step=n, bar=bar):
+        counts = got.counts
+        total.add(got.grads, targets_of(rows, targets), weights[steps.cpu()].repeat_interleave(targets))
     return total.result(), counts

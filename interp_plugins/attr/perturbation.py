@@ -20,6 +20,7 @@ from ..core.errors import ModelError
 from ..core.features import MaskFeatures, Windows
 from ..core.forward import Forward
 from ..core.incremental import Incremental
+from ..core.plan import planned
 from ..core.report import note
 from ..core.tensors import accumulation_dtype
 
@@ -179,6 +180,8 @@ def _loop(
     dtype = accumulation_dtype(clean.dtype) if clean.is_floating_point() else torch.get_default_dtype()
     credit = _Credit(inputs, clean.shape[0], clean.shape[1], dtype, features.counts_overlap)
     incremental = None if merged else Incremental.of(forward, inputs, baselines, features)
+    if incremental is None:
+        forward, _ = planned(forward, inputs, rows=n * len(features), chunk=size)
 
     def parts(start: int, stop: int) -> list[tuple[int, int, int, int]]:
         """(feature, first sample, last sample + 1, offset in the chunk) for the rows [start, stop)."""

@@ -1,7 +1,7 @@
 """The switch of every acceleration: on by default, off inside `acceleration(False)`.
 
-What it switches (planned forward, shared first layer, incremental occlusion, ...) is exact: a map with it equals the map
-without within the rounding of floating point. Switching it off is for comparing, and for models that resist.
+What it switches (planned forward, shared first layer, incremental occlusion, ...) is exact: a map with it equals the
+map without it, within the rounding of floating point. Switching it off is for comparing.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .accelerate import acceleration, enabled
 from .baseline import IdBaseline, Sample, as_baselines
 from .batching import check_chunk
 from .errors import InputError, InterpWarning
@@ -56,6 +57,7 @@ def explain(
     batch_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    accelerate: bool = True,
     **params: Any,
 ) -> Explanations:
     """Explain a model's outputs for a batch of inputs; the model is left exactly as it was.
@@ -98,6 +100,7 @@ def explain(
         batch_size: rows per pass; None = automatic, halved when memory runs out.
         seed: seed of all random draws. The global generators are left as they were.
         progress: None = a bar for long work, True, False.
+        accelerate: False runs the model as it is, without the exact accelerations of `core.accelerate`.
         **params: the methods' own parameters; with several methods, each goes to those that take it.
 
     Returns:
@@ -120,7 +123,7 @@ def explain(
         baselines = in_order(baselines, names, "baselines")
         feature_mask = in_order(feature_mask, names, "feature_mask")
     func = Call(func, forward_kwargs, output) if forward_kwargs or output is not None else func
-    with frozen(func, seed=seed):
+    with acceleration(accelerate and enabled()), frozen(func, seed=seed):
         xs = check_inputs(inputs)
         n = xs[0].shape[0]
         spec = as_spec(input_spec, xs[0])

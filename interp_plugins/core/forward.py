@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -131,6 +131,11 @@ class Forward:
         if not self.args and not self.kwargs and _takes_nothing(self.func):
             return (), {}
         return (*inputs, *take_rows(self.args, rows, self.n)), take_rows(dict(self.kwargs), rows, self.n)
+
+    def of_rows(self, rows: Tensor) -> Forward:
+        """The same problem for some of the samples; passes are counted together."""
+        args, kwargs = take_rows((self.args, dict(self.kwargs)), rows, self.n)
+        return replace(self, n=len(rows), target=self.target.at(rows), args=args, kwargs=kwargs)
 
     def raw(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """The model's output tensor for some rows, before the target selects; the graph is kept."""

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree as pytree
 
+from .scope import remembering
+
 _LARGE_BUFFER = 64 * 2**20  # bytes; larger buffers are packed weights, not running statistics
 _MANY = 64  # containers longer than this are data, not ensembles
 
@@ -124,12 +126,14 @@ def _quiet_modules(roots: list[nn.Module]) -> Iterator[None]:
     # Weights made in inference mode cannot take part in a graph: ordinary copies (shared where they are) stand in.
     stand_ins = {id(p): nn.Parameter(p.clone(), requires_grad=False) for p in params if p.is_inference()}
     inference = [(m, name, p) for m, name, p in named if p.is_inference()]
-    buffers = [(m, dict(m._buffers)) for m in modules]
+    # Scripted modules keep their buffers where they cannot be exchanged.
+    buffers = [(m, dict(m._buffers)) for m in modules if not isinstance(m, torch.jit.ScriptModule)]
     # A recurrent net may keep its state between calls in plain attributes. Lazy modules become others: left alone.
     plain = [(m, dict(vars(m))) for m in modules if not isinstance(m, LazyModuleMixin)]
     try:
-        for m, held in buffers:
+        for m in modules:
             m.training = False
+        for m, held in buffers:
             for name, buffer in held.items():
                 if buffer is not None and (buffer.is_inference() or buffer.nbytes <= _LARGE_BUFFER):
                     # A private copy: no in-place change reaches the user's buffer, no inference tensor our graph.
@@ -200,6 +204,7 @@ def frozen(func: Callable[..., Any], *, seed: int | None = None) -> Iterator[Non
         _eager(),
         _quiet_modules(roots),
         cudnn,
+        remembering(),
     ):
         if seed is not None:
             random.seed(seed)

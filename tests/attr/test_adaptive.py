@@ -220,3 +220,13 @@ def test_a_sum_that_cannot_be_reached_is_said() -> None:
     model, x, target, _ = problem("relu deep")
     with pytest.warns(ConvergenceWarning, match=r"the worst (completeness error|estimated error of the map) is"):
         run(model, x, 1e-4, target=target, max_steps=30)
+
+
+def test_a_jump_of_the_score_ends_in_a_warning_not_in_panels_without_width() -> None:
+    def jumps(x: Tensor) -> Tensor:
+        return (1 + x.tanh().sum(1)) * (x != 0).to(x).mean(1)
+
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).double()
+    with pytest.warns(ConvergenceWarning):
+        found = IntegratedGradients(jumps).attribute(x, tol=0.01, max_steps=512)
+    assert torch.isfinite(found).all()

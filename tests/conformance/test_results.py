@@ -254,13 +254,10 @@ def test_layer_may_be_named(variant: str) -> None:
 def test_model_may_be_any_callable(variant: str) -> None:
     problem = typical(variant).build()
     model: nn.Module = problem.model
+    expected = plain_result(variant, typical(variant).name)
     for func in (lambda x: model(x), model.forward):
-        assert (
-            distance(
-                attribute(variant, problem, model=func, **seeded(variant)), plain_result(variant, typical(variant).name)
-            )
-            == 0
-        )
+        # What is around a model decides what can be accelerated, and so the rounding.
+        assert distance(attribute(variant, problem, model=func, **seeded(variant)), expected) < 1e-12
 
 
 def test_the_table_reaches_every_method() -> None:

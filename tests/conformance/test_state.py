@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import explain
+from interp_plugins.core.accelerate import acceleration
 from interp_plugins.core.registry import list_methods, method_info
 from tests.conformance.cases import (
     BY_NAME,
@@ -41,14 +42,18 @@ class Fussy(nn.Module):
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.register_buffer("last", None, persistent=False)
         self.fail_at = 0
-        self.runs = 0
+        self.count = [0]  # shared with a planned view of the model
+
+    @property
+    def runs(self) -> int:
+        return self.count[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        self.runs += 1
+        self.count[0] += 1
         self.calls += 1  # in place
         self.last = x.detach().mean()  # a buffer that was None
         y = self.drop(self.act(self.bn(self.conv(x))))
-        if self.runs == self.fail_at:
+        if 0 < self.fail_at <= self.runs:
             raise BoomError("inside the model")
         random.random()
         np.random.rand()  # noqa: NPY002 - the legacy generator is what must be kept
@@ -158,10 +163,13 @@ def test_nothing_changes_when_the_model_raises(variant: str, fail_at: int) -> No
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_result_is_that_of_the_model_in_eval_mode(variant: str) -> None:
-    problem, calm = fussy(), CASE.build()
+    calm = CASE.build()
     assert not any(m.training for m in calm.model.modules())
-    for one, two in zip(leaves(attribute(variant, problem)), leaves(attribute(variant, calm))):
-        assert torch.equal(one, two)
+    with acceleration(False):
+        for one, two in zip(leaves(attribute(variant, fussy())), leaves(attribute(variant, calm))):
+            assert torch.equal(one, two)
+    for one, two in zip(leaves(attribute(variant, fussy())), leaves(attribute(variant, calm))):
+        assert torch.allclose(one, two, rtol=1e-9, atol=1e-12)  # the hooks of one keep its layers from being folded
 
 
 @pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode])

@@ -1,0 +1,218 @@
+"""The planned forward: a model's private, faster, equal view, for the loops that run it many times.
+
+    forward, wrt = planned(forward, inputs, rows=50, chunk=8, wrt=layers)
+
+Batch normalisation is folded into the layer before it, image networks run in the channels-last layout, and (for a
+straight path, `behind_stem`) the first linear layer leaves the loop. A plan is made from one watched forward pass of
+the first actual sample and checked on it against the plain model. One that does not agree is dropped, part by part,
+until the plain model runs; there is nothing to configure. `core.accelerate` switches it off. The few rows of the check
+are not counted as passes of the method.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..accelerate import enabled
+from ..forward import Forward
+from ..guard import modules_of, preserved_rng
+from ..scope import remembered
+from ..site import AtLayer, Layer
+from ..tensors import is_float
+from .fold import LINEAR, NORMS, folded
+from .layout import InLayout, channels_last, has_own_backward
+from .probe import Probe
+from .replay import Memory, Replaying, before
+from .stem import BehindStem, Stem, first_layer
+from .view import NoView, View, layers_in
+
+_WORTH = 12  # rows from which a plan pays: the check runs two forward rows and a few more where a plan fails
+_AGREE = {torch.float64: 1e-9, torch.float32: 1e-3}  # relative to the output's largest value
+
+__all__ = ["BehindStem", "Plan", "behind_stem", "planned"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What came of planning.
+
+    Attributes:
+        func: the callable to use in the place of the model's.
+        view: the private view, to find layers in; None where the model stays as it is.
+        behind: the callable behind the first linear layer, or None.
+        replaying: whether `func` takes the numbers of the rows as one more argument.
+    """
+
+    func: Callable[..., Any]
+    view: View | None = None
+    behind: BehindStem | None = None
+    replaying: bool = False
+
+
+def planned(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    *,
+    rows: int,
+    chunk: int,
+    wrt: Sequence[Layer] | None = None,
+) -> tuple[Forward, Sequence[Layer] | None]:
+    """The planned forward (or the given one), and the layers to read in it.
+
+    Args:
+        forward: a model call inside `frozen`.
+        inputs: the inputs of the batch.
+        rows: rows that are going to be sent through; few rows are not worth a plan.
+        chunk: rows that go through at a time.
+        wrt: layers that the caller reads.
+    """
+    plan = _plan(forward, inputs, rows, chunk, wrt)
+    if plan is None or plan.view is None:
+        return forward, wrt
+    args = (*forward.args, torch.arange(forward.n)) if plan.replaying else forward.args
+    return replace(forward, func=plan.func, args=args), None if wrt is None else [plan.view.layer(site) for site in wrt]
+
+
+def behind_stem(
+    forward: Forward, inputs: Sequence[Tensor], *, rows: int, chunk: int
+) -> tuple[Forward, BehindStem] | None:
+    """The planned forward as a function of its first linear layer's output, if it has one that reads the one input."""
+    plan = _plan(forward, inputs, rows, chunk, None)
+    return None if plan is None or plan.behind is None else (replace(forward, func=plan.behind), plan.behind)
+
+
+def _plan(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    rows: int,
+    chunk: int,
+    wrt: Sequence[Layer] | None,
+) -> Plan | None:
+    if not enabled() or rows < _WORTH or not all(is_float(x) and x.dtype in _AGREE for x in inputs):
+        return None
+    if torch.is_autocast_enabled(inputs[0].device.type) or not _may_gain(forward.func, inputs, wrt):
+        return None
+    memory, func = remembered(), forward.func
+    weights = tuple((id(p), p._version) for root in modules_of(func) for p in root.parameters() if not p.is_inference())
+    sites = tuple((id(site.module), site.io, site.call) for site in wrt or ())
+    shapes = tuple((x.shape[1:], x.dtype, x.device) for x in inputs)
+    key = ("plan", id(func), weights, sites, shapes, len(forward.args), tuple(forward.kwargs))
+    if key not in memory:
+        memory[key] = (func, _made(forward, inputs, chunk, wrt))  # with func, so that its identity stays its own
+    return memory[key][1]
+
+
+def _may_gain(func: Any, inputs: Sequence[Tensor], wrt: Sequence[Layer] | None) -> bool:
+    """Whether the model has anything that a plan could change, seen without running it."""
+    if not isinstance(func, nn.Module) and not inspect.ismethod(func) and not hasattr(func, "wrapped_callables"):
+        return False
+    modules = [m for root in modules_of(func) for m in root.modules()]
+    first = wrt is None and len(inputs) == 1 and any(isinstance(m, LINEAR) for m in modules)
+    return first or any(isinstance(m, (*NORMS, nn.Conv2d)) for m in modules)
+
+
+def _made(forward: Forward, inputs: Sequence[Tensor], chunk: int, wrt: Sequence[Layer] | None) -> Plan | None:
+    args, kwargs = _rows_of_first(forward, inputs)
+    x = args[0] = args[0].requires_grad_().clone()  # with a graph, to see what would run backward
+    probe = Probe()
+    with preserved_rng():
+        try:
+            output = probe.run(forward.func, *args, **kwargs)
+        except Exception:  # whatever is wrong with this row is said where the rows are really run
+            return None
+        own_backward, plain = has_own_backward(output), _values(output)
+        del output
+        if isinstance(forward.func, AtLayer) and not own_backward:
+            plan = _replaying(forward, inputs, probe, forward.func, chunk)
+            if plan is not None and _agrees(plan, args, kwargs, plain):
+                return plan
+        for plan in _candidates(forward, probe, x, wrt, own_backward):
+            if _agrees(plan, args, kwargs, plain):
+                return plan
+    return None
+
+
+def _rows_of_first(forward: Forward, inputs: Sequence[Tensor]) -> tuple[list[Any], dict[str, Any]]:
+    """The first sample: one row, or two of it where what is remembered of a sample must follow its rows."""
+    count = 2 if isinstance(forward.func, AtLayer) else 1
+    rows = torch.zeros(count, dtype=torch.long, device=inputs[0].device)
+    args, kwargs = forward.arguments([x.detach().index_select(0, rows) for x in inputs], rows)
+    return list(args), kwargs
+
+
+def _replaying(forward: Forward, inputs: Sequence[Tensor], probe: Probe, at: AtLayer, chunk: int) -> Plan | None:
+    """A plan that computes once what lies before the layer."""
+    prefix = before(probe, at)
+    if not prefix:
+        return None
+    memory = Memory(forward.n)
+    stand_ins = folded(probe, at.layers) | {key: memory.stand_in(m, calls) for key, (m, calls) in prefix.items()}
+    try:
+        view = View(stand_ins)
+        func = Replaying(view.of(at), memory)
+        return Plan(func, view, replaying=True) if func.record(forward, inputs, chunk) else None
+    except Exception:  # a model that cannot be viewed, or run on all samples at once
+        return None
+
+
+def _values(output: Any) -> list[Tensor]:
+    return [t.detach() for t in pytree.tree_leaves(output) if is_float(t)]
+
+
+def _candidates(
+    forward: Forward, probe: Probe, x: Tensor, wrt: Sequence[Layer] | None, own_backward: bool
+) -> Iterator[Plan]:
+    """Plans, the boldest first."""
+    func = forward.func
+    folds = folded(probe, [*layers_in(func), *(wrt or ())])
+    layout = channels_last(probe, x) if not own_backward else {}
+    stem = first_layer(probe, x) if wrt is None and not layers_in(func) else None
+    for with_layout, with_stem in ((True, True), (False, True), (True, False), (False, False)):
+        if (with_layout and not layout) or (with_stem and stem is None) or not (with_layout or with_stem or folds):
+            continue
+        stand_ins = {**folds, **(channels_last(probe, x, folds) if with_layout else {})}
+        entry = None
+        if with_stem and stem is not None:
+            entry = Stem(stand_ins.get(id(stem), stem))
+            stand_ins[id(stem)] = entry
+        view = View(stand_ins)
+        try:
+            mine = view.of(func)
+        except NoView:
+            return
+        behind = None
+        if entry is not None:
+            behind = BehindStem(mine, entry, tuple(x.shape[1:]), with_layout and x.ndim == 4)
+        yield Plan(InLayout(mine) if with_layout else mine, view, behind)
+
+
+def _agrees(plan: Plan, args: Sequence[Any], kwargs: dict[str, Any], plain: Sequence[Tensor]) -> bool:
+    """Whether the plan gives the plain model's outputs; with a first layer taken out, by way of that."""
+    try:
+        with torch.no_grad():
+            x, *rest = args
+            if plan.replaying:
+                rest.append(torch.zeros(len(x), dtype=torch.long))
+            if plan.behind is None:
+                return _close(_values(plan.func(x, *rest, **kwargs)), plain)
+            return _close(_values(plan.behind(plan.behind.encode(x), *rest, **kwargs)), plain)
+    except Exception:  # a view that the model's code cannot live with
+        return False
+
+
+def _close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    if [t.shape for t in found] != [t.shape for t in expected]:
+        return False
+    for a, b in zip(found, expected, strict=True):
+        if a.dtype != b.dtype or a.dtype not in _AGREE:
+            return False
+        if a.numel() and not bool((a - b).abs().max() <= _AGREE[a.dtype] * b.abs().max()):  # NaN does not agree
+            return False
+    return True
