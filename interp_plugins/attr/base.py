@@ -16,12 +16,14 @@ from ..core.errors import InputError
 from ..core.explanation import Explanation
 from ..core.forward import Call, Forward, Gradients, gradients
 from ..core.guard import frozen
+from ..core.registry import info_of
 from ..core.report import note
 from ..core.site import Layer, Neuron, OfNeuron, resolve_layer
 from ..core.target import as_target
 from ..core.tensors import as_tuple, check_float, check_inputs, describe, per_sample_sum
 from .lookups import joint
 from .path import check_rows
+from .randomised import tell_if_failing
 
 
 class Attribution:
@@ -35,6 +37,8 @@ class Attribution:
         if not callable(forward_func):
             raise InputError(f"forward_func must be an nn.Module or a callable, got {describe(forward_func)}.")
         self.forward_func = forward_func
+        info = info_of(type(self))
+        tell_if_failing(type(self).__name__, info.name if info is not None else None)
 
     # The parameters differ from method to method, as in Captum, so the base class names none.
     attribute: Callable[..., Any]

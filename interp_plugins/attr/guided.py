@@ -58,13 +58,15 @@ class _Rectified(GradientAttribution):
             return like(inputs, batch_gradients(forward, xs, chunk=size, compute=compute).grads)
 
 
+class _Guided(_Rectified):
+    rule = staticmethod(guided)
+
+
 @register(
     "guided_backprop", aliases=("gbp", "guided_backpropagation"), reference="Springenberg et al. 2014, arXiv:1412.6806"
 )
-class GuidedBackprop(_Rectified):
+class GuidedBackprop(_Guided):
     """Gradient that passes rectifiers only where it and the activation are positive."""
-
-    rule = staticmethod(guided)
 
 
 @register("deconvolution", aliases=("deconvnet", "deconv"), reference="Zeiler and Fergus 2013, arXiv:1311.2901")
@@ -162,9 +164,7 @@ class GuidedGradCam(GradientAttribution):
                 f"GuidedGradCam attributions for layer with multiple inputs / outputs is not supported: the layer gave "
                 f"{len(cam)} tensors. Choose a layer with one."
             )
-        grads = GuidedBackprop(self.forward_func).attribute(
-            inputs, target, additional_forward_args, batch_size=batch_size
-        )
+        grads = _Guided(self.forward_func).attribute(inputs, target, additional_forward_args, batch_size=batch_size)
         many = grads if isinstance(grads, tuple) else (grads,)
         return like(inputs, [g * _enlarged(cam, g, interpolate_mode) for g in many])
 

@@ -50,6 +50,10 @@ class ConvergenceWarning(InterpWarning):
     """A requested tolerance was not reached."""
 
 
+class RandomisationWarning(InterpWarning):
+    """A method whose maps hardly depend on what the network learned; told once per process and method."""
+
+
 def did_you_mean(name: object, choices: Iterable[object]) -> str:
     """Return " Did you mean 'x'?" for the nearest choices, or "" when nothing is near."""
     near = difflib.get_close_matches(str(name).lower(), [str(c).lower() for c in choices], n=2, cutoff=0.6)
