@@ -92,13 +92,19 @@ def curves_of(
     )
     return {
         "of": "probability" if likely else "score",
-        "baseline": baselines if isinstance(baselines, str) and baselines in BASELINES else "the baseline",
+        "baseline": _name(baselines),
         "fraction": found.fraction.tolist(),
         "deletion": found.deletion[0].tolist(),
         "insertion": found.insertion[0].tolist(),
         "deletionArea": float(found.deletion_auc[0]),
         "insertionArea": float(found.insertion_auc[0]),
     }
+
+
+def _name(baselines: Any) -> str:
+    if baselines is None:
+        return "zero"
+    return baselines if isinstance(baselines, str) and baselines in BASELINES else "the baseline"
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.viz import colour
 from interp_plugins.viz.facts import baseline_text, params_text
-from interp_plugins.viz.figure import data_uri
-from interp_plugins.viz.medium import attribution_medium, input_medium, is_signed
-from interp_plugins.viz.scale import Scale, finite
+from interp_plugins.viz.figure import data_uri, new_figure, png_of_figure
+from interp_plugins.viz.medium import attribution_medium, input_medium, is_signed, panel
+from interp_plugins.viz.scale import Scale, ScaleRule, finite
 from interp_plugins.viz.titles import method_title
 
 from .outcomes import number
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _LONGEST = 448  # pixels of a picture's longer side
 _MOST_BARS = 200  # columns or units drawn one by one
+_DRAWN = ("series", "sequence", "volume")  # these travel as pictures that Python draws
 _NO_SCALE = Scale(0.0, False, False, "")
 
 
@@ -76,13 +77,13 @@ def input_record(exp: Explanation, i: int) -> dict[str, Any]:
     if exp.spec.kind == "tabular" and exp.input.ndim == 2:
         names, texts = column_names(exp, exp.input.shape[1]), column_texts(exp, i)
         return {"view": "values", "names": names[:_MOST_BARS], "texts": texts[:_MOST_BARS]}
-    if exp.spec.kind != "image" or exp.input.ndim != 4:
+    if input_medium(exp).name not in ("image", *_DRAWN):
         return {"view": "none"}
     try:
         png = input_medium(exp).picture(exp, i, "original", _NO_SCALE, _LONGEST)
     except InputError as err:
         return {"view": "error", "error": str(err)}
-    return {"view": "image", "src": data_uri(png)}
+    return {"view": "image", "src": data_uri(png), "wide": input_medium(exp).name in _DRAWN}
 
 
 def by_input(exp: Explanation, names: Sequence[str] | None = None) -> list[tuple[Explanation, float | None]]:
@@ -178,6 +179,11 @@ def _view(exp: Explanation, i: int, signed: bool) -> dict[str, Any]:
         values = medium.values(exp, i)
         return {"view": "heatmap", "signed": signed, **quantised(values)}
     values = exp.attribution[i].detach().double().cpu().numpy()
+    if medium.name in _DRAWN:
+        width, height = medium.size(exp, medium.kinds[0])
+        fig = new_figure(width + 0.6, height + 0.4, dpi=150)  # room for the colour bar and a line of text
+        panel(fig.add_subplot(), exp, i, medium.kinds[0], ScaleRule(), label=False, signed=signed)
+        return {"view": "picture", "src": data_uri(png_of_figure(fig))}
     tokens = _at(exp.tokens, i)
     if tokens is not None and values.shape[:1] == (len(tokens),):
         values = values.reshape(len(tokens), -1).sum(1)

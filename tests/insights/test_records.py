@@ -85,6 +85,15 @@ def test_columns_come_with_names_and_values():
     assert input_record(exp, 0) == {"view": "values", "names": ["age", "hours"], "texts": ["39", "1.5"]}
 
 
+@pytest.mark.parametrize("kind, shape", [("sequence", (1, 40, 2)), ("volume", (1, 1, 4, 8, 8))])
+def test_series_and_volumes_travel_as_pictures(kind, shape):
+    one = {k: v[:1] for k, v in vars(explanation()).items() if isinstance(v, tuple)}
+    exp = explanation(**one, attributions=torch.randn(shape), inputs=torch.rand(shape), probability=torch.ones(1),
+                      spec=InputSpec(kind=kind, vocab=("a", "b")))  # fmt: skip
+    assert map_record(exp, 0)["view"] == "picture" and input_record(exp, 0)["wide"]
+    assert map_record(exp, 0)["src"].startswith("data:image/png")
+
+
 def test_the_file_holds_no_foreign_markup_and_no_addresses():
     spec = InputSpec(kind="image", vocab=("</script><img src=x onerror=alert(1)>", "b"))
     html = report_html([explanation(spec=spec, prediction_label=(spec.vocab[0], "b"))], title="<i>&")

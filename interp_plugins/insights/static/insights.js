@@ -6,9 +6,9 @@
  *   of: string, baseline: string, error?: string}} Curves
  * @typedef {{view: string, shape: number[], limit: number, data: string, signed: boolean, title: string,
  *   method: string, targetText: string, score: ?number, completenessError: ?number, error?: string, key: number,
- *   model: number, code: string, share?: number, curves: ?Curves, names?: string[], texts?: string[], tokens?: string[],
+ *   model: number, code: string, share?: number, curves: ?Curves, src?: string, names?: string[], texts?: string[], tokens?: string[],
  *   hidden?: number}} MapRecord
- * @typedef {{view: string, src?: string, error?: string, tokens?: string[], names?: string[], texts?: string[]}} InputRecord
+ * @typedef {{view: string, src?: string, wide?: boolean, error?: string, tokens?: string[], names?: string[], texts?: string[]}} InputRecord
  * @typedef {{predictions: ?number[], predictionText: ?string, probability: ?number, correct: ?boolean, loss: ?number,
  *   top: {index: number, label: string, p: ?number}[]}} Outcome
  * @typedef {{name: string, labels: ?number[], labelText: ?string, completenessError: ?number, words?: string, models: Outcome[]}} Sample
@@ -358,7 +358,7 @@ class Panel {
       ["baseline", record.baseline],
     ];
     this.chart = h("div", {});
-    this.el = h("figure", { class: "panel" },
+    this.el = h("figure", { class: record.view === "picture" ? "panel wide" : "panel" },
       h("figcaption", {}, h("strong", { title: record.params ?? "" }, record.title), this.readout),
       this.body,
       h("dl", {}, facts.filter(([, v]) => v).map(([k, v]) => h("div", {}, h("dt", {}, k), h("dd", {}, v)))),
@@ -366,6 +366,10 @@ class Panel {
     this.drawCurves();
     if (record.view === "error") {
       this.body.append(h("p", { class: "failed" }, record.error ?? "This map cannot be drawn."));
+      return;
+    }
+    if (record.view === "picture") {
+      this.body.append(h("div", { class: "zoomed" }, h("img", { src: record.src, alt: `${record.title}, ${record.targetText}` })));
       return;
     }
     this.values = new Values(record);
@@ -515,7 +519,7 @@ class Card {
       this.groups.clear();
       const view = inputView(input);
       this.row.replaceChildren();
-      if (view) this.group("", "").append(h("figure", { class: input.view === "image" ? "panel" : "panel hint" }, h("figcaption", {}, h("strong", {}, "Input")), view));
+      if (view) this.group("", "").append(h("figure", { class: input.view !== "image" ? "panel hint" : input.wide ? "panel wide" : "panel" }, h("figcaption", {}, h("strong", {}, "Input")), view));
       if (input.view === "error") this.fail(input.error ?? "");
       found.forEach((records, k) => records.forEach((/** @type {MapRecord} */ record) => this.add(record, compare ? runs[shown[k]].name : "")));
       if (!this.panels.length) this.hint();
