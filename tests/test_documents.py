@@ -47,3 +47,9 @@ def test_contributing_adds_a_method_in_two_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("section", ["Plain PyTorch", "Coming from Captum"])
 def test_the_readme_does_what_it_says(section: str, tmp_path: Path) -> None:
     run(PREPARED + "\n".join(blocks("README.md", section)), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_guide_to_pictures_does_what_it_says(tmp_path: Path) -> None:
+    run(PREPARED + "\n".join(blocks("docs/viz.md")), tmp_path)
+    assert (tmp_path / "page.html").stat().st_size > 10_000

@@ -15,7 +15,7 @@ from . import colour, pixels
 from .figure import bare, compact, png_of_pixels
 from .medium import Medium, register
 from .scale import Scale, finite
-from .tiles import tile_names
+from .tiles import rows_and_columns, tile_names
 
 _PICTURES: dict[str, Callable[[np.ndarray, np.ndarray, Scale], np.ndarray]] = {
     "overlay": pixels.overlay,
@@ -45,11 +45,15 @@ class ImageMedium(Medium):
         return exp.input.ndim == 4 and exp.attribution.ndim in (3, 4) and pixels.has_a_place(exp)
 
     def size(self, exp: Explanation, kind: str) -> tuple[float, float]:
-        """The shape of the photograph, neither too flat nor too tall; three times as wide for "side"."""
+        """The shape of the photograph, neither too flat nor too tall; wider for several beside each other."""
         sizes = [one.input.shape[2:] for one in pixels.pictures(exp)]
         height, width = max(h for h, _ in sizes), sum(w for _, w in sizes)
         ratio = min(max(height / width, 0.4), 2.0)
         wide = 2.6 if ratio <= 1 else 2.6 / ratio**0.5
+        if kind == "channels":
+            channels = exp.attribution.shape[1] if exp.attribution.ndim == 4 else 1
+            rows, columns = rows_and_columns(min(channels, _MOST_CHANNELS))
+            return 0.65 * wide * columns, max(0.65 * wide * ratio * rows, 1.2)
         return (3.06 * wide if kind == "side" else wide), wide * ratio
 
     def values(self, exp: Explanation, i: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from .figure import characters, display_in_notebook, new_figure
 from .inputs import choose, part_text
 from .medium import attribution_medium, is_signed, panel, resolve_kind
 from .scale import ScaleRule
-from .titles import original_caption, panel_title
+from .titles import broken, original_caption, panel_title
 
 _FONT, _SMALL_FONT = 10, 8
 _ROOMY = 36  # characters per line from which the title is set in the larger size
@@ -79,7 +79,8 @@ def show(
         text = panel_title(exp, index, width)
         if kind == "original":
             text = original_caption(exp, index, width, drawn.note)
-        lines = (title if isinstance(title, str) else text, part_text(part, index), ax.get_title())
+        notes = (broken(note, width) for note in (part_text(part, index), ax.get_title()) if note)
+        lines = (title if isinstance(title, str) else text, *notes)
         ax.set_title("\n".join(filter(None, lines)), fontsize=size, color=colour.INK, parse_math=False)
     if ctx is None:
         display_in_notebook(fig)
