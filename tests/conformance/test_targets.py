@@ -10,6 +10,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -198,6 +199,22 @@ def test_keyword_arguments_follow_their_samples(name: str) -> None:
 
 
 # -- the pieces ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_explanation_comes_back_from_its_file_as_it_was(name: str, tmp_path: Path) -> None:
+    exp = plain(name, 1)
+    again = Explanation.load(exp.save(tmp_path / "one.safetensors"))
+    same(exp, again, 0)
+    assert (again.method, again.target, again.layer, again.seed) == (exp.method, exp.target, exp.layer, exp.seed)
+    assert dict(again.params) == dict(exp.params)
+
+
+def test_the_page_of_conformance_is_current() -> None:
+    from tests.conformance.table import page
+
+    here = Path(__file__).parents[2] / "docs" / "conformance.md"
+    assert here.read_text(encoding="utf-8") == page(), "run: python -m tests.conformance.table > docs/conformance.md"
 
 
 def test_all_classes_of_a_segmentation_are_the_regions_that_are_predicted() -> None:
