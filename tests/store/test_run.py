@@ -220,6 +220,13 @@ def test_another_run_is_refused_with_the_keys_that_differ(go, new_net, pictures)
     go(unit_size=None)  # None takes the size of the run
 
 
+def test_only_the_keys_that_differ_are_named(go) -> None:
+    go(methods="saliency", input_spec=None)
+    with pytest.raises(RunDiffersError) as caught:
+        go(methods="saliency", input_spec=None, baselines="zero")
+    assert "is another one: options.baselines: nothing there, 'zero' now. To go on" in str(caught.value)
+
+
 def test_functions_are_told_apart_by_what_they_do(go, run_path) -> None:
     def times(k: int) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda out: k * out[:, 0]
