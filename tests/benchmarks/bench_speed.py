@@ -1,72 +1,65 @@
-"""Speed against Captum 0.9: interleaved pairs in one process, the median of the ratios, and the maps compared.
+"""Speed against Captum 0.9, at its default and at its best setting: the workloads, interleaved.
 
-Run: make bench PYTEST_ARGS="-k speed"   (about ten minutes on two cores)
+    make bench PYTEST_ARGS="-k speed"                                      everything (hours on two cores)
+    .venv/bin/python -m tests.benchmarks.bench_speed W1 W3 --rounds 5      some of it
+    .venv/bin/python -m tests.benchmarks.bench_speed W1m --peak            memory, each variant in a process of its own
+
+Each workload prints one line for docs/performance.md and one of JSON.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+import argparse
+import json
 
-import captum.attr
 import pytest
 import torch
-from torch import Tensor, nn
 
-import interp_plugins.attr
+from tests.benchmarks.harness import Runs, compare, peak, report_peak, timed
+from tests.benchmarks.workloads import WORKLOADS
 
-PAIRS = 5
-
-
-@pytest.fixture(scope="module")
-def net() -> nn.Module:
-    """ResNet-34 with seeded random weights; speed does not depend on training."""
-    from torchvision.models import resnet34
-
-    torch.set_num_threads(2)
-    torch.manual_seed(0)
-    return resnet34().eval()
-
-
-def compare(name: str, theirs: Callable[[], Tensor], ours: Callable[[], Tensor]) -> float:
-    """Run both in turn, print the figures, return the median ratio theirs / ours."""
-    ratios, times, maps = [], [], []
-    for _ in range(PAIRS):
-        seconds = []
-        for run in (theirs, ours):
-            begin = time.perf_counter()
-            maps.append(run())
-            seconds.append(time.perf_counter() - begin)
-        times.append(seconds)
-        ratios.append(seconds[0] / seconds[1])
-    difference = float((maps[0] - maps[1]).norm() / maps[0].norm())
-    captum_s, our_s = (statistics.median(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(ratios)
-    print(
-        f"\n{name}: Captum {captum_s:.2f} s, here {our_s:.2f} s, ratio {ratio:.2f} "
-        f"(range {min(ratios):.2f} to {max(ratios):.2f}, {PAIRS} pairs), maps differ by {difference:.1e}"
-    )
-    return ratio
+THREADS = 2
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_speed_integrated_gradients_50_steps(net: nn.Module) -> None:
-    x = torch.randn(1, 3, 224, 224)
-    shared = {"target": 3, "n_steps": 50}
-    compare(
-        "IntegratedGradients, resnet34, 224 x 224, 50 steps, both at their defaults",
-        lambda: captum.attr.IntegratedGradients(net).attribute(x, **shared),
-        lambda: interp_plugins.attr.IntegratedGradients(net).attribute(x, progress=False, **shared),
-    )
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_speed(name: str) -> None:
+    torch.set_num_threads(THREADS)
+    compare(name, WORKLOADS[name]("cpu"))
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_speed_occlusion_15_8(net: nn.Module) -> None:
-    x = torch.randn(1, 3, 224, 224)
-    shared = {"target": 3, "sliding_window_shapes": (3, 15, 15), "strides": (3, 8, 8)}
-    compare(
-        "Occlusion, resnet34, 224 x 224, window 15, stride 8, both at their defaults (same windows: border='clip')",
-        lambda: captum.attr.Occlusion(net).attribute(x, **shared),
-        lambda: interp_plugins.attr.Occlusion(net).attribute(x, border="clip", progress=False, **shared),
-    )
+def variant(runs: Runs, which: str):  # type: ignore[no-untyped-def]
+    """ours, default, or one of the settings."""
+    return runs.ours if which == "ours" else runs.default if which == "default" else runs.settings[which]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--limit", type=float, default=3600.0, help="seconds per workload after which rounds end")
+    parser.add_argument("--no-default", action="store_true", help="leave Captum's default out")
+    parser.add_argument("--peak", action="store_true", help="peak memory instead of time")
+    parser.add_argument("--one", help="(inner) the variant whose peak memory this process prints")
+    options = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    for name in options.names or WORKLOADS:
+        build = WORKLOADS[name]
+        if options.one:
+            report_peak(lambda build=build: build("cpu"), lambda runs: timed(variant(runs, options.one)))
+        elif options.peak:
+            labels = ["ours", "default", *build("cpu").settings]
+            labels = [label for label in labels if label != "default" or not options.no_default]
+            found = {label: peak("tests.benchmarks.bench_speed", name, "--one", label) for label in labels}
+            print(json.dumps({"name": name, "peak MiB": found}), flush=True)
+        else:
+            runs = build(options.device)
+            if options.no_default:
+                runs.default = None
+            compare(name, runs, rounds=options.rounds, limit=options.limit)
+
+
+if __name__ == "__main__":
+    main()
