@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 from ..core.batching import check_chunk
 from ..core.errors import ConvergenceWarning, InputError
 from ..core.report import note
+from ..core.tensors import accumulation_dtype
 
 _NORMAL = 1.6448536269514722  # 95 % of a normal distribution lie below
 
@@ -43,19 +45,19 @@ class Average:
         self.mean: Any = None
         self._squares: Any = None
 
-    def add(self, draw: Tensor, samples: Tensor | None = None) -> None:
-        """One more independent draw (Welford's update) of all samples, or of these: (samples given, ...)."""
+    def add(self, draws: Tensor, samples: Tensor | None = None) -> None:
+        """More independent draws (D, samples, ...) of all samples, or of these (Chan et al. 1979's update)."""
         at = torch.arange(len(self.count)) if samples is None else samples.cpu()
         if self.mean is None:
-            self.mean = draw.new_zeros(len(self.count), *draw.shape[1:])
+            self.mean = draws.new_zeros(len(self.count), *draws.shape[2:])
             self._squares = torch.zeros_like(self.mean)
-        self.count[at] += 1
-        here = at.to(draw.device)
-        before = self.mean[here]
-        step = draw - before
-        mean = before + step / self._each(self.count[at], draw)
-        self.mean[here] = mean
-        self._squares[here] += step * (draw - mean)
+        here, new = at.to(draws.device), draws.mean(0)
+        before = self._each(self.count[at], new)
+        step = new - self.mean[here]
+        share = len(draws) / (before + len(draws))
+        self.mean[here] += step * share
+        self._squares[here] += (draws - new).square().sum(0) + step.square() * before * share
+        self.count[at] += len(draws)
 
     def standard_error(self) -> Tensor:
         """Of the means, per value; infinite after a single draw."""
@@ -70,6 +72,95 @@ class Average:
     @staticmethod
     def _each(per_sample: Tensor, values: Tensor) -> Tensor:
         return per_sample.to(values).reshape(-1, *(1,) * (values.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How a mean over draws is taken.
+
+    Attributes:
+        n_samples: draws, or draws per round with a tolerance.
+        tol: relative error to reach for each sample; None: one round.
+        max_samples: draws at most, with a tolerance.
+        antithetic: each draw has a mirror image beside it.
+        stratified: each draw is one of four, from four strata.
+    """
+
+    n_samples: int
+    tol: float | None = None
+    max_samples: int = 1000
+    antithetic: bool = False
+    stratified: bool = False
+
+    def __post_init__(self) -> None:
+        check_tolerance(self.tol, self.n_samples, self.max_samples)
+
+    @property
+    def companions(self) -> int:
+        """Evaluations that make a draw."""
+        return 4 if self.stratified else 2 if self.antithetic else 1
+
+    @property
+    def planned(self) -> int:
+        """Draws at most."""
+        return self.n_samples if self.tol is None else self.max_samples
+
+
+class Averages:
+    """Means of maps in several parts (one per input or layer), which settle together.
+
+    Args:
+        samples: number of samples.
+    """
+
+    def __init__(self, samples: int):
+        self.samples = samples
+        self.parts: list[Average] = []
+        self._shapes: list[tuple[torch.dtype, tuple[int, ...]]] = []
+
+    def add(self, maps: Sequence[Tensor], draws: int, companions: int, samples: Tensor) -> None:
+        """Maps (draws * companions * samples given, ...) per part, or a whole number of rows for each of these.
+
+        Maps with other numbers of rows, from a model that merges the batch, are those of one sample.
+        """
+        each = draws * companions
+        if not self.parts:
+            rows = 1 if any(m.shape[0] % (each * len(samples)) for m in maps) else self.samples
+            self.parts = [Average(rows) for _ in maps]
+            given = 1 if rows == 1 else len(samples)
+            self._shapes = [(m.dtype, (rows * m.shape[0] // (each * given), *m.shape[1:])) for m in maps]
+        who = samples if len(self.parts[0].count) == self.samples else torch.zeros(1, dtype=torch.long)
+        for part, m in zip(self.parts, maps, strict=True):
+            flat = m.detach().to(accumulation_dtype(m.dtype)).reshape(draws, companions, len(who), -1)
+            part.add(flat.mean(1), who)
+
+    @property
+    def count(self) -> Tensor:
+        """Draws so far, per sample."""
+        return self.parts[0].count.expand(self.samples)
+
+    def values(self) -> list[Tensor]:
+        """What is asked for, (samples, elements) per part."""
+        return [p.mean for p in self.parts]
+
+    def errors(self) -> list[Tensor]:
+        """Standard errors of the values."""
+        return [p.standard_error() for p in self.parts]
+
+    def map_error(self) -> Tensor:
+        """Per sample: the bound on the relative L2 error of all parts together."""
+        return relative_error(self.parts[0].count - 1, self.errors(), self.values()).expand(self.samples)
+
+    def result(self) -> tuple[Tensor, ...]:
+        """The values, in the shape of the maps of one draw."""
+        return self._shaped(self.values())
+
+    def standard_error(self) -> tuple[Tensor, ...]:
+        """The errors, in that shape."""
+        return self._shaped(self.errors())
+
+    def _shaped(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(v.reshape(shape).to(dtype) for v, (dtype, shape) in zip(values, self._shapes))
 
 
 def relative_error(

@@ -23,9 +23,10 @@ from ..core.registry import register
 from ..core.several import repeated
 from ..core.site import Layer, run_and_read
 from ..core.tensors import as_tuple, check_float, describe, like, own, per_sample_sum
+from .average import Average, Averages, Draws, report_reached, rounds
 from .base import GradientAttribution, Multiplying, prepared
 from .noise_tunnel import _stdevs
-from .path import RowSum, points, targets_of
+from .path import check_rows, points
 
 
 def baseline_pool(baselines: Any, inputs: Any, xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -66,8 +67,8 @@ def expected_gradients(
     forward: Forward,
     xs: tuple[Tensor, ...],
     pool: tuple[Tensor, ...],
+    draws: Draws,
     *,
-    n_samples: int,
     stdevs: Any,
     generator: torch.Generator,
     multiply: bool,
@@ -76,62 +77,96 @@ def expected_gradients(
     chunk: int | None = None,
     progress: bool | None = None,
 ) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[int, ...]]:
-    """Mean over the draws, the deltas (N * n_samples,) sample by sample if asked for, and tensors per layer.
+    """Mean over the draws, their deltas if asked for, and tensors per layer.
 
-    Random numbers are drawn draw by draw, so the result does not depend on chunk sizes; as many draws as fill a pass
-    are held at a time.
+    The deltas are (N * n_samples * companions,), sample by sample; with a tolerance, where samples have different
+    numbers of draws, their mean (N,).
+
+    Random numbers are drawn draw by draw for the whole batch, so the result does not depend on chunk sizes nor on which
+    samples have settled; as many draws as fill a pass are held at a time.
     """
     stds = _stdevs(stdevs, xs)
     n, device, targets = xs[0].shape[0], xs[0].device, forward.target.count
-    sums = RowSum(n * targets)
+    means = Averages(n)
+    shortfall = Average(n)
     kept: list[Tensor] = []
     counts: tuple[int, ...] = ()
     size = chunk or auto_chunk(list(xs))
-    group = max(1, size // n)  # draws that fill a pass
-    forward, wrt = planned(forward, xs, rows=n * n_samples, chunk=size, wrt=wrt)
-    with progress_bar(n * n_samples, "gradients", progress) as bar:
-        for first in range(0, n_samples, group):
-            draws = [_draw(xs, pool, stds, generator) for _ in range(min(group, n_samples - first))]
-            noisy, starts, alpha = (
-                [torch.cat(column) for column in zip(*[d[0] for d in draws])],
-                [torch.cat(column) for column in zip(*[d[1] for d in draws])],
-                torch.cat([d[2] for d in draws]),
-            )
+    runs = draws.companions
+    forward, wrt = planned(forward, xs, rows=n * draws.planned * runs, chunk=size, wrt=wrt)
+    with progress_bar(n * draws.planned * runs, "gradients", progress) as bar:
+        for due, active in rounds(means.map_error, n, draws.tol, draws.n_samples, draws.max_samples):
+            who = active.to(device)
+            at_once = max(1, size // (len(who) * runs))  # draws that fill a pass
+            for first in range(0, due, at_once):
+                made = [_draw(xs, pool, stds, generator, draws) for _ in range(min(at_once, due - first))]
+                here = torch.cat([who + k * n for k in range(len(made) * runs)])
+                noisy, starts = (
+                    [torch.cat(column).index_select(0, here) for column in zip(*[d[part] for d in made])]
+                    for part in (0, 1)
+                )
+                alpha = torch.cat([d[2] for d in made]).index_select(0, here)
 
-            def work(lo: int, hi: int, noisy: Any = noisy, starts: Any = starts, alpha: Any = alpha) -> Any:
-                here = torch.arange(lo, hi, device=device)
-                rows = here % n
-                got = gradients(forward, points(noisy, starts, here, alpha[lo:hi]), rows, wrt=wrt)
-                maps, ends, begins = got.grads, [x[lo:hi] for x in noisy], [b[lo:hi] for b in starts]
-                if multiply:
-                    read = [repeated(_read(forward, at, rows, wrt), targets) for at in (ends, begins)]
-                    maps = tuple((e - b) * g for e, b, g in zip(*read, maps))
-                delta = None
+                def work(
+                    lo: int, hi: int, noisy: Any = noisy, starts: Any = starts, alpha: Any = alpha, here: Any = here
+                ) -> Any:
+                    rows = here[lo:hi] % n
+                    at = torch.arange(lo, hi, device=device)
+                    got = gradients(forward, points(noisy, starts, at, alpha[lo:hi]), rows, wrt=wrt)
+                    maps, ends, begins = got.grads, [x[lo:hi] for x in noisy], [b[lo:hi] for b in starts]
+                    if multiply:
+                        read = [repeated(_read(forward, p, rows, wrt), targets) for p in (ends, begins)]
+                        maps = tuple((e - b) * g for e, b, g in zip(*read, maps))
+                    check_rows(maps, (hi - lo) * targets)
+                    delta = None
+                    if deltas:
+                        change = forward.scores(ends, rows) - forward.scores(begins, rows)
+                        delta = per_sample_sum(maps).to(change.dtype) - change
+                    return maps, delta, got.counts
+
+                parts = [p for _, _, p in chunks(len(here), size, work, step=len(who), bar=bar)]
+                counts = parts[0][2]
+                joined = [torch.cat(column) for column in zip(*[p[0] for p in parts], strict=True)]
+                means.add(joined, len(made), runs, active)
                 if deltas:
-                    change = forward.scores(ends, rows) - forward.scores(begins, rows)
-                    delta = per_sample_sum(maps).to(change.dtype) - change
-                return targets_of(rows, targets), maps, delta, got.counts
-
-            for _, _, (rows, maps, delta, counts) in chunks(n * len(draws), size, work, step=n, bar=bar):  # noqa: B007
-                sums.add(maps, rows)
-                if delta is not None:
+                    delta = torch.cat([p[1] for p in parts]).reshape(-1, len(who), targets)
                     kept.append(delta)
-    means = tuple(t / n_samples for t in sums.result())
-    return means, torch.cat(kept).reshape(n_samples, n * targets).t().reshape(-1) if deltas else None, counts
+                    shortfall.add(delta, active)
+    errors = means.standard_error()
+    count = means.parts[0].count
+    report_reached(count, means.map_error(), errors if len(errors) > 1 else errors[0], draws.tol, "draws")
+    if not deltas:
+        return means.result(), None, counts
+    each = shortfall.mean if draws.tol is not None else torch.cat(kept).permute(1, 2, 0)
+    return means.result(), each.reshape(-1), counts
 
 
 def _draw(
-    xs: Sequence[Tensor], pool: Sequence[Tensor], stds: Sequence[float], generator: torch.Generator
+    xs: Sequence[Tensor], pool: Sequence[Tensor], stds: Sequence[float], generator: torch.Generator, draws: Draws
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """One draw for every sample: noisy inputs, baselines (the same row for all inputs), positions on the path."""
+    """One draw and its companions for every sample: noisy inputs, baselines, positions on the path, (runs * N, ...).
+
+    The baseline is the same row for all inputs. Antithetic: the noise with the other sign, the position from the other
+    end, the baseline from the other half of the pool. Stratified: four positions a quarter of the path apart, and
+    baselines a quarter of the pool apart.
+    """
     n, rng, device = xs[0].shape[0], generator.device, xs[0].device
-    noisy = [
-        x + s * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=rng).to(device) if s else x
+    noise = [
+        s * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=rng).to(device) if s else None
         for x, s in zip(xs, stds)
     ]
-    pick = torch.randint(pool[0].shape[0], (n,), generator=generator, device=rng).to(device)
+    size = pool[0].shape[0]
+    pick = torch.randint(size, (n,), generator=generator, device=rng).to(device)
     alpha = torch.rand(n, generator=generator, dtype=xs[0].dtype, device=rng).to(device)
-    return noisy, [b.index_select(0, pick) for b in pool], alpha
+    picks, alphas, signs = [pick], [alpha], [1]
+    if draws.stratified:
+        picks = [(pick + k * size // 4) % size for k in range(4)]
+        alphas = [(alpha + k / 4) % 1 for k in range(4)]
+        signs = [1, -1, 1, -1]
+    elif draws.antithetic:
+        picks, alphas, signs = [pick, (pick + size // 2) % size], [alpha, 1 - alpha], [1, -1]
+    noisy = [torch.cat([x if e is None else x + sign * e for sign in signs]) for x, e in zip(xs, noise, strict=True)]
+    return noisy, [b.index_select(0, torch.cat(picks)) for b in pool], torch.cat(alphas)
 
 
 def _read(forward: Forward, at: Sequence[Tensor], rows: Tensor, wrt: Sequence[Layer] | None) -> tuple[Tensor, ...]:
@@ -180,6 +215,10 @@ class GradientShap(Multiplying, GradientAttribution):
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
         *,
+        antithetic: bool = False,
+        stratified: bool = False,
+        tol: float | None = None,
+        max_samples: int = 1000,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
@@ -195,20 +234,28 @@ class GradientShap(Multiplying, GradientAttribution):
             stdevs: standard deviation of noise on the inputs; a tuple for several inputs.
             target: see `core.target.as_target`.
             additional_forward_args: further positional arguments of the model.
-            return_convergence_delta: also return the delta of every draw (N * n_samples,), sample by sample.
+            return_convergence_delta: also return the delta of every draw (N * n_samples,), sample by sample; with
+                `tol`, the mean over each sample's draws (N,).
+            antithetic: follow each draw by its mirror image: the noise with the other sign, the point of the path from
+                its other end, a baseline from the other half (n_samples counts pairs). The expectation is the same.
+            stratified: draw in fours, from each quarter of the path and of the baselines (n_samples counts fours).
+            tol: go on, n_samples draws at a time, until each sample's map has, with 90 % confidence, a relative L2
+                error below this (`attr/average.py`). What was reached is reported (`core.report`: n_draws, map_error,
+                standard_error), without a tolerance as well.
+            max_samples: at most so many draws (pairs, fours); a warning says when tol was not reached.
             seed: seed of the draws. None: decided by `torch.manual_seed`; the global state is left as it was.
             generator: draw from this generator instead (it is advanced).
             batch_size: rows per pass; None = automatic.
             progress: None = a bar for long work, True, False.
         """
-        check_chunk("n_samples", n_samples)
+        draws = Draws(n_samples, tol, max_samples, antithetic, stratified)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
             maps, delta, _ = expected_gradients(
                 forward,
                 xs,
                 baseline_pool(baselines, inputs, xs),
-                n_samples=n_samples,
+                draws,
                 stdevs=stdevs,
                 generator=make_generator(seed, generator),
                 multiply=self._multiply_by_inputs,

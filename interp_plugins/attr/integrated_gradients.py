@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ..core.baseline import as_baselines
 from ..core.batching import check_chunk
+from ..core.errors import InputError
 from ..core.registry import register
 from ..core.several import repeated
 from ..core.spec import InputSpec
-from ..core.tensors import check_float, like
+from ..core.tensors import check_float, describe, like
 from .adaptive import adaptive_path_gradients, check_tolerance
 from .base import GradientAttribution, Multiplying, convergence_delta, prepared
 from .path import path_gradients
@@ -28,6 +29,15 @@ from .quadrature import check_steps, quadrature
 def path_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
     """For `explain`: normalised pictures start from black, as in the paper; zero would be the data's mean colour."""
     return {"baselines": "black"} if spec.kind == "image" and spec.normalised else {}
+
+
+def check_offsets(offsets: Any, n: int) -> Tensor | None:
+    """Refuse what is no position per sample."""
+    if offsets is None:
+        return None
+    if not isinstance(offsets, Tensor) or offsets.shape != (n,) or not bool(((offsets >= 0) & (offsets <= 1)).all()):
+        raise InputError(f"offsets must be a tensor ({n},) of positions from 0 to 1, got {describe(offsets)}.")
+    return offsets.detach()
 
 
 @register(
@@ -64,6 +74,7 @@ class IntegratedGradients(Multiplying, GradientAttribution):
         *,
         tol: float | None = None,
         max_steps: int = 512,
+        offsets: Tensor | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
     ) -> Any:
@@ -83,6 +94,8 @@ class IntegratedGradients(Multiplying, GradientAttribution):
                 sample or `max_steps` gradients were used; a `ConvergenceWarning` says when it was not reached. Both,
                 because the completeness error alone can be small by luck.
             max_steps: gradients per sample at most, with `tol`.
+            offsets: positions of the nodes within the rule's cells, (N,) from 0 to 1, instead of the rule's own.
+                Uniform random ones make the expected map exact for any n_steps; averages (NoiseTunnel) use that.
             batch_size: the same as internal_batch_size.
             progress: None = a bar for long work, True, False.
 
@@ -96,12 +109,15 @@ class IntegratedGradients(Multiplying, GradientAttribution):
         chunk = check_chunk("internal_batch_size", internal_batch_size) or check_chunk("batch_size", batch_size)
         check_steps(method, n_steps)
         check_tolerance(tol, max_steps)
+        if offsets is not None and tol is not None:
+            raise InputError("offsets move the nodes of a fixed rule; with tol, nodes go where they are needed.")
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
             bs = as_baselines(baselines, xs, template=inputs)
             if tol is None:
                 rule = quadrature(method, n_steps)
-                grads, _ = path_gradients(forward, xs, bs, rule, chunk=chunk, progress=progress)
+                places = check_offsets(offsets, len(xs[0]))
+                grads, _ = path_gradients(forward, xs, bs, rule, offsets=places, chunk=chunk, progress=progress)
             else:
                 grads = adaptive_path_gradients(forward, xs, bs, tol, max_steps, chunk=chunk, progress=progress)
             maps: Sequence[Tensor] = grads

@@ -161,7 +161,7 @@ def _sampled(game: Game, index: str, n_samples: int, rng: torch.Generator) -> Te
         single = prefix.diff(dim=0).permute(1, 2, 0)
         first = gain[0].permute(1, 2, 0)
         drawn = _matrix(both, single, first, index)
-        average.add(drawn.index_select(2, rank).index_select(3, rank))
+        average.add(drawn.index_select(2, rank).index_select(3, rank)[None])
     assert whole.shape == start.shape
     report_reached(average.count, average.map_error(), average.standard_error(), None, "orders")
     return average.mean

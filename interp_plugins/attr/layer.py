@@ -23,6 +23,7 @@ from ..core.registry import register
 from ..core.site import AtLayer, layer_name
 from ..core.tensors import as_tuple, check_float, check_inputs, own_tree, take_rows
 from .ablation import FeatureAblation
+from .average import Draws
 from .base import GradientAttribution, InternalMultiplying, LayerAttribution, PerturbationAttribution, prepared
 from .gradient_shap import baseline_pool, expected_gradients
 from .integrated_gradients import IntegratedGradients, path_defaults
@@ -285,6 +286,10 @@ class LayerGradientShap(InternalMultiplying, LayerAttribution, GradientAttributi
         return_convergence_delta: bool = False,
         attribute_to_layer_input: bool = False,
         *,
+        antithetic: bool = False,
+        stratified: bool = False,
+        tol: float | None = None,
+        max_samples: int = 1000,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
@@ -292,14 +297,14 @@ class LayerGradientShap(InternalMultiplying, LayerAttribution, GradientAttributi
     ) -> Any:
         """Expected gradients of the layer's shape; arguments as in `GradientShap.attribute`."""
         sites = self.sites(attribute_to_layer_input)
-        check_chunk("n_samples", n_samples)
+        draws = Draws(n_samples, tol, max_samples, antithetic, stratified)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
             maps, delta, counts = expected_gradients(
                 forward,
                 xs,
                 baseline_pool(baselines, inputs, xs),
-                n_samples=n_samples,
+                draws,
                 stdevs=stdevs,
                 generator=make_generator(seed, generator),
                 multiply=self._multiply_by_inputs,

@@ -2,13 +2,19 @@
 
 smoothgrad: mean of the maps (Smilkov et al. 2017, arXiv:1706.03825). smoothgrad_sq: mean of their squares, without sign
 (Hooker et al. 2019, arXiv:1806.10758). vargrad: their variance (Adebayo et al. 2018, arXiv:1810.03292).
+
+How many copies? Those that bring the error of the averaged map below `tol`, for each sample. Around a path method, a
+copy need not have an exact integral: with the nodes shifted at random in every copy, the mean over copies tends to the
+exact one for any n_steps, and its standard error covers the path as well, so few steps and many copies are best.
+All copies and steps of a group form one list of rows for the inner method, which cuts it into chunks.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,11 +33,13 @@ from ..core.site import AtLayer, NoisyAt, resolve_layer
 from ..core.spec import InputSpec
 from ..core.target import Target
 from ..core.tensors import as_tuple, check_inputs, describe, is_float, like, take_rows
+from .average import Average, Averages, Draws, report_reached, rounds
 from .base import Attribution, InternalAttribution
 from .integrated_gradients import path_defaults
 from .lookups import AtLookupsProblem, at_lookups, has_ids
 
 NT_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
+_FEW_STEPS = 5  # of a path per noisy copy, where copies go on to a tolerance: their errors average out
 _SPREAD = 0.15  # of the input's range, the noise where none is named
 _GROUP_ELEMENTS = 2**24  # elements of noisy input handed to the inner method at a time; it chunks on its own
 
@@ -112,6 +120,9 @@ class NoiseTunnel(Attribution):
         stdevs: float | tuple[float | None, ...] | None = 1.0,
         draw_baseline_from_distrib: bool = False,
         *,
+        antithetic: bool = False,
+        tol: float | None = None,
+        max_samples: int = 1000,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         noise_at: Any = "input",
@@ -131,6 +142,14 @@ class NoiseTunnel(Attribution):
                 for several inputs. The paper advises 10 to 20 % of the input's range; None takes 15 %.
             draw_baseline_from_distrib: draw a baseline for each copy from the rows of `baselines`, the same row for
                 all inputs, so that baselines of several inputs stay paired.
+            antithetic: draw the copies in pairs, x + noise and x - noise: the same expectation, less variance where the
+                maps are near linear in the noise. nt_samples and max_samples are rounded up to whole pairs. Not for
+                vargrad, which is about single copies.
+            tol: go on, nt_samples copies at a time, until each sample's averaged map has, with 90 % confidence, a
+                relative L2 error below this (`attr/average.py`). Around IntegratedGradients the nodes of each copy are
+                shifted at random, and n_steps is 5 where none is given. What was reached is reported (`core.report`:
+                n_draws, map_error, standard_error), without a tolerance as well.
+            max_samples: at most so many copies; a warning says when tol was not reached.
             seed: seed of the noise. None: decided by `torch.manual_seed`; the global state is left as it was.
             generator: draw from this generator instead (it is advanced).
             noise_at: "input"; "layer": at the layer of a layer method (for token inputs, which cannot carry noise); or
@@ -140,14 +159,20 @@ class NoiseTunnel(Attribution):
 
         Returns:
             What the inner method returns, averaged; with `return_convergence_delta`, the deltas of all copies
-            (N * nt_samples,), sample by sample.
+            (N * nt_samples,), sample by sample; with `tol`, their mean (N,).
+
+        Raises:
+            InputError: an unknown nt_type, or arguments that do not go together.
         """
         if nt_type not in NT_TYPES:
             raise unknown("nt_type", nt_type, NT_TYPES)
         check_chunk("nt_samples", nt_samples)
+        draws = Draws(nt_samples, tol, max_samples, antithetic)
+        if antithetic and nt_type == "vargrad":
+            raise InputError("vargrad is the variance of single copies, and antithetic copies are not independent.")
         smoothing = _Smoothing(
             nt_type=nt_type,
-            samples=nt_samples,
+            draws=draws,
             group=check_chunk("nt_samples_batch_size", nt_samples_batch_size),
             stdevs=stdevs,
             draw_baseline=draw_baseline_from_distrib,
@@ -219,7 +244,7 @@ class _Smoothing:
     """How to draw the copies and what to make of their maps."""
 
     nt_type: str
-    samples: int
+    draws: Draws
     group: int | None
     stdevs: float | tuple[float | None, ...] | None
     draw_baseline: bool
@@ -233,55 +258,76 @@ class _Smoothing:
         """
         xs = check_inputs(inputs)
         stdevs = _stdevs(self.stdevs, at or xs)
-        n = xs[0].shape[0]
+        n, pair = xs[0].shape[0], self.draws.companions
         group = self.group or max(1, _GROUP_ELEMENTS // (n * sum(x[0].numel() for x in xs)))
-        if _draws(method):  # copy by copy from the one stream, so that the seed decides and the group does not
-            kwargs, group = {**kwargs, "generator": self.generator}, 1
-        sums: list[Tensor] = []
-        squares: list[Tensor] = []
+        takes = _arguments(method)
+        if "generator" in takes:  # it draws: copy by copy from the one stream, so that the seed decides, not the group
+            kwargs, group = {**kwargs, "generator": self.generator}, pair
+        shift = self.draws.tol is not None and "offsets" in takes
+        if shift:
+            kwargs = {"n_steps": _FEW_STEPS, **kwargs}
+        averages, shortfall = _KINDS[self.nt_type](n), Average(n)
         deltas: list[Tensor] = []
         layout: Any = None
-        for first in range(0, self.samples, group):
-            copies = min(group, self.samples - first)
-            noisy, drawn = self._draw(xs, stdevs, kwargs, copies, at)
-            result = _for_copies(method, copies, n).attribute(like(inputs, noisy), **drawn)
-            maps, delta = result if self.delta else (result, None)
-            leaves, layout = pytree.tree_flatten(maps)
-            per_copy = [m.detach().reshape(copies, m.shape[0] // copies, *m.shape[1:]) for m in leaves]
-            new, new_squares = [m.sum(0) for m in per_copy], [(m**2).sum(0) for m in per_copy]
-            sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
-            squares = [a + b for a, b in zip(squares, new_squares, strict=True)] if squares else new_squares
-            if delta is not None:
-                deltas.append(delta.reshape(copies, n, -1))
-        maps = pytree.tree_unflatten(self._combine(sums, squares), layout)
-        return (maps, torch.cat(deltas).transpose(0, 1).reshape(-1)) if self.delta else maps
+        sizes = [-(-m // pair) for m in (self.draws.n_samples, self.draws.max_samples)]
+        for due, active in rounds(averages.map_error, n, self.draws.tol, *sizes):
+            for first in range(0, due, max(1, group // pair)):
+                draws = min(max(1, group // pair), due - first)
+                noisy, drawn = self._draw(xs, stdevs, kwargs, draws, at, active, shift)
+                result = _for_copies(method, active.repeat(draws * pair), n).attribute(like(inputs, noisy), **drawn)
+                maps, delta = result if self.delta else (result, None)
+                leaves, layout = pytree.tree_flatten(maps)
+                averages.add(leaves, draws, pair, active)
+                if delta is not None:
+                    deltas.append(delta.reshape(draws * pair, len(active), -1))
+                    shortfall.add(deltas[-1], active)
+        error = pytree.tree_unflatten(averages.standard_error(), layout)
+        report_reached(pair * averages.count, averages.map_error(), error, self.draws.tol, "copies")
+        maps = pytree.tree_unflatten(averages.result(), layout)
+        if not self.delta:
+            return maps
+        each = shortfall.mean.reshape(-1) if self.draws.tol is not None else torch.cat(deltas).transpose(0, 1).reshape(-1)
+        return maps, each
 
     def _draw(
         self,
         xs: tuple[Tensor, ...],
         stdevs: tuple[float, ...],
         kwargs: Mapping[str, Any],
-        copies: int,
+        draws: int,
         at: tuple[Tensor, ...],
+        samples: Tensor,
+        shift: bool,
     ) -> tuple[list[Tensor], dict[str, Any]]:
-        """Noisy inputs (copies * N, ...) and the arguments that go with them; copy by copy, whatever the group."""
-        n = xs[0].shape[0]
-        rows = torch.arange(n).repeat(copies)
+        """Noisy inputs (copies * samples, ...) and the arguments that go with them.
+
+        The numbers are drawn copy by copy for the whole batch, whatever the group and whoever has settled.
+        """
+        n, pair = xs[0].shape[0], self.draws.companions
+        rows = samples.repeat(draws * pair)
+        here = torch.cat([samples + k * n for k in range(draws * pair)])
         drawn = _expand(dict(kwargs), rows, n)
         noisy: list[list[Tensor]] = [[] for _ in at or xs]
-        picks = []
+        picks, offsets = [], []
         pool = kwargs.get("baselines") if self.draw_baseline else None
-        for _ in range(copies):
+        for _ in range(draws):
             for column, x, std in zip(noisy, at or xs, stdevs, strict=True):
                 clean = torch.zeros_like(x) if at else x
-                column.append(clean + std * self._normal(x) if is_float(x) else x)
+                noise = std * self._normal(x) if is_float(x) else torch.zeros_like(x)
+                column.extend([clean + noise, clean - noise][:pair])
             if pool is not None:
                 size = as_tuple(pool)[0].shape[0]
-                picks.append(torch.randint(size, (n,), generator=self.generator, device=self.generator.device))
+                for _ in range(pair):
+                    picks.append(torch.randint(size, (n,), generator=self.generator, device=self.generator.device))
+            if shift:
+                offset = torch.rand(n, generator=self.generator, device=self.generator.device)
+                offsets.extend([offset, 1 - offset][:pair])
         if pool is not None:
-            pick = torch.cat(picks)
+            pick = torch.cat(picks).cpu()[here]
             drawn["baselines"] = like(pool, [b.index_select(0, pick.to(b.device)) for b in as_tuple(pool)])
-        joined = [torch.cat(column) for column in noisy]
+        if shift:
+            drawn["offsets"] = torch.cat(offsets).cpu()[here]
+        joined = [torch.cat(column).index_select(0, here.to(column[0].device)) for column in noisy]
         if not at:
             return joined, drawn
         drawn["additional_forward_args"] = (*drawn["additional_forward_args"], *joined)
@@ -291,33 +337,78 @@ class _Smoothing:
         device = self.generator.device
         return torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=device).to(x.device)
 
-    def _combine(self, sums: list[Tensor], squares: list[Tensor]) -> list[Tensor]:
-        means = [s / self.samples for s in sums]
-        if self.nt_type == "smoothgrad":
-            return means
-        mean_squares = [s / self.samples for s in squares]
-        if self.nt_type == "smoothgrad_sq":
-            return mean_squares
-        return [q - m * m for q, m in zip(mean_squares, means, strict=True)]
+
+class _Squares(Averages):
+    """The mean of the squared maps."""
+
+    def add(self, maps: Sequence[Tensor], draws: int, companions: int, samples: Tensor) -> None:
+        """Maps as `Averages` takes them."""
+        super().add([m**2 for m in maps], draws, companions, samples)
 
 
-def _draws(method: Any) -> bool:
-    """Whether a method draws random numbers from a generator of its own."""
+class _Variance(Averages):
+    """The variance of the maps, from the means of the first four powers of their distance from the first map.
+
+    Its standard error is that of the mean of (map - mean)^2.
+    """
+
+    _first: list[Tensor] | None = None
+
+    def add(self, maps: Sequence[Tensor], draws: int, companions: int, samples: Tensor) -> None:
+        """Maps as `Averages` takes them, without companions."""
+        if self._first is None:
+            self._first = [m[: m.shape[0] // draws].clone() for m in maps]
+        powers: list[list[Tensor]] = [[], [], [], []]
+        for m, first in zip(maps, self._first, strict=True):
+            if first.shape[0] % self.samples == 0:  # not of a model that merges the batch
+                first = first.unflatten(0, (self.samples, -1))[samples.to(first.device)].flatten(0, 1)
+            away = (m.unflatten(0, (draws, -1)) - first).flatten(0, 1)
+            for k, power in enumerate(powers, start=1):
+                power.append(away**k)
+        super().add([one for power in powers for one in power], draws, companions, samples)
+
+    def _moments(self) -> list[tuple[Tensor, Tensor]]:
+        """Variance and fourth central moment per part."""
+        means = super().values()
+        parts = len(means) // 4
+        out = []
+        for one, two, three, four in zip(*(means[k * parts : (k + 1) * parts] for k in range(4)), strict=True):
+            out.append((two - one**2, four - 4 * one * three + 6 * one**2 * two - 3 * one**4))
+        return out
+
+    def values(self) -> list[Tensor]:
+        """Variances, of all draws as of a whole population."""
+        return [variance for variance, _ in self._moments()]
+
+    def errors(self) -> list[Tensor]:
+        """Their standard errors."""
+        n = self.parts[0].count[:, None]
+        return [
+            torch.where(n > 1, ((fourth - variance**2).clamp_min(0) / n.to(fourth)).sqrt(), math.inf)
+            for variance, fourth in self._moments()
+        ]
+
+
+_KINDS: dict[str, type[Averages]] = {"smoothgrad": Averages, "smoothgrad_sq": _Squares, "vargrad": _Variance}
+
+
+def _arguments(method: Any) -> frozenset[str]:
+    """The names of what a method's `attribute` takes."""
     if isinstance(method, _Folding):
-        return _draws(method.attribution_method)
+        return _arguments(method.attribution_method)
     try:
-        return "generator" in inspect.signature(method.attribute).parameters
+        return frozenset(inspect.signature(method.attribute).parameters)
     except (TypeError, ValueError):
-        return False
+        return frozenset()
 
 
-def _for_copies(method: Any, copies: int, n: int) -> Any:
-    """The method on a model whose bound keyword arguments follow the copies."""
+def _for_copies(method: Any, rows: Tensor, n: int) -> Any:
+    """The method on a model whose bound keyword arguments follow the samples in its rows."""
     func = getattr(method, "forward_func", None)
-    if not isinstance(func, Call) or not func.kwargs or copies == 1:
+    if not isinstance(func, Call) or not func.kwargs or len(rows) == n:
         return method
     of_copies = copy.copy(method)
-    of_copies.forward_func = Call(func.func, take_rows(func.kwargs, torch.arange(n).repeat(copies), n), func.output)
+    of_copies.forward_func = Call(func.func, take_rows(func.kwargs, rows, n), func.output)
     return of_copies
 
 

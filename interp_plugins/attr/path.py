@@ -110,13 +110,15 @@ def path_gradients(
     baselines: Sequence[Tensor],
     rule: Quadrature,
     *,
+    offsets: Tensor | None = None,
     wrt: Sequence[Layer] | None = None,
     chunk: int | None = None,
     progress: bool | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Weighted sum of the gradients over the nodes: (N, ...) per input (or per layer tensor), and tensors per layer.
 
-    Of several targets (N * K, ...).
+    Of several targets (N * K, ...). With `offsets` (N,), the nodes are so far into the rule's cells, in [0, 1], instead of
+    where the rule puts them.
     """
     rows = inputs[0].shape[0] * len(rule)
     size = chunk or auto_chunk(list(inputs))
@@ -124,13 +126,20 @@ def path_gradients(
         if wrt is None and len(inputs) == 1:
             start = behind_stem(forward, inputs, rows=rows, chunk=size)
             if start is not None:
-                return (_from_stem(*start, inputs[0], baselines[0], rule, size, bar),), ()
+                return (_from_stem(*start, inputs[0], baselines[0], rule, offsets, size, bar),), ()
         forward, wrt = planned(forward, inputs, rows=rows, chunk=size, wrt=wrt)
-        return _along(forward, inputs, baselines, rule, wrt, size, bar)
+        return _along(forward, inputs, baselines, rule, offsets, wrt, size, bar)
 
 
 def _from_stem(
-    forward: Forward, behind: BehindStem, x: Tensor, baseline: Tensor, rule: Quadrature, size: int, bar: Any
+    forward: Forward,
+    behind: BehindStem,
+    x: Tensor,
+    baseline: Tensor,
+    rule: Quadrature,
+    offsets: Tensor | None,
+    size: int,
+    bar: Any,
 ) -> Tensor:
     """The path behind the first linear layer, some samples at a time, and the one pass back through that layer."""
     n, targets = x.shape[0], forward.target.count
@@ -144,7 +153,8 @@ def _from_stem(
         with torch.no_grad():
             ends = [behind.encode(t[start:stop]) for t in (x, baseline)]
         mine = forward if len(rows) == n else forward.of_rows(rows)
-        (summed,), _ = _along(mine, ends[:1], ends[1:], rule, None, size, bar)
+        places = None if offsets is None else offsets[start:stop]
+        (summed,), _ = _along(mine, ends[:1], ends[1:], rule, places, None, size, bar)
         (ends_x,) = repeated([x[start:stop]], targets)
         parts.append(behind.pull_back(ends_x, summed.to(x.dtype)))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -155,6 +165,7 @@ def _along(
     inputs: Sequence[Tensor],
     baselines: Sequence[Tensor],
     rule: Quadrature,
+    offsets: Tensor | None,
     wrt: Sequence[Layer] | None,
     size: int,
     bar: Any,
@@ -165,10 +176,13 @@ def _along(
     weights = torch.tensor(rule.weights, dtype=torch.float64)
     total = RowSum(n * targets)
     counts: tuple[int, ...] = ()
+    cells = weights.cumsum(0) - weights
+    inside = weights * offsets.cpu().double()[:, None] if offsets is not None else weights
 
     def work(start: int, stop: int) -> tuple[Gradients, Tensor, Tensor]:
         rows, steps = grid_rows(start, stop, n, device)
-        alphas = nodes.to(inputs[0].dtype if inputs[0].is_floating_point() else torch.float32).to(device)[steps]
+        at_steps = nodes[steps.cpu()] if offsets is None else cells[steps.cpu()] + inside[rows.cpu(), steps.cpu()]
+        alphas = at_steps.to(inputs[0].dtype if inputs[0].is_floating_point() else torch.float32).to(device)
         at = points(inputs, baselines, rows, alphas)
         return gradients(forward, at, rows, wrt=wrt), rows, steps
 

@@ -111,8 +111,7 @@ class ShapleyValueSampling(PerturbationAttribution):
                 for due, active in rounds(average.map_error, game.samples, tol, n_samples, max_samples):
                     orders = torch.stack([_order(game.d, rng) for _ in range(due)]).to(game.device)
                     found = _marginals(game, _companions(orders, runs), ends, active)
-                    for draw in found.reshape(runs, due, *found.shape[1:]).mean(0):
-                        average.add(draw, active)
+                    average.add(found.reshape(runs, due, *found.shape[1:]).mean(0), active)
             error = like(inputs, game.maps(average.standard_error()))
             report_reached(average.count, average.map_error(), error, tol, "orders")
             return like(inputs, game.maps(average.mean))

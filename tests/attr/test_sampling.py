@@ -9,8 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interp_plugins.attr import RISE, KernelShap, ShapleyValues, ShapleyValueSampling
+from interp_plugins.attr import (
+    RISE,
+    GradientShap,
+    IntegratedGradients,
+    KernelShap,
+    NoiseTunnel,
+    ShapleyValues,
+    ShapleyValueSampling,
+)
 from interp_plugins.attr.average import Average, relative_error, rounds, student
+from interp_plugins.core.errors import InputError
 from interp_plugins.core.report import collect
 
 D = 10
@@ -168,7 +177,12 @@ def test_average_is_the_mean_with_its_standard_error_for_each_sample() -> None:
     average = Average(3)
     for k, draw in enumerate(draws):
         who = torch.tensor([0, 2]) if k >= 4 else torch.arange(3)
-        average.add(draw[who], who)
+        average.add(draw[None, who], who)
+    together = Average(3)
+    together.add(draws[:4])
+    together.add(draws[4:, ::2], torch.tensor([0, 2]))
+    assert torch.allclose(together.mean, average.mean)
+    assert torch.allclose(together.standard_error(), average.standard_error())
     for i, n in enumerate((9, 4, 9)):
         mine = draws[:n, i]
         assert torch.allclose(average.mean[i], mine.mean(0))
@@ -193,3 +207,134 @@ def test_rounds_grow_and_end() -> None:
     assert sum(due for due, _ in seen) == 175 and seen[3:] == [(due, [1]) for due, _ in seen[3:]]
     assert [due for due, _ in seen[:4]] == [10] * 4 and max(due for due, _ in seen) > 20
     assert [due for due, _ in rounds(lambda: errors, 2, None, 10, 175)] == [10]
+
+
+# -- averages over noise and over baselines ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smooth() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(D, 16), nn.Tanh(), nn.Linear(16, 1), nn.Flatten(0)).double()
+
+
+POOL = torch.randn(12, D, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def tunnel(f: nn.Module) -> NoiseTunnel:
+    return NoiseTunnel(IntegratedGradients(f))
+
+
+AVERAGES: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
+    "smoothgrad": (tunnel, {"nt_samples": 10, "tol": 0.15}),
+    "antithetic smoothgrad": (tunnel, {"nt_samples": 10, "tol": 0.1, "antithetic": True}),
+    "smoothgrad_sq": (tunnel, {"nt_type": "smoothgrad_sq", "nt_samples": 20, "tol": 0.3}),
+    "vargrad": (tunnel, {"nt_type": "vargrad", "nt_samples": 20, "tol": 0.3}),
+    "expected gradients": (GradientShap, {"baselines": POOL, "n_samples": 10, "tol": 0.15, "stdevs": 0.3}),
+    "antithetic expected gradients": (
+        GradientShap,
+        {"baselines": POOL, "n_samples": 10, "tol": 0.15, "stdevs": 0.3, "antithetic": True},
+    ),
+    "stratified expected gradients": (
+        GradientShap,
+        {"baselines": POOL, "n_samples": 10, "tol": 0.07, "stdevs": 0.3, "stratified": True},
+    ),
+}
+
+
+def reference(name: str, f: nn.Module, x: Tensor) -> Tensor:
+    """A long run without tolerance, antithetic or stratified draws, and with fifty exact steps."""
+    cls, how = AVERAGES[name]
+    rest = {k: v for k, v in how.items() if k not in ("tol", "nt_samples", "n_samples", "antithetic", "stratified")}
+    if cls is tunnel:
+        return cls(f).attribute(x, nt_samples=6000, n_steps=12, seed=99, progress=False, **rest)
+    return cls(f).attribute(x, n_samples=20_000, seed=99, progress=False, **rest)
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_stated_error_of_averages_holds_in_nine_cases_of_ten(name: str, smooth: nn.Module, x: Tensor) -> None:
+    cls, how = AVERAGES[name]
+    truth = reference(name, smooth, x)
+    held, ratios = [], []
+    for seed in range(SEEDS):
+        with collect() as report:
+            found = cls(smooth).attribute(x, seed=seed, progress=False, **how)
+        true = (found - truth).norm(dim=1) / truth.norm(dim=1)
+        stated = torch.tensor(report["map_error"], dtype=torch.float64)
+        assert bool((stated <= how["tol"]).all())
+        held.append(true <= stated)
+        ratios.append(true / stated)
+    assert float(torch.stack(held).double().mean()) >= 0.9
+    assert 0.35 < float(torch.stack(ratios).square().mean().sqrt()) < 0.8
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_averages_stop_whatever_the_neighbours_and_the_chunks(name: str, smooth: nn.Module, x: Tensor) -> None:
+    cls, how = AVERAGES[name]
+    scaled = x * torch.tensor([1.0, 0.8, 1.5, 3.0]).double()[:, None]
+    with collect() as report:
+        together = cls(smooth).attribute(scaled, seed=7, **how)
+    assert len(set(report["n_draws"])) > 1  # samples stop on their own
+    chunk = {"nt_samples_batch_size": 2, "internal_batch_size": 3} if cls is tunnel else {"batch_size": 7}
+    assert torch.allclose(cls(smooth).attribute(scaled, seed=7, **how, **chunk), together, atol=1e-12)
+    twin = scaled.clone()
+    twin[:2] = 1.3 * twin[:2]  # other neighbours: sample 3 keeps its numbers, and its map
+    assert torch.allclose(cls(smooth).attribute(twin, seed=7, **how)[3], together[3], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["smoothgrad", "expected gradients"])
+def test_antithetic_averages_need_fewer_passes(name: str, smooth: nn.Module, x: Tensor) -> None:
+    cls, how = AVERAGES[name]
+    used = {}
+    for kind in ("plain", "antithetic", *(["stratified"] if cls is GradientShap else [])):
+        with collect() as report:
+            more = {"tol": 0.05, "max_samples": 20_000, **({kind: True} if kind != "plain" else {})}
+            cls(smooth).attribute(x, seed=0, **{**how, **more})
+        used[kind] = report["backward_passes"]
+    assert used["antithetic"] < 0.8 * used["plain"]
+    assert used.get("stratified", 0) < 0.8 * used["antithetic"]
+
+
+def test_random_offsets_make_a_path_of_any_steps_exact_on_average(smooth: nn.Module, x: Tensor) -> None:
+    ig = IntegratedGradients(smooth)
+    exact = ig.attribute(x, n_steps=60)
+    many = x.repeat(2000, 1)
+    for rule in ("gausslegendre", "riemann_trapezoid"):
+        shifted = ig.attribute(many, n_steps=2, method=rule, offsets=torch.rand(len(many)))
+        assert float((shifted.unflatten(0, (-1, 4)).mean(0) - exact).abs().max()) < 0.01
+    middle = torch.full((4,), 0.5)
+    same = ig.attribute(x, n_steps=7, method="riemann_middle")
+    assert torch.allclose(ig.attribute(x, n_steps=7, method="riemann_left", offsets=middle), same, atol=1e-12)
+    with pytest.raises(InputError, match=r"offsets must be a tensor \(4,\) of positions from 0 to 1"):
+        ig.attribute(x, offsets=torch.full((4,), 2.0))
+    with pytest.raises(InputError, match="with tol, nodes go where they are needed"):
+        ig.attribute(x, offsets=middle, tol=0.1)
+
+
+def test_copies_and_steps_share_the_chunks(smooth: nn.Module, x: Tensor) -> None:
+    """Ten copies of one sample with five steps each are fifty rows, cut every twenty."""
+    sizes: list[int] = []
+
+    def model(z: Tensor) -> Tensor:
+        sizes.append(len(z))
+        return smooth(z)
+
+    NoiseTunnel(IntegratedGradients(model)).attribute(x[:1], nt_samples=10, n_steps=5, internal_batch_size=20)
+    assert sizes == [20, 20, 10]
+
+
+def test_deltas_with_a_tolerance_are_means_per_sample(smooth: nn.Module, x: Tensor) -> None:
+    more = {"return_convergence_delta": True, "seed": 0}
+    _, delta = GradientShap(smooth).attribute(x, POOL, n_samples=20, tol=0.1, **more)
+    assert delta.shape == (4,) and float(delta.abs().max()) < 0.2
+    _, delta = tunnel(smooth).attribute(x, nt_samples=10, tol=0.1, stdevs=0.2, **more)
+    assert delta.shape == (4,) and float(delta.abs().max()) < 0.2
+
+
+def test_what_does_not_go_together_is_refused(smooth: nn.Module, x: Tensor) -> None:
+    with pytest.raises(InputError, match="antithetic copies are not independent"):
+        tunnel(smooth).attribute(x, nt_type="vargrad", antithetic=True)
+    with pytest.raises(InputError, match=r"they need p=0\.5; got p=0\.3"):
+        RISE(smooth).attribute(x, p=0.3, orthogonal=True)
+    with pytest.raises(InputError, match="tol is a relative error of the map"):
+        tunnel(smooth).attribute(x, tol=-1)
