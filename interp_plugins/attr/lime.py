@@ -4,6 +4,9 @@ Perturbed inputs are drawn and scored, each is weighted by its similarity to the
 interpretable space; its coefficients are the explanation. `LimeBase` leaves every part to the caller; `Lime` switches
 features off at random, weighs by a kernel of the distance and fits a lasso. Cost: n_samples rows per sample.
 
+The error of the coefficients is the jackknife's: the surrogate is fitted again without each tenth of the copies, which
+serves any surrogate (Efron and Stein 1981).
+
 Each sample of a batch gets its own surrogate, and each starts from the same random numbers, so its map is the one it
 gets alone.
 """
@@ -11,9 +14,10 @@ gets alone.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -27,13 +31,15 @@ from ..core.features import MaskFeatures
 from ..core.forward import Forward
 from ..core.random import drawing_from, make_generator
 from ..core.registry import register
-from ..core.report import note
+from ..core.report import collecting, note
 from ..core.tensors import accumulation_dtype, as_tuple, describe, like
+from .average import check_tolerance, relative_error, report_reached, rounds
 from .base import PerturbationAttribution, prepared
 from .cells import cells
 from .perturbation import clean_scores, merges_batch
 from .surrogate import SkLearnLasso, Surrogate
 
+_PARTS = 10  # of the copies, left out in turn for the error
 _MANY_FEATURES = 10_000
 
 
@@ -165,7 +171,9 @@ class LimeBase(PerturbationAttribution):
             with progress_bar(n_samples, self.get_name(), True if show_progress else progress) as bar:
                 everyone = torch.arange(xs[0].shape[0], device=xs[0].device)
                 size = perturbations_per_eval if perturbations_per_eval > 1 else auto_chunk(list(xs))
-                z, y, w = self._scored(forward, like(inputs, xs), everyone, n_samples, size, bar, kwargs)
+                original = like(inputs, xs)
+                made = self._samples(original, n_samples, kwargs)
+                z, y, w = self._scored(forward, original, made, everyone, size, bar, kwargs)
             if y.shape[1] != 1:
                 raise ModelError(
                     "Number of outputs is not appropriate, must return one output per perturbed input: got "
@@ -199,8 +207,8 @@ class LimeBase(PerturbationAttribution):
         self,
         forward: Forward,
         original: Any,
+        made: Iterable[tuple[Tensor, Any]],
         rows: Tensor,
-        count: int,
         size: int,
         bar: Any,
         kwargs: dict[str, Any],
@@ -224,7 +232,7 @@ class LimeBase(PerturbationAttribution):
             held.clear()
 
         # Model and perturb_func may both draw: the copies of a pass are drawn before the model sees them.
-        for sample, copy in self._samples(original, count, kwargs):
+        for sample, copy in made:
             weight = self.similarity_func(original, copy, sample, **kwargs)
             features.append(torch.as_tensor(sample).reshape(1, -1))
             weights.append(float(weight))
@@ -239,6 +247,14 @@ class LimeBase(PerturbationAttribution):
         dtype = accumulation_dtype(y.dtype) if y.is_floating_point() else torch.get_default_dtype()
         z = torch.cat(features).to(y.device, dtype)
         return z, y.to(dtype), torch.tensor(weights, dtype=dtype, device=y.device)
+
+    def _jackknife(self, z: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        """Standard error of the coefficients (d,); infinite for fewer than two copies in each part."""
+        if len(z) < 2 * _PARTS:
+            return torch.full_like(z[0], math.inf)
+        part = torch.arange(len(z), device=z.device) % _PARTS
+        without = torch.stack([self._fit(z[part != k], y[part != k], w[part != k]).reshape(-1) for k in range(_PARTS)])
+        return (without.var(0, correction=0) * (_PARTS - 1)).sqrt()
 
     def _fit(self, z: Tensor, y: Tensor, w: Tensor) -> Tensor:
         self.interpretable_model.fit(DataLoader(TensorDataset(z, y, w), batch_size=len(z)))
@@ -293,6 +309,8 @@ class Lime(LimeBase):
         return_input_shape: bool = True,
         show_progress: bool = False,
         *,
+        tol: float | None = None,
+        max_samples: int = 10_000,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
@@ -311,6 +329,11 @@ class Lime(LimeBase):
             perturbations_per_eval: copies per forward pass; 1 leaves the size to the engine.
             return_input_shape: maps of the inputs' shapes; False: the coefficients (N, features).
             show_progress: always show a progress bar.
+            tol: go on, n_samples copies at a time, until each sample's coefficients have, with 90 % confidence, a
+                relative L2 error below this (`attr/average.py`), against the same surrogate fitted to all copies.
+                What was reached is reported (`core.report`: n_draws, map_error, standard_error), without a tolerance
+                as well where the score is one number.
+            max_samples: at most so many copies; a warning says when tol was not reached.
             seed: seed of what is drawn from torch's global generator; every sample starts from it. None: decided by
                 `torch.manual_seed`; the global state is left as it was.
             generator: draw from this generator instead (it is advanced).
@@ -321,7 +344,7 @@ class Lime(LimeBase):
             Maps of the inputs' shapes; (N, K, ...) for K outputs per example, (1, ...) for a model that returns one
             value for the whole batch.
         """
-        check_chunk("n_samples", n_samples)
+        check_tolerance(tol, n_samples, max_samples)
         check_chunk("perturbations_per_eval", perturbations_per_eval)
         rng = make_generator(seed, generator)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
@@ -342,8 +365,13 @@ class Lime(LimeBase):
                 )
             note(score=clean if clean.ndim == 1 and not merged else None)
             problems = [torch.arange(n, device=device)] if merged else torch.arange(n, device=device).split(1)
-            start, found = rng.get_state(), []
-            with progress_bar(n_samples * len(problems), self.get_name(), True if show_progress else progress) as bar:
+            start, found, errors = rng.get_state(), [], []
+            counts, reached = [], []
+            planned = n_samples if tol is None else max_samples
+            estimate = tol is not None or (
+                collecting() and clean.numel() == max(1, clean.shape[0] if clean.ndim else 1)
+            )
+            with progress_bar(planned * len(problems), self.get_name(), True if show_progress else progress) as bar:
                 for rows in problems:
                     own = [p if p.shape[0] == 1 else p.index_select(0, rows) for p in positions]
                     known = {
@@ -354,10 +382,33 @@ class Lime(LimeBase):
                     rng.set_state(start)
                     with drawing_from(rng):
                         original = like(inputs, [x.index_select(0, rows) for x in xs])
-                        z, y, w = self._scored(forward, original, rows, n_samples, 1 if merged else size, bar, known)
-                        found.append(torch.stack([self._fit(z, column, w).reshape(-1) for column in y.unbind(1)]))
+                        made = self._samples(original, planned, known)
+                        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+                        reached.append(torch.full((1,), math.inf, dtype=torch.float64))
+                        for due, _ in rounds(lambda: reached[-1], 1, tol, n_samples, max_samples):
+                            head = next(made, None)
+                            if head is None and parts:  # a generator of the user's has ended
+                                break
+                            more = itertools.chain(() if head is None else (head,), itertools.islice(made, due - 1))
+                            step = 1 if merged else size
+                            parts.append(self._scored(forward, original, more, rows, step, bar, known))
+                            z, y, w = (torch.cat(column) for column in zip(*parts, strict=True))
+                            columns = y.unbind(1)
+                            if estimate:
+                                error = torch.stack([self._jackknife(z, column, w) for column in columns])
+                            fits = torch.stack([self._fit(z, column, w).reshape(-1) for column in columns])
+                            if estimate:
+                                reached[-1] = relative_error(torch.tensor([_PARTS - 1]), [error[None]], [fits[None]])
+                        found.append(fits)
+                        counts.append(len(z))
+                        if estimate:
+                            errors.append(error)
             coefs = torch.stack(found)  # (problems, K, d)
             shape = outputs_shape(clean, merged)
+            if estimate:
+                spread = torch.stack(errors)
+                maps = [_spread(spread, p, merged).reshape(*shape, *p.shape[1:]) for p in positions]
+                report_reached(torch.tensor(counts), torch.cat(reached), like(inputs, maps), tol, "copies")
             if not return_input_shape:
                 return coefs.reshape(*shape, -1)
             return like(inputs, [_spread(coefs, p, merged).reshape(*shape, *p.shape[1:]) for p in positions])

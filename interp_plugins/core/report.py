@@ -28,6 +28,11 @@ def collect() -> Iterator[dict[str, Any]]:
         _current.reset(token)
 
 
+def collecting() -> bool:
+    """Whether anyone listens: for what is worth computing only then."""
+    return _current.get() is not None
+
+
 def note(**facts: Any) -> None:
     """Report facts; passes add up over calls, other facts are replaced."""
     report = _current.get()

@@ -14,11 +14,13 @@ from interp_plugins.attr import (
     GradientShap,
     IntegratedGradients,
     KernelShap,
+    Lime,
     NoiseTunnel,
     ShapleyValues,
     ShapleyValueSampling,
 )
 from interp_plugins.attr.average import Average, relative_error, rounds, student
+from interp_plugins.attr.surrogate import SkLearnLasso, WeightedRidge
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.report import collect
 
@@ -338,3 +340,27 @@ def test_what_does_not_go_together_is_refused(smooth: nn.Module, x: Tensor) -> N
         RISE(smooth).attribute(x, p=0.3, orthogonal=True)
     with pytest.raises(InputError, match="tol is a relative error of the map"):
         tunnel(smooth).attribute(x, tol=-1)
+
+
+@pytest.mark.parametrize("surrogate", [WeightedRidge(), SkLearnLasso(alpha=0.01)], ids=["ridge", "lasso"])
+def test_stated_error_of_lime_holds_in_nine_cases_of_ten(surrogate: Any, net: nn.Module, x: Tensor) -> None:
+    """Against the surrogate fitted to all masks once, which are equally likely."""
+    codes = torch.arange(2**D)
+    every = ((codes[:, None] >> torch.arange(D)) & 1)[:, None]
+
+    def all_masks(_: Any, **kwargs: Any) -> Any:
+        yield from every
+
+    exact = Lime(net, surrogate, perturb_func=all_masks).attribute(x, n_samples=len(every), return_input_shape=False)
+    held, used = [], []
+    for seed in range(15):
+        with collect() as report:
+            found = Lime(net, surrogate).attribute(x, n_samples=60, tol=0.35, seed=seed, return_input_shape=False)
+        true = (found - exact).norm(dim=1) / exact.norm(dim=1)
+        assert max(report["map_error"]) <= 0.35
+        held.append(true <= torch.tensor(report["map_error"], dtype=torch.float64))
+        used.append(report["n_draws"])
+    assert float(torch.stack(held).double().mean()) >= 0.9
+    assert len({n for row in used for n in row}) > 1
+    one = Lime(net, surrogate).attribute(x[2:3], n_samples=60, tol=0.35, seed=14, return_input_shape=False)
+    assert torch.allclose(one[0], found[2], atol=1e-12)
