@@ -146,9 +146,9 @@ class NoiseTunnel(Attribution):
                 maps are near linear in the noise. nt_samples and max_samples are rounded up to whole pairs. Not for
                 vargrad, which is about single copies.
             tol: go on, nt_samples copies at a time, until each sample's averaged map has, with 90 % confidence, a
-                relative L2 error below this (`attr/average.py`). Around IntegratedGradients the nodes of each copy are
-                shifted at random, and n_steps is 5 where none is given. What was reached is reported (`core.report`:
-                n_draws, map_error, standard_error), without a tolerance as well.
+                relative L2 error below this (`attr/average.py`). smoothgrad around IntegratedGradients shifts the nodes
+                of each copy at random, and n_steps is 5 where none is given. What was reached is reported
+                (`core.report`: n_draws, map_error, standard_error), without a tolerance as well.
             max_samples: at most so many copies; a warning says when tol was not reached.
             seed: seed of the noise. None: decided by `torch.manual_seed`; the global state is left as it was.
             generator: draw from this generator instead (it is advanced).
@@ -263,7 +263,8 @@ class _Smoothing:
         takes = _arguments(method)
         if "generator" in takes:  # it draws: copy by copy from the one stream, so that the seed decides, not the group
             kwargs, group = {**kwargs, "generator": self.generator}, pair
-        shift = self.draws.tol is not None and "offsets" in takes
+        # Squares of inexact maps are too large on average, however many they are.
+        shift = self.draws.tol is not None and self.nt_type == "smoothgrad" and "offsets" in takes
         if shift:
             kwargs = {"n_steps": _FEW_STEPS, **kwargs}
         averages, shortfall = _KINDS[self.nt_type](n), Average(n)
@@ -286,7 +287,9 @@ class _Smoothing:
         maps = pytree.tree_unflatten(averages.result(), layout)
         if not self.delta:
             return maps
-        each = shortfall.mean.reshape(-1) if self.draws.tol is not None else torch.cat(deltas).transpose(0, 1).reshape(-1)
+        each = (
+            shortfall.mean.reshape(-1) if self.draws.tol is not None else torch.cat(deltas).transpose(0, 1).reshape(-1)
+        )
         return maps, each
 
     def _draw(

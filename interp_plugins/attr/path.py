@@ -117,8 +117,8 @@ def path_gradients(
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Weighted sum of the gradients over the nodes: (N, ...) per input (or per layer tensor), and tensors per layer.
 
-    Of several targets (N * K, ...). With `offsets` (N,), the nodes are so far into the rule's cells, in [0, 1], instead of
-    where the rule puts them.
+    Of several targets (N * K, ...). With `offsets` (N,), the nodes are so far into the rule's cells, in [0, 1], instead
+    of where the rule puts them.
     """
     rows = inputs[0].shape[0] * len(rule)
     size = chunk or auto_chunk(list(inputs))
