@@ -25,6 +25,7 @@ from ..core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from ..core.errors import InputError, ModelError
 from ..core.features import MaskFeatures
 from ..core.forward import Forward
+from ..core.plan import planned
 from ..core.report import note
 from ..core.tensors import accumulation_dtype
 from .perturbation import clean_scores, merges_batch
@@ -108,7 +109,10 @@ class Game:
 
     @contextlib.contextmanager
     def progress(self, coalitions: int, what: str, progress: bool | None) -> Iterator[None]:
-        """A bar over so many coalitions for the evaluations inside."""
+        """A bar over so many coalitions for the evaluations inside, and a plan for the model that runs them."""
+        if not self.merged:
+            rows = self.n * (coalitions or self.d)
+            self.forward, _ = planned(self.forward, self.inputs, rows=rows, chunk=self.size)
         with progress_bar(coalitions * (1 if self.merged else self.n), what, progress) as bar:
             self._bar = bar
             try:

@@ -29,6 +29,7 @@ from ..core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from ..core.errors import InputError, InputTypeError, InterpWarning, ModelError
 from ..core.features import MaskFeatures
 from ..core.forward import Forward
+from ..core.plan import planned
 from ..core.random import drawing_from, make_generator
 from ..core.registry import register
 from ..core.report import collecting, note
@@ -171,6 +172,7 @@ class LimeBase(PerturbationAttribution):
             with progress_bar(n_samples, self.get_name(), True if show_progress else progress) as bar:
                 everyone = torch.arange(xs[0].shape[0], device=xs[0].device)
                 size = perturbations_per_eval if perturbations_per_eval > 1 else auto_chunk(list(xs))
+                forward, _ = planned(forward, xs, rows=n_samples * len(everyone), chunk=size)
                 original = like(inputs, xs)
                 made = self._samples(original, n_samples, kwargs)
                 z, y, w = self._scored(forward, original, made, everyone, size, bar, kwargs)
@@ -364,14 +366,16 @@ class Lime(LimeBase):
                     "perturbations_per_eval=1."
                 )
             note(score=clean if clean.ndim == 1 and not merged else None)
+            if not merged:
+                forward, _ = planned(forward, xs, rows=n_samples * n, chunk=size)
             problems = [torch.arange(n, device=device)] if merged else torch.arange(n, device=device).split(1)
             start, found, errors = rng.get_state(), [], []
             counts, reached = [], []
-            planned = n_samples if tol is None else max_samples
+            copies = n_samples if tol is None else max_samples
             estimate = tol is not None or (
                 collecting() and clean.numel() == max(1, clean.shape[0] if clean.ndim else 1)
             )
-            with progress_bar(planned * len(problems), self.get_name(), True if show_progress else progress) as bar:
+            with progress_bar(copies * len(problems), self.get_name(), True if show_progress else progress) as bar:
                 for rows in problems:
                     own = [p if p.shape[0] == 1 else p.index_select(0, rows) for p in positions]
                     known = {
@@ -382,7 +386,7 @@ class Lime(LimeBase):
                     rng.set_state(start)
                     with drawing_from(rng):
                         original = like(inputs, [x.index_select(0, rows) for x in xs])
-                        made = self._samples(original, planned, known)
+                        made = self._samples(original, copies, known)
                         parts: list[tuple[Tensor, Tensor, Tensor]] = []
                         reached.append(torch.full((1,), math.inf, dtype=torch.float64))
                         for due, _ in rounds(lambda: reached[-1], 1, tol, n_samples, max_samples):

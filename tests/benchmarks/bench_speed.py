@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds per workload after which rounds end")
     parser.add_argument("--no-default", action="store_true", help="leave Captum's default out")
+    parser.add_argument("--cold", action="store_true", help="without a run before the first round")
     parser.add_argument("--peak", action="store_true", help="peak memory instead of time")
     parser.add_argument("--one", help="(inner) the variant whose peak memory this process prints")
     options = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
             runs = build(options.device)
             if options.no_default:
                 runs.default = None
-            compare(name, runs, rounds=options.rounds, limit=options.limit)
+            compare(name, runs, rounds=options.rounds, limit=options.limit, cold=options.cold)
 
 
 if __name__ == "__main__":

@@ -77,13 +77,18 @@ def timed(run: Run) -> tuple[float, Tensor]:
     return time.perf_counter() - begin, result
 
 
-def compare(name: str, runs: Runs, *, rounds: int = 5, limit: float = 600.0) -> Result:
-    """Sweep Captum's settings once, then run default, best and ours in turn, for `rounds` or until the time is up."""
+def compare(name: str, runs: Runs, *, rounds: int = 5, limit: float = 3600.0, cold: bool = False) -> Result:
+    """Sweep Captum's settings once, then run default, best and ours in turn, for `rounds` or until the time is up.
+
+    `cold` leaves out the run before the first round, for work so long that starting up does not count.
+    """
     begin = time.perf_counter()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() and torch.cuda.is_initialized() else "cpu"
     maps: dict[str, Tensor] = {}
-    _, maps["ours"] = timed(runs.ours)  # also warms up
-    swept = {label: timed(run)[0] for label, run in runs.settings.items()}
+    if not cold:
+        timed(runs.ours)
+    several = len(runs.settings) > 1
+    swept = {label: timed(run)[0] if several else 0.0 for label, run in runs.settings.items()}
     best = min(swept, key=swept.__getitem__)
     result = Result(name, device, best, {"ours": [], "best": [], "default": []}, {}, swept)
     for k in range(rounds):

@@ -71,7 +71,7 @@ def w2(device: str) -> Runs:
             f"nt_samples_batch_size=1, internal_batch_size={k}": lambda k=k: tunnel.attribute(
                 x, nt_samples_batch_size=1, internal_batch_size=k, **kwargs
             )
-            for k in (8, 16)
+            for k in (16,)
         },
         default_rounds=1,
     )
