@@ -18,7 +18,7 @@ from interp_plugins.attr import FeatureAblation, FeaturePermutation, Occlusion
 from interp_plugins.core.accelerate import acceleration
 from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.incremental import Incremental, engine
+from interp_plugins.core.incremental import Incremental, engine, occlusion_cost
 from interp_plugins.core.incremental.winograd import Winograd
 from interp_plugins.core.target import as_target
 
@@ -209,7 +209,7 @@ def test_float32_is_nearer_to_float64_than_the_plain_engine() -> None:
     assert (made - truth).norm() < (plain - truth).norm() < 1e-3 * truth.norm()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_stack_of_kernels_any_windows(data: st.DataObject) -> None:
     """Random kernels, strides, paddings and dilations, random windows: equal in float64."""
@@ -429,3 +429,17 @@ def test_bounds_of_segments() -> None:
     assert boxes is not None
     corners = [[int(c[k, 0]) for c in (boxes.top, boxes.left, boxes.bottom, boxes.right)] for k in range(3)]
     assert corners == [[0, 0, 12, 12], [1, 1, 2, 2], [0, 2, 2, 3]]
+
+
+def test_costs_of_a_network_layer_by_layer() -> None:
+    pytest.importorskip("torchvision")
+    from torchvision.models import resnet18, vit_b_16
+
+    costs = occlusion_cost(resnet18().eval(), (3, 224, 224), 15, 56 // 4)
+    assert costs is not None
+    assert costs[0].layer == "conv1" and costs[0].plain == 112 * 112 * 64 * 3 * 49
+    assert all(0 < c.incremental <= 1.0001 * c.plain for c in costs)
+    assert sum(c.plain for c in costs) > 2 * sum(c.incremental for c in costs)
+    vit = occlusion_cost(vit_b_16().eval(), (3, 224, 224), 15, 15)
+    assert vit is not None
+    assert sum(c.plain for c in vit) < 1.05 * sum(c.incremental for c in vit)

@@ -54,7 +54,7 @@ class Incremental:
     def __init__(self, plan: Plan, forward: Forward, x: Tensor, boxes: Boxes):
         self.plan, self.forward, self.boxes, self._x = plan, forward, boxes, x
         self.order = boxes.order()
-        self._reference: tuple[int, Reference] | None = None
+        self._reference: tuple[int, Reference] | None = (0, plan.first)
         self._clean: dict[int, Tensor] = {}
         self._threads = torch.get_num_threads() if x.device.type == "cpu" else 1
         self._pool: ThreadPoolExecutor | None = None
@@ -92,20 +92,21 @@ class Incremental:
 
     def _agrees(self) -> bool:
         """Whether it pays, and a few perturbations of the first sample give what the model gives."""
-        chosen = [self.order[i] for i in np.linspace(0, len(self.order) - 1, 3).astype(int)]
+        chosen = [self.order[0], self.order[len(self.order) // 2]]
         with torch.inference_mode():
             if not self._of(0).finite():
                 return False
-            rows = self._rows(0, chosen)
+            rows = self.rows(0, chosen)
             made = select_output(rows.output(), self.forward.output).clone()
-        everything = sum(self.plan.matched[n].op.products(self._of(0).maps[n]) for n in self.plan.matched)
+            clean = select_output(self._of(0).output, self.forward.output).clone()
+        maps, rest = self._of(0).maps, self.plan.others
+        everything = sum(found.op.products(maps[n]) for n, found in self.plan.matched.items()) + rest
         if everything * len(self.order) * len(self._x) < MIN_PRODUCTS:
             return False
-        if everything * len(chosen) < MIN_GAIN * sum(rows.products.values()):
+        if everything * len(chosen) < MIN_GAIN * (sum(rows.products.values()) + rest * len(chosen)):
             return False
         with torch.no_grad():
             same = torch.zeros(len(chosen), dtype=torch.long, device=self._x.device)
-            clean = self.forward.raw([self._x[:1]], same[:1])
             truth = self.forward.raw([torch.cat([self.boxes.perturbed(k, 0) for k in chosen])], same)
         if made.shape != truth.shape or made.dtype != truth.dtype:
             return False
@@ -119,10 +120,11 @@ class Incremental:
     def _of(self, sample: int) -> Reference:
         if self._reference is None or self._reference[0] != sample:
             self._reference = None  # the old maps go before the new ones come
-            self._reference = (sample, Reference(self.plan, self._x[sample : sample + 1]))
+            self._reference = (sample, Reference.of(self.plan, self._x[sample : sample + 1]))
         return self._reference[1]
 
-    def _rows(self, sample: int, features: Sequence[int]) -> Rows:
+    def rows(self, sample: int, features: Sequence[int]) -> Rows:
+        """The run of some features of one sample, not yet started."""
         reference = self._of(sample)
         delta, top, left = self.boxes.changes(features, sample)
         height, width = self._x.shape[2:]
@@ -161,7 +163,7 @@ class Incremental:
 
         def run(piece: Sequence[int]) -> Tensor:
             with torch.inference_mode():
-                return select_output(self._rows(sample, piece).output(), self.forward.output)
+                return select_output(self.rows(sample, piece).output(), self.forward.output)
 
         size = min(PIECE, -(-len(features) // self._threads))
         pieces = [features[i : i + size] for i in range(0, len(features), size)]

@@ -6,6 +6,7 @@ pooling, sums) take the change as it is; others are evaluated where the change i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -64,13 +65,18 @@ class Conv(Op):
         self.kernels = [
             Kernel(k, s, p, d) for k, s, p, d in zip(size, self.stride, self.padding, self.dilation, strict=True)
         ]
-        self.fast: winograd.Winograd | None = None
+        plain_kernel = size == (3, 3) and self.stride == self.dilation == (1, 1) and groups == 1
+        self.can_be_fast = plain_kernel and winograd.Winograd.suits(self.weight)
+        self._fast: winograd.Winograd | None = None
+        self._lock = threading.Lock()
 
-    def prepare(self) -> None:
-        """Transform the weights once, where that pays."""
-        plain_kernel = self.weight.shape[2:] == (3, 3) and self.stride == self.dilation == (1, 1) and self.groups == 1
-        if plain_kernel and winograd.Winograd.suits(self.weight):
-            self.fast = winograd.Winograd(self.weight)
+    @property
+    def fast(self) -> winograd.Winograd:
+        """The same with fewer multiplications; its weights are transformed when first needed."""
+        with self._lock:
+            if self._fast is None:
+                self._fast = winograd.Winograd(self.weight)
+            return self._fast
 
     def scaled(self, scale: Tensor, shift: Tensor) -> Conv:
         """This convolution with a channel-wise affine map behind it."""
@@ -91,7 +97,7 @@ class Conv(Op):
         height, width = sy.out.size, sx.out.size
         k, c = self.weight.shape[:2]
         rows, direct = given.delta.shape[0], float(height * width * self.weight.numel())
-        if self.fast is not None and winograd.cost(height, width, c, k) < direct:
+        if self.can_be_fast and winograd.cost(height, width, c, k) < direct:
             at.count(rows * winograd.cost(height, width, c, k))
             delta = self.fast(given.delta, (sy.before, sx.before), (height, width))
         else:

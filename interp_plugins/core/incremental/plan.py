@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from .change import FIRST, Map, as_map
@@ -18,7 +18,10 @@ class Plan:
 
     Args:
         traced: from `trace`.
-        x: one sample (1, C, H, W), to see which shapes come by.
+        x: the first sample (1, C, H, W), which shows the shapes.
+
+    Attributes:
+        first: the pass of that sample.
     """
 
     def __init__(self, traced: fx.GraphModule, x: Tensor):
@@ -27,16 +30,14 @@ class Plan:
         self.traced = traced
         self.dynamic = depends_on_input(traced.graph)
         self.constants: dict[fx.Node, Any] = {}
+        self.others = 0.0  # multiplications in calls that are left to the model, estimated from their weights
         self.matched: dict[fx.Node, Matched] = {}
         self.layouts: dict[fx.Node, str] = {}
         for module in self.modules.values():
             if getattr(module, "inplace", False) is True:
                 module.inplace = False  # type: ignore[assignment]
-        self._match(x)
+        self.first = self._match(x)
         self._fold()
-        for found in self.matched.values():
-            if isinstance(found.op, Conv):
-                found.op.prepare()
         self.pays = self._before_fast_convolutions()
         last_use: dict[fx.Node, fx.Node] = {}
         for node in self.nodes:
@@ -46,8 +47,9 @@ class Plan:
         for source, node in last_use.items():
             self.done_after.setdefault(node, []).append(source)
 
-    def _match(self, x: Tensor) -> None:
+    def _match(self, x: Tensor) -> Reference:
         values: dict[fx.Node, Any] = {}
+        output: Any = None
         for node in self.nodes:
             if node.op == "placeholder":
                 values[node] = x
@@ -67,6 +69,14 @@ class Plan:
                     values[node] = self.call(node, lambda n: _own(values[n]))
                 if node not in self.dynamic:
                     self.constants[node] = values[node]
+                elif node not in self.matched:
+                    self.others += _products(
+                        values[node], module, [self.constants.get(n) for n in node.all_input_nodes]
+                    )
+            else:
+                output = fx.node.map_arg(node.args[0], values.__getitem__)
+        maps = {node: Map(as_map(values[node], layout)[0]) for node, layout in self.layouts.items()}
+        return Reference(maps, output)
 
     def _fold(self) -> None:
         for node, found in self.matched.items():
@@ -74,13 +84,14 @@ class Plan:
             if isinstance(found.op, Conv) and after and isinstance(after.op, Pointwise) and after.op.affine:
                 found.op = found.op.scaled(*after.op.affine)
                 after.op = Same(lambda t: t)
+                self.first.maps[node] = self.first.maps[next(iter(node.users))]
 
     def _before_fast_convolutions(self) -> set[fx.Node]:
         """Nodes where a change of the whole map still pays: a convolution that is cheaper on changes comes later."""
         found: set[fx.Node] = set()
         for node in reversed(self.nodes):
             op = self.matched[node].op if node in self.matched else None
-            if (isinstance(op, Conv) and op.fast is not None) or any(user in found for user in node.users):
+            if (isinstance(op, Conv) and op.can_be_fast) or any(user in found for user in node.users):
                 found.add(node)
         return found
 
@@ -94,6 +105,7 @@ class Plan:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
+@dataclass
 class Reference:
     """The unperturbed pass of one sample.
 
@@ -102,27 +114,45 @@ class Reference:
         output: what the model returns.
     """
 
-    def __init__(self, plan: Plan, x: Tensor):
-        self.maps: dict[fx.Node, Map] = {}
+    maps: dict[fx.Node, Map]
+    output: Any
+
+    @classmethod
+    def of(cls, plan: Plan, x: Tensor) -> Reference:
+        """One more pass, of the sample x (1, C, H, W)."""
+        maps: dict[fx.Node, Map] = {}
+        output: Any = None
         values: dict[fx.Node, Any] = dict(plan.constants)
         for node in plan.nodes:
             if node.op == "placeholder":
                 values[node] = x
             elif node.op == "output":
-                self.output: Any = fx.node.map_arg(node.args[0], values.__getitem__)
+                output = fx.node.map_arg(node.args[0], values.__getitem__)
             elif node in plan.matched:
                 found = plan.matched[node]
                 values[node] = found.op.plain(*[values[s] for s in found.sources])
             elif node in plan.dynamic:
                 values[node] = plan.call(node, lambda n: _own(values[n]))
             if node in plan.layouts:
-                self.maps[node] = Map(as_map(values[node], plan.layouts[node])[0])
+                maps[node] = Map(as_map(values[node], plan.layouts[node])[0])
             for done in plan.done_after.get(node, ()):
                 values.pop(done, None)
+        return cls(maps, output)
 
     def finite(self) -> bool:
         """Whether differences can be taken everywhere."""
-        return all(bool(torch.isfinite(m.data).all()) for m in self.maps.values())
+        return all(bool(m.data.sum().isfinite()) for m in self.maps.values())
+
+
+def _products(made: Any, module: nn.Module | None, constants: list[Any]) -> float:
+    """Each weight once per position of the output, as in linear layers and attention."""
+    while isinstance(made, (tuple, list)) and made:
+        made = made[0]
+    if not isinstance(made, Tensor) or not made.ndim:
+        return 0.0
+    weights = list(module.parameters()) if module is not None else constants
+    sizes = [w.numel() for w in weights if isinstance(w, Tensor) and w.ndim > 1]
+    return float(sum(sizes) * made.numel() // max(1, made.shape[-1]))
 
 
 def _own(value: Any) -> Any:

@@ -93,9 +93,11 @@ def step(span: Span, kernel: Kernel, out_extent: int, *, whole: bool = False) ->
         given, out = span.whole(), Span(np.zeros_like(span.start), out_extent, out_extent)
     else:
         given = span.aligned(kernel.stride)
+        if kernel.reach + 1 < kernel.stride:  # some positions are read by nobody: let the box hold one that is read
+            given = Span(given.start, given.size + kernel.stride - kernel.reach - 1, given.extent)
         first = -((kernel.reach - kernel.padding - given.start) // kernel.stride)
         last = (given.start + given.size - 1 + kernel.padding) // kernel.stride
-        out = Span(first, max(1, int((last - first).max()) + 1), out_extent).trimmed()
+        out = Span(first, int((last - first).max()) + 1, out_extent).trimmed()
         if out.size >= out_extent:
             return step(span, kernel, out_extent, whole=True)
     read = int(out.start[0]) * kernel.stride - kernel.padding

@@ -53,9 +53,9 @@ class Winograd:
 
     def __init__(self, weight: Tensor):
         self.out_channels, self.channels = weight.shape[:2]
-        kernel = _KERNEL.to(weight.device)
-        u = torch.einsum("ai,bj,kcij->abkc", kernel, kernel, weight.double()).to(weight.dtype)
-        self._u: Tensor = u.reshape(36 * self.out_channels, self.channels, 1, 1)
+        both = torch.kron(_KERNEL, _KERNEL).to(weight)  # (36, 9)
+        u = both @ weight.reshape(-1, 9).T
+        self._u: Tensor = u.view(36 * self.out_channels, self.channels, 1, 1)
         self._group = 32 if self.channels * self.out_channels <= 1 << 17 else 64  # tiles multiplied together
         self._packed = False
         self._lock = threading.Lock()
