@@ -22,7 +22,7 @@ from ..core.random import make_generator
 from ..core.registry import register
 from ..core.several import repeated
 from ..core.site import Layer, run_and_read
-from ..core.tensors import as_tuple, check_float, describe, like, own, per_sample_sum
+from ..core.tensors import accumulation_dtype, as_tuple, check_float, describe, like, own, per_sample_sum
 from .average import Average, Averages, Draws, report_reached, rounds
 from .base import GradientAttribution, Multiplying, prepared
 from .noise_tunnel import _stdevs
@@ -152,7 +152,9 @@ def _draw(
     """
     n, rng, device = xs[0].shape[0], generator.device, xs[0].device
     noise = [
-        s * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=rng).to(device) if s else None
+        s * torch.randn(x.shape, generator=generator, dtype=accumulation_dtype(x.dtype), device=rng).to(x)
+        if s
+        else None
         for x, s in zip(xs, stds)
     ]
     size = pool[0].shape[0]

@@ -32,7 +32,7 @@ from ..core.registry import register
 from ..core.site import AtLayer, NoisyAt, resolve_layer
 from ..core.spec import InputSpec
 from ..core.target import Target
-from ..core.tensors import as_tuple, check_inputs, describe, is_float, like, take_rows
+from ..core.tensors import accumulation_dtype, as_tuple, check_inputs, describe, is_float, like, take_rows
 from .average import Average, Averages, Draws, report_reached, rounds
 from .base import Attribution, InternalAttribution
 from .integrated_gradients import path_defaults
@@ -337,8 +337,8 @@ class _Smoothing:
         return [x.index_select(0, rows.to(x.device)) for x in xs], drawn
 
     def _normal(self, x: Tensor) -> Tensor:
-        device = self.generator.device
-        return torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=device).to(x.device)
+        device, wide = self.generator.device, accumulation_dtype(x.dtype)  # half precision: the same noise, rounded
+        return torch.randn(x.shape, generator=self.generator, dtype=wide, device=device).to(x)
 
 
 class _Squares(Averages):

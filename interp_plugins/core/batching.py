@@ -10,20 +10,42 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, OutOfMemoryError
+from .scope import remembered
 
 T = TypeVar("T")
 
 _CPU_ELEMENTS = 8 * 3 * 224 * 224  # about eight ImageNet pictures: larger chunks are memory-bound on CPUs
-_GPU_ELEMENTS = 64 * 3 * 224 * 224
 _MAX_ROWS = 1024
+_GPU_ELEMENTS = 512 * 3 * 224 * 224
+_GPU_MAX_ROWS = 2**15
+_GPU_SHARE = 0.2  # of the device's memory, for a chunk
+_HELD = 100  # values that a network keeps for a backward pass, for each value of its input (resnet34: 100)
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory", "cannot allocate memory", "out of memory")
 
 
-def auto_chunk(row: list[Tensor]) -> int:
-    """Rows per forward pass, from the elements of one row of the inputs and the device."""
-    elements = max(1, sum(t[0].numel() for t in row))
-    budget = _CPU_ELEMENTS if row[0].device.type == "cpu" else _GPU_ELEMENTS
-    return max(1, min(_MAX_ROWS, budget // elements))
+class AutoSize(int):
+    """A chunk size chosen here, and what it was chosen for, so that a size that did not fit is not tried again."""
+
+    shapes: tuple[Any, ...]
+
+
+def auto_chunk(row: list[Tensor]) -> AutoSize:
+    """Rows per forward pass, from the elements of one row of the inputs and the device.
+
+    On a GPU the device's whole memory counts, not what is free of it now, so that results can be repeated. A size that
+    ran out of memory before, for the same model and shapes, stays small.
+    """
+    elements, device = max(1, sum(t[0].numel() for t in row)), row[0].device
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        fits = int(_GPU_SHARE * total) // (_HELD * sum(t[0].numel() * t.element_size() for t in row) or 1)
+        rows = min(_GPU_MAX_ROWS, _GPU_ELEMENTS // elements, fits)
+    else:
+        rows = min(_MAX_ROWS, _CPU_ELEMENTS // elements)
+    shapes = tuple((t.shape[1:], t.dtype, device.type) for t in row)
+    size = AutoSize(max(1, min(rows, remembered().get(("fits", shapes), rows))))
+    size.shapes = shapes
+    return size
 
 
 def check_chunk(name: str, size: Any) -> int | None:
@@ -60,6 +82,7 @@ def chunks(
     Raises:
         OutOfMemoryError: not even a single row fits.
     """
+    shapes = getattr(size, "shapes", None)
     size = max(1, min(size, total))
     start = 0
     while start < total:
@@ -77,6 +100,8 @@ def chunks(
                     "device with more memory, or a method without gradients (occlusion)."
                 ) from error
             size = max(1, (stop - start) // 2)
+            if shapes is not None:
+                remembered()["fits", shapes] = size
             error.__traceback__ = None  # the failed frames hold the tensors that have to go
             del error
             gc.collect()

@@ -204,7 +204,7 @@ def frozen(func: Callable[..., Any], *, seed: int | None = None) -> Iterator[Non
         _eager(),
         _quiet_modules(roots),
         cudnn,
-        remembering(),
+        remembering(roots[0] if roots else None),
     ):
         if seed is not None:
             random.seed(seed)

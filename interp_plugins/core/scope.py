@@ -1,6 +1,7 @@
 """What is remembered while a model is frozen: plans, checked once and used by all methods of one call.
 
-The outermost `frozen` opens the scope, so nothing outlives the moment in which the weights cannot change.
+The outermost `frozen` opens the scope, so nothing outlives the moment in which the weights cannot change; but the chunk
+sizes that fitted into memory are kept for as long as the model lives.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakKeyDictionary
 
+_fits: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 _held: ContextVar[dict[Any, Any] | None] = ContextVar("interp_plugins_scope", default=None)
 
 
@@ -20,13 +23,17 @@ def remembered() -> dict[Any, Any]:
 
 
 @contextlib.contextmanager
-def remembering() -> Iterator[None]:
-    """Open a scope, unless one is open."""
+def remembering(owner: Any = None) -> Iterator[None]:
+    """Open a scope, unless one is open; what fitted into memory is kept with the owner, the model."""
     if _held.get() is not None:
         yield
         return
-    token = _held.set({})
+    held = dict(_fits.get(owner, {})) if owner is not None else {}
+    token = _held.set(held)
     try:
         yield
     finally:
         _held.reset(token)
+        fits = {key: value for key, value in held.items() if key[0] == "fits"}
+        if owner is not None and fits:
+            _fits[owner] = fits

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from interp_plugins import acceleration
 from interp_plugins.attr import IntegratedGradients, Occlusion
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, is_out_of_memory, progress_bar
 from interp_plugins.core.errors import InputError, InterpError, OutOfMemoryError
@@ -100,3 +101,32 @@ def test_progress_counts_all_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert "gradients" in capsys.readouterr().err
     IntegratedGradients(model).attribute(torch.randn(2, 4), n_steps=3)
     assert capsys.readouterr().err == ""
+
+
+class Roomy(nn.Module):
+    """A model on a device that holds four rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.seen = nn.Linear(4, 1), []  # type: ignore[var-annotated]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        if len(x) > 4:
+            raise MemoryError
+        return self.fc(x)[:, 0] ** 2
+
+
+def test_a_size_that_did_not_fit_is_not_tried_again_by_the_next_method_or_call() -> None:
+    x = torch.randn(1, 4)
+    model, other = Roomy(), Roomy()
+    with acceleration(False):
+        IntegratedGradients(model).attribute(x)
+        assert max(model.seen) == 50
+        model.seen.clear()
+        IntegratedGradients(model).attribute(x)
+        assert max(model.seen) <= 4
+        IntegratedGradients(model).attribute(x, internal_batch_size=10)  # what the user asks for is tried
+        assert max(model.seen) == 10
+        IntegratedGradients(other).attribute(x)
+        assert max(other.seen) == 50

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from interp_plugins.core.errors import InterpWarning
+from interp_plugins.core.errors import InterpWarning, RandomisationWarning
 
 DEVICE = "cuda"
 HERE = Path(__file__).parent
@@ -23,8 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.gpu)
             item.add_marker(pytest.mark.filterwarnings("ignore"))
-            ours = f"error::{InterpWarning.__module__}.{InterpWarning.__name__}"
-            item.add_marker(pytest.mark.filterwarnings(ours))
+            for action, kind in (("error", InterpWarning), ("ignore", RandomisationWarning)):
+                item.add_marker(pytest.mark.filterwarnings(f"{action}::{kind.__module__}.{kind.__name__}"))
             if not torch.cuda.is_available():
                 item.add_marker(missing)
 

@@ -33,6 +33,7 @@ from .replay import Memory, Replaying, before
 from .stem import BehindStem, Stem, first_layer
 from .view import NoView, View, layers_in
 
+_WORTH_CUDA = 2000  # there a pass is short, and making a plan takes as long as it does on a CPU
 _WORTH = 12  # rows from which a plan pays: the check runs two forward rows and a few more where a plan fails
 _AGREE = {torch.float64: 1e-9, torch.float32: 1e-3}  # relative to the output's largest value
 
@@ -95,7 +96,8 @@ def _plan(
     chunk: int,
     wrt: Sequence[Layer] | None,
 ) -> Plan | None:
-    if not enabled() or rows < _WORTH or not all(is_float(x) and x.dtype in _AGREE for x in inputs):
+    worth = _WORTH_CUDA if inputs[0].device.type == "cuda" else _WORTH
+    if not enabled() or rows < worth or not all(is_float(x) and x.dtype in _AGREE for x in inputs):
         return None
     if torch.is_autocast_enabled(inputs[0].device.type) or not _may_gain(forward.func, inputs, wrt):
         return None
