@@ -20,7 +20,7 @@ from ..core.registry import info_of
 from ..core.report import note
 from ..core.site import Layer, Neuron, OfNeuron, resolve_layer
 from ..core.target import as_target
-from ..core.tensors import as_tuple, check_float, check_inputs, describe, per_sample_sum
+from ..core.tensors import accumulation_dtype, as_tuple, check_float, check_inputs, describe, per_sample_sum
 from .lookups import joint
 from .path import check_rows
 from .randomised import tell_if_failing
@@ -311,4 +311,10 @@ def convergence_delta(
         )
     end, start = batch_scores(forward, ends, chunk), batch_scores(forward, starts, chunk)
     note(score=end, baseline_score=start)
-    return per_sample_sum(attributions).to(end.dtype) - (end - start)
+    return completeness_error(attributions, end, start)
+
+
+def completeness_error(maps: Sequence[Tensor], end: Tensor, start: Tensor) -> Tensor:
+    """sum(maps) - (end - start) per row, in float32 at least: half precision would round the difference away."""
+    wide = accumulation_dtype(end.dtype)
+    return per_sample_sum(maps).to(wide) - (end.to(wide) - start.to(wide))

@@ -27,7 +27,7 @@ from ..core.features import MaskFeatures
 from ..core.forward import Forward
 from ..core.plan import planned
 from ..core.report import note
-from ..core.tensors import accumulation_dtype
+from ..core.tensors import accumulation_dtype, widest
 from .perturbation import clean_scores, merges_batch
 
 Switches = Callable[[Tensor, Tensor], Sequence[Tensor]]
@@ -35,11 +35,6 @@ Switches = Callable[[Tensor, Tensor], Sequence[Tensor]]
 
 
 _REMEMBERED = 2**24  # scores kept for coalitions that come again
-
-
-def widest(device: torch.device) -> torch.dtype:
-    """The dtype of sums over coalitions: float64 where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _blend(x: Tensor, base: Tensor, mask: Tensor) -> Tensor:

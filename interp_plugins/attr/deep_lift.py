@@ -23,8 +23,8 @@ from ..core.forward import Forward
 from ..core.registry import register
 from ..core.report import note
 from ..core.several import repeated
-from ..core.tensors import as_tuple, check_float, describe, like, own, per_sample_sum
-from .base import GradientAttribution, Multiplying, prepared
+from ..core.tensors import as_tuple, check_float, describe, like, own
+from .base import GradientAttribution, Multiplying, completeness_error, prepared
 from .gradient_shap import baseline_pool
 from .path import RowSum, targets_of
 from .rules.paired import paired_gradients
@@ -98,7 +98,7 @@ def contributions(
             maps = tuple(g * d for g, d in zip(got.grads, change, strict=True))
         else:
             maps = got.grads
-        delta = per_sample_sum(maps).to(got.scores.dtype) - (got.scores - at_baselines)
+        delta = completeness_error(maps, got.scores, at_baselines)
         return targets_of(rows, targets), maps, delta, (got.scores, at_baselines)
 
     size = chunk or max(1, auto_chunk(list(xs)) // 2)
@@ -119,7 +119,7 @@ def contributions(
 
 def _warn_if_incomplete(delta: Tensor, score: Tensor, baseline_score: Tensor) -> None:
     """A delta that is no rounding means that something in the model has no rule."""
-    if delta.dtype in (torch.float16, torch.bfloat16):
+    if score.dtype in (torch.float16, torch.bfloat16):
         return
     scale = (score - baseline_score).abs() + 1e-2 * (score.abs() + baseline_score.abs())
     bad = delta.abs() > 1e-2 * scale

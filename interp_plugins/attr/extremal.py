@@ -21,7 +21,7 @@ from ..core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from ..core.errors import InputError
 from ..core.forward import Forward
 from ..core.registry import register
-from ..core.tensors import accumulation_dtype, check_float
+from ..core.tensors import accumulation_dtype, check_float, widest
 from .base import Attribution, prepared
 from .blur_ig import blurred
 from .quadrature import check_steps
@@ -110,7 +110,7 @@ class ExtremalPerturbation(Attribution):
 def _optimised(forward: Forward, x: Tensor, rows: Tensor, area: Tensor, n_steps: int, preserve: bool) -> Tensor:
     """The masks of some rows after all steps, (R, 1, H, W); each row on its own, so batch mates do not matter."""
     # Steps add up, and so would rounding.
-    dtype, size = torch.float32 if x.device.type == "mps" else torch.float64, tuple(x.shape[2:])
+    dtype, size = widest(x.device), tuple(x.shape[2:])
     picture = x.index_select(0, rows)
     sigma = torch.full((len(rows),), 20 / 224 * min(size), device=x.device)
     background = blurred(picture, sigma)

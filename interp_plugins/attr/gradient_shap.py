@@ -22,9 +22,9 @@ from ..core.random import make_generator
 from ..core.registry import register
 from ..core.several import repeated
 from ..core.site import Layer, run_and_read
-from ..core.tensors import accumulation_dtype, as_tuple, check_float, describe, like, own, per_sample_sum
+from ..core.tensors import accumulation_dtype, as_tuple, check_float, describe, like, own
 from .average import Average, Averages, Draws, report_reached, rounds
-from .base import GradientAttribution, Multiplying, prepared
+from .base import GradientAttribution, Multiplying, completeness_error, prepared
 from .noise_tunnel import _stdevs
 from .path import check_rows, points
 
@@ -120,8 +120,7 @@ def expected_gradients(
                     check_rows(maps, (hi - lo) * targets)
                     delta = None
                     if deltas:
-                        change = forward.scores(ends, rows) - forward.scores(begins, rows)
-                        delta = per_sample_sum(maps).to(change.dtype) - change
+                        delta = completeness_error(maps, forward.scores(ends, rows), forward.scores(begins, rows))
                     return maps, delta, got.counts
 
                 parts = [p for _, _, p in chunks(len(here), size, work, step=len(who), bar=bar)]

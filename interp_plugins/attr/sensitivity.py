@@ -110,7 +110,7 @@ class Sobol(_Sensitivity):
                 chunk=batch_size,
             )
             a, b = _designs(n_samples, game.d, rng)
-            a, b = a.to(game.device), b.to(game.device)
+            a, b = a.to(game.device, game.wide), b.to(game.device, game.wide)
             with game.progress(n_samples * (game.d + 1), self.get_name(), progress):
                 plain = game.of(a)  # (n, samples, K)
                 variance = plain.var(0)

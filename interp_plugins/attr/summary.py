@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InputError, InputTypeError
-from ..core.tensors import describe
+from ..core.tensors import describe, widest
 
 StatValue = Tensor | int | float
 Key = TypeVar("Key")
@@ -96,7 +96,7 @@ class _Moments(Stat):
 
     def update(self, x: Tensor) -> None:
         """One more tensor."""
-        value = x.detach() if x.is_floating_point() else x.detach().double()
+        value = x.detach() if x.is_floating_point() else x.detach().to(widest(x.device))
         self.n += 1
         if self.mean is None or self.squares is None:
             self.mean, self.squares = value.clone(), torch.zeros_like(value)
@@ -147,7 +147,7 @@ class Var(_Moments):
         """The variance; zeros where there are too few tensors."""
         if self.squares is None:
             return None
-        wide = self.squares if self.squares.device.type == "mps" else self.squares.double()
+        wide = self.squares.to(widest(self.squares.device))
         return wide / (self.n - self.order) if self.n > self.order else torch.zeros_like(self.squares)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..core.errors import InputError, ModelError
+from ..core.tensors import widest
 
 
 class Surrogate(Protocol):
@@ -129,7 +130,7 @@ class WeightedRidge:
     def fit(self, train_data: DataLoader[Any], **kwargs: Any) -> None:
         """Solve; no further arguments are used."""
         x, y, w = gathered(train_data)
-        wide = torch.float32 if x.device.type == "mps" else torch.float64
+        wide = widest(x.device)
         z, v, weight = x.to(wide).cpu(), y.to(wide).cpu(), w.to(wide).cpu()
         share = weight / weight.sum()
         centre, level = share @ z, share @ v

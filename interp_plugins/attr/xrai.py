@@ -43,7 +43,7 @@ def segments_of(picture: Tensor) -> Tensor:
             "(N, H, W), an integer tensor with the number of each pixel's segment."
         ) from err
     low, high = picture.amin(), picture.amax()
-    scaled = ((picture - low) / (high - low).clamp_min(1e-12)).movedim(0, -1).double().cpu().numpy()
+    scaled = ((picture - low) / (high - low).clamp_min(1e-12)).movedim(0, -1).cpu().double().numpy()
     smallest = max(1, round(_SMALLEST * picture[0].numel() / _PIXELS))
     labels = [felzenszwalb(scaled, scale=scale, sigma=0.8, min_size=smallest, channel_axis=-1) for scale in SCALES]
     return regions(torch.from_numpy(np.stack(labels)), grown=True)

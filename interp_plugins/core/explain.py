@@ -33,7 +33,7 @@ from .report import collect
 from .several import Several, part_of
 from .site import Layer, layer_name, resolve_layer
 from .spec import InputSpec, as_spec
-from .tensors import as_tuple, check_inputs, is_float, like
+from .tensors import as_tuple, check_inputs, is_float, like, widest
 
 DEFAULT_METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
 
@@ -380,7 +380,7 @@ def _model_facts(model: Any) -> dict[str, Any]:
     digest = hashlib.blake2b(digest_size=8)
     for root in modules_of(model):
         for name, t in (*root.named_parameters(), *root.named_buffers()):
-            wide = torch.float32 if t.device.type == "mps" else torch.float64
+            wide = widest(t.device)
             total = 0.0 if t.is_complex() else t.detach().sum(dtype=wide).item()
             digest.update(f"{name}{tuple(t.shape)}{t.dtype}{total!r}".encode())
     name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", type(model).__name__)

@@ -134,6 +134,11 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The widest dtype of a device: float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def per_sample_sum(tensors: Sequence[Tensor]) -> Tensor:
-    """Sum of all elements of all tensors, per sample (N,)."""
-    return torch.stack([t.reshape(t.shape[0], -1).sum(1) for t in tensors]).sum(0)
+    """Sum of all elements of all tensors, per sample (N,), in the accumulation dtype."""
+    return torch.stack([t.reshape(t.shape[0], -1).sum(1, dtype=accumulation_dtype(t.dtype)) for t in tensors]).sum(0)

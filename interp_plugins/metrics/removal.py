@@ -112,7 +112,7 @@ def removal_curves(
                 torch.where(part.reshape(-1, *shape), x[rows], base[rows])
                 for part, shape, x, base in zip(parts, shapes, xs, references)
             ]
-            return forward.scores(mixed, rows).detach().double().cpu()
+            return forward.scores(mixed, rows).detach().cpu().double()
 
         rows_per_pass = batch_size or max(1, auto_chunk(list(xs)))
         found = torch.cat([scores for _, _, scores in chunks(2 * len(counts) * n, rows_per_pass, work)])

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from ..core.errors import InputError, InputTypeError
-from ..core.tensors import as_tuple, describe
+from ..core.tensors import as_tuple, describe, widest
 
 Maps = Tensor | tuple[Tensor, ...]
 
 
 def as_rows(maps: Maps, name: str = "attributions") -> Tensor:
-    """All elements of all tensors of a sample in one row: (N, D), float64, detached; the maps stay as they are.
+    """All elements of all tensors of a sample in one row, detached: (N, D), float64, or float32 on MPS. The maps stay.
 
     Args:
         maps: tensor or tuple of tensors (one per input), batch first, real.
@@ -33,7 +33,7 @@ def as_rows(maps: Maps, name: str = "attributions") -> Tensor:
             )
     if sum(one[:1].numel() for one in many) == 0:
         raise InputError(f"{name} holds no numbers: shapes {[tuple(m.shape) for m in many]}.")
-    flat = [one.detach().as_subclass(Tensor).reshape(one.shape[0], -1).to(torch.float64) for one in many]
+    flat = [one.detach().as_subclass(Tensor).reshape(one.shape[0], -1).to(widest(one.device)) for one in many]
     return torch.cat(flat, dim=1)
 
 

@@ -63,7 +63,7 @@ def _ranks(rows: Tensor) -> Tensor:
     ordered = rows.sort(dim=1).values
     below = torch.searchsorted(ordered, rows, right=False)
     not_above = torch.searchsorted(ordered, rows, right=True)
-    ranks = (below + not_above + 1).to(torch.float64) / 2
+    ranks = (below + not_above + 1).to(rows.dtype) / 2
     return torch.where(rows.isnan().any(1, keepdim=True), torch.nan, ranks)
 
 

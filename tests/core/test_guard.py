@@ -185,3 +185,12 @@ def test_compiler_is_not_loaded_for_a_model_that_is_not_compiled() -> None:
         "Saliency(m).attribute(torch.ones(1, 2), target=0); sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_cudnn_is_off_for_recurrent_nets_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its backward refuses eval mode. Where the weights lie is pretended here; tests/gpu has the real thing."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    for model, on in ((nn.Sequential(nn.GRU(2, 3)), False), (nn.Sequential(nn.Linear(2, 3)), True)):
+        with frozen(model):
+            assert torch.backends.cudnn.enabled == on
+        assert torch.backends.cudnn.enabled

@@ -139,6 +139,16 @@ def test_overlapping_max_pooling_is_complete(x: Tensor) -> None:
     assert mine <= TIGHT < 1e-3 < theirs
 
 
+def test_max_pooling_of_equal_windows_gets_the_samples_own_gradient() -> None:
+    """Where nothing differs from the baseline the multiplier is the gradient; Captum takes that of the first sample."""
+    net = nn.Sequential(nn.MaxPool1d(2), nn.Flatten(), nn.Linear(2, 2)).double()
+    x = torch.tensor([[[1.0, 2.0, 3.0, 4.0]], [[2.0, 1.0, 4.0, 3.0]]], dtype=torch.float64)
+    gradient = ours.Saliency(net).attribute(x, 0, abs=False)
+    mine, theirs = (lib.DeepLift(net, multiply_by_inputs=False).attribute(x, x, 0) for lib in (ours, captum.attr))
+    assert torch.equal(mine, gradient)
+    assert torch.equal(theirs[0], theirs[1]) and not torch.equal(gradient[0] != 0, gradient[1] != 0)
+
+
 def test_softmax_is_complete_and_knows_no_batch_mates() -> None:
     g = torch.Generator().manual_seed(3)
     net = nn.Sequential(nn.Linear(4, 5), nn.Softmax(1), nn.Linear(5, 2)).double()

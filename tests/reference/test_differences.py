@@ -206,6 +206,70 @@ def test_nested_layer_outputs_are_read() -> None:
         theirs.LayerActivation(Last(), lstm).attribute(x)
 
 
+def test_layer_outputs_of_attention_are_read() -> None:
+    """`nn.MultiheadAttention` gives (tokens, weights), and (tokens, None) where nobody asked for weights."""
+
+    class Reader(nn.Module):
+        def __init__(self, weights: bool) -> None:
+            super().__init__()
+            self.attend, self.fc = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+            self.weights = weights
+
+        def forward(self, z: Tensor) -> Tensor:
+            return self.fc(self.attend(z, z, z, need_weights=self.weights)[0].mean(1))  # type: ignore[no-any-return]
+
+    z = torch.randn(2, 5, 4)
+    plain, weighted = Reader(False), Reader(True)
+    for cls in ("LayerActivation", "LayerGradientXActivation", "LayerIntegratedGradients"):
+        given = {} if cls == "LayerActivation" else {"target": 0}
+        assert getattr(ours, cls)(plain, plain.attend).attribute(z, **given).shape == z.shape
+        with pytest.raises((AttributeError, AssertionError)):
+            getattr(theirs, cls)(plain, plain.attend).attribute(z, **given)
+    tokens, weights = ours.LayerActivation(weighted, weighted.attend).attribute(z)
+    assert tokens.shape == (2, 5, 4) and weights.shape == (2, 5, 5)
+
+
+class Words(nn.Module):
+    """Token ids, looked up and read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.fc = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.fc(self.embed(ids).tanh().mean(1))  # type: ignore[no-any-return]
+
+
+def test_token_ids_are_attributed_at_their_embedding() -> None:
+    torch.manual_seed(0)
+    model, ids = Words().double(), torch.tensor([[1, 7, 3], [2, 2, 8]])
+    with double():
+        at_embedding = theirs.LayerIntegratedGradients(model, model.embed).attribute(ids, ids * 0, target=0).sum(2)
+        assert largest(ours.IntegratedGradients(model).attribute(ids, 0, target=0), at_embedding) < 1e-12
+    assert ours.Saliency(model).attribute(ids, target=0).shape == ids.shape
+    with pytest.raises(RuntimeError, match="scalar types: Long, Int"):
+        theirs.IntegratedGradients(model).attribute(ids, target=0)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        theirs.Saliency(model).attribute(ids, target=0)
+
+
+def test_under_autocast_maps_and_their_sums_are_float32() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)), torch.randn(4, 8)
+    whole = {name: getattr(ours, name)(model).attribute(x, target=1) for name in ("FeatureAblation", "DeepLift")}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(x).dtype == torch.bfloat16
+        for lib, dtype in ((ours, torch.float32), (theirs, torch.bfloat16)):
+            assert lib.FeatureAblation(model).attribute(x, target=1).dtype == dtype
+        for name, exact in whole.items():
+            low = getattr(ours, name)(model).attribute(x, target=1)
+            assert low.dtype == torch.float32 and 0 < largest(low, exact) < 0.05
+        for cls, given in ((ours.DeepLift, {}), (ours.IntegratedGradients, {}), (ours.GradientShap, {"baselines": x})):
+            delta = cls(model).attribute(x, target=1, return_convergence_delta=True, **given)[1]
+            assert delta.dtype == torch.float32 and delta.any()
+        assert torch.is_autocast_enabled("cpu")
+
+
 def test_results_have_the_models_precision_and_half_is_summed_in_float32(x: Tensor) -> None:
     model = nn.Linear(4, 3).double()
     same = {"inputs": x, "target": 1, "sliding_window_shapes": (2,)}

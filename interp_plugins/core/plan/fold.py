@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..site import Layer
+from ..tensors import widest
 from .probe import Probe, is_plain
 from .view import shallow
 
@@ -57,15 +58,16 @@ def _fold(linear: nn.Module, norm: nn.Module) -> nn.Module | None:
     assert isinstance(weight, Tensor)
     if weight.dtype != var.dtype or not weight.is_floating_point():
         return None
-    scale = torch.rsqrt(var.double() + float(norm.eps))  # type: ignore[arg-type]
+    dtype = widest(var.device)
+    scale = torch.rsqrt(var.to(dtype) + float(norm.eps))  # type: ignore[arg-type]
     if isinstance(norm.weight, Tensor):
-        scale = scale * norm.weight.double()
-    shift = -mean.double() * scale
+        scale = scale * norm.weight.to(dtype)
+    shift = -mean.to(dtype) * scale
     if isinstance(norm.bias, Tensor):
-        shift = shift + norm.bias.double()
+        shift = shift + norm.bias.to(dtype)
     if isinstance(linear.bias, Tensor):
-        shift = shift + linear.bias.double() * scale
-    wide = weight.double() * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+        shift = shift + linear.bias.to(dtype) * scale
+    wide = weight.to(dtype) * scale.reshape(-1, *(1,) * (weight.ndim - 1))
     mine = shallow(linear)
     mine._parameters["weight"] = nn.Parameter(wide.to(weight), requires_grad=False)
     mine._parameters["bias"] = nn.Parameter(shift.to(weight), requires_grad=False)
