@@ -35,12 +35,18 @@ def run(code: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.slow
-def test_contributing_adds_a_method_in_two_files(tmp_path: Path) -> None:
-    source, test = blocks("CONTRIBUTING.md", "Adding a method")
-    name = re.search(r"def (test_\w+)", test)
-    assert name is not None
-    run(f"{source.replace('from __future__ import annotations', '')}\n{test}\n{name.group(1)}()", tmp_path)
+def test_contributing_shows_the_two_files_of_a_method_as_they_are() -> None:
+    *source, test = blocks("CONTRIBUTING.md", "Adding a method")
+    assert len(source) == 3
+    assert [b for b in source if b not in (ROOT / "interp_plugins/attr/idgi.py").read_text(encoding="utf-8")] == []
+    assert test in (ROOT / "tests/attr/test_paths.py").read_text(encoding="utf-8")
+
+
+def test_a_method_is_named_only_where_contributing_says() -> None:
+    package = ROOT / "interp_plugins"
+    named = {p for p in package.rglob("*.py") if re.search(r"\bidgi\b|\bIDGI\(", p.read_text(encoding="utf-8"))}
+    where = {"idgi.py", "__init__.py", "cards.py", "randomised.py"}
+    assert named == {package / "attr" / name for name in where}
 
 
 @pytest.mark.slow
