@@ -34,6 +34,9 @@ class Net(pl.LightningModule):
     def forward(self, x):
         return self.net(x)
 
+    def on_train_epoch_start(self):
+        self.kinds = [type(m).__name__ for m in self.net]  # after `fit` Lightning turns the batch norms back
+
     def training_step(self, batch, batch_idx):
         return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
@@ -63,7 +66,7 @@ def ddp(data, folder: Path | None):
     strategy = DDPStrategy(process_group_backend="nccl")
     one = trainer(strategy, *([callback] if folder else []), sync_batchnorm=True)
     one.fit(net, data, data)
-    seen = {"backend": torch.distributed.get_backend(), "layers": [type(m).__name__ for m in net.net]}
+    seen = {"backend": torch.distributed.get_backend(), "layers": net.kinds}
     one.validate(net, data, verbose=False)
     one.test(net, data, verbose=False)
     weights = {k: v.cpu() for k, v in net.state_dict().items()}

@@ -12,9 +12,10 @@ SCRIPT = """
 import sys, torch
 from torch import nn
 from interp_plugins import explain
+model = nn.Linear(4, 3)
 torch.manual_seed(11)
 if "explain" in sys.argv:
-    explain(nn.Linear(4, 3), torch.randn(2, 4, generator=torch.Generator()), ("saliency", "gradient_shap"), seed=3)
+    explain(model, torch.randn(2, 4, generator=torch.Generator()), ("saliency", "gradient_shap"), seed=3)
 assert not torch.cuda.is_initialized()
 print(torch.rand(3, device="cuda").tolist(), torch.rand(3).tolist())
 """
