@@ -155,19 +155,28 @@ def attentions(forward: Forward, inputs: Sequence[Tensor], rows: Tensor) -> tupl
     with Attentions() as mode:
         output = forward.raw([x.clone() for x in leaves], rows)
     scores = forward.target.at(rows)(output)
-    if not mode.found:
+    return scores, one_set_of_tokens(mode.found, count)
+
+
+def one_set_of_tokens(found: Sequence[Attention], count: int) -> list[Attention]:
+    """The attentions of a set of tokens to itself, for `count` rows.
+
+    Raises:
+        ModelError: no attention, or layers that attend to different sets of tokens.
+    """
+    if not found:
         raise ModelError(
             "This method reads attention weights, and the model computed none: no softmax over keys, no "
             "scaled_dot_product_attention, no nn.MultiheadAttention. Use a class activation map or a gradient method."
         )
-    own = [a for a in mode.found if a.weights.shape[-1] == a.weights.shape[-2] > 1]  # others pool, or read a memory
+    own = [a for a in found if a.weights.shape[-1] == a.weights.shape[-2] > 1]  # others pool, or read a memory
     sizes = {a.weights.shape[-1] for a in own}
     windows = [a for a in own if a.weights.ndim == 4 and a.weights.shape[0] != count]  # folded into the rows
     if len(sizes) != 1 or windows:
-        shapes = sorted({tuple(a.weights.shape[1:]) for a in mode.found})
+        shapes = sorted({tuple(a.weights.shape[1:]) for a in found})
         raise ModelError(
             "This method follows tokens from layer to layer, which needs one set of tokens in all layers; the "
             f"attention weights of this model have shapes {shapes[:4]} per row (windows or stages, as in Swin, or "
             "attention from one sequence to another). Use a class activation map or a gradient method."
         )
-    return scores, own
+    return own

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core.errors import LayerError
 from ..core.forward import Forward
 from ..core.guard import modules_of
-from .attention_maps import Attention, Attentions
+from .attention_maps import Attention, Attentions, one_set_of_tokens
 
 
 @contextlib.contextmanager
@@ -33,6 +33,7 @@ def blocks(forward: Forward, inputs: Sequence[Tensor]) -> list[nn.Module]:
 
     Raises:
         LayerError: the attentions do not lie in a chain of modules of one kind.
+        ModelError: see `one_set_of_tokens`.
     """
     handles: list[Any] = []
     with Attentions() as mode, _hooks(handles), torch.no_grad():
@@ -41,6 +42,7 @@ def blocks(forward: Forward, inputs: Sequence[Tensor]) -> list[nn.Module]:
                 handles.append(m.register_forward_pre_hook(lambda m, args: mode.running.append(m)))
                 handles.append(m.register_forward_hook(lambda m, args, out: _drop(mode.running)))
         forward.raw([x[:1] for x in inputs], torch.zeros(1, dtype=torch.long, device=inputs[0].device))
+    one_set_of_tokens(mode.found, 1)
     owners = [a.inside for a in mode.found]
     for depth in range(min((len(o) for o in owners), default=0)):
         chain = [o[depth] for o in owners]

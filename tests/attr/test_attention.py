@@ -186,8 +186,9 @@ def test_models_without_one_set_of_tokens_are_refused(x: Tensor) -> None:
 
     with pytest.raises(ModelError, match="the model computed none"):
         attr.AttentionRollout(nn.Linear(8, 2).double()).attribute(x.mean(1), target=0)
-    with pytest.raises(ModelError, match=r"one set of tokens in all layers.*as in Swin"):
-        attr.AttentionRelevance(swin("timm")).attribute(torch.randn(1, 3, 16, 16), target=0)
+    for cls in METHODS:
+        with pytest.raises(ModelError, match=r"one set of tokens in all layers.*as in Swin"):
+            cls(swin("timm")).attribute(torch.randn(2, 3, 16, 16), target=0)
     shared = Net(layers=1).double().eval()
     with pytest.raises(LayerError, match="do not lie in a chain of layers"):
         attr.LeGrad(lambda t: shared.head(shared.layers[0](shared.layers[0](t))[:, 0])).attribute(x, target=0)

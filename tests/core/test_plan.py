@@ -213,6 +213,29 @@ def test_layers_with_something_of_the_users_on_them_are_left_as_they_are(hook: s
     assert torch.allclose(fast, plain, rtol=1e-9, atol=1e-12)
 
 
+class Held:
+    """A callable whose model lies in an object that it holds."""
+
+    def __init__(self, net: nn.Module):
+        self.holder = [net]
+
+    def wrapped_callables(self) -> list[Any]:
+        return self.holder
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return self.holder[0](t)  # type: ignore[no-any-return]
+
+
+def test_a_model_that_cannot_be_exchanged_is_not_viewed() -> None:
+    """Its view would put the layer's values into copies that nobody runs, and the score would not depend on them."""
+    net, x = trained(mlp()), torch.randn(2, 6)
+    layer = next(m for m in net.modules() if isinstance(m, nn.Linear))
+    assert plan_of(Held(net), x) is None
+    for cls in (LayerIntegratedGradients, LayerConductance):
+        found, plain = (cls(func, layer).attribute(x, target=1) for func in (Held(net), net))
+        torch.testing.assert_close(found, plain)
+
+
 def test_what_cannot_be_viewed_or_does_not_agree_runs_as_it_is() -> None:
     net, x = trained(mlp()), torch.randn(2, 6)
     assert plan_of(lambda t: net(t), x) is None

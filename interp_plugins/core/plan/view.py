@@ -53,7 +53,7 @@ class View:
         """The callable on the view's modules.
 
         Raises:
-            NoView: a callable that holds its modules where they cannot be exchanged (a closure).
+            NoView: a callable that holds its modules where they cannot be exchanged (a closure, an object's object).
         """
         if isinstance(func, nn.Module):
             return self.module(func)
@@ -63,6 +63,9 @@ class View:
             raise NoView(f"{type(func).__name__} may hold modules that cannot be exchanged")
         mine: Any = copy.copy(func)
         inside = func.wrapped_callables()
+        held = [id(value) for value in vars(func).values()]
+        if any(id(one) not in held for one in inside):
+            raise NoView(f"{type(func).__name__} holds a model where it cannot be exchanged")
         for name, value in vars(func).items():
             if any(value is one for one in inside):
                 setattr(mine, name, self.of(value))
