@@ -19,7 +19,8 @@ from .change import padded
 
 TILE = 4
 MIN_CHANNELS = 96
-_BLOCK = 1 << 21  # elements of transformed inputs worked on at a time, so that they stay in the cache
+_BLOCK = 1 << 20  # elements of transformed inputs that are best worked on at a time: they stay in the cache
+_GROUP = 32  # tiles multiplied together: one shape for all calls, since oneDNN lays weights out for a shape
 _KERNEL = torch.tensor(
     [
         [1 / 4, 0, 0],
@@ -44,6 +45,18 @@ def cost(height: int, width: int, channels: int, out_channels: int) -> float:
     return 36 * tiles(height) * tiles(width) * channels * out_channels * per_product
 
 
+def _rows_per_block(rows: int, tiles_per_row: int, elements_per_tile: int) -> int:
+    """Rows worked on together: few tiles in groups that are not full, then near to the best size."""
+
+    def lost(block: int) -> int:
+        full, rest = divmod(rows, block)
+        return full * (-block * tiles_per_row % _GROUP) + (-rest * tiles_per_row % _GROUP)
+
+    elements = tiles_per_row * elements_per_tile
+    fitting = [block for block in range(1, rows + 1) if block == 1 or block * elements <= 2 * _BLOCK]
+    return min(fitting, key=lambda block: (lost(block), abs(block * elements - _BLOCK)))
+
+
 class Winograd:
     """A 3 x 3 convolution, stride 1, one group, without bias, on channels-last maps.
 
@@ -56,7 +69,6 @@ class Winograd:
         both = torch.kron(_KERNEL, _KERNEL).to(weight)  # (36, 9)
         u = both @ weight.reshape(-1, 9).T
         self._u: Tensor = u.view(36 * self.out_channels, self.channels, 1, 1)
-        self._group = 32 if self.channels * self.out_channels <= 1 << 17 else 64  # tiles multiplied together
         self._packed = False
         self._lock = threading.Lock()
 
@@ -71,8 +83,7 @@ class Winograd:
         ty, tx = tiles(out[0]), tiles(out[1])
         rows, h, w, _ = x.shape
         x = padded(x, pads[0], TILE * ty + 2 - h - pads[0], pads[1], TILE * tx + 2 - w - pads[1])
-        per_row = ty * tx * 36 * self.channels
-        block = max(1, _BLOCK // per_row, -(-32 // (ty * tx)))
+        block = _rows_per_block(rows, ty * tx, 36 * self.channels)
         parts = [self._block(x[r : r + block], ty, tx) for r in range(0, rows, block)]
         y = parts[0] if len(parts) == 1 else torch.cat(parts)
         return y[:, : out[0], : out[1]]
@@ -82,13 +93,13 @@ class Winograd:
         z = x.new_empty(rows, ty, 6, width, c)
         _forward([x[:, i : i + TILE * ty - 3 : TILE] for i in range(6)], [z[:, :, i] for i in range(6)])
         count = rows * ty * tx
-        padding = -count % self._group
+        padding = -count % _GROUP
         flat = x.new_empty(count + padding, 36 * c)
         flat[count:] = 0
         v = flat[:count].view(rows, ty, tx, 6, 6, c)
         columns = [z[:, :, :, i : i + TILE * tx - 3 : TILE].transpose(2, 3) for i in range(6)]
         _forward(columns, [v[:, :, :, :, i] for i in range(6)])
-        products = [self._products(flat[i : i + self._group]) for i in range(0, len(flat), self._group)]
+        products = [self._products(flat[i : i + _GROUP]) for i in range(0, len(flat), _GROUP)]
         m = (products[0] if len(products) == 1 else torch.cat(products))[:count].view(rows, ty, tx, 6, 6, k)
         z = x.new_empty(rows, ty, tx, 6, TILE, k)
         _inverse([m[..., i, :] for i in range(6)], [z[..., i, :] for i in range(TILE)])
