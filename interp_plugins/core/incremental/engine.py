@@ -33,6 +33,7 @@ MIN_FEATURES = 8  # fewer perturbations than this do not pay for the preparation
 MIN_ELEMENTS = 10**6  # nor do fewer elements of perturbed inputs (a hundred pictures of 64 x 64 pixels),
 MIN_PRODUCTS = 5 * 10**8  # or fewer multiplications in all
 MIN_GAIN = 1.15  # multiplications of the plain model over those done
+MANY = 200  # features from which two are compared with the plain model, not one
 PIECE = 16  # rows run together by one thread
 _DTYPES = (torch.float32, torch.float64)
 
@@ -92,7 +93,7 @@ class Incremental:
 
     def _agrees(self) -> bool:
         """Whether it pays, and a few perturbations of the first sample give what the model gives."""
-        chosen = [self.order[0], self.order[len(self.order) // 2]]
+        chosen = [self.order[len(self.order) // 2], self.order[0]][: 1 if len(self.order) < MANY else 2]
         with torch.inference_mode():
             if not self._of(0).finite():
                 return False
