@@ -4,8 +4,9 @@ A window of 15 x 15 pixels changes few positions of a network's first maps, and 
 pass is kept, and each perturbation runs as the *change* it makes: a small box that grows from layer to layer
 (receptive-field projection: Nakandala, Kumar, Papakonstantinou, SIGMOD 2019), until it covers the map.
 
-Exact: nothing is left out, and rounding is relative to the change instead of to the activations. One or two perturbations
-are compared with the plain model first; whatever does not agree, or cannot be traced, is left to the plain engine.
+Exact: nothing is left out, and rounding is relative to the change instead of to the activations. One or two
+perturbations are compared with the plain model first; whatever does not agree, or cannot be traced, is left to the
+plain engine.
 """
 
 from __future__ import annotations
