@@ -2,6 +2,8 @@
 
     sum over the input of m * (x - x') = F(x) - F(x'),     m by the rescale rule, call by call (`attr/rules/rescale.py`)
 
+or by RevealCancel (`attr/rules/reveal_cancel.py`), which takes positive and negative contributions apart.
+
 DeepLift: Shrikumar, Greenside, Kundaje 2017, arXiv:1704.02685. DeepLiftShap averages over a set of baselines (Lundberg
 and Lee 2017, arXiv:1705.07874). Cost per sample and baseline: two forward passes and one backward pass.
 """
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from ..core.baseline import as_baselines, call_baseline
 from ..core.batching import auto_chunk, check_chunk, chunks, progress_bar
-from ..core.errors import ConvergenceWarning, InputError, InputTypeError
+from ..core.errors import ConvergenceWarning, InputError, InputTypeError, unknown
 from ..core.forward import Forward
 from ..core.registry import register
 from ..core.report import note
@@ -27,9 +29,11 @@ from ..core.tensors import as_tuple, check_float, describe, like, own
 from .base import GradientAttribution, Multiplying, completeness_error, prepared
 from .gradient_shap import baseline_pool
 from .path import RowSum, targets_of
-from .rules.paired import paired_gradients
+from .rules.paired import PairedMode, paired_gradients
+from .rules.reveal_cancel import RevealCancelMode
 
 CustomAttribution = Callable[..., tuple[Tensor, ...]]
+RULES: dict[str, type[PairedMode]] = {"rescale": PairedMode, "reveal_cancel": RevealCancelMode}
 
 
 def pooled(baselines: Any, inputs: Any, xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -61,7 +65,7 @@ def contributions(
     xs: tuple[Tensor, ...],
     sets: tuple[Tensor, ...],
     *,
-    eps: float = 1e-10,
+    mode: Callable[[], PairedMode] = PairedMode,
     multiply: bool = True,
     custom: CustomAttribution | None = None,
     chunk: int | None = None,
@@ -73,7 +77,7 @@ def contributions(
         forward: what is explained.
         xs: inputs (N, ...).
         sets: baselines (1 or N, B, ...) per input.
-        eps: differences up to this size count as none.
+        mode: makes the rules of a pass.
         multiply: multiply by (input - baseline).
         custom: Captum's `custom_attribution_func`.
         chunk: pairs of sample and baseline per pass.
@@ -90,7 +94,7 @@ def contributions(
         rows, which = here // count, here % count
         inputs = [x.index_select(0, rows) for x in xs]
         bases = [b[rows if b.shape[0] == n else rows * 0, which] for b in sets]
-        got, at_baselines = paired_gradients(forward, inputs, bases, rows, eps)
+        got, at_baselines = paired_gradients(forward, inputs, bases, rows, mode())
         if custom is not None:
             maps = custom_maps(custom, got.grads, tuple(inputs), tuple(bases))
         elif multiply:
@@ -158,7 +162,7 @@ def custom_maps(
     "deep_lift", aliases=("deeplift", "dl"), title="DeepLIFT", reference="Shrikumar et al. 2017, arXiv:1704.02685"
 )
 class DeepLift(Multiplying, GradientAttribution):
-    """DeepLIFT with the rescale rule, for whatever functions and modules the model is made of.
+    """DeepLIFT, with the rescale rule for whatever functions and modules the model is made of.
 
     Args:
         model: model or callable; modules may be reused, nonlinearities may be functions.
@@ -176,6 +180,11 @@ class DeepLift(Multiplying, GradientAttribution):
         """True."""
         return True
 
+    def _mode(self, rule: str) -> Callable[[], PairedMode]:
+        if rule not in RULES:
+            raise unknown("rule", rule, RULES)
+        return lambda: RULES[rule](self.eps)
+
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -185,6 +194,7 @@ class DeepLift(Multiplying, GradientAttribution):
         return_convergence_delta: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
         *,
+        rule: str = "rescale",
         batch_size: int | None = None,
         progress: bool | None = None,
     ) -> Any:
@@ -199,6 +209,9 @@ class DeepLift(Multiplying, GradientAttribution):
                 the model has steps without a rule (see docs/rules.md; a `ConvergenceWarning` says so).
             custom_attribution_func: `f(multipliers[, inputs[, baselines]])` on tuples of tensors, instead of
                 multipliers * (inputs - baselines).
+            rule: "rescale", or "reveal_cancel" (section 3.5.3 of the paper), which also sees contributions that cancel
+                behind a nonlinearity; for models whose nonlinearities stand directly behind linear layers and
+                convolutions.
             batch_size: samples per pass; None = automatic.
             progress: None = a bar for long work, True, False.
 
@@ -208,7 +221,7 @@ class DeepLift(Multiplying, GradientAttribution):
         Raises:
             InputTypeError, InputError, TargetError, ModelError: each says what came and what was expected.
         """
-        chunk = check_chunk("batch_size", batch_size)
+        chunk, mode = check_chunk("batch_size", batch_size), self._mode(rule)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
             sets = tuple(b[:, None] for b in as_baselines(baselines, xs, template=inputs))
@@ -216,7 +229,7 @@ class DeepLift(Multiplying, GradientAttribution):
                 forward,
                 xs,
                 sets,
-                eps=self.eps,
+                mode=mode,
                 multiply=self._multiply_by_inputs,
                 custom=custom_attribution_func,
                 chunk=chunk,
@@ -252,6 +265,7 @@ class DeepLiftShap(DeepLift):
         return_convergence_delta: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
         *,
+        rule: str = "rescale",
         batch_size: int | None = None,
         progress: bool | None = None,
     ) -> Any:
@@ -265,17 +279,18 @@ class DeepLiftShap(DeepLift):
             additional_forward_args: further positional arguments of the model.
             return_convergence_delta: also return the deltas of all pairs (N * n_baselines,), sample by sample.
             custom_attribution_func: see `DeepLift.attribute`.
+            rule: see `DeepLift.attribute`.
             batch_size: pairs of sample and baseline per pass; None = automatic. Only the running mean is kept.
             progress: None = a bar for long work, True, False.
         """
-        chunk = check_chunk("batch_size", batch_size)
+        chunk, mode = check_chunk("batch_size", batch_size), self._mode(rule)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
             maps, delta = contributions(
                 forward,
                 xs,
                 pooled(baselines, inputs, xs),
-                eps=self.eps,
+                mode=mode,
                 multiply=self._multiply_by_inputs,
                 custom=custom_attribution_func,
                 chunk=chunk,

@@ -136,7 +136,7 @@ def paired_gradients(
     xs: Sequence[Tensor],
     baselines: Sequence[Tensor],
     rows: Tensor,
-    eps: float = 1e-10,
+    mode: PairedMode,
 ) -> tuple[Gradients, Tensor]:
     """DeepLIFT's multipliers (as gradients) with the scores at the inputs, and the scores at the baselines (R,).
 
@@ -145,9 +145,8 @@ def paired_gradients(
         xs: rows (R, ...) of every input.
         baselines: their baselines, of the same shapes.
         rows: the sample each row belongs to; always given, so that each run gets its own copy of the arguments.
-        eps: differences up to this size count as none.
+        mode: the rules, not used before.
     """
-    mode = PairedMode(eps)
     devices = sorted({x.device.index or 0 for x in xs if x.is_cuda})
     ruled_forward = under(forward, mode)
     with torch.random.fork_rng(devices=devices):  # a model that draws random numbers draws the same twice
