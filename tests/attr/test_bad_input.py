@@ -85,10 +85,17 @@ TABLE = [
     ),
     Bad(
         "dict as inputs",
-        lambda m, x: explain(m, {"x": x}, "saliency"),
+        lambda m, x: Saliency(m).attribute({"x": x}, target=0),
         InputTypeError,
         TYPE,
         ("found: dict with keys ['x']",),
+    ),
+    Bad(
+        "dict without names",
+        lambda m, x: explain(m, {3: x}, "saliency"),
+        InputError,
+        ARGUMENT,
+        ("must be a dict name -> tensor", "got dict with keys [3]"),
     ),
     Bad(
         "number inside the tuple",

@@ -386,7 +386,8 @@ def test_tolerance_reports_what_it_reached_per_sample(net: Net, x: Tensor) -> No
     assert len(reached["map_error"]) == 3 and max(reached["map_error"]) <= 0.05
     assert sum(reached["n_gradients"]) == exp.meta["backward_passes"]
     assert exp[1].meta["per_sample"]["n_gradients"] == reached["n_gradients"][1:2]
-    assert "per_sample" not in explain(net, x, "nt", tol=0.05, nt_samples=2)[0].meta
+    noisy = explain(net, x, "nt", tol=0.3)[0].meta["per_sample"]  # the tunnel's own tolerance, on its mean map
+    assert set(noisy) == {"n_draws", "map_error"} and max(noisy["map_error"]) <= 0.3
     with pytest.warns(ConvergenceWarning):
         explain(net, x, "ig", tol=1e-9, max_steps=9)
 
