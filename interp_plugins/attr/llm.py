@@ -269,7 +269,10 @@ class _AtToken:
         return [self.owner.model]
 
     def __call__(self, switches: Tensor) -> Tensor:
-        ids = self.inp.to_model_input(switches).to(self.owner.device)
+        return self.of_ids(self.inp.to_model_input(switches).to(self.owner.device))
+
+    def of_ids(self, ids: Tensor) -> Tensor:
+        """The same as a function of the input's token ids (rows, tokens)."""
         before = self.target[: self.position].to(ids.device).expand(len(ids), -1)
         logits = self.owner.model(torch.cat([ids, before], 1)).logits[:, -1]
         return logits.log_softmax(-1)[:, int(self.target[self.position])]
@@ -300,14 +303,22 @@ class LLMGradientAttribution(_LLM):
             inp: a `TextTokenInput`; its baseline token is the baseline of path methods.
             target: the output, text or token ids; None: what the model generates.
             gen_args: arguments of `generate`; None: 25 tokens, greedily.
-            **kwargs: the method's own arguments (n_steps, baselines, seed).
+            **kwargs: the method's own arguments (n_steps, seed; baselines of LayerGradientShap as switches (n, tokens),
+                1 where the token stays, by default all 0: the baseline token everywhere).
         """
         tokens = self._target_tokens(inp, target, gen_args)
         assert isinstance(inp, TextTokenInput)
         rows = []
         for position in range(len(tokens)):
-            self.attr_method.forward_func = _AtToken(self, inp, tokens, position)
-            found = self.attr_method.attribute(inp.to_tensor().to(self.device), **kwargs).detach()
+            score = _AtToken(self, inp, tokens, position)
+            given, inputs = kwargs, inp.to_tensor().to(self.device)
+            self.attr_method.forward_func = score
+            if isinstance(self.attr_method, LayerGradientShap):  # a switch is on or off; embeddings have a way between
+                self.attr_method.forward_func = score.of_ids
+                pool = kwargs.get("baselines", torch.zeros_like(inp.to_tensor()))
+                given = {**kwargs, "baselines": inp.to_model_input(pool).to(self.device)}
+                inputs = inp.to_model_input().to(self.device)
+            found = self.attr_method.attribute(inputs, **given).detach()
             rows.append(found[:, : inp.inp_tensor.shape[1]].sum(-1))
         attr = torch.cat(rows)
         if inp.itp_mask is not None:

@@ -128,6 +128,24 @@ def test_path_gradients_of_tokens_are_complete(model: nn.Module) -> None:
     assert torch.allclose(result.output_probs, logs(inp.inp_tensor).exp())
 
 
+def test_expected_gradients_of_tokens_tend_to_integrated_gradients(model: nn.Module) -> None:
+    """One baseline, no noise: the same path, its points drawn. A path of switches would jump to the baseline tokens."""
+    inp = ours.TextTokenInput(TEXT, TOKENIZER, skip_tokens=["big"], baselines="<pad>")
+    layer = model.get_input_embeddings()
+
+    def run(name: str, **more: Any) -> Tensor:
+        method = ours.LLMGradientAttribution(getattr(ours, name)(model, layer), TOKENIZER)
+        found = method.attribute(inp, "and saw", **more).token_attr
+        assert found is not None and found.shape == (2, 3)
+        return found
+
+    exact = run("LayerIntegratedGradients", n_steps=200)
+    drawn = run("LayerGradientShap", n_samples=200, stratified=True, seed=0)
+    assert float((drawn - exact).norm() / exact.norm()) < 0.01
+    kept = run("LayerGradientShap", baselines=torch.tensor([[0, 1, 0]]), seed=0)  # the second token stays
+    assert not kept[:, 1].any() and kept[:, 0].all()
+
+
 def test_generated_target_is_the_models_own_and_nothing_of_the_model_changes(model: nn.Module) -> None:
     model.train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
