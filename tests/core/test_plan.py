@@ -245,6 +245,24 @@ def test_what_cannot_be_viewed_or_does_not_agree_runs_as_it_is() -> None:
     assert plan_of(torch.jit.script(trained(mlp())), x) is None
 
 
+def test_nothing_happens_to_a_model_that_cleans_up_behind_itself() -> None:
+    """As fastai's U-Net does, which takes its hooks away when it goes."""
+
+    class Tidy(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept: list[Tensor] = []
+            self.handle = self.relu.register_forward_hook(lambda m, i, o: self.kept.append(o))
+
+        def __del__(self) -> None:
+            self.handle.remove()
+
+    net, x = trained(Tidy()), torch.randn(1, 3, 8, 8)
+    plan = plan_of(net, x)
+    Occlusion(net).attribute(x, (3, 2, 2), target=1)
+    assert plan is None and len(net.relu._forward_hooks) == 1
+
+
 def test_backward_written_in_python_keeps_the_layout_it_knows() -> None:
     class Flat(torch.autograd.Function):
         @staticmethod

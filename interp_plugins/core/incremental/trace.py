@@ -49,6 +49,7 @@ def _resists(m: nn.Module) -> bool:
         m.training
         or "forward" in vars(m)
         or "__call__" in vars(m)
+        or hasattr(type(m), "__del__")  # of a copy that goes
         or isinstance(m, (LazyModuleMixin, torch.jit.ScriptModule, nn.DataParallel))
         or any(getattr(m, name, None) for name in _HOOKS)
     )

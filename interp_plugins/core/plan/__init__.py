@@ -25,7 +25,7 @@ from ..forward import Forward
 from ..guard import modules_of, preserved_rng
 from ..scope import remembered
 from ..site import AtLayer, Layer
-from ..tensors import is_float
+from ..tensors import expand_rows, is_float
 from .fold import LINEAR, NORMS, folded
 from .layout import InLayout, channels_last, has_own_backward
 from .probe import Probe
@@ -142,10 +142,12 @@ def _made(forward: Forward, inputs: Sequence[Tensor], chunk: int, wrt: Sequence[
 
 
 def _rows_of_first(forward: Forward, inputs: Sequence[Tensor]) -> tuple[list[Any], dict[str, Any]]:
-    """The first sample: one row, or two of it where what is remembered of a sample must follow its rows."""
+    """The first sample: one row; of a layer's tensors two, the second halved, which the score has to follow."""
     count = 2 if isinstance(forward.func, AtLayer) else 1
     rows = torch.zeros(count, dtype=torch.long, device=inputs[0].device)
-    args, kwargs = forward.arguments([x.detach().index_select(0, rows) for x in inputs], rows)
+    halves = 0.5 ** torch.arange(count, device=inputs[0].device)
+    values = [x.detach().index_select(0, rows) * expand_rows(halves, x).to(x) for x in inputs]
+    args, kwargs = forward.arguments(values, rows)
     return list(args), kwargs
 
 

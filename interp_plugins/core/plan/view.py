@@ -41,6 +41,8 @@ class View:
             return self._modules[id(module)]
         if isinstance(module, _KEPT_WHOLE):
             raise NoView(f"{type(module).__name__} runs code that belongs to its own module objects")
+        if hasattr(type(module), "__del__"):  # fastai's U-Net: a copy that goes would take the model's hooks with it
+            raise NoView(f"{type(module).__name__} does something when an object of it goes")
         if isinstance(compiled := getattr(module, "_orig_mod", None), nn.Module):
             return self.module(compiled)  # while a model is explained its compiled code is not used
         mine = shallow(module)
@@ -59,7 +61,7 @@ class View:
             return self.module(func)
         if inspect.ismethod(func) and isinstance(func.__self__, nn.Module):
             return types.MethodType(func.__func__, self.module(func.__self__))
-        if not hasattr(func, "wrapped_callables"):
+        if not hasattr(func, "wrapped_callables") or hasattr(type(func), "__del__"):
             raise NoView(f"{type(func).__name__} may hold modules that cannot be exchanged")
         mine: Any = copy.copy(func)
         inside = func.wrapped_callables()

@@ -91,7 +91,7 @@ def rows_run(learn, call):
 
 
 def test_A8_3_n_steps_is_the_number_of_steps(captum, picture):
-    counts = [rows_run(captum.learn, lambda n=n: captum.visualize(picture, n_steps=n)) for n in (7, 27)]
+    counts = [rows_run(captum.learn, lambda n=n: captum.visualize(picture, n_steps=n)) for n in (17, 37)]
     assert counts[1] - counts[0] == 20
     counts = [
         rows_run(captum.learn, lambda n=n: captum.visualize(picture, "NT", n_steps=n, nt_samples=3)) for n in (5, 15)
