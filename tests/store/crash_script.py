@@ -72,10 +72,22 @@ def await_all(workers: list[int]) -> None:
     assert codes == [0] * len(workers), codes
 
 
-def kill(path: Path, moment: float, both: bool) -> bool:
-    """Two processes, both or the first killed after so many seconds; whether the kill hit one at work."""
+def done(path: Path) -> int:
+    """Units that are finished."""
+    return len(list((path / "parts").glob("part-*")))
+
+
+def kill(path: Path, units: int, delay: float, both: bool) -> bool:
+    """Two processes, both or the first killed when so many units are done and so many seconds have passed.
+
+    Units and not seconds alone, so that early and late moments are met on a machine of any speed. Returns whether the
+    kill hit one at work.
+    """
     workers = [start(explain, path, rank, 2) for rank in range(2)]
-    time.sleep(moment)
+    last = time.perf_counter() + 60
+    while done(path) < units and time.perf_counter() < last:
+        time.sleep(0.001)
+    time.sleep(delay)
     for pid in workers if both else workers[:1]:
         os.kill(pid, signal.SIGKILL)
     codes = [os.waitpid(pid, 0)[1] for pid in workers]
@@ -117,15 +129,15 @@ def main(folder: Path, kills: int) -> None:
     landed, runs, moments, finished_with = 0, 0, [], []
     while landed < kills:
         path, resumes = folder / f"run{runs}", 0
-        while landed < kills and resumes < 4:
-            moment = draw.uniform(0.02, seconds)
+        while landed < kills and resumes < 4 and done(path) < done(whole):
+            units = draw.randint(done(path), done(whole) - 1)
+            delay = draw.uniform(0, seconds / done(whole))
             both = draw.random() < 0.7
-            if not kill(path, moment, both):
+            if not kill(path, units, delay, both):
                 seconds *= 0.8  # it was over before: the machine has become faster
                 break
             landed, resumes = landed + 1, resumes + 1
-            done = len(list((path / "parts").glob("part-*"))) if (path / "parts").exists() else 0
-            moments.append([round(moment, 3), "both" if both else "one", done])
+            moments.append([round(delay, 3), "both" if both else "one", done(path)])
         world_size = draw.choice([1, 3])
         finish(path, world_size)
         await_all([start(compare, path, whole)])
