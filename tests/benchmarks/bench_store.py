@@ -1,6 +1,6 @@
 """Throughput of data-set runs on one process and on two, each with one thread: pictures per hour.
 
-Run: make bench PYTEST_ARGS="-k store -s"   (under two minutes on two idle cores)
+Run: make bench PYTEST_ARGS="-k store -s"   (two minutes on two idle cores)
 """
 
 from __future__ import annotations
