@@ -42,18 +42,20 @@ class Runs:
 
 @dataclass
 class Result:
-    """What came of a workload; seconds per round, ratios Captum / here."""
+    """What came of a workload; seconds per round (of the clock and of all threads), ratios Captum / here."""
 
     name: str
     device: str
     best: str
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    cpu_seconds: dict[str, list[float]] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
     swept: dict[str, float] = field(default_factory=dict)
 
-    def ratios(self, of: str) -> list[float]:
+    def ratios(self, of: str, *, cpu: bool = False) -> list[float]:
         """Seconds of a variant over ours, round by round."""
-        return [a / b for a, b in zip(self.seconds.get(of, []), self.seconds["ours"])]
+        seconds = self.cpu_seconds if cpu else self.seconds
+        return [a / b for a, b in zip(seconds.get(of, []), seconds["ours"])]
 
     def line(self) -> str:
         """One row of the table."""
@@ -63,18 +65,19 @@ class Result:
                 label = f"best ({self.best})" if of == "best" else of
                 cells.append(
                     f"{label} {statistics.median(self.seconds[of]):.2f} s, ratio {statistics.median(ratios):.2f} "
-                    f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} rounds), maps differ by "
+                    f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} rounds; of CPU time "
+                    f"{statistics.median(self.ratios(of, cpu=True)):.2f}), maps differ by "
                     f"{self.differences[of]:.1e}"
                 )
         return "; ".join(cells)
 
 
-def timed(run: Run) -> tuple[float, Tensor]:
-    """Seconds and map of one run; a map on the CPU has waited for the device."""
+def timed(run: Run) -> tuple[float, float, Tensor]:
+    """Seconds of the clock, CPU seconds and map of one run; a map on the CPU has waited for the device."""
     gc.collect()
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
     result = run().detach().cpu()
-    return time.perf_counter() - begin, result
+    return time.perf_counter() - begin, time.process_time() - cpu_begin, result
 
 
 def compare(name: str, runs: Runs, *, rounds: int = 5, limit: float = 3600.0, cold: bool = False) -> Result:
@@ -90,14 +93,16 @@ def compare(name: str, runs: Runs, *, rounds: int = 5, limit: float = 3600.0, co
     several = len(runs.settings) > 1
     swept = {label: timed(run)[0] if several else 0.0 for label, run in runs.settings.items()}
     best = min(swept, key=swept.__getitem__)
-    result = Result(name, device, best, {"ours": [], "best": [], "default": []}, {}, swept)
+    result = Result(name, device, best, *({"ours": [], "best": [], "default": []} for _ in range(2)), {}, swept)
     for k in range(rounds):
         variants: list[tuple[str, Run]] = [("best", runs.settings[best]), ("ours", runs.ours)]
         if runs.default is not None and k < runs.default_rounds:
             variants.insert(0, ("default", runs.default))
         for label, run in variants:
-            seconds, maps[label] = timed(run)
+            seconds, cpu_seconds, maps[label] = timed(run)
             result.seconds[label].append(seconds)
+            result.cpu_seconds[label].append(cpu_seconds)
+            print(f"{name} round {k + 1}: {label} {seconds:.2f} s, CPU {cpu_seconds:.2f} s", file=sys.stderr, flush=True)
         if time.perf_counter() - begin > limit:
             break
     for label in ("default", "best"):
