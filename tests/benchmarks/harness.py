@@ -102,7 +102,9 @@ def compare(name: str, runs: Runs, *, rounds: int = 5, limit: float = 3600.0, co
             seconds, cpu_seconds, maps[label] = timed(run)
             result.seconds[label].append(seconds)
             result.cpu_seconds[label].append(cpu_seconds)
-            print(f"{name} round {k + 1}: {label} {seconds:.2f} s, CPU {cpu_seconds:.2f} s", file=sys.stderr, flush=True)
+            print(
+                f"{name} round {k + 1}: {label} {seconds:.2f} s, CPU {cpu_seconds:.2f} s", file=sys.stderr, flush=True
+            )
         if time.perf_counter() - begin > limit:
             break
     for label in ("default", "best"):
