@@ -147,13 +147,18 @@ def perturb(
     n = inputs[0].shape[0]
     explicit = perturbations_per_eval > 1
     size = chunk or (perturbations_per_eval * n if explicit else max(n, auto_chunk(list(inputs))))
-    clean = clean_scores(forward, inputs, size)
+    # The unperturbed pass of one sample gives its score as well.
+    incremental = Incremental.of(forward, inputs, baselines, features) if n == 1 else None
+    clean = clean_scores(forward, inputs, size) if incremental is None else incremental.clean(0)
     per_row = clean.ndim > 0 and clean.shape[0] == n
     note(score=clean if clean.ndim == 1 and per_row else None)
     try:
         if per_row:
-            clean, explicit_size = clean.reshape(n, -1), explicit or chunk is not None
-            return _loop(forward, inputs, baselines, features, clean, size, progress, what, explicit=explicit_size)
+            if n > 1:
+                incremental = Incremental.of(forward, inputs, baselines, features)
+            rows = size if incremental is None or explicit or chunk is not None else incremental.chunk
+            clean = clean.reshape(n, -1)
+            return _loop(forward, inputs, baselines, features, clean, rows, progress, what, incremental=incremental)
     except _MergesBatch:
         pass
     if explicit:
@@ -174,12 +179,11 @@ def _loop(
     progress: bool | None,
     what: str,
     merged: bool = False,
-    explicit: bool = False,
+    incremental: Incremental | None = None,
 ) -> list[Tensor]:
     n, device = inputs[0].shape[0], inputs[0].device
     dtype = accumulation_dtype(clean.dtype) if clean.is_floating_point() else torch.get_default_dtype()
     credit = _Credit(inputs, clean.shape[0], clean.shape[1], dtype, features.counts_overlap)
-    incremental = None if merged else Incremental.of(forward, inputs, baselines, features)
     if incremental is None:
         forward, _ = planned(forward, inputs, rows=n * len(features), chunk=size)
 
@@ -208,7 +212,7 @@ def _loop(
             raise _MergesBatch
         return out.reshape(stop - start, -1)
 
-    step, size = (n, size) if incremental is None else (1, size if explicit else incremental.chunk)
+    step = n if incremental is None else 1
     with progress_bar(len(features) * n, what, progress) as bar, incremental or contextlib.nullcontext():
         for start, stop, out in chunks(len(features) * n, size, work, step=step, bar=bar):
             for k, lo, hi, at in parts(start, stop):

@@ -12,7 +12,7 @@ plain engine.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,15 +23,17 @@ from torch import Tensor, nn
 from ..accelerate import enabled
 from ..forward import Forward, select_output
 from ..guard import preserved_rng
+from ..scope import remembered
 from .boxes import Boxes
 from .change import Change
 from .plan import Plan, Reference
 from .regions import Span
 from .run import Rows
-from .trace import trace
+from .trace import is_plain, trace
 
 MIN_FEATURES = 8  # fewer perturbations than this do not pay for the preparation,
 MIN_ELEMENTS = 10**6  # nor do fewer elements of perturbed inputs (a hundred pictures of 64 x 64 pixels),
+MIN_ELEMENTS_CUDA = 5 * 10**7  # (there so many pass before the preparation is over)
 MIN_PRODUCTS = 5 * 10**8  # or fewer multiplications in all
 MIN_GAIN = 1.15  # multiplications of the plain model over those done
 MANY = 200  # features from which two are compared with the plain model, not one
@@ -39,11 +41,29 @@ PIECE = 16  # rows run together by one thread
 _DTYPES = (torch.float32, torch.float64)
 
 
+def plan_of(model: nn.Module, x: Tensor) -> tuple[Plan, Reference] | None:
+    """The plan of a model, remembered while it is frozen, and the pass of a sample x (1, C, H, W)."""
+    if not is_plain(model):
+        return None
+    memory = remembered()
+    weights = tuple((id(p), p._version) for p in model.parameters() if not p.is_inference())
+    key = ("incremental", id(model), weights, x.shape, x.dtype, x.device)
+    with torch.inference_mode():
+        if key in memory:
+            plan = memory[key][1]
+            return None if plan is None else (plan, Reference.of(plan, x))
+        traced = trace(model)
+        found = None if traced is None else Plan.of(traced, x)
+    memory[key] = (model, None if found is None else found[0])  # with the model, so that its identity stays its own
+    return found
+
+
 class Incremental:
     """Scores of perturbations of one picture after the other.
 
     Args:
         plan: the traced model.
+        first: the unperturbed pass of the first sample.
         forward: what selects the scores.
         x: the input (N, C, H, W).
         boxes: where the features lie and what they are replaced by.
@@ -53,11 +73,12 @@ class Incremental:
         chunk: rows that one call should get.
     """
 
-    def __init__(self, plan: Plan, forward: Forward, x: Tensor, boxes: Boxes):
+    def __init__(self, plan: Plan, first: Reference, forward: Forward, x: Tensor, boxes: Boxes):
         self.plan, self.forward, self.boxes, self._x = plan, forward, boxes, x
         self.order = boxes.order()
-        self._reference: tuple[int, Reference] | None = (0, plan.first)
+        self._reference: tuple[int, Reference] | None = (0, first)
         self._clean: dict[int, Tensor] = {}
+        self._known: dict[int, Tensor] = {}  # outputs of the first features that were run, of sample 0
         self._threads = torch.get_num_threads() if x.device.type == "cpu" else 1
         self._pool: ThreadPoolExecutor | None = None
         self.chunk = PIECE * self._threads * (2 if self._threads > 1 else 1)
@@ -75,38 +96,45 @@ class Incremental:
             and not forward.kwargs
             and isinstance(forward.func, nn.Module)
             and len(features) >= MIN_FEATURES
-            and len(features) * x.numel() >= MIN_ELEMENTS
+            and len(features) * x.numel() >= (MIN_ELEMENTS_CUDA if x.device.type == "cuda" else MIN_ELEMENTS)
             and not torch.is_autocast_enabled(x.device.type)
             and any(isinstance(m, nn.Conv2d) for m in forward.func.modules())
         ):
             return None
         boxes = Boxes.of(x, baselines, features)
-        traced = trace(forward.func) if boxes is not None else None
-        if boxes is None or traced is None:
+        if boxes is None:
             return None
         try:
             with preserved_rng():
-                with torch.inference_mode():
-                    made = cls(Plan(traced, x[:1]), forward, x, boxes)
+                found = plan_of(forward.func, x[:1])
+                if found is None:
+                    return None
+                made = cls(*found, forward, x, boxes)
                 return made if made._agrees() else None
         except Exception:  # whatever a model may raise when it is called piece by piece
             return None
 
     def _agrees(self) -> bool:
         """Whether it pays, and a few perturbations of the first sample give what the model gives."""
-        chosen = [self.order[len(self.order) // 2], self.order[0]][: 1 if len(self.order) < MANY else 2]
+        chosen = [self.order[len(self.order) // 2], self.order[0]]
         with torch.inference_mode():
             if not self._of(0).finite():
                 return False
             rows = self.rows(0, chosen)
             made = select_output(rows.output(), self.forward.output).clone()
+        if made.ndim == 0 or len(made) != len(chosen):  # a model that merges the batch
+            return False
+        self._known = dict(zip(chosen, made))
+        with torch.inference_mode():
             clean = select_output(self._of(0).output, self.forward.output).clone()
-        maps, rest = self._of(0).maps, self.plan.others
-        everything = sum(found.op.products(maps[n]) for n, found in self.plan.matched.items()) + rest
+        rest = self.plan.others
+        everything = sum(self.plan.products.values()) + rest
         if everything * len(self.order) * len(self._x) < MIN_PRODUCTS:
             return False
         if everything * len(chosen) < MIN_GAIN * (sum(rows.products.values()) + rest * len(chosen)):
             return False
+        if len(self.order) < MANY:
+            chosen, made = chosen[:1], made[:1]
         with torch.no_grad():
             same = torch.zeros(len(chosen), dtype=torch.long, device=self._x.device)
             truth = self.forward.raw([torch.cat([self.boxes.perturbed(k, 0) for k in chosen])], same)
@@ -145,7 +173,7 @@ class Incremental:
         parts: list[Tensor] = []
         for sample, group in itertools.groupby(rows, key=lambda row: row[1]):
             self.clean(sample)
-            parts += self._outputs(sample, [k for k, *_ in group])
+            parts.append(self._outputs(sample, [k for k, *_ in group]))
         # Ordinary tensors again: a target may do with them as it likes.
         return self.forward.select(
             torch.cat(parts).clone(), torch.tensor([s for _, s, _ in rows], device=self._x.device)
@@ -159,7 +187,9 @@ class Incremental:
             self._clean[sample] = self.forward.select(output.clone(), torch.tensor([sample], device=self._x.device))
         return self._clean[sample]
 
-    def _outputs(self, sample: int, features: Sequence[int]) -> list[Tensor]:
+    def _outputs(self, sample: int, features: Sequence[int]) -> Tensor:
+        known = self._known if sample == 0 else {}
+        todo = [k for k in features if k not in known]
         with torch.inference_mode():
             self._of(sample)
 
@@ -167,8 +197,14 @@ class Incremental:
             with torch.inference_mode():
                 return select_output(self.rows(sample, piece).output(), self.forward.output)
 
-        size = min(PIECE, -(-len(features) // self._threads))
-        pieces = [features[i : i + size] for i in range(0, len(features), size)]
+        size = max(1, min(PIECE, -(-len(todo) // self._threads)))
+        made = self._run_all(run, [todo[i : i + size] for i in range(0, len(todo), size)])
+        if len(todo) == len(features):
+            return torch.cat(made)
+        fresh = iter([row for part in made for row in part])
+        return torch.stack([known[k] if k in known else next(fresh) for k in features])
+
+    def _run_all(self, run: Callable[[Sequence[int]], Tensor], pieces: Sequence[Sequence[int]]) -> list[Tensor]:
         if self._threads == 1:
             return [run(piece) for piece in pieces]
         if self._pool is None:

@@ -81,7 +81,7 @@ class Conv(Op):
     def scaled(self, scale: Tensor, shift: Tensor) -> Conv:
         """This convolution with a channel-wise affine map behind it."""
         dtype = self.weight.dtype
-        weight = (self.weight.double() * scale.double().view(-1, 1, 1, 1)).to(dtype)
+        weight = self.weight * scale.to(dtype).view(-1, 1, 1, 1)
         bias = shift.double() + (0 if self.bias is None else self.bias.double() * scale.double())
         return Conv(weight, bias.to(dtype), self.stride, self.padding, self.dilation, self.groups)
 

@@ -14,31 +14,27 @@ from .trace import depends_on_input
 
 
 class Plan:
-    """The operations of a model, and which calls of the graph only the model itself can answer.
-
-    Args:
-        traced: from `trace`.
-        x: the first sample (1, C, H, W), which shows the shapes.
+    """The operations of a model, and which calls of the graph only the model itself can answer. Made by `of`.
 
     Attributes:
-        first: the pass of that sample.
+        products: multiplications of each operation in the plain model, per picture.
+        others: those in calls that are left to the model, estimated from their weights.
     """
 
-    def __init__(self, traced: fx.GraphModule, x: Tensor):
+    def __init__(self, traced: fx.GraphModule):
         self.nodes: list[fx.Node] = list(traced.graph.nodes)
         self.modules: dict[str, nn.Module] = dict(traced.named_modules())
         self.traced = traced
         self.dynamic = depends_on_input(traced.graph)
         self.constants: dict[fx.Node, Any] = {}
-        self.others = 0.0  # multiplications in calls that are left to the model, estimated from their weights
+        self.products: dict[fx.Node, float] = {}
+        self.others = 0.0
         self.matched: dict[fx.Node, Matched] = {}
         self.layouts: dict[fx.Node, str] = {}
+        self.pays: set[fx.Node] = set()
         for module in self.modules.values():
             if getattr(module, "inplace", False) is True:
                 module.inplace = False  # type: ignore[assignment]
-        self.first = self._match(x)
-        self._fold()
-        self.pays = self._before_fast_convolutions()
         last_use: dict[fx.Node, fx.Node] = {}
         for node in self.nodes:
             for source in node.all_input_nodes:
@@ -46,6 +42,16 @@ class Plan:
         self.done_after: dict[fx.Node, list[fx.Node]] = {}
         for source, node in last_use.items():
             self.done_after.setdefault(node, []).append(source)
+
+    @classmethod
+    def of(cls, traced: fx.GraphModule, x: Tensor) -> tuple[Plan, Reference]:
+        """The plan of a traced model, and the pass of a sample x (1, C, H, W), which shows it the shapes."""
+        plan = cls(traced)
+        reference = plan._match(x)
+        plan._fold(reference)
+        plan.pays = plan._before_fast_convolutions()
+        plan.products = {node: found.op.products(reference.maps[node]) for node, found in plan.matched.items()}
+        return plan, reference
 
     def _match(self, x: Tensor) -> Reference:
         values: dict[fx.Node, Any] = {}
@@ -78,13 +84,13 @@ class Plan:
         maps = {node: Map(as_map(values[node], layout)[0]) for node, layout in self.layouts.items()}
         return Reference(maps, output)
 
-    def _fold(self) -> None:
+    def _fold(self, first: Reference) -> None:
         for node, found in self.matched.items():
             after = self.matched.get(next(iter(node.users))) if len(node.users) == 1 else None
             if isinstance(found.op, Conv) and after and isinstance(after.op, Pointwise) and after.op.affine:
                 found.op = found.op.scaled(*after.op.affine)
                 after.op = Same(lambda t: t)
-                self.first.maps[node] = self.first.maps[next(iter(node.users))]
+                first.maps[node] = first.maps[next(iter(node.users))]
 
     def _before_fast_convolutions(self) -> set[fx.Node]:
         """Nodes where a change of the whole map still pays: a convolution that is cheaper on changes comes later."""

@@ -50,8 +50,8 @@ def occlusion_cost(model: nn.Module, shape: tuple[int, int, int], window: int, s
     if boxes is None:
         return None
     with torch.inference_mode():
-        plan = Plan(traced, x)
-        incremental = Incremental(plan, Forward(model, 1), x, boxes)
+        plan, first = Plan.of(traced, x)
+        incremental = Incremental(plan, first, Forward(model, 1), x, boxes)
         done: dict[str, float] = defaultdict(float)
         for start in range(0, len(features), PIECE):
             rows = incremental.rows(0, incremental.order[start : start + PIECE])
@@ -59,5 +59,5 @@ def occlusion_cost(model: nn.Module, shape: tuple[int, int, int], window: int, s
             for node, products in rows.products.items():
                 done[str(node.name)] += products / len(features)
     left = [Cost("calls left to the model", plan.others, plan.others)] if plan.others else []
-    plain = {str(n.name): found.op.products(plan.first.maps[n]) for n, found in plan.matched.items()}
+    plain = {str(n.name): full for n, full in plan.products.items()}
     return [Cost(name, full, done[name]) for name, full in plain.items() if full] + left

@@ -30,8 +30,7 @@ class _Tracer(fx.Tracer):
 
 def trace(model: nn.Module) -> fx.GraphModule | None:
     """The graph over a private view of an evaluated model; None where it has hooks or cannot be traced."""
-    modules = list(model.modules())
-    if any(getattr(_hooks, name, None) for name in _GLOBAL_HOOKS) or any(_resists(m) for m in modules):
+    if not is_plain(model):
         return None
     try:
         view = _view(model)
@@ -42,6 +41,12 @@ def trace(model: nn.Module) -> fx.GraphModule | None:
     if _mutates_what_is_used_again(graph, dict(view.named_modules())):
         return None
     return fx.GraphModule(view, graph)
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether a model is evaluated, and nothing but its modules' classes says what they do: no hooks, no scripts."""
+    hooked = any(getattr(_hooks, name, None) for name in _GLOBAL_HOOKS)
+    return not hooked and not any(_resists(m) for m in model.modules())
 
 
 def _resists(m: nn.Module) -> bool:
