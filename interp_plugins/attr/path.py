@@ -145,19 +145,21 @@ def _from_stem(
     n, targets = x.shape[0], forward.target.count
     with torch.no_grad():
         held = 2 * (1 + targets) * behind.encode(x[:1]).nbytes  # ends, sums and cotangents of a sample
-    group = max(1, min(n, _STEM_BYTES // held))
-    parts = []
-    for first in range(0, n, group):
-        rows = torch.arange(first, min(n, first + group), device=x.device)
-        start, stop = first, first + len(rows)
+    # No more samples than a chunk has rows: then what is held follows the chunk, and a chunk is one step of a group.
+    most = max(1, min(size, _STEM_BYTES // held))
+    group = -(-n // -(-n // most))  # groups of equal size
+    grads = x.new_empty(n * targets, *x.shape[1:])
+    for start in range(0, n, group):
+        stop = min(n, start + group)
+        rows = torch.arange(start, stop, device=x.device)
         with torch.no_grad():
             ends = [behind.encode(t[start:stop]) for t in (x, baseline)]
         mine = forward if len(rows) == n else forward.of_rows(rows)
         places = None if offsets is None else offsets[start:stop]
         (summed,), _ = _along(mine, ends[:1], ends[1:], rule, places, None, size, bar)
         (ends_x,) = repeated([x[start:stop]], targets)
-        parts.append(behind.pull_back(ends_x, summed.to(x.dtype)))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        grads[start * targets : stop * targets] = behind.pull_back(ends_x, summed.to(x.dtype))
+    return grads
 
 
 def _along(

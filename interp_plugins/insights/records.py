@@ -8,7 +8,6 @@ off by at most 0.8 % of the limit. Colour map, clipping and blending are the pag
 from __future__ import annotations
 
 import base64
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,10 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
-from interp_plugins.core.spec import InputSpec
 from interp_plugins.viz import colour
 from interp_plugins.viz.facts import baseline_text, params_text
 from interp_plugins.viz.figure import data_uri, new_figure, png_of_figure
+from interp_plugins.viz.inputs import Part, apart
 from interp_plugins.viz.medium import attribution_medium, input_medium, is_signed, panel
 from interp_plugins.viz.scale import Scale, ScaleRule, finite
 from interp_plugins.viz.titles import method_title
@@ -86,32 +85,6 @@ def input_record(exp: Explanation, i: int) -> dict[str, Any]:
     return {"view": "image", "src": data_uri(png), "wide": input_medium(exp).name in _DRAWN}
 
 
-def by_input(exp: Explanation, names: Sequence[str] | None = None) -> list[tuple[Explanation, float | None]]:
-    """An explanation of several inputs as one per input, titled with the input's name, and its share of |attribution|.
-
-    Args:
-        exp: the explanation; with one input it is returned as it is, without a share.
-        names: a name per input; None: their numbers.
-    """
-    if not isinstance(exp.attributions, tuple) or len(exp.attributions) == 1:
-        return [(exp, None)]
-    inputs = exp.inputs if isinstance(exp.inputs, tuple) else (exp.inputs,) * len(exp.attributions)
-    sizes = [float(a.detach().double().abs().sum()) for a in exp.attributions]
-    total = sum(sizes)
-    parts: list[tuple[Explanation, float | None]] = []
-    for k, (a, x) in enumerate(zip(exp.attributions, inputs)):
-        name = names[k] if names is not None and k < len(names) else f"input {k + 1}"
-        changes: dict[str, Any] = {
-            "spec": exp.spec if k == 0 else InputSpec.guess(x, vocab=exp.spec.vocab),
-            "title": f"{method_title(exp)}, {name}",
-            "baselines": exp.baselines[k] if isinstance(exp.baselines, tuple) and k < len(exp.baselines) else None,
-            "tokens": exp.tokens if k == 0 else None,
-        }
-        part = dataclasses.replace(exp, attributions=a, inputs=x, **changes)
-        parts.append((part, sizes[k] / total if total else None))
-    return parts
-
-
 def made_records(made: Made, key: int, names: Sequence[str] | None, call: str) -> list[dict[str, Any]]:
     """The records of an explanation of one sample, one per input.
 
@@ -122,8 +95,15 @@ def made_records(made: Made, key: int, names: Sequence[str] | None, call: str) -
         call: the call that made it, up to the samples: "explain(model, inputs[[3]]".
     """
     shared = {"key": key, "model": made.model, "curves": made.curves, "code": code(made.exp, call)}
-    parts = by_input(made.exp, names)
-    return [{**map_record(part, 0, made.signed), **shared, "share": number(share)} for part, share in parts]
+    return [{**_part_record(made, part), **shared} for part in apart(made.exp, names)]
+
+
+def _part_record(made: Made, part: Part) -> dict[str, Any]:
+    """One input's record, titled with its name, and its share of the sum of |attribution| over all inputs."""
+    record = map_record(part.exp, 0, made.signed)
+    if not part.name:
+        return {**record, "share": None}
+    return {**record, "title": f"{record['title']}, {part.name}", "share": number(part.shares[0])}
 
 
 def code(exp: Explanation, call: str) -> str:

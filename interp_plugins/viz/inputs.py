@@ -44,28 +44,44 @@ def has_several(exp: Explanation) -> bool:
 def by_input(exp: Explanation) -> list[Part]:
     """The explanation's inputs one by one; an explanation of one input is returned as it is.
 
-    Each gets its own spec (`InputSpec.of_input`). Tokens go to the first input that is a text, values to the first that
-    is a table.
+    Each gets its own spec (`InputSpec.of_input`). Tokens go to the first input that is a text (the first of all where
+    none is), values to the first that is a table.
     """
-    if not has_several(exp):
-        return [Part(exp, "", np.ones(len(exp)), _sum(exp.attributions, False))]
-    assert isinstance(exp.attributions, tuple) and isinstance(exp.inputs, tuple)
-    specs = [exp.spec.of_input(k, x) for k, x in enumerate(exp.inputs)]
+    return apart(exp) if has_several(exp) else [_whole(exp)]
+
+
+def apart(exp: Explanation, names: Sequence[str] | None = None) -> list[Part]:
+    """All maps one by one, also those of pictures that `by_input` leaves together; a single map as it is.
+
+    Args:
+        exp: the explanation.
+        names: a name per input; None, or too few: the spec's names, else the inputs' numbers.
+    """
+    if not isinstance(exp.attributions, tuple) or len(exp.attributions) == 1:
+        return [_whole(exp)]
+    several = isinstance(exp.inputs, tuple) and len(exp.inputs) == len(exp.attributions)
+    xs = exp.inputs if isinstance(exp.inputs, tuple) and several else (exp.input,) * len(exp.attributions)
+    specs = [exp.spec.of_input(k, x) for k, x in enumerate(xs)]
+    given_names = [*(names or ()), *(spec.name for spec in specs[len(names or ()) :])]
     sizes = np.stack([_sum(a, True) for a in exp.attributions])
     total = sizes.sum(0)
     shares = np.divide(sizes, total, out=np.full_like(sizes, np.nan), where=total > 0)
-    parts, given = [], {"tokens": exp.tokens, "values": exp.values}
-    for k, (a, x, spec) in enumerate(zip(exp.attributions, exp.inputs, specs, strict=True)):
-        owner = {"text": "tokens", "tabular": "values"}.get(spec.kind)
-        own = {name: given[name] if name == owner else None for name in ("tokens", "values")}
-        if owner is not None:
-            given[owner] = None
+    kinds = [spec.kind for spec in specs]
+    first = {kind: k for k, kind in reversed(list(enumerate(kinds)))}
+    owners = {"tokens": first.get("text", 0), "values": first.get("tabular")}
+    parts = []
+    for k, (a, x, spec) in enumerate(zip(exp.attributions, xs, specs, strict=True)):
+        own = {name: getattr(exp, name) if owner == k else None for name, owner in owners.items()}
         base = exp.baselines[k] if isinstance(exp.baselines, tuple) and k < len(exp.baselines) else None
         region = exp.region if k == 0 else None
         changes: dict[str, Any] = {**own, "baselines": base, "spec": spec, "region": region}
         part = replace(exp, attributions=a, inputs=x, **changes)
-        parts.append(Part(part, spec.name or f"input {k + 1}", shares[k], _sum(a, False)))
+        parts.append(Part(part, given_names[k] or f"input {k + 1}", shares[k], _sum(a, False)))
     return parts
+
+
+def _whole(exp: Explanation) -> Part:
+    return Part(exp, "", np.ones(len(exp)), _sum(exp.attributions, False))
 
 
 def choose(exp: Explanation, which: int | str) -> Part:

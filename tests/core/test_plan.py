@@ -22,6 +22,7 @@ from interp_plugins.attr import (
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.plan import _plan
+from interp_plugins.core.plan.view import View
 from interp_plugins.core.site import Layer
 from interp_plugins.core.target import as_target
 
@@ -139,6 +140,7 @@ def test_maps_equal_the_plain_engine_in_float64(problem: tuple[nn.Module, Tensor
     runs: dict[str, Callable[[], Tensor]] = {
         "ig": lambda: IntegratedGradients(net).attribute(x, target=[0, 1, 2], n_steps=20),
         "ig, chunks": lambda: IntegratedGradients(net).attribute(x, x * 0.1, [0, 1, 2], internal_batch_size=7),
+        "ig, groups": lambda: IntegratedGradients(net).attribute(x, target=[0, 1, 2], n_steps=6, internal_batch_size=2),
         "ig, tol": lambda: IntegratedGradients(net).attribute(x, x * 0.1 + 0.1, target=1, tol=0.05),
         "tunnel": lambda: NoiseTunnel(IntegratedGradients(net)).attribute(x, target=1, n_steps=5, seed=0),
         "ablation": lambda: FeatureAblation(net).attribute(x, target=1),
@@ -236,6 +238,22 @@ def test_a_model_that_cannot_be_exchanged_is_not_viewed() -> None:
         torch.testing.assert_close(found, plain)
 
 
+def test_a_view_has_containers_and_unregistered_modules_of_its_own() -> None:
+    class Hoarding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 3)
+            self.seen: dict[str, int] = {}
+            self.aside = [nn.Linear(6, 3)]  # in no list of modules that torch knows
+
+    net = Hoarding()
+    mine = View().module(net)
+    mine.seen["once"] = 1
+    assert net.seen == {} and mine.aside[0] is not net.aside[0] and mine.aside[0].weight is net.aside[0].weight
+    mine.fc.register_forward_hook(lambda *_: None)
+    assert not net.fc._forward_hooks
+
+
 def test_what_cannot_be_viewed_or_does_not_agree_runs_as_it_is() -> None:
     net, x = trained(mlp()), torch.randn(2, 6)
     assert plan_of(lambda t: net(t), x) is None
@@ -323,6 +341,15 @@ def test_a_layer_called_again_behind_itself_is_not_replayed_wrongly() -> None:
         site = Layer(net.inner, call=call)
         fast, plain = both(lambda site=site: LayerIntegratedGradients(net, site).attribute(x, target=1))
         assert torch.allclose(fast, plain, rtol=1e-9, atol=1e-12) and float(plain.abs().max()) > 0
+
+
+def test_groups_of_samples_keep_several_targets_apart() -> None:
+    torch.manual_seed(0)
+    net, x = trained(mlp()).double(), torch.randn(5, 6, dtype=torch.float64)
+    many = explain(net, x, "ig", target=[0, 2], batch_size=2, n_steps=8)
+    for exp, target in zip(many, (0, 2), strict=True):
+        (alone,) = explain(net, x, "ig", target=target, n_steps=8, accelerate=False)
+        torch.testing.assert_close(exp.attributions, alone.attributions)
 
 
 def test_explain_switches_it_off_too() -> None:

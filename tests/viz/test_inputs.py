@@ -11,7 +11,7 @@ from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.explanation import Explanations as Exps
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.viz import input_shares, show
-from interp_plugins.viz.inputs import by_input
+from interp_plugins.viz.inputs import apart, by_input
 
 SPEC = InputSpec("image", name="picture", others=(InputSpec("text", name="question"),))
 
@@ -38,6 +38,15 @@ def test_without_a_spec_further_inputs_are_guessed() -> None:
     assert [part.name for part in by_input(exp)] == ["input 1", "input 2"]
     assert [part.exp.spec.kind for part in by_input(exp)] == ["generic", "series"]
     exp.plot()
+
+
+def test_a_pair_of_pictures_is_one_picture_unless_it_is_taken_apart() -> None:
+    maps = (torch.full((1, 3, 4, 4), 0.25), torch.full((1, 3, 4, 4), -0.75))
+    exp = Explanation(maps, (torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4)), "ig", spec=InputSpec("image"))
+    assert [part.name for part in by_input(exp)] == [""]
+    left, right = apart(exp, names=["left"])
+    assert (left.name, right.name) == ("left", "input 2")
+    assert (left.shares[0], right.shares[0]) == (0.25, 0.75) and right.exp.attributions is maps[1]
 
 
 def test_a_grid_has_a_row_per_input() -> None:

@@ -1,17 +1,18 @@
 """The model as a graph of calls, traced by torch.fx through a private view of its modules.
 
-The view shares the weights and nothing else: its modules have dictionaries of their own, so whatever a forward sets,
-counts or appends on `self` while it is traced (or run on intermediate values later) stays out of the user's model.
+So whatever a forward sets, counts or appends on `self` while it is traced (or run on intermediate values later) stays
+out of the user's model.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import fx, nn
 from torch.nn.modules import module as _hooks
 from torch.nn.modules.lazy import LazyModuleMixin
+
+from ..plan.view import View
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
@@ -33,10 +34,10 @@ def trace(model: nn.Module) -> fx.GraphModule | None:
     if not is_plain(model):
         return None
     try:
-        view = _view(model)
+        view = View().module(model)
         tracer = _Tracer()
         graph = tracer.trace(view)
-    except Exception:  # control flow, functions that need values, whatever a forward may raise on proxies
+    except Exception:  # no view, control flow, functions that need values, whatever a forward may raise on proxies
         return None
     if _mutates_what_is_used_again(graph, dict(view.named_modules())):
         return None
@@ -54,35 +55,9 @@ def _resists(m: nn.Module) -> bool:
         m.training
         or "forward" in vars(m)
         or "__call__" in vars(m)
-        or hasattr(type(m), "__del__")  # of a copy that goes
-        or isinstance(m, (LazyModuleMixin, torch.jit.ScriptModule, nn.DataParallel))
+        or isinstance(m, LazyModuleMixin)
         or any(getattr(m, name, None) for name in _HOOKS)
     )
-
-
-def _view(model: nn.Module) -> nn.Module:
-    copies: dict[int, nn.Module] = {}
-
-    def copy(m: nn.Module) -> nn.Module:
-        if id(m) in copies:
-            return copies[id(m)]
-        new = copies[id(m)] = m.__class__.__new__(m.__class__)
-        held = {name: value.copy() if type(value) in (dict, list, set) else value for name, value in vars(m).items()}
-        new.__dict__.update(held)
-        for name in ("_parameters", "_buffers", "_modules"):
-            new.__dict__[name] = vars(m)[name].copy()
-        for name, child in m._modules.items():
-            if child is not None:
-                new._modules[name] = copy(child)
-        # Modules that also stand in plain attributes or lists.
-        for name, value in held.items():
-            if isinstance(value, nn.Module):
-                new.__dict__[name] = copy(value)
-            elif type(value) is list:
-                new.__dict__[name] = [copy(v) if isinstance(v, nn.Module) else v for v in value]
-        return new
-
-    return copy(model)
 
 
 def _mutates_what_is_used_again(graph: fx.Graph, modules: dict[str, nn.Module]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 
 from ..site import Layer, Neuron
 
+_CONTAINERS = (dict, OrderedDict, list, set)  # what a forward may add to; torch keeps weights, children, hooks in them
 _KEPT_WHOLE = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
 
 
@@ -49,6 +51,11 @@ class View:
         self._modules[id(module)] = mine
         for name, child in module._modules.items():
             mine._modules[name] = self.module(child) if child is not None else None
+        for name, value in module.__dict__.items():  # modules that also stand in plain attributes or lists
+            if isinstance(value, nn.Module):
+                mine.__dict__[name] = self.module(value)
+            elif type(value) is list:
+                mine.__dict__[name] = [self.module(v) if isinstance(v, nn.Module) else v for v in value]
         return mine
 
     def of(self, func: Any) -> Callable[..., Any]:
@@ -86,11 +93,9 @@ class View:
 
 
 def shallow(module: nn.Module) -> nn.Module:
-    """A module object of its own around the same weights, buffers, hooks and children."""
+    """A module object of its own around the same weights, buffers, hooks and children, with containers of its own."""
     mine = module.__class__.__new__(module.__class__)
-    mine.__dict__ = dict(module.__dict__)
-    for held in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"):
-        mine.__dict__[held] = copy.copy(module.__dict__[held])
+    mine.__dict__ = {name: copy.copy(v) if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()}
     return mine
 
 
