@@ -48,6 +48,8 @@ class Attribution:
     reads_layer: bool = False
     # Whether a `core.several.Several` target is explained in shared passes; else `explain` runs once per target.
     shares_targets: bool = False
+    # Whether it does so with `tol` as well, where each target may need passes of its own.
+    shares_tolerance: bool = False
 
     @property
     def multiplies_by_inputs(self) -> bool:

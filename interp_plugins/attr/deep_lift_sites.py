@@ -41,6 +41,8 @@ class _Multiplying(InternalAttribution):
 class LayerDeepLift(_Multiplying, LayerAttribution, GradientAttribution):
     """DeepLIFT from the baseline's activation to the input's activation at a layer."""
 
+    shares_targets = True
+
     def has_convergence_delta(self) -> bool:
         """True."""
         return True
@@ -110,6 +112,8 @@ class LayerDeepLift(_Multiplying, LayerAttribution, GradientAttribution):
 @register("layer_deep_lift_shap", site="layer", baselines="distribution", title="Layer DeepLIFT SHAP")
 class LayerDeepLiftShap(_Multiplying, LayerAttribution, GradientAttribution):
     """DeepLIFT at a layer, averaged over a set of baselines in input space."""
+
+    shares_targets = True
 
     def has_convergence_delta(self) -> bool:
         """True."""

@@ -7,7 +7,8 @@ The primary and the layer variant are one loop: with a layer, the gradient and t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ..core.forward import Forward, gradients
 from ..core.plan import planned
 from ..core.random import make_generator
 from ..core.registry import register
-from ..core.several import repeated
+from ..core.several import Unsettled, each_target, repeated
 from ..core.site import Layer, run_and_read
 from ..core.tensors import accumulation_dtype, as_tuple, check_float, describe, like, own
 from .average import Average, Averages, Draws, report_reached, rounds
@@ -63,6 +64,50 @@ def baseline_pool(baselines: Any, inputs: Any, xs: Sequence[Tensor]) -> tuple[Te
     return tuple(pool)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The random numbers of some draws per sample, made before they are used; taken in place of a generator.
+
+    NoiseTunnel makes them copy by copy from its one stream of numbers, and then explains many copies in one call.
+
+    Attributes:
+        pick: which row of the baselines, (N, D).
+        alpha: the place on the path, (N, D).
+    """
+
+    pick: Tensor
+    alpha: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Drawn]) -> Drawn:
+        """For the samples of all parts, one part after the other."""
+        return cls(torch.cat([p.pick for p in parts]), torch.cat([p.alpha for p in parts]))
+
+    def at(self, rows: Tensor) -> Drawn:
+        """For these samples."""
+        return Drawn(*(t.index_select(0, rows.to(t.device)) for t in (self.pick, self.alpha)))
+
+
+class DrawsAhead:
+    """Methods on `expected_gradients`: their random numbers can be drawn before they run."""
+
+    def draws_ahead(
+        self, baselines: Any, n_samples: int = 5, **kwargs: Any
+    ) -> Callable[[torch.Generator, int, torch.dtype], Drawn]:
+        """A function (generator, samples, dtype) -> `Drawn`: what `attribute` would draw of that generator.
+
+        The baselines are tensors; the other arguments are those of `attribute`, without noise of its own.
+        """
+        size = len(as_tuple(baselines)[0])
+        check_chunk("n_samples", n_samples)
+
+        def draw(generator: torch.Generator, samples: int, dtype: torch.dtype) -> Drawn:
+            made = [_places(samples, size, dtype, generator) for _ in range(n_samples)]
+            return Drawn(*(torch.stack(column, 1) for column in zip(*made, strict=True)))
+
+        return draw
+
+
 def expected_gradients(
     forward: Forward,
     xs: tuple[Tensor, ...],
@@ -70,7 +115,7 @@ def expected_gradients(
     draws: Draws,
     *,
     stdevs: Any,
-    generator: torch.Generator,
+    generator: torch.Generator | Drawn,
     multiply: bool,
     wrt: Sequence[Layer] | None = None,
     deltas: bool = False,
@@ -83,23 +128,32 @@ def expected_gradients(
     numbers of draws, their mean (N,).
 
     Random numbers are drawn draw by draw for the whole batch, so the result does not depend on chunk sizes nor on which
-    samples have settled; as many draws as fill a pass are held at a time.
+    samples have settled; as many draws as fill a pass are held at a time. A generator that is `Drawn` holds the numbers
+    of all draws.
     """
     stds = _stdevs(stdevs, xs)
-    n, device, targets = xs[0].shape[0], xs[0].device, forward.target.count
-    means = Averages(n)
-    shortfall = Average(n)
+    n, device, targets = xs[0].shape[0], xs[0].device, each_target(forward.target)
+    count = n * len(targets)  # maps: a sample's targets stand together, and settle on their own
+    means, shortfall = Averages(count), Average(count)
     kept: list[Tensor] = []
     counts: tuple[int, ...] = ()
     size = chunk or auto_chunk(list(xs))
     runs = draws.companions
     forward, wrt = planned(forward, xs, rows=n * draws.planned * runs, chunk=size, wrt=wrt)
+
+    def draw(k: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        if isinstance(generator, Drawn):
+            return _made(xs, pool, [None] * len(xs), generator.pick[:, k], generator.alpha[:, k], draws)
+        noise = [_noise(x, s, generator) for x, s in zip(xs, stds, strict=True)]
+        return _made(xs, pool, noise, *_places(n, len(pool[0]), xs[0].dtype, generator), draws)
+
     with progress_bar(n * draws.planned * runs, "gradients", progress) as bar:
-        for due, active in rounds(means.map_error, n, draws.tol, draws.n_samples, draws.max_samples):
-            who = active.to(device)
+        for due, unsettled in rounds(means.map_error, count, draws.tol, draws.n_samples, draws.max_samples):
+            asked = Unsettled.of(unsettled, targets)
+            who, wanted = asked.samples.to(device), replace(forward, target=asked.target)
             at_once = max(1, size // (len(who) * runs))  # draws that fill a pass
             for first in range(0, due, at_once):
-                made = [_draw(xs, pool, stds, generator, draws) for _ in range(min(at_once, due - first))]
+                made = [draw(first + k) for k in range(min(at_once, due - first))]
                 here = torch.cat([who + k * n for k in range(len(made) * runs)])
                 noisy, starts = (
                     [torch.cat(column).index_select(0, here) for column in zip(*[d[part] for d in made])]
@@ -108,9 +162,15 @@ def expected_gradients(
                 alpha = torch.cat([d[2] for d in made]).index_select(0, here)
 
                 def work(
-                    lo: int, hi: int, noisy: Any = noisy, starts: Any = starts, alpha: Any = alpha, here: Any = here
+                    lo: int,
+                    hi: int,
+                    forward: Forward = wanted,
+                    noisy: Any = noisy,
+                    starts: Any = starts,
+                    alpha: Any = alpha,
+                    here: Any = here,
                 ) -> Any:
-                    rows = here[lo:hi] % n
+                    rows, targets = here[lo:hi] % n, forward.target.count
                     at = torch.arange(lo, hi, device=device)
                     got = gradients(forward, points(noisy, starts, at, alpha[lo:hi]), rows, wrt=wrt)
                     maps, ends, begins = got.grads, [x[lo:hi] for x in noisy], [b[lo:hi] for b in starts]
@@ -125,23 +185,41 @@ def expected_gradients(
 
                 parts = [p for _, _, p in chunks(len(here), size, work, step=len(who), bar=bar)]
                 counts = parts[0][2]
-                joined = [torch.cat(column) for column in zip(*[p[0] for p in parts], strict=True)]
-                means.add(joined, len(made), runs, active)
+                each = len(made) * runs
+                joined = [asked.pick(torch.cat(column), each) for column in zip(*[p[0] for p in parts], strict=True)]
+                means.add(joined, len(made), runs, unsettled)
                 if deltas:
-                    delta = torch.cat([p[1] for p in parts]).reshape(-1, len(who), targets)
+                    delta = asked.pick(torch.cat([p[1] for p in parts]), each).reshape(each, -1)
                     kept.append(delta)
-                    shortfall.add(delta, active)
+                    shortfall.add(delta, unsettled)
     errors = means.standard_error()
-    count = means.parts[0].count
-    report_reached(count, means.map_error(), errors if len(errors) > 1 else errors[0], draws.tol, "draws")
+    report_reached(means.count, means.map_error(), errors if len(errors) > 1 else errors[0], draws.tol, "draws")
     if not deltas:
         return means.result(), None, counts
-    each = shortfall.mean if draws.tol is not None else torch.cat(kept).permute(1, 2, 0)
-    return means.result(), each.reshape(-1), counts
+    delta = shortfall.mean if draws.tol is not None else torch.cat(kept).T
+    return means.result(), delta.reshape(-1), counts
 
 
-def _draw(
-    xs: Sequence[Tensor], pool: Sequence[Tensor], stds: Sequence[float], generator: torch.Generator, draws: Draws
+def _noise(x: Tensor, std: float, generator: torch.Generator) -> Tensor | None:
+    if not std:
+        return None
+    wide, device = accumulation_dtype(x.dtype), generator.device
+    return std * torch.randn(x.shape, generator=generator, dtype=wide, device=device).to(x)
+
+
+def _places(samples: int, size: int, dtype: torch.dtype, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """For each sample a row of `size` baselines and a place on the path."""
+    pick = torch.randint(size, (samples,), generator=generator, device=generator.device)
+    return pick, torch.rand(samples, generator=generator, dtype=dtype, device=generator.device)
+
+
+def _made(
+    xs: Sequence[Tensor],
+    pool: Sequence[Tensor],
+    noise: Sequence[Tensor | None],
+    pick: Tensor,
+    alpha: Tensor,
+    draws: Draws,
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """One draw and its companions for every sample: noisy inputs, baselines, positions on the path, (runs * N, ...).
 
@@ -149,16 +227,8 @@ def _draw(
     end, the baseline from the other half of the pool. Stratified: four positions a quarter of the path apart, and
     baselines a quarter of the pool apart.
     """
-    n, rng, device = xs[0].shape[0], generator.device, xs[0].device
-    noise = [
-        s * torch.randn(x.shape, generator=generator, dtype=accumulation_dtype(x.dtype), device=rng).to(x)
-        if s
-        else None
-        for x, s in zip(xs, stds)
-    ]
-    size = pool[0].shape[0]
-    pick = torch.randint(size, (n,), generator=generator, device=rng).to(device)
-    alpha = torch.rand(n, generator=generator, dtype=xs[0].dtype, device=rng).to(device)
+    device, size = xs[0].device, pool[0].shape[0]
+    pick, alpha = pick.to(device), alpha.to(device)
     picks, alphas, signs = [pick], [alpha], [1]
     if draws.stratified:
         picks = [(pick + k * size // 4) % size for k in range(4)]
@@ -192,7 +262,7 @@ def layer_tensors(
     baselines="distribution",
     reference="Erion et al. 2019, arXiv:1906.10670",
 )
-class GradientShap(Multiplying, GradientAttribution):
+class GradientShap(DrawsAhead, Multiplying, GradientAttribution):
     """Expected gradients over random baselines and random points of the path.
 
     Args:
@@ -201,6 +271,7 @@ class GradientShap(Multiplying, GradientAttribution):
     """
 
     shares_targets = True
+    shares_tolerance = True
 
     def has_convergence_delta(self) -> bool:
         """True."""
@@ -258,7 +329,7 @@ class GradientShap(Multiplying, GradientAttribution):
                 baseline_pool(baselines, inputs, xs),
                 draws,
                 stdevs=stdevs,
-                generator=make_generator(seed, generator),
+                generator=generator if isinstance(generator, Drawn) else make_generator(seed, generator),
                 multiply=self._multiply_by_inputs,
                 deltas=return_convergence_delta,
                 chunk=check_chunk("batch_size", batch_size),

@@ -25,7 +25,7 @@ from ..core.tensors import as_tuple, check_float, check_inputs, own_tree, take_r
 from .ablation import FeatureAblation
 from .average import Draws
 from .base import GradientAttribution, InternalMultiplying, LayerAttribution, PerturbationAttribution, prepared
-from .gradient_shap import baseline_pool, expected_gradients
+from .gradient_shap import Drawn, DrawsAhead, baseline_pool, expected_gradients
 from .integrated_gradients import IntegratedGradients, path_defaults
 
 
@@ -257,7 +257,7 @@ class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
 
 
 @register("layer_gradient_shap", site="layer", baselines="distribution")
-class LayerGradientShap(InternalMultiplying, LayerAttribution, GradientAttribution):
+class LayerGradientShap(DrawsAhead, InternalMultiplying, LayerAttribution, GradientAttribution):
     """Expected gradients read at a layer; the random path is in input space.
 
     Args:
@@ -268,6 +268,7 @@ class LayerGradientShap(InternalMultiplying, LayerAttribution, GradientAttributi
     """
 
     shares_targets = True
+    shares_tolerance = True
 
     embeds_ids = True
 
@@ -306,7 +307,7 @@ class LayerGradientShap(InternalMultiplying, LayerAttribution, GradientAttributi
                 baseline_pool(baselines, inputs, xs),
                 draws,
                 stdevs=stdevs,
-                generator=make_generator(seed, generator),
+                generator=generator if isinstance(generator, Drawn) else make_generator(seed, generator),
                 multiply=self._multiply_by_inputs,
                 wrt=sites,
                 deltas=return_convergence_delta,

@@ -11,7 +11,7 @@ from ..core.registry import register
 from .ablation import FeatureAblation
 from .base import GradientAttribution, InternalMultiplying, NeuronAttribution, PerturbationAttribution
 from .gradient import Saliency
-from .gradient_shap import GradientShap
+from .gradient_shap import DrawsAhead, GradientShap
 from .integrated_gradients import IntegratedGradients
 
 
@@ -74,7 +74,7 @@ class NeuronIntegratedGradients(InternalMultiplying, NeuronAttribution, Gradient
 
 
 @register("neuron_gradient_shap", site="neuron", baselines="distribution")
-class NeuronGradientShap(InternalMultiplying, NeuronAttribution, GradientAttribution):
+class NeuronGradientShap(DrawsAhead, InternalMultiplying, NeuronAttribution, GradientAttribution):
     """Expected gradients of a neuron."""
 
     def attribute(

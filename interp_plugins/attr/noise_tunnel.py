@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -29,14 +28,15 @@ from ..core.forward import Call
 from ..core.guard import frozen
 from ..core.random import make_generator
 from ..core.registry import register
+from ..core.several import Unsettled, each_target
 from ..core.site import AtLayer, NoisyAt, resolve_layer
 from ..core.spec import InputSpec
-from ..core.target import Target
-from ..core.tensors import accumulation_dtype, as_tuple, check_inputs, describe, is_float, like, take_rows
+from ..core.tensors import accumulation_dtype, as_tuple, check_inputs, describe, is_float, like
 from .average import Average, Averages, Draws, report_reached, rounds
 from .base import Attribution, InternalAttribution
 from .integrated_gradients import path_defaults
-from .lookups import AtLookupsProblem, at_lookups, has_ids
+from .lookups import at_lookups, has_ids
+from .noisy_copies import Folding, Inner, expanded, for_copies
 
 NT_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 _FEW_STEPS = 5  # of a path per noisy copy, where copies go on to a tolerance: their errors average out
@@ -100,6 +100,16 @@ class NoiseTunnel(Attribution):
     def multiplies_by_inputs(self) -> bool:
         """That of the inner method."""
         return bool(getattr(self.attribution_method, "multiplies_by_inputs", False))
+
+    @property
+    def shares_targets(self) -> bool:  # type: ignore[override]
+        """That of the inner method: the noise is drawn once for all targets."""
+        return bool(getattr(self.attribution_method, "shares_targets", False))
+
+    @property
+    def shares_tolerance(self) -> bool:  # type: ignore[override]
+        """As `shares_targets`: passes are shared by the targets whose maps have not settled yet."""
+        return self.shares_targets
 
     @property
     def embeds_ids(self) -> bool:  # type: ignore[override]
@@ -205,20 +215,7 @@ def _average_at_lookups(smoothing: _Smoothing, method: Any, inputs: Any, kwargs:
     given = {**kwargs, "stdevs": smoothing.stdevs}
     problem = at_lookups(method, inputs, given)
     rest = {k: v for k, v in problem.kwargs.items() if k != "stdevs"}
-    return replace(smoothing, stdevs=problem.kwargs["stdevs"]).average(_Folding(problem), problem.inputs, rest)
-
-
-class _Folding:
-    """A method at look-ups, with maps of the ids' own shape."""
-
-    def __init__(self, problem: AtLookupsProblem):
-        self.problem, self.attribution_method, self.forward_func = problem, problem.method, problem.method.forward_func
-
-    def attribute(self, inputs: Any, **kwargs: Any) -> Any:
-        """The inner method's maps, folded."""
-        inner = copy.copy(self.attribution_method)
-        inner.forward_func = self.forward_func
-        return self.problem.folded(inner.attribute(inputs, **kwargs))
+    return replace(smoothing, stdevs=problem.kwargs["stdevs"]).average(Folding(problem), problem.inputs, rest)
 
 
 def _average_at(smoothing: _Smoothing, method: Any, layer: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -259,29 +256,36 @@ class _Smoothing:
         xs = check_inputs(inputs)
         stdevs = _stdevs(self.stdevs, at or xs)
         n, pair = xs[0].shape[0], self.draws.companions
+        targets = each_target(kwargs.get("target"))
         group = self.group or max(1, _GROUP_ELEMENTS // (n * sum(x[0].numel() for x in xs)))
-        takes = _arguments(method)
-        if "generator" in takes:  # it draws: copy by copy from the one stream, so that the seed decides, not the group
-            kwargs, group = {**kwargs, "generator": self.generator}, pair
-        # Squares of inexact maps are too large on average, however many they are.
-        shift = self.draws.tol is not None and self.nt_type == "smoothgrad" and "offsets" in takes
-        if shift:
+        # Nodes are not shifted for squares: those of inexact maps are too large on average, however many they are.
+        shift = self.draws.tol is not None and self.nt_type == "smoothgrad"
+        inner = Inner.of(method, xs, kwargs, shift=shift, pooled=not self.draw_baseline)
+        if inner.draws and inner.ahead is None:
+            group = pair
+        if inner.draws:  # copy by copy from the one stream, so that the seed decides, not the group
+            kwargs = {**kwargs, "generator": self.generator}
+        if inner.shift:
             kwargs = {"n_steps": _FEW_STEPS, **kwargs}
-        averages, shortfall = _KINDS[self.nt_type](n), Average(n)
+        count = n * len(targets)  # maps: a sample's targets stand together
+        averages, shortfall = _KINDS[self.nt_type](count), Average(count)
         deltas: list[Tensor] = []
         layout: Any = None
         sizes = [-(-m // pair) for m in (self.draws.n_samples, self.draws.max_samples)]
-        for due, active in rounds(averages.map_error, n, self.draws.tol, *sizes):
+        for due, unsettled in rounds(averages.map_error, count, self.draws.tol, *sizes):
+            asked = Unsettled.of(unsettled, targets)
+            active = asked.samples
+            given = {**kwargs, "target": asked.target}
             for first in range(0, due, max(1, group // pair)):
                 draws = min(max(1, group // pair), due - first)
-                noisy, drawn = self._draw(xs, stdevs, kwargs, draws, at, active, shift)
-                result = _for_copies(method, active.repeat(draws * pair), n).attribute(like(inputs, noisy), **drawn)
+                noisy, drawn = self._draw(xs, stdevs, given, draws, at, active, inner)
+                result = for_copies(method, active.repeat(draws * pair), n).attribute(like(inputs, noisy), **drawn)
                 maps, delta = result if self.delta else (result, None)
                 leaves, layout = pytree.tree_flatten(maps)
-                averages.add(leaves, draws, pair, active)
+                averages.add([asked.pick(m, draws * pair) for m in leaves], draws, pair, unsettled)
                 if delta is not None:
-                    deltas.append(delta.reshape(draws * pair, len(active), -1))
-                    shortfall.add(deltas[-1], active)
+                    deltas.append(asked.pick(delta, draws * pair).reshape(draws * pair, len(unsettled), -1))
+                    shortfall.add(deltas[-1], unsettled)
         error = pytree.tree_unflatten(averages.standard_error(), layout)
         report_reached(pair * averages.count, averages.map_error(), error, self.draws.tol, "copies")
         maps = pytree.tree_unflatten(averages.result(), layout)
@@ -300,7 +304,7 @@ class _Smoothing:
         draws: int,
         at: tuple[Tensor, ...],
         samples: Tensor,
-        shift: bool,
+        inner: Inner,
     ) -> tuple[list[Tensor], dict[str, Any]]:
         """Noisy inputs (copies * samples, ...) and the arguments that go with them.
 
@@ -309,9 +313,9 @@ class _Smoothing:
         n, pair = xs[0].shape[0], self.draws.companions
         rows = samples.repeat(draws * pair)
         here = torch.cat([samples + k * n for k in range(draws * pair)])
-        drawn = _expand(dict(kwargs), rows, n)
+        drawn = expanded(dict(kwargs), rows, n, keep=("baselines",) if inner.pooled else ())
         noisy: list[list[Tensor]] = [[] for _ in at or xs]
-        picks, offsets = [], []
+        picks, offsets, numbers = [], [], []
         pool = kwargs.get("baselines") if self.draw_baseline else None
         for _ in range(draws):
             for column, x, std in zip(noisy, at or xs, stdevs, strict=True):
@@ -322,14 +326,18 @@ class _Smoothing:
                 size = as_tuple(pool)[0].shape[0]
                 for _ in range(pair):
                     picks.append(torch.randint(size, (n,), generator=self.generator, device=self.generator.device))
-            if shift:
+            if inner.shift:
                 offset = torch.rand(n, generator=self.generator, device=self.generator.device)
                 offsets.extend([offset, 1 - offset][:pair])
+            if inner.ahead is not None:
+                numbers.append(inner.ahead(self.generator, n * pair, xs[0].dtype))
         if pool is not None:
             pick = torch.cat(picks).cpu()[here]
             drawn["baselines"] = like(pool, [b.index_select(0, pick.to(b.device)) for b in as_tuple(pool)])
-        if shift:
+        if inner.shift:
             drawn["offsets"] = torch.cat(offsets).cpu()[here]
+        if numbers:
+            drawn["generator"] = type(numbers[0]).joined(numbers).at(here)
         joined = [torch.cat(column).index_select(0, here.to(column[0].device)) for column in noisy]
         if not at:
             return joined, drawn
@@ -393,39 +401,3 @@ class _Variance(Averages):
 
 
 _KINDS: dict[str, type[Averages]] = {"smoothgrad": Averages, "smoothgrad_sq": _Squares, "vargrad": _Variance}
-
-
-def _arguments(method: Any) -> frozenset[str]:
-    """The names of what a method's `attribute` takes."""
-    if isinstance(method, _Folding):
-        return _arguments(method.attribution_method)
-    try:
-        return frozenset(inspect.signature(method.attribute).parameters)
-    except (TypeError, ValueError):
-        return frozenset()
-
-
-def _for_copies(method: Any, rows: Tensor, n: int) -> Any:
-    """The method on a model whose bound keyword arguments follow the samples in its rows."""
-    func = getattr(method, "forward_func", None)
-    if not isinstance(func, Call) or not func.kwargs or len(rows) == n:
-        return method
-    of_copies = copy.copy(method)
-    of_copies.forward_func = Call(func.func, take_rows(func.kwargs, rows, n), func.output)
-    return of_copies
-
-
-def _expand(kwargs: dict[str, Any], rows: Tensor, n: int) -> dict[str, Any]:
-    """Arguments with a row per sample, repeated for the noisy rows."""
-    target = kwargs.pop("target", None)
-    target = torch.as_tensor(target) if isinstance(target, np.ndarray) else target
-    out = {k: take_rows(v, rows, n) for k, v in kwargs.items()}
-    if isinstance(target, list) and len(target) == n:
-        target = [target[r] for r in rows.tolist()]
-    elif isinstance(target, Target):
-        target = target.at(rows)
-    elif isinstance(target, Tensor) and target.ndim == 1 and target.shape[0] == n:
-        target = target.index_select(0, rows.to(target.device))
-    if target is not None:
-        out["target"] = target
-    return out

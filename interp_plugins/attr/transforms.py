@@ -20,6 +20,7 @@ from ..core.errors import InputError, InputTypeError, did_you_mean, unknown
 from ..core.forward import Call
 from ..core.guard import frozen, modules_of
 from ..core.registry import register
+from ..core.several import each_target, target_by_target
 from ..core.site import resolve_layer
 from ..core.tensors import as_tuple, check_inputs, describe, like
 from .base import Attribution, InternalAttribution
@@ -48,6 +49,11 @@ class _Around(Attribution):
         """That of the inner method."""
         return bool(getattr(self.attribution_method, "multiplies_by_inputs", False))
 
+    @property
+    def shares_targets(self) -> bool:  # type: ignore[override]
+        """That of the inner method."""
+        return bool(getattr(self.attribution_method, "shares_targets", False))
+
     def has_convergence_delta(self) -> bool:
         """That of the inner method."""
         inner = getattr(self.attribution_method, "has_convergence_delta", None)
@@ -64,13 +70,14 @@ class _Mean:
         self.delta: Tensor | None = None
 
     def run(self, method: Any, inputs: Any) -> tuple[Tensor, ...]:
-        """One call; its maps, flat over layers. The deltas are added up here."""
+        """One call; its maps, flat over layers, of several targets (N * K, ...). The deltas are added up here."""
         found = method.attribute(inputs, **self.kwargs)
         if self.with_delta:
             found, delta = found
             self.delta = delta if self.delta is None else self.delta + delta
         self.count += 1
-        return tuple(t for part in (found if isinstance(found, list) else [found]) for t in as_tuple(part))
+        maps = [t for part in (found if isinstance(found, list) else [found]) for t in as_tuple(part)]
+        return tuple(target_by_target(maps, len(as_tuple(inputs)[0]), len(each_target(self.kwargs.get("target")))))
 
     def add(self, maps: Sequence[Tensor]) -> None:
         """Add maps to the sums."""

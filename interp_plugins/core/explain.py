@@ -260,7 +260,7 @@ class _Job:
             "seed": self.seed,
             "progress": self.progress,
         }
-        foreign = bound.info is None or not type(bound.method).__module__.startswith("interp_plugins")
+        foreign = not type(bound.innermost).__module__.startswith("interp_plugins")
         if foreign and asked.indices is not None:
             optional["target"] = list(asked.indices)
         kwargs |= {k: v for k, v in optional.items() if k in takes and v is not None}
@@ -271,7 +271,7 @@ class _Job:
         baselines: tuple[Tensor, ...] | None = None
         wanted = self.baselines if self.baselines is not None else kwargs.pop("baselines", None)
         if "baselines" in takes:
-            if bound.info is not None and bound.info.baselines == "distribution":
+            if bound.baselines == "distribution":
                 kwargs["baselines"] = self._distribution()
             else:
                 rng = make_generator(self.seed)
@@ -343,10 +343,11 @@ class _Job:
 def _shares(bound: Bound) -> bool:
     """Whether a method explains several targets in shared passes.
 
-    With `tol` each target decides its own passes; a `custom_attribution_func` knows one target.
+    With `tol` each target decides its own passes, unless the method can share those; a `custom_attribution_func` knows
+    one target.
     """
-    alone = any(bound.params.get(name) is not None for name in ("tol", "custom_attribution_func"))
-    return bool(getattr(bound.method, "shares_targets", False)) and not alone
+    shares = "shares_targets" if bound.params.get("tol") is None else "shares_tolerance"
+    return bool(getattr(bound.method, shares, False)) and bound.params.get("custom_attribution_func") is None
 
 
 def _cpu(value: Any) -> Any:

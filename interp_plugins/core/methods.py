@@ -42,6 +42,20 @@ class Bound:
     takes: frozenset[str]
     info: MethodInfo | None
 
+    @property
+    def innermost(self) -> Any:
+        """The method that does the work: the one inside NoiseTunnel, or the method itself."""
+        method = self.method
+        while (inner := getattr(method, "attribution_method", None)) is not None:
+            method = inner
+        return method
+
+    @property
+    def baselines(self) -> str | None:
+        """What its baselines are, as registered ("distribution": rows to draw from)."""
+        info = info_of(type(self.innermost))
+        return info.baselines if info is not None else None
+
 
 def _names(function: Callable[..., Any]) -> set[str]:
     try:

@@ -51,6 +51,50 @@ class Several(Target):
         return "; ".join(str(t.describe(i)) for t in self.targets)
 
 
+def each_target(target: Any) -> tuple[Any, ...]:
+    """The targets of a `Several`; anything else is one."""
+    return target.targets if isinstance(target, Several) else (target,)
+
+
+@dataclass(frozen=True)
+class Unsettled:
+    """The samples and targets that a mean over draws still needs draws for (`attr/average.py`).
+
+    Passes are shared by all of these samples and targets, so some of their combinations may have settled already.
+
+    Attributes:
+        samples: their numbers.
+        targets: their targets.
+        keep: which of the combinations, sample by sample, have not settled; None: all.
+    """
+
+    samples: Tensor
+    targets: tuple[Any, ...]
+    keep: Tensor | None
+
+    @classmethod
+    def of(cls, maps: Tensor, targets: tuple[Any, ...]) -> Unsettled:
+        """From the numbers of the maps, of which sample i has i * K to i * K + K - 1, one per target."""
+        count = len(targets)
+        samples, which = (maps // count).unique(), (maps % count).unique()
+        both = (samples[:, None] * count + which).reshape(-1)
+        keep = None if len(both) == len(maps) else torch.isin(both, maps).nonzero().flatten()
+        return cls(samples, tuple(targets[k] for k in which.tolist()), keep)
+
+    @property
+    def target(self) -> Any:
+        """The targets as one."""
+        return self.targets[0] if len(self.targets) == 1 else Several(self.targets)
+
+    def pick(self, values: Tensor, draws: int) -> Tensor:
+        """What belongs to the unsettled maps, of values for all samples and targets, draw by draw."""
+        (values,) = target_by_target([values], draws * len(self.samples), len(self.targets))
+        if self.keep is None:
+            return values
+        values = values.unflatten(0, (draws, len(self.samples) * len(self.targets), -1))
+        return values.index_select(1, self.keep.to(values.device)).flatten(0, 2)
+
+
 def side_by_side(per_target: Sequence[Sequence[Tensor]], rows: int) -> tuple[Tensor, ...]:
     """One tensor of all targets, (R * K, ...) with a row's targets together, from those of each target, (R, ...).
 
@@ -63,12 +107,34 @@ def side_by_side(per_target: Sequence[Sequence[Tensor]], rows: int) -> tuple[Ten
     for column in zip(*per_target, strict=True):
         shape = column[0].shape
         if not shape or shape[0] % rows:
-            raise ModelError(
-                f"A tensor of shape {tuple(shape)} came for {rows} rows: its first dimension is not the batch, so "
-                "several targets cannot share a pass. Explain one target at a time."
-            )
+            raise _not_apart(column[0], rows)
         out.append(torch.stack([t.reshape(rows, -1) for t in column], 1).reshape(-1, *shape[1:]))
     return tuple(out)
+
+
+def target_by_target(maps: Sequence[Tensor], rows: int, count: int) -> list[Tensor]:
+    """Maps (R * K, ...), of methods that give these and of methods that give (R, K, ...).
+
+    Raises:
+        ModelError: a first dimension that cannot be told apart by rows and targets.
+    """
+    if count == 1:
+        return list(maps)
+    out = []
+    for m in maps:
+        if m.ndim > 1 and tuple(m.shape[:2]) == (rows, count):
+            m = m.flatten(0, 1)
+        if not m.ndim or m.shape[0] % (rows * count):
+            raise _not_apart(m, rows)
+        out.append(m)
+    return out
+
+
+def _not_apart(tensor: Tensor, rows: int) -> ModelError:
+    return ModelError(
+        f"A tensor of shape {tuple(tensor.shape)} came for {rows} rows: its first dimension is not the batch, so "
+        "several targets cannot share a pass. Explain one target at a time."
+    )
 
 
 def repeated(tensors: Sequence[Tensor], count: int) -> Sequence[Tensor]:
@@ -79,7 +145,7 @@ def repeated(tensors: Sequence[Tensor], count: int) -> Sequence[Tensor]:
 def part_of(value: Any, k: int, count: int, n: int) -> Any:
     """What belongs to target k of `count`: of tensors (N * K, ...) or (N, K, ...) and tuples, lists and dicts of them.
 
-    Anything that is no tensor of n samples times `count` targets stays as it is.
+    A list of N * K numbers is one, too. Anything that is not of n samples times `count` targets stays as it is.
     """
     if isinstance(value, Tensor):
         if not value.ndim or value.shape[0] % n or value.numel() % (n * count) or not value.numel():
@@ -91,6 +157,8 @@ def part_of(value: Any, k: int, count: int, n: int) -> Any:
         rest = value.shape[2:] if apart else value.shape[1:]
         chosen = value.reshape(n, count, *entries, *rest)[:, k]
         return chosen if apart else chosen.reshape(-1, *rest)
+    if isinstance(value, list) and len(value) == n * count and all(isinstance(v, (int, float)) for v in value):
+        return value[k::count]
     if isinstance(value, (tuple, list)) and any(isinstance(v, (Tensor, tuple, list)) for v in value):
         return type(value)(part_of(v, k, count, n) for v in value)
     if isinstance(value, Mapping):
