@@ -21,7 +21,7 @@ from torch import Tensor
 from ..core.batching import auto_chunk, check_chunk, chunks
 from ..core.errors import InputError, LayerError, unknown
 from ..core.forward import Forward
-from ..core.grid import Grid, find_grid, watch
+from ..core.grid import Grid, find_grid, shapes_seen
 from ..core.registry import register
 from .attention_maps import Attention, attentions
 from .base import GradientAttribution, prepared
@@ -34,9 +34,8 @@ def token_map(forward: Forward, xs: tuple[Tensor, ...], tokens: Tensor) -> Tenso
     """Values of tokens (N, T) as (N, 1, h, w) for pictures, as they are for other inputs."""
     if not any(x.ndim >= 4 for x in xs):
         return tokens
-    _, seen = watch(forward, xs)
     shape = (tokens.shape[0], tokens.shape[1], 2)
-    grid: Grid = find_grid(torch.nn.Identity(), shape, xs, seen)
+    grid: Grid = find_grid(torch.nn.Identity(), shape, xs, shapes_seen(forward, xs))
     return grid.lay_out(tokens[:, :, None])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ from ..core.baseline import as_baselines
 from ..core.batching import auto_chunk, chunks
 from ..core.errors import InputError
 from ..core.explanation import Explanation
-from ..core.forward import Call, Forward, Gradients, gradients
+from ..core.forward import Call, Forward, Gradients, gradients, one_per_row
 from ..core.guard import frozen
+from ..core.once import clean_selected, once
 from ..core.registry import info_of
 from ..core.report import note
 from ..core.site import Layer, Neuron, OfNeuron, resolve_layer
@@ -254,10 +255,32 @@ def batch_gradients(
     wrt: Sequence[Layer] | None = None,
     chunk: int | None = None,
     compute: Callable[..., Gradients] = gradients,
+    known_as: Hashable = None,
 ) -> Gradients:
-    """Scores and gradients (or what `compute` gives in their place) of every sample once, in chunks of samples."""
+    """Scores and gradients (or what `compute` gives in their place) of every sample once, in chunks of samples.
+
+    Methods of one call that ask for the same gradients share them; those of another `compute` if `known_as` names it.
+    """
     if wrt is None:
         check_float(inputs)
+
+    def found() -> tuple[Any, ...]:
+        got = _batch_gradients(forward, inputs, wrt, chunk, compute)
+        return got.scores, got.grads, got.activations, got.counts
+
+    if compute is not gradients and known_as is None:
+        return Gradients(*found())
+    what = ("gradients", known_as, id(forward.target), None if wrt is None else tuple(wrt))
+    return Gradients(*once(forward, inputs, what, found))
+
+
+def _batch_gradients(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    wrt: Sequence[Layer] | None,
+    chunk: int | None,
+    compute: Callable[..., Gradients],
+) -> Gradients:
     n, device = inputs[0].shape[0], inputs[0].device
 
     def work(start: int, stop: int) -> Gradients:
@@ -286,15 +309,7 @@ def batch_gradients(
 
 def batch_scores(forward: Forward, inputs: Sequence[Tensor], chunk: int | None = None) -> Tensor:
     """F(x) of every sample (N,), in chunks of samples."""
-    n, device = inputs[0].shape[0], inputs[0].device
-
-    def work(start: int, stop: int) -> Tensor:
-        if stop - start == n:
-            return forward.scores(inputs)
-        return forward.scores([x[start:stop] for x in inputs], torch.arange(start, stop, device=device))
-
-    size = chunk or max(auto_chunk(list(inputs)), min(n, 64))
-    return torch.cat([part for _, _, part in chunks(n, size, work)])
+    return one_per_row(clean_selected(forward, inputs, chunk), inputs[0].shape[0], forward.target.count)
 
 
 def convergence_delta(

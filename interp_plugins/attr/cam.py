@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..core.batching import check_chunk
 from ..core.errors import InputError, InterpWarning
 from ..core.forward import Forward, Gradients
-from ..core.grid import Grid, as_grid, find_grid, last_grid_layer, watch
+from ..core.grid import Grid, as_grid, find_grid, last_grid_layer, shapes_seen
 from ..core.registry import register
 from ..core.site import Layer, layer_name, resolve_layer
 from . import cam_weights
@@ -142,7 +142,7 @@ def layouts(
     given = [as_grid(layout, t) for t in tensors]
     if all(t.ndim < 3 for t in tensors):
         return [g or Grid("none") for g in given]
-    seen = watch(forward, xs)[1] if None in given else []
+    seen = shapes_seen(forward, xs) if None in given else []
     return [g or find_grid(m, t.shape, xs, seen) for g, m, t in zip(given, modules, tensors, strict=True)]
 
 

@@ -19,20 +19,22 @@ from ..core.forward import Forward, Gradients
 from ..core.grid import Grid
 from ..core.registry import register
 from ..core.several import repeated
-from ..core.site import AtLayer, Layer
+from ..core.site import AtLayer, Layer, run_and_read
 from .base import batch_scores, prepared
 from .cam import ClassActivationMap, averaged, enlarged, grids, input_size
 from .cam_weights import first_component
-from .gradient_shap import layer_tensors
 
 
 def read(forward: Forward, xs: tuple[Tensor, ...], sites: list[Layer], chunk: int | None) -> Gradients:
-    """The layers' tensors, in chunks of samples, without gradients."""
+    """The layers' tensors, in chunks of samples, without gradients: one pass for all layers."""
     n, device = xs[0].shape[0], xs[0].device
 
     def work(start: int, stop: int) -> list[tuple[Tensor, ...]]:
         rows = torch.arange(start, stop, device=device)
-        return [layer_tensors(forward, [x[start:stop] for x in xs], rows, [site]) for site in sites]
+        args, kwargs = forward.arguments([x[start:stop] for x in xs], rows)
+        forward.passes["forward"] += stop - start
+        with torch.no_grad():
+            return run_and_read(forward.func, sites, *args, **kwargs)[1]
 
     parts = [part for _, _, part in chunks(n, chunk or max(auto_chunk(list(xs)), min(n, 64)), work)]
     counts = tuple(len(tensors) for tensors in parts[0])

@@ -28,7 +28,7 @@ from ..core.forward import Forward
 from ..core.plan import planned
 from ..core.report import note
 from ..core.tensors import accumulation_dtype, widest
-from .perturbation import clean_scores, merges_batch
+from .perturbation import clean_selected, merges_batch
 
 Switches = Callable[[Tensor, Tensor], Sequence[Tensor]]
 """(coalitions (R,), samples (R,)) -> one mask per input, broadcastable to (R, ...): bool, or numbers in [0, 1]."""
@@ -85,7 +85,7 @@ class Game:
         self.n, self.device = self.inputs[0].shape[0], self.inputs[0].device
         explicit = perturbations_per_eval > 1
         self.size = chunk or (perturbations_per_eval * self.n if explicit else max(self.n, auto_chunk(list(inputs))))
-        score = clean_scores(forward, self.inputs, self.size)
+        score = clean_selected(forward, self.inputs, self.size)
         self.merged = score.ndim == 0 or score.shape[0] != self.n or (self.n > 1 and merges_batch(forward, inputs))
         note(score=score if score.ndim == 1 and not self.merged else None)
         if self.merged and explicit and self.n > 1:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..core.batching import check_chunk
 from ..core.errors import InputError, ModelError
 from ..core.forward import Forward
-from ..core.grid import watch
+from ..core.grid import shapes_seen
 from ..core.guard import modules_of
 from ..core.registry import register
 from ..core.site import Layer
@@ -47,10 +47,9 @@ def bias_of(module: nn.Module) -> Tensor | None:
 
 def bias_layers(forward: Forward, inputs: Sequence[Tensor]) -> list[tuple[Layer, Tensor]]:
     """Every call of every layer with a bias, in one forward pass, with the bias."""
-    _, seen = watch(forward, inputs)
     calls: dict[int, int] = {}
     found = []
-    for one in seen:
+    for one in shapes_seen(forward, inputs):
         bias = bias_of(one.module)
         if bias is not None:
             call = calls[id(one.module)] = calls.get(id(one.module), -1) + 1

@@ -25,7 +25,7 @@ from ..core.several import Unsettled, each_target, repeated
 from ..core.site import Layer, run_and_read
 from ..core.tensors import accumulation_dtype, as_tuple, check_float, describe, like, own
 from .average import Average, Averages, Draws, report_reached, rounds
-from .base import GradientAttribution, Multiplying, completeness_error, prepared
+from .base import GradientAttribution, Multiplying, batch_scores, completeness_error, prepared
 from .noise_tunnel import _stdevs
 from .path import check_rows, points
 
@@ -139,6 +139,7 @@ def expected_gradients(
     counts: tuple[int, ...] = ()
     size = chunk or auto_chunk(list(xs))
     runs = draws.companions
+    plain = forward
     forward, wrt = planned(forward, xs, rows=n * draws.planned * runs, chunk=size, wrt=wrt)
 
     def draw(k: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -151,6 +152,7 @@ def expected_gradients(
         for due, unsettled in rounds(means.map_error, count, draws.tol, draws.n_samples, draws.max_samples):
             asked = Unsettled.of(unsettled, targets)
             who, wanted = asked.samples.to(device), replace(forward, target=asked.target)
+            known = _known_scores(replace(plain, target=asked.target), xs, pool, stds, chunk) if deltas else ()
             at_once = max(1, size // (len(who) * runs))  # draws that fill a pass
             for first in range(0, due, at_once):
                 made = [draw(first + k) for k in range(min(at_once, due - first))]
@@ -169,6 +171,7 @@ def expected_gradients(
                     starts: Any = starts,
                     alpha: Any = alpha,
                     here: Any = here,
+                    known: Sequence[Tensor | None] = known,
                 ) -> Any:
                     rows, targets = here[lo:hi] % n, forward.target.count
                     at = torch.arange(lo, hi, device=device)
@@ -180,7 +183,9 @@ def expected_gradients(
                     check_rows(maps, (hi - lo) * targets)
                     delta = None
                     if deltas:
-                        delta = completeness_error(maps, forward.scores(ends, rows), forward.scores(begins, rows))
+                        both = zip((ends, begins), known, strict=True)
+                        end, begin = (_scores(forward, at, rows, scores) for at, scores in both)
+                        delta = completeness_error(maps, end, begin)
                     return maps, delta, got.counts
 
                 parts = [p for _, _, p in chunks(len(here), size, work, step=len(who), bar=bar)]
@@ -198,6 +203,26 @@ def expected_gradients(
         return means.result(), None, counts
     delta = shortfall.mean if draws.tol is not None else torch.cat(kept).T
     return means.result(), delta.reshape(-1), counts
+
+
+def _known_scores(
+    forward: Forward, xs: Sequence[Tensor], pool: Sequence[Tensor], stds: Sequence[float], chunk: int | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The scores at the ends and at the beginnings of the paths, where they are those of the samples on their own.
+
+    Without noise a path ends at the sample, and with one baseline all begin at it: other methods need these, too.
+    """
+    alike = all(bool((b == b[:1]).all()) for b in pool)
+    one = [b[:1].expand_as(x).contiguous() for b, x in zip(pool, xs, strict=True)] if alike else None
+    end = None if any(stds) else batch_scores(forward, xs, chunk)
+    return end, None if one is None else batch_scores(forward, one, chunk)
+
+
+def _scores(forward: Forward, at: Sequence[Tensor], rows: Tensor, known: Tensor | None) -> Tensor:
+    """The scores (R * K,) of rows, looked up where those of all samples are known."""
+    if known is None:
+        return forward.scores(at, rows)
+    return known.reshape(forward.n, -1).index_select(0, rows).reshape(-1)
 
 
 def _noise(x: Tensor, std: float, generator: torch.Generator) -> Tensor | None:

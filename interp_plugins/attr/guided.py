@@ -54,8 +54,9 @@ class _Rectified(GradientAttribution):
         size = check_chunk("batch_size", batch_size)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
-            compute = partial(_ruled_gradients, type(self).rule)
-            return like(inputs, batch_gradients(forward, xs, chunk=size, compute=compute).grads)
+            rule = type(self).rule
+            compute = partial(_ruled_gradients, rule)
+            return like(inputs, batch_gradients(forward, xs, chunk=size, compute=compute, known_as=rule).grads)
 
 
 class _Guided(_Rectified):

@@ -37,7 +37,7 @@ from ..core.tensors import accumulation_dtype, as_tuple, describe, like
 from .average import check_tolerance, relative_error, report_reached, rounds
 from .base import PerturbationAttribution, prepared
 from .cells import cells
-from .perturbation import clean_scores, merges_batch
+from .perturbation import clean_selected, merges_batch
 from .surrogate import SkLearnLasso, Surrogate
 
 _PARTS = 10  # of the copies, left out in turn for the error
@@ -358,7 +358,7 @@ class Lime(LimeBase):
             size = check_chunk("batch_size", batch_size) or (
                 perturbations_per_eval if perturbations_per_eval > 1 else auto_chunk(list(xs))
             )
-            clean = clean_scores(forward, xs, batch_size or max(size, n))
+            clean = clean_selected(forward, xs, batch_size or max(size, n))
             merged = clean.ndim == 0 or clean.shape[0] != n or (n > 1 and merges_batch(forward, xs))
             if merged and perturbations_per_eval > 1 and n > 1:
                 raise ModelError(

@@ -20,6 +20,7 @@ from ..core.errors import ModelError
 from ..core.features import MaskFeatures, Windows
 from ..core.forward import Forward
 from ..core.incremental import Incremental
+from ..core.once import MergesBatch, clean_selected
 from ..core.plan import planned
 from ..core.report import note
 from ..core.tensors import accumulation_dtype
@@ -91,34 +92,11 @@ def _add(credit: _Credit, change: Tensor, features: MaskFeatures | Windows, k: i
             total[lo:hi] += value * mask[:, None].to(total)
 
 
-def clean_scores(forward: Forward, inputs: Sequence[Tensor], size: int) -> Tensor:
-    """F(x) in chunks of rows, or in one pass for a model that gives one value per batch."""
-    n, device = inputs[0].shape[0], inputs[0].device
-
-    def work(start: int, stop: int) -> Tensor:
-        if stop - start == n:
-            return forward.selected(inputs)
-        out = forward.selected([x[start:stop] for x in inputs], torch.arange(start, stop, device=device))
-        if out.ndim == 0 or out.shape[0] != stop - start:
-            raise _MergesBatch
-        return out
-
-    try:
-        parts = [part for _, _, part in chunks(n, size, work)]
-    except _MergesBatch:
-        return forward.selected(inputs)
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
 def merges_batch(forward: Forward, inputs: Sequence[Tensor]) -> bool:
     """Whether the model gives one value for a batch, whatever its size: seen by sending one sample alone."""
     one = torch.zeros(1, dtype=torch.long, device=inputs[0].device)
-    out = forward.selected([x[:1] for x in inputs], one)
+    out = clean_selected(forward.of_rows(one), [x[:1] for x in inputs])
     return out.ndim == 0 or out.shape[0] != 1
-
-
-class _MergesBatch(Exception):
-    """The model gives one value for the whole batch."""
 
 
 def perturb(
@@ -149,7 +127,7 @@ def perturb(
     size = chunk or (perturbations_per_eval * n if explicit else max(n, auto_chunk(list(inputs))))
     # The unperturbed pass of one sample gives its score as well.
     incremental = Incremental.of(forward, inputs, baselines, features) if n == 1 else None
-    clean = clean_scores(forward, inputs, size) if incremental is None else incremental.clean(0)
+    clean = clean_selected(forward, inputs, size) if incremental is None else incremental.clean(0)
     per_row = clean.ndim > 0 and clean.shape[0] == n
     note(score=clean if clean.ndim == 1 and per_row else None)
     try:
@@ -159,7 +137,7 @@ def perturb(
             rows = size if incremental is None or explicit or chunk is not None else incremental.chunk
             clean = clean.reshape(n, -1)
             return _loop(forward, inputs, baselines, features, clean, rows, progress, what, incremental=incremental)
-    except _MergesBatch:
+    except MergesBatch:
         pass
     if explicit:
         raise ModelError(
@@ -209,7 +187,7 @@ def _loop(
         if merged:
             return out.reshape(1, -1)
         if out.ndim == 0 or out.shape[0] != stop - start:
-            raise _MergesBatch
+            raise MergesBatch
         return out.reshape(stop - start, -1)
 
     step = n if incremental is None else 1

@@ -22,11 +22,12 @@ from .baseline import IdBaseline, Sample, as_baselines
 from .batching import check_chunk
 from .errors import InputError, InterpWarning
 from .explanation import Explanation, Explanations
-from .forward import Call, Forward
+from .forward import Call, Forward, one_per_row
 from .grid import last_grid_layer
 from .guard import frozen, modules_of
 from .methods import Bound, bind_methods
 from .named import by_name, in_order
+from .once import clean_selected
 from .prediction import Asked, Prediction, asked_targets, predict, target_probability
 from .random import make_generator
 from .report import collect
@@ -225,8 +226,9 @@ class _Job:
         score = asked.target(prediction.output)
         baseline_score = report.get("baseline_score")
         if baseline_score is None and delta is not None and baselines is not None:
-            forward = Forward.of(self.func, self.xs[0].shape[0], asked.target, self.args)
-            baseline_score = forward.scores(baselines)
+            n = self.xs[0].shape[0]
+            forward = Forward.of(self.func, n, asked.target, self.args)
+            baseline_score = one_per_row(clean_selected(forward, baselines), n)
         labels = prediction.classes if prediction.several is None else None
         return Explanation(
             attributions=_cpu(result),

@@ -156,7 +156,7 @@ class Forward:
 
     def scores(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """One scalar per row (R,), without gradient; of several targets all, (R * K,)."""
-        return _one_per_row(self.selected(inputs, rows), inputs[0].shape[0], self.target.count)
+        return one_per_row(self.selected(inputs, rows), inputs[0].shape[0], self.target.count)
 
 
 def _takes_nothing(func: Any) -> bool:
@@ -180,7 +180,13 @@ def _readable(output: Tensor) -> Tensor:
     return output
 
 
-def _one_per_row(selected: Tensor, rows: int, targets: int = 1) -> Tensor:
+def one_per_row(selected: Tensor, rows: int, targets: int = 1) -> Tensor:
+    """What a target selected, as one scalar per row (R,); of K targets at once (R * K,).
+
+    Raises:
+        InputError: several values per row are left.
+        ModelError: the values do not belong to rows.
+    """
     if targets > 1 and selected.ndim == 2 and selected.shape[0] == rows:
         return selected.reshape(-1)
     if selected.numel() == rows and (selected.ndim == 0 or selected.shape[0] == rows):
@@ -246,7 +252,7 @@ def gradients(
         counts = tuple(len(tensors) for tensors in found)
     selected = forward.target.at(rows)(_readable(select_output(output, forward.output)))
     count, total = forward.target.count, inputs[0].shape[0]
-    scores = _one_per_row(selected, total, count)
+    scores = one_per_row(selected, total, count)
     sources, what = (list(activations), "layer") if wrt is not None else (leaves, "input")
     if count == 1:
         grads = _differentiate(scores, sources, what)
@@ -266,7 +272,7 @@ def gradients_through(forward: Forward, inputs: Sequence[Tensor], rows: Tensor, 
     forward.passes["backward"] += 2 * leaves[0].shape[0]
     output, (tensors,) = run_and_read(forward.func, [neuron.layer], *args, **kwargs)
     selected = forward.target.at(rows)(_readable(select_output(output, forward.output)))
-    scores = _one_per_row(selected, leaves[0].shape[0])
+    scores = one_per_row(selected, leaves[0].shape[0])
     outer = torch.autograd.grad(scores.sum(), tensors, retain_graph=True, allow_unused=True)
     outer = tuple(torch.zeros_like(t) if g is None else g for g, t in zip(outer, tensors))
     block = neuron.select_block(tensors)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .errors import InputError, LayerError
 from .forward import Forward
 from .guard import modules_of
+from .once import once
 from .site import Layer
 from .tensors import describe, is_float
 
@@ -64,15 +65,11 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A tensor that a module gave in a forward pass."""
+    """A tensor that a module gave in a forward pass, or its shape alone."""
 
     module: nn.Module
-    tensor: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        return tuple(self.tensor.shape)
+    shape: tuple[int, ...]
+    tensor: Tensor | None = None
 
 
 def watch(forward: Forward, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Seen]]:
@@ -86,7 +83,7 @@ def watch(forward: Forward, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Seen
     def hook(module: nn.Module, args: Any, out: Any) -> None:
         out = out[0] if isinstance(out, (tuple, list)) and len(out) == 1 else out
         if isinstance(out, Tensor) and out.is_floating_point():
-            seen.append(Seen(module, out))
+            seen.append(Seen(module, tuple(out.shape), out))
 
     first = [x[:1].clone().requires_grad_(is_float(x)) for x in inputs]
     try:
@@ -98,6 +95,15 @@ def watch(forward: Forward, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Seen
         for handle in handles:
             handle.remove()
     return output, seen
+
+
+def shapes_seen(forward: Forward, inputs: Sequence[Tensor]) -> list[Seen]:
+    """What `watch` lists, without the tensors: one pass for all methods of a call."""
+    return once(forward, inputs, "shapes seen", lambda: _shapes(watch(forward, inputs)[1]))
+
+
+def _shapes(seen: Sequence[Seen]) -> list[Seen]:
+    return [Seen(one.module, one.shape) for one in seen]
 
 
 def as_grid(layout: Any, tensor: Tensor) -> Grid | None:
@@ -234,7 +240,12 @@ def last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module 
     Raises:
         LayerError: the model has none.
     """
+    return once(forward, inputs, ("last grid layer", body), lambda: _last_grid_layer(forward, inputs, body))
+
+
+def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None) -> Layer:
     output, seen = watch(forward, inputs)
+    once(forward, inputs, "shapes seen", lambda: _shapes(seen))  # in case it is asked for
     found: list[tuple[Seen, Grid]] = []
     for one in seen:
         if one.shape[0] != 1:  # windows folded into the batch
@@ -267,11 +278,11 @@ def last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module 
 
 def _used(output: Tensor, found: Sequence[tuple[Seen, Grid]]) -> list[Seen]:
     """The tensors at whose places the output has a gradient."""
-    sources = [(one, grid) for one, grid in found if one.tensor.requires_grad]
+    sources = [(one, grid, one.tensor) for one, grid in found if one.tensor is not None and one.tensor.requires_grad]
     if not sources or not output.requires_grad:
         return []
     # Weights of both signs: probabilities add up to one, and their plain sum has no gradient.
     weights = torch.cos(torch.arange(output.numel(), dtype=output.dtype, device=output.device))
     score = (output.reshape(-1) * weights).sum()
-    grads = torch.autograd.grad(score, [one.tensor for one, _ in sources], allow_unused=True)
-    return [one for (one, grid), g in zip(sources, grads, strict=True) if g is not None and bool(grid.lay_out(g).any())]
+    grads = torch.autograd.grad(score, [tensor for *_, tensor in sources], allow_unused=True)
+    return [one for (one, grid, _), g in zip(sources, grads) if g is not None and bool(grid.lay_out(g).any())]

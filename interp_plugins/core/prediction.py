@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batching import auto_chunk, chunks
 from .detection import Box, Detection, is_table
 from .errors import InterpWarning, TargetError
 from .forward import Forward
+from .once import clean_selected
 from .region import ClassRegion
 from .several import AllClasses
 from .spec import InputSpec
@@ -77,17 +77,8 @@ def predict(
         threshold: the probability from which a label is predicted, where labels do not exclude each other.
     """
     n = inputs[0].shape[0]
-
-    def work(start: int, stop: int) -> Tensor:
-        if stop - start == n:
-            return forward.raw(inputs)
-        rows = torch.arange(start, stop, device=inputs[0].device)
-        return forward.raw([x[start:stop] for x in inputs], rows)
-
     with torch.no_grad():
-        size = max(auto_chunk(list(inputs)), min(n, 64))
-        parts = [part for _, _, part in chunks(n, size, work)]
-        output = parts[0] if len(parts) == 1 else torch.cat(parts)
+        output = clean_selected(forward, inputs)
         classes = probabilities = None
         if output.ndim == 2 and output.shape[0] == n and output.shape[1] > 1:
             probabilities = _softmax(output) if activation is None else activation(output)

@@ -139,7 +139,7 @@ def test_summary_counts_and_averages(finished) -> None:
     right = frame["prediction"] == frame["label"]
     assert by_label["accuracy"].tolist() == pytest.approx([right[frame["label"] == c].mean() for c in range(3)])
     assert by_label["probability"]["dog"] == pytest.approx(frame["probability"][frame["label"] == 1].mean())
-    assert by_label["integrated_gradients.forward_passes"].tolist() == [7, 7, 7]
+    assert by_label["integrated_gradients.forward_passes"].tolist() == [6, 6, 6]  # 5 steps and F(baseline)
     whole = finished.summary()
     assert whole["samples"].tolist() == [11] and whole["failed"].tolist() == [0]
     assert set(finished.summary(by="correct").index) == set(right.astype(float))
