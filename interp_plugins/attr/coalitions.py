@@ -25,6 +25,7 @@ from ..core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from ..core.errors import InputError, ModelError
 from ..core.features import MaskFeatures
 from ..core.forward import Forward
+from ..core.incremental import Walker
 from ..core.plan import planned
 from ..core.report import note
 from ..core.tensors import accumulation_dtype, widest
@@ -35,6 +36,7 @@ Switches = Callable[[Tensor, Tensor], Sequence[Tensor]]
 
 
 _REMEMBERED = 2**24  # scores kept for coalitions that come again
+_SWITCHES = 2**24  # switches held at a time
 
 
 def _blend(x: Tensor, base: Tensor, mask: Tensor) -> Tensor:
@@ -98,6 +100,10 @@ class Game:
         self.clean = score.reshape(self.samples, -1)
         self.wide = widest(self.device)
         self._bar: Any = None
+        self._plain = forward
+        self._due = 0  # rows that a plan has not been made for
+        self._explicit = explicit or chunk is not None
+        self._walker: Walker | None = None
         self._known: dict[bytes, Tensor] = {}
 
     # -- evaluation ----------------------------------------------------------------------------------------
@@ -106,8 +112,7 @@ class Game:
     def progress(self, coalitions: int, what: str, progress: bool | None) -> Iterator[None]:
         """A bar over so many coalitions for the evaluations inside, and a plan for the model that runs them."""
         if not self.merged:
-            rows = self.n * (coalitions or self.d)
-            self.forward, _ = planned(self.forward, self.inputs, rows=rows, chunk=self.size)
+            self._due = self.n * (coalitions or self.d)
         with progress_bar(coalitions * (1 if self.merged else self.n), what, progress) as bar:
             self._bar = bar
             try:
@@ -149,12 +154,19 @@ class Game:
         return torch.cat(parts)
 
     def _run(self, coalitions: Tensor, samples: Tensor, switches: Switches) -> Tensor:
-        masks = switches(coalitions, samples)
+        if self._due:
+            self.forward, _ = planned(self.forward, self.inputs, rows=self._due, chunk=self.size)
+            self._due = 0
+        return self._widened(self.forward.selected(self._perturbed(switches(coalitions, samples), samples), samples))
+
+    def _perturbed(self, masks: Sequence[Tensor], samples: Tensor) -> list[Tensor]:
         xs = []
         for x, b, m in zip(self.inputs, self.baselines, masks, strict=True):
             rows, base = x.index_select(0, samples), b.index_select(0, samples)
             xs.append(torch.where(m, rows, base) if m.dtype == torch.bool else _blend(rows, base, m))
-        out = self.forward.selected(xs, samples)
+        return xs
+
+    def _widened(self, out: Tensor) -> Tensor:
         return out.to(self.wide) if out.is_floating_point() else out.to(torch.get_default_dtype()).to(self.wide)
 
     # -- features ------------------------------------------------------------------------------------------
@@ -200,6 +212,36 @@ class Game:
         if len(self._known) * out[0].numel() < _REMEMBERED:
             self._known.update(fresh)
         return out
+
+    def along(self, orders: Tensor, samples: Tensor) -> Tensor:
+        """Scores of the first 1 .. d - 1 features of orders (P, d), for some samples: (P, d - 1, samples, K).
+
+        Each coalition is evaluated once in the life of the game, or computed from the one before (`core.incremental`).
+        """
+        count, d = orders.shape
+        if self._due and self._walker is None:
+            self._walker = self._walker_for(self._due)
+        if self._walker is not None:
+            size = int(self.size) if self._explicit else None
+            found = self._walker.scores(orders, samples.tolist(), size, self._bar)
+            if found is not None:
+                self._due = 0
+                return self._widened(found).reshape(count, d - 1, len(samples), -1)
+            self._walker = None
+        rank = torch.empty_like(orders)
+        rank.scatter_(1, orders, torch.arange(d, device=orders.device).expand(count, d))
+        at_once = max(1, _SWITCHES // d)
+        scores = []
+        for first in range(0, count * (d - 1), at_once):
+            c = torch.arange(first, min(count * (d - 1), first + at_once), device=orders.device)
+            scores.append(self.once(rank.index_select(0, c // (d - 1)) <= (c % (d - 1))[:, None], samples))
+        return torch.cat(scores).reshape(count, d - 1, len(samples), -1)
+
+    def _walker_for(self, rows: int) -> Walker | None:
+        def perturbed(z: Tensor, who: Tensor) -> Tensor:
+            return self._perturbed(self.spread(z, who), who)[0]
+
+        return Walker.of(self._plain, self.inputs, self.baselines, self.features, perturbed, rows)
 
     @property
     def empty(self) -> Tensor:

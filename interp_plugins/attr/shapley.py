@@ -28,7 +28,6 @@ from .base import PerturbationAttribution, prepared
 from .cells import cells
 from .coalitions import Game
 
-_SWITCHES = 2**24  # switches held at a time
 _MAX_EXACT = 20  # 2^20 coalitions per sample are a million rows
 
 
@@ -130,20 +129,12 @@ def _companions(orders: Tensor, runs: int) -> Tensor:
 def _marginals(game: Game, orders: Tensor, ends: tuple[Tensor, Tensor], samples: Tensor) -> Tensor:
     """What each feature adds when it joins, for orders (P, d) and some samples: (P, samples, K, d)."""
     count, d = orders.shape
-    rank = torch.empty_like(orders)
-    rank.scatter_(1, orders, torch.arange(d, device=orders.device).expand(count, d))
-    inner = d - 1  # coalitions of an order that are neither empty nor whole
     start, end = (e[samples.to(e.device)] for e in ends)
-    path = [start.expand(count, 1, *start.shape)]
-    if inner:
-        at_once = max(1, _SWITCHES // d)
-        scores = []
-        for first in range(0, count * inner, at_once):
-            c = torch.arange(first, min(count * inner, first + at_once), device=orders.device)
-            scores.append(game.once(rank.index_select(0, c // inner) <= (c % inner)[:, None], samples))
-        path.append(torch.cat(scores).reshape(count, inner, *start.shape))
-    path.append(end.expand(count, 1, *end.shape))
+    path = [start.expand(count, 1, *start.shape), end.expand(count, 1, *end.shape)]
+    if d > 1:
+        path.insert(1, game.along(orders, samples))
     steps = torch.cat(path, 1).diff(dim=1).permute(0, 2, 3, 1)  # (P, samples, K, place in the order)
+    rank = orders.argsort(1)
     return steps.gather(3, rank[:, None, None, :].expand_as(steps))
 
 

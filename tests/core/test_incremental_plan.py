@@ -11,7 +11,7 @@ from interp_plugins.core.accelerate import acceleration
 from interp_plugins.core.features import Windows
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
-from interp_plugins.core.incremental import Incremental, engine
+from interp_plugins.core.incremental import Incremental, checks, engine
 from interp_plugins.core.incremental.trace import trace
 from interp_plugins.core.target import as_target
 
@@ -57,7 +57,7 @@ def test_a_model_that_merges_the_batch_is_left_alone() -> None:
 def test_a_plan_is_made_once_while_a_model_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = small(), picture(2)
     traced: list[nn.Module] = []
-    monkeypatch.setattr(engine, "trace", lambda m: traced.append(m) or trace(m))
+    monkeypatch.setattr(checks, "trace", lambda m: traced.append(m) or trace(m))
 
     def run() -> Tensor:
         return Occlusion(model).attribute(x, (3, 5, 5), 5, target=1, progress=False)

@@ -2,5 +2,6 @@
 
 from .engine import Incremental
 from .table import Cost, occlusion_cost
+from .walk import Walker
 
-__all__ = ["Cost", "Incremental", "occlusion_cost"]
+__all__ = ["Cost", "Incremental", "Walker", "occlusion_cost"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..features import MaskFeatures, Windows
+from .regions import Span
 
 MAX_SHARE = 0.4  # features that fill more of the picture than this (on average) are left to the plain engine
 
@@ -81,20 +82,19 @@ class Boxes:
             difference = torch.where(mask, difference, 0)
         return difference, top, left
 
-    def changes(self, features: Sequence[int], sample: int) -> tuple[Tensor, list[int], list[int]]:
-        """Differences (R, h, w, C) in boxes of one size inside the picture, and their corners."""
-        corners = np.array([self._corners(k, sample) for k in features])
+    def changes(self, features: Sequence[int], samples: Sequence[int]) -> tuple[Tensor, Span, Span]:
+        """What replacing feature r of sample r changes, (R, h, w, C), in boxes of one size inside the picture."""
+        corners = np.array([self._corners(k, s) for k, s in zip(features, samples, strict=True)])
         height, width = (corners[:, 2:] - corners[:, :2]).max(0).tolist()
-        delta = self.x.new_zeros(len(features), height, width, self.x.shape[1])
-        tops, lefts = [], []
-        for r, k in enumerate(features):
+        channels, *extents = self.x.shape[1:]
+        delta = self.x.new_zeros(len(features), height, width, channels)
+        starts = np.clip(corners[:, :2], 0, np.array([extents[0] - height, extents[1] - width]))
+        for r, (k, sample) in enumerate(zip(features, samples, strict=True)):
             difference, top, left = self._difference(k, sample)
-            tops.append(max(0, min(top, self.x.shape[2] - height)))
-            lefts.append(max(0, min(left, self.x.shape[3] - width)))
             _, h, w = difference.shape
-            a, b = top - tops[-1], left - lefts[-1]
+            a, b = top - int(starts[r, 0]), left - int(starts[r, 1])
             delta[r, a : a + h, b : b + w] = difference.permute(1, 2, 0)
-        return delta, tops, lefts
+        return delta, Span(starts[:, 0], height, extents[0]), Span(starts[:, 1], width, extents[1])
 
     def perturbed(self, k: int, sample: int) -> Tensor:
         """The sample (1, C, H, W) with feature k replaced."""

@@ -95,6 +95,7 @@ class Geometry:
     """Index tensors of one set of boxes, made once for all layers that share it."""
 
     def __init__(self) -> None:
+        self._apart: dict[tuple[int, int], Tensor] = {}
         self._index: dict[tuple[int, int], tuple[Tensor, Tensor | None, Span, Span]] = {}
 
     def of(self, y: Span, x: Span, device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -113,6 +114,18 @@ class Geometry:
             # The spans are kept, so that their ids stay theirs.
             self._index[key] = (torch.from_numpy(index.reshape(-1)).to(device), outside, y, x)
         return self._index[key][:2]
+
+    def apart(self, y: Span, x: Span, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """The same where each row has a map of its own, one behind the other; those outside are anywhere."""
+        index, outside = self.of(y, x, device)
+        key = (id(y), id(x))
+        if key not in self._apart:
+            moved = index.view(len(y.start), -1)
+            moved = moved + torch.arange(len(moved), device=device)[:, None] * (y.extent * x.extent)
+            if outside is not None:
+                moved = moved.masked_fill(outside.view(len(moved), -1), 0)
+            self._apart[key] = moved.reshape(-1)
+        return self._apart[key], outside
 
     def clean(self, change: Change) -> Change:
         """The change with zeros outside of the map."""
@@ -135,6 +148,10 @@ class Map:
     def extents(self) -> tuple[int, int]:
         """H and W."""
         return self.data.shape[0], self.data.shape[1]
+
+    def of_rows(self, rows: int) -> Tensor:
+        """The map for each of so many rows, (R, H, W, C)."""
+        return self.data.expand(rows, *self.data.shape)
 
     def crop(
         self,

@@ -12,24 +12,20 @@ plain engine.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..accelerate import enabled
 from ..forward import Forward, select_output
 from ..guard import preserved_rng
-from ..scope import remembered
 from .boxes import Boxes
 from .change import Change
+from .checks import close, may_pay, plan_of
 from .plan import Plan, Reference
-from .regions import Span
 from .run import Rows
-from .trace import is_plain, trace
+from .workers import Workers
 
 MIN_FEATURES = 8  # fewer perturbations than this do not pay for the preparation,
 MIN_ELEMENTS = 10**6  # nor do fewer elements of perturbed inputs (a hundred pictures of 64 x 64 pixels),
@@ -38,24 +34,6 @@ MIN_PRODUCTS = 5 * 10**8  # or fewer multiplications in all
 MIN_GAIN = 1.15  # multiplications of the plain model over those done
 MANY = 200  # features from which two are compared with the plain model, not one
 PIECE = 16  # rows run together by one thread
-_DTYPES = (torch.float32, torch.float64)
-
-
-def plan_of(model: nn.Module, x: Tensor) -> tuple[Plan, Reference] | None:
-    """The plan of a model, remembered while it is frozen, and the pass of a sample x (1, C, H, W)."""
-    if not is_plain(model):
-        return None
-    memory = remembered()
-    weights = tuple((id(p), p._version) for p in model.parameters() if not p.is_inference())
-    key = ("incremental", id(model), weights, x.shape, x.dtype, x.device)
-    with torch.inference_mode():
-        if key in memory:
-            plan = memory[key][1]
-            return None if plan is None else (plan, Reference.of(plan, x))
-        traced = trace(model)
-        found = None if traced is None else Plan.of(traced, x)
-    memory[key] = (model, None if found is None else found[0])  # with the model, so that its identity stays its own
-    return found
 
 
 class Incremental:
@@ -79,27 +57,15 @@ class Incremental:
         self._reference: tuple[int, Reference] | None = (0, first)
         self._clean: dict[int, Tensor] = {}
         self._known: dict[int, Tensor] = {}  # outputs of the first features that were run, of sample 0
-        self._threads = torch.get_num_threads() if x.device.type == "cpu" else 1
-        self._pool: ThreadPoolExecutor | None = None
-        self.chunk = PIECE * self._threads * (2 if self._threads > 1 else 1)
+        self._workers = Workers(x.device)
+        self.chunk = PIECE * self._workers.count * (2 if self._workers.count > 1 else 1)
 
     @classmethod
     def of(cls, forward: Forward, inputs: Sequence[Tensor], baselines: Any, features: Any) -> Incremental | None:
         """The incremental engine for this model and these features, or None where the plain one has to do it."""
         x = inputs[0]
-        if not (
-            enabled()
-            and len(inputs) == 1
-            and x.ndim == 4
-            and x.dtype in _DTYPES
-            and not forward.args
-            and not forward.kwargs
-            and isinstance(forward.func, nn.Module)
-            and len(features) >= MIN_FEATURES
-            and len(features) * x.numel() >= (MIN_ELEMENTS_CUDA if x.device.type == "cuda" else MIN_ELEMENTS)
-            and not torch.is_autocast_enabled(x.device.type)
-            and any(isinstance(m, nn.Conv2d) for m in forward.func.modules())
-        ):
+        worth = MIN_ELEMENTS_CUDA if x.device.type == "cuda" else MIN_ELEMENTS
+        if len(features) < MIN_FEATURES or len(features) * x.numel() < worth or not may_pay(forward, inputs):
             return None
         boxes = Boxes.of(x, baselines, features)
         if boxes is None:
@@ -138,14 +104,7 @@ class Incremental:
         with torch.no_grad():
             same = torch.zeros(len(chosen), dtype=torch.long, device=self._x.device)
             truth = self.forward.raw([torch.cat([self.boxes.perturbed(k, 0) for k in chosen])], same)
-        if made.shape != truth.shape or made.dtype != truth.dtype:
-            return False
-        # Both are rounded, the plain one in proportion to its activations, which are about as large as its outputs.
-        rounding = 200 * torch.finfo(made.dtype).eps
-        allowed = rounding * torch.maximum(truth.abs().max(), clean.abs().max()) + 1e-3 * (truth - clean).abs().max()
-        if made.dtype == torch.float64:
-            allowed = rounding * truth.abs().max() + 1e-9 * (truth - clean).abs().max()
-        return bool(((made - truth).abs() <= allowed).all())
+        return close(made, truth, clean)
 
     def _of(self, sample: int) -> Reference:
         if self._reference is None or self._reference[0] != sample:
@@ -156,11 +115,8 @@ class Incremental:
     def rows(self, sample: int, features: Sequence[int]) -> Rows:
         """The run of some features of one sample, not yet started."""
         reference = self._of(sample)
-        delta, top, left = self.boxes.changes(features, sample)
-        height, width = self._x.shape[2:]
-        y = Span(np.asarray(top, dtype=np.int64), delta.shape[1], height)
-        x = Span(np.asarray(left, dtype=np.int64), delta.shape[2], width)
-        return Rows(self.plan, reference, Change(delta, y, x))
+        delta, y, x = self.boxes.changes(features, [sample] * len(features))
+        return Rows(self.plan, reference.maps, Change(delta, y, x))
 
     def row(self, r: int) -> tuple[int, int, int]:
         """Feature, sample and sample + 1 of row r: all features of the first sample, then those of the next."""
@@ -197,20 +153,12 @@ class Incremental:
             with torch.inference_mode():
                 return select_output(self.rows(sample, piece).output(), self.forward.output)
 
-        size = max(1, min(PIECE, -(-len(todo) // self._threads)))
-        made = self._run_all(run, [todo[i : i + size] for i in range(0, len(todo), size)])
+        size = max(1, min(PIECE, -(-len(todo) // self._workers.count)))
+        made = self._workers.map(run, [todo[i : i + size] for i in range(0, len(todo), size)])
         if len(todo) == len(features):
             return torch.cat(made)
         fresh = iter([row for part in made for row in part])
         return torch.stack([known[k] if k in known else next(fresh) for k in features])
-
-    def _run_all(self, run: Callable[[Sequence[int]], Tensor], pieces: Sequence[Sequence[int]]) -> list[Tensor]:
-        if self._threads == 1:
-            return [run(piece) for piece in pieces]
-        if self._pool is None:
-            # One thread per piece, with kernels on one thread each: no barrier after each of many small operations.
-            self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
-        return list(self._pool.map(run, pieces))
 
     def __enter__(self) -> Incremental:
         """Threads are started when needed."""
@@ -218,7 +166,4 @@ class Incremental:
 
     def __exit__(self, *exc: object) -> None:
         """And ended here."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
-            torch.set_num_threads(self._threads)  # the workers' setting reaches threads that start later
+        self._workers.end()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +30,13 @@ class Context(Protocol):
 
 
 class Op:
-    """One call of the graph. `inputs` below are changes of `sources`, maps those of the unperturbed pass."""
+    """One call of the graph. `inputs` below are changes of `sources`, maps those of the unperturbed pass.
+
+    Attributes:
+        reads: the values that a change asks for beside itself: of no map, of the inputs' maps, or of the output's, too.
+    """
+
+    reads: Literal["nothing", "inputs", "all"] = "nothing"
 
     def plain(self, *inputs: Tensor) -> Tensor:
         """The call itself, in the model's layout."""
@@ -142,6 +148,8 @@ class Dense(Op):
 class Rectifier(Op):
     """ReLU: relu(p + d) - relu(p) = max(d, -p) + min(p, 0), without rounding where the unit stays on."""
 
+    reads = "inputs"
+
     def plain(self, *inputs: Tensor) -> Tensor:
         """ReLU."""
         return F.relu(inputs[0])
@@ -177,6 +185,7 @@ class Pointwise(Op):
     ):
         self.function, self.layout, self.linear = function, layout, linear
         self.affine: tuple[Tensor, Tensor] | None = None  # scale and shift per channel, where it is that
+        self.reads = "all" if linear is None else "nothing"
 
     def plain(self, *inputs: Tensor) -> Tensor:
         """The function."""
@@ -234,6 +243,8 @@ class Sum(Op):
 class Product(Op):
     """a * b: (p + d)(q + e) - p q = d (q + e) + p e."""
 
+    reads = "inputs"
+
     def plain(self, *inputs: Tensor) -> Tensor:
         """Product."""
         return inputs[0] * inputs[1]
@@ -276,6 +287,8 @@ class Concat(Op):
 
 class MaxPool(Op):
     """Evaluated on the box with its surroundings."""
+
+    reads = "all"
 
     def __init__(self, size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool):
         self.size, self.padding, self.dilation, self.ceil_mode = _pair(size), _pair(padding), _pair(dilation), ceil_mode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from .change import FIRST, Map, as_map
 from .match import Call, Matched, match
-from .ops import Conv, Pointwise, Same
+from .ops import Conv, Pointwise, Same, Sum
 from .trace import depends_on_input
 
 
@@ -19,6 +20,8 @@ class Plan:
     Attributes:
         products: multiplications of each operation in the plain model, per picture.
         others: those in calls that are left to the model, estimated from their weights.
+        pays: nodes where a change of the whole map still pays: a convolution that is cheaper on changes comes later.
+        asked_for: nodes whose maps changes may ask for the values of.
     """
 
     def __init__(self, traced: fx.GraphModule):
@@ -32,6 +35,7 @@ class Plan:
         self.matched: dict[fx.Node, Matched] = {}
         self.layouts: dict[fx.Node, str] = {}
         self.pays: set[fx.Node] = set()
+        self.asked_for: set[fx.Node] = set()
         for module in self.modules.values():
             if getattr(module, "inplace", False) is True:
                 module.inplace = False  # type: ignore[assignment]
@@ -50,6 +54,7 @@ class Plan:
         reference = plan._match(x)
         plan._fold(reference)
         plan.pays = plan._before_fast_convolutions()
+        plan.asked_for = plan._asked_for(reference)
         plan.products = {node: found.op.products(reference.maps[node]) for node, found in plan.matched.items()}
         return plan, reference
 
@@ -93,13 +98,45 @@ class Plan:
                 first.maps[node] = first.maps[next(iter(node.users))]
 
     def _before_fast_convolutions(self) -> set[fx.Node]:
-        """Nodes where a change of the whole map still pays: a convolution that is cheaper on changes comes later."""
         found: set[fx.Node] = set()
         for node in reversed(self.nodes):
             op = self.matched[node].op if node in self.matched else None
             if (isinstance(op, Conv) and op.can_be_fast) or any(user in found for user in node.users):
                 found.add(node)
         return found
+
+    def _asked_for(self, first: Reference) -> set[fx.Node]:
+        """Nodes whose maps changes may ask for the values of, wherever they go on as whole maps."""
+        found: set[fx.Node] = set()
+        for node in self.nodes:
+            if node in self.matched:
+                op, sources = self.matched[node].op, self.matched[node].sources
+                shapes = {first.maps[s].data.shape for s in sources}
+                whole = node not in self.pays or (isinstance(op, Sum) and len(shapes) > 1)
+                found.update(sources if whole or op.reads != "nothing" else ())
+                found.update([node] if op.reads == "all" else ())
+            elif node in self.dynamic:
+                found.update(n for n in node.all_input_nodes if n in self.layouts)
+        return found
+
+    def run(self, x: Tensor, found: Callable[[fx.Node, Tensor], None]) -> Any:
+        """The model's output for x (R, C, H, W); `found` gets every map, (R, H, W, C)."""
+        output: Any = None
+        values: dict[fx.Node, Any] = dict(self.constants)
+        for node in self.nodes:
+            if node.op == "placeholder":
+                values[node] = x
+            elif node.op == "output":
+                output = fx.node.map_arg(node.args[0], values.__getitem__)
+            elif node in self.matched:
+                values[node] = self.matched[node].op.plain(*[values[s] for s in self.matched[node].sources])
+            elif node in self.dynamic:
+                values[node] = self.call(node, lambda n: _own(values[n]))
+            if node in self.layouts:
+                found(node, as_map(values[node], self.layouts[node]))
+            for done in self.done_after.get(node, ()):
+                values.pop(done, None)
+        return output
 
     def call(self, node: fx.Node, value: Any) -> Any:
         """Run one call of the graph as the model would."""
@@ -127,23 +164,11 @@ class Reference:
     def of(cls, plan: Plan, x: Tensor) -> Reference:
         """One more pass, of the sample x (1, C, H, W)."""
         maps: dict[fx.Node, Map] = {}
-        output: Any = None
-        values: dict[fx.Node, Any] = dict(plan.constants)
-        for node in plan.nodes:
-            if node.op == "placeholder":
-                values[node] = x
-            elif node.op == "output":
-                output = fx.node.map_arg(node.args[0], values.__getitem__)
-            elif node in plan.matched:
-                found = plan.matched[node]
-                values[node] = found.op.plain(*[values[s] for s in found.sources])
-            elif node in plan.dynamic:
-                values[node] = plan.call(node, lambda n: _own(values[n]))
-            if node in plan.layouts:
-                maps[node] = Map(as_map(values[node], plan.layouts[node])[0])
-            for done in plan.done_after.get(node, ()):
-                values.pop(done, None)
-        return cls(maps, output)
+
+        def found(node: fx.Node, value: Tensor) -> None:
+            maps[node] = Map(value[0])
+
+        return cls(maps, plan.run(x, found))
 
     def finite(self) -> bool:
         """Whether differences can be taken everywhere."""

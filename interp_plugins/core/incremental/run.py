@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
-from .change import Change, Geometry, from_map
-from .plan import Plan, Reference
+from .change import Change, Geometry, Map, from_map
+from .plan import Plan
 
 _ASKS_SHAPE = ("size", "dim", "shape", "ndim", "dtype", "device")
 
@@ -18,15 +19,15 @@ class Rows:
 
     Args:
         plan: the model.
-        reference: the sample's unperturbed pass.
+        maps: those of the pass that the rows differ from.
         change: the perturbations, as a change of the input.
 
     Attributes:
         products: multiplications per node.
     """
 
-    def __init__(self, plan: Plan, reference: Reference, change: Change):
-        self.plan, self.reference, self._input = plan, reference, change
+    def __init__(self, plan: Plan, maps: Mapping[fx.Node, Map], change: Change):
+        self.plan, self.maps, self._input = plan, maps, change
         self.rows = change.delta.shape[0]
         self.geometry = Geometry()
         self.products: dict[fx.Node, float] = defaultdict(float)
@@ -40,24 +41,29 @@ class Rows:
 
     def output(self) -> Any:
         """What the model returns for these rows."""
-        plan = self.plan
+        plan, output = self.plan, None
         for node in plan.nodes:
-            if node.op == "output":
-                return fx.node.map_arg(node.args[0], self._tensor)
             if node in plan.constants:
                 continue
-            self._node = node
-            self._values[node] = self._input if node.op == "placeholder" else self._run(node)
+            if node.op == "output":
+                output = fx.node.map_arg(node.args[0], self._tensor)
+            else:
+                self._node = node
+                self._values[node] = self._input if node.op == "placeholder" else self._run(node)
             for done in plan.done_after.get(node, ()):
-                self._values.pop(done, None)
-        raise AssertionError("a graph without output")
+                if done in self._values:
+                    self.done(done, self._values.pop(done))
+        return output
+
+    def done(self, node: fx.Node, value: Any) -> None:
+        """Nobody asks for a node's value any more."""
 
     def _run(self, node: fx.Node) -> Any:
         found = self.plan.matched.get(node)
         if found is None:
             asks_shape = str(node.target) in _ASKS_SHAPE or (len(node.args) > 1 and node.args[1] in _ASKS_SHAPE)
             return self.plan.call(node, self._shape if asks_shape else self._tensor)
-        maps = self.reference.maps
+        maps = self.maps
         inputs = [self._values[s] for s in found.sources]
         if all(isinstance(v, Change) for v in inputs) and self._pays(node, inputs):
             made = found.op.change(self, inputs, [maps[s] for s in found.sources], maps[node])
@@ -76,7 +82,7 @@ class Rows:
             return self.plan.constants[node]
         value = self._values[node]
         if isinstance(value, Change):
-            whole = self.geometry.clean(value).whole().delta + self.reference.maps[node].data
+            whole = self.geometry.clean(value).whole().delta + self.maps[node].data
             return from_map(whole, self.plan.layouts[node])
         return value
 
@@ -85,5 +91,4 @@ class Rows:
         value = self._values.get(node)
         if not isinstance(value, Change):
             return self._tensor(node)
-        data: Tensor = self.reference.maps[node].data
-        return from_map(data.expand(self.rows, *data.shape), self.plan.layouts[node])
+        return from_map(self.maps[node].of_rows(self.rows), self.plan.layouts[node])
