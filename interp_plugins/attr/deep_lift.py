@@ -210,8 +210,7 @@ class DeepLift(Multiplying, GradientAttribution):
             custom_attribution_func: `f(multipliers[, inputs[, baselines]])` on tuples of tensors, instead of
                 multipliers * (inputs - baselines).
             rule: "rescale", or "reveal_cancel" (section 3.5.3 of the paper), which also sees contributions that cancel
-                behind a nonlinearity; for models whose nonlinearities stand directly behind linear layers and
-                convolutions.
+                before a nonlinearity, wherever linear steps of any kind add them up (see docs/rules.md).
             batch_size: samples per pass; None = automatic.
             progress: None = a bar for long work, True, False.
 

@@ -79,6 +79,7 @@ class LayerDeepLift(_Multiplying, LayerAttribution, GradientAttribution):
         custom_attribution_func: CustomAttribution | None = None,
         grad_kwargs: dict[str, Any] | None = None,
         *,
+        rule: str = "rescale",
         batch_size: int | None = None,
         progress: bool | None = None,
     ) -> Any:
@@ -93,6 +94,7 @@ class LayerDeepLift(_Multiplying, LayerAttribution, GradientAttribution):
             attribute_to_layer_input: explain the layer's input instead of its output.
             custom_attribution_func: see `DeepLift.attribute`; gets the layer's tensors.
             grad_kwargs: accepted for Captum's sake; unused tensors give zeros with a warning here.
+            rule: see `DeepLift.attribute`; the layer's tensors are what contributions start from.
             batch_size: samples per pass; None = automatic.
             progress: None = a bar for long work, True, False.
         """
@@ -104,6 +106,7 @@ class LayerDeepLift(_Multiplying, LayerAttribution, GradientAttribution):
             attribute_to_layer_input,
             return_convergence_delta=return_convergence_delta,
             custom_attribution_func=custom_attribution_func,
+            rule=rule,
             batch_size=batch_size,
             progress=progress,
         ).solve()
@@ -129,6 +132,7 @@ class LayerDeepLiftShap(_Multiplying, LayerAttribution, GradientAttribution):
         attribute_to_layer_input: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
         *,
+        rule: str = "rescale",
         batch_size: int | None = None,
         progress: bool | None = None,
     ) -> Any:
@@ -148,6 +152,7 @@ class LayerDeepLiftShap(_Multiplying, LayerAttribution, GradientAttribution):
                 "target": target,
                 "return_convergence_delta": return_convergence_delta,
                 "custom_attribution_func": custom_attribution_func,
+                "rule": rule,
                 "batch_size": batch_size,
                 "progress": progress,
             },
@@ -180,6 +185,7 @@ class NeuronDeepLift(_Multiplying, NeuronAttribution, GradientAttribution):
         attribute_to_neuron_input: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
         *,
+        rule: str = "rescale",
         batch_size: int | None = None,
         progress: bool | None = None,
     ) -> Any:
@@ -190,6 +196,7 @@ class NeuronDeepLift(_Multiplying, NeuronAttribution, GradientAttribution):
             baselines,
             additional_forward_args=additional_forward_args,
             custom_attribution_func=custom_attribution_func,
+            rule=rule,
             batch_size=batch_size,
             progress=progress,
         )
@@ -208,6 +215,7 @@ class NeuronDeepLiftShap(_Multiplying, NeuronAttribution, GradientAttribution):
         attribute_to_neuron_input: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
         *,
+        rule: str = "rescale",
         batch_size: int | None = None,
         progress: bool | None = None,
     ) -> Any:
@@ -218,6 +226,7 @@ class NeuronDeepLiftShap(_Multiplying, NeuronAttribution, GradientAttribution):
             baselines,
             additional_forward_args=additional_forward_args,
             custom_attribution_func=custom_attribution_func,
+            rule=rule,
             batch_size=batch_size,
             progress=progress,
         )

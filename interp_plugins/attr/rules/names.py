@@ -24,12 +24,13 @@ _SYNONYMS = {
 _DUNDER_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "idiv", "ipow", "imatmul"}
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """A set of names, from a text."""
     return frozenset(text.split())
 
 
 # Functions that only move numbers: what comes back for an output belongs to the input it came from.
-MOVES = _words(
+MOVES = words(
     """view view_as reshape reshape_as flatten unflatten permute transpose swapaxes swapdims movedim moveaxis squeeze
     unsqueeze expand expand_as broadcast_to broadcast_tensors repeat repeat_interleave tile cat stack hstack vstack
     dstack split split_with_sizes chunk tensor_split hsplit vsplit unbind narrow select index_select gather
@@ -43,7 +44,7 @@ MOVES = _words(
 )
 
 # Linear (or affine) in whatever carries a gradient: the gradient is the same everywhere.
-LINEAR = _words(
+LINEAR = words(
     """add sub rsub neg positive sum nansum mean nanmean cumsum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
     adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample upsample_bilinear upsample_nearest fold col2im trace
     index_add scatter_add diff fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn segment_reduce
@@ -51,7 +52,7 @@ LINEAR = _words(
 )
 
 # Of one operand, element by element.
-ELEMENTWISE = _words(
+ELEMENTWISE = words(
     """relu relu6 leaky_relu prelu rrelu elu celu selu gelu silu mish sigmoid hardsigmoid logsigmoid log_sigmoid
     tanh hardtanh hardswish softplus softsign tanhshrink softshrink hardshrink threshold exp expm1 exp2 log log1p
     log2 log10 sqrt rsqrt reciprocal square abs sin cos tan sinh cosh asin acos atan asinh acosh atanh erf erfc
@@ -59,24 +60,24 @@ ELEMENTWISE = _words(
 )
 
 # Bilinear where two operands carry a gradient, linear where one does.
-PRODUCTS = _words("mul matmul rmatmul mm bmm mv dot vdot inner outer ger bilinear chain_matmul tensordot einsum")
-WEIGHTED = _words("linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
-AFFINE_PRODUCTS = _words("addmm baddbmm addbmm addmv addr addcmul lerp")
+PRODUCTS = words("mul matmul rmatmul mm bmm mv dot vdot inner outer ger bilinear chain_matmul tensordot einsum")
+WEIGHTED = words("linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
+AFFINE_PRODUCTS = words("addmm baddbmm addbmm addmv addr addcmul lerp")
 
 # Of one or more operands: each output is one of the inputs, the largest or the smallest.
-LARGEST = _words(
+LARGEST = words(
     """max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d adaptive_max_pool1d_with_indices
     adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices fractional_max_pool2d fractional_max_pool3d
     amax max maximum"""
 )
-SMALLEST = _words("amin min minimum")
-SELECTING = LARGEST | SMALLEST | _words("sort topk kthvalue median nanmedian mode cummax cummin aminmax msort")
+SMALLEST = words("amin min minimum")
+SELECTING = LARGEST | SMALLEST | words("sort topk kthvalue median nanmedian mode cummax cummin aminmax msort")
 
-NORMALIZATIONS = _words("layer_norm group_norm instance_norm rms_norm batch_norm local_response_norm normalize")
+NORMALIZATIONS = words("layer_norm group_norm instance_norm rms_norm batch_norm local_response_norm normalize")
 
 # No gradient goes through these, or nothing but bookkeeping happens.
-PLAIN = _words(
+PLAIN = words(
     """size dim ndimension numel nelement stride storage_offset is_contiguous is_floating_point is_complex is_signed
     element_size data_ptr storage untyped_storage item tolist numpy len get_device is_same_size grad requires_grad
     retain_grad register_hook set_grad_enabled isnan isinf isfinite isclose allclose equal eq ne lt le gt ge argmax

@@ -104,6 +104,14 @@ class PairedMode(RuleMode):
         return rule
 
     def made(self, call: Call, seen: list[Kept | None] | None) -> Any:
+        """The call by its rule, with the values of the baseline's run."""
+        self.attach(call, seen)
+        if call.name not in _KNOWN and not all(is_real(y) for y in call.run()):
+            args, kwargs = call.arguments(call.operands)
+            return call.func(*args, **kwargs)  # numbers, positions: nothing to differentiate by a rule
+        return ruled(call)
+
+    def attach(self, call: Call, seen: list[Kept | None] | None) -> None:
         """Attach the values of the baseline's run."""
         assert seen is not None
         found = [seen[i] for i in call.where]
@@ -111,10 +119,6 @@ class PairedMode(RuleMode):
         if [b.shape for b in base] != [x.shape for x in call.xs]:
             raise _other_way(call.name, [(call.name, None)])
         call.base = base
-        if call.name not in _KNOWN and not all(is_real(y) for y in call.run()):
-            args, kwargs = call.arguments(call.operands)
-            return call.func(*args, **kwargs)  # numbers, positions: nothing to differentiate by a rule
-        return ruled(call)
 
 
 def _by_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
