@@ -14,8 +14,10 @@ from torch import Tensor, nn
 import interp_plugins.attr as attr
 from interp_plugins.attr.blur_ig import blurred
 from interp_plugins.attr.extremal import smooth_mask
+from interp_plugins.attr.quadrature import quadrature
 from interp_plugins.attr.xrai import ranked, regions
 from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.report import collect
 from tests.conformance.cases import Mlp
 
 
@@ -49,6 +51,30 @@ def picture() -> Tensor:
 def gradient(f: Any, at: Tensor) -> Tensor:
     leaf = at.detach().clone().requires_grad_()
     return torch.autograd.grad(f(leaf).sum(), leaf)[0]
+
+
+# -- LayerConductance ----------------------------------------------------------------------------------------------
+
+
+def test_conductance_reads_the_edge_between_two_cells_once(cnn: nn.Module, picture: Tensor) -> None:
+    method = attr.LayerConductance(cnn, [cnn[0], cnn[2]])
+    expected = [torch.zeros(2, 4, 10, 12).double(), torch.zeros(2, 4, 5, 6).double()]
+    edges = torch.tensor([0.0, *cell_ends(5)]).double()
+    for i, head in enumerate((cnn[1:], cnn[3:])):
+        layer = cnn[: 1 if i == 0 else 3]
+        for k, node in enumerate(quadrature("gausslegendre", 5).nodes):
+            grad = gradient(lambda y, head=head: head(y)[:, 1], layer(node * picture))
+            expected[i] += grad * (layer(edges[k + 1] * picture) - layer(edges[k] * picture)).detach()
+    for size in (None, 1, 3, 4, 7, 50):
+        with collect() as report:
+            found = method.attribute(picture, target=1, n_steps=5, internal_batch_size=size)
+        assert all(close(a, b) for a, b in zip(found, expected, strict=True)), size
+        assert report["forward_passes"] == 2 * (5 + 6) and report["backward_passes"] == 2 * 5
+
+
+def cell_ends(steps: int) -> list[float]:
+    """Where the cells of the Gauss-Legendre rule end."""
+    return np.cumsum(quadrature("gausslegendre", steps).weights).tolist()
 
 
 # -- Blur IG -------------------------------------------------------------------------------------------------------
