@@ -16,8 +16,10 @@ from ..core.features import MaskFeatures, Windows
 from ..core.registry import register
 from ..core.spec import InputSpec
 from ..core.tensors import like
+from .average import check_tolerance
 from .base import PerturbationAttribution, prepared
-from .perturbation import perturb
+from .perturbation import Changes, perturb, with_changes
+from .window_grid import refined
 
 
 @register("feature_ablation", aliases=("ablation",), needs="perturbation")
@@ -121,6 +123,7 @@ class Occlusion(PerturbationAttribution):
         show_progress: bool = False,
         *,
         border: str = "shift",
+        tol: float | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
     ) -> Any:
@@ -138,6 +141,11 @@ class Occlusion(PerturbationAttribution):
             perturbations_per_eval: windows per forward pass. 1 (the default) leaves the size to the engine.
             show_progress: always show a progress bar.
             border: "shift" moves the last window back so that all have one size; "clip" cuts it off, as Captum does.
+            tol: evaluate a part of the windows and interpolate between them, until each sample's map has an estimated
+                relative L2 error below this (`attr/window_grid.py`; with several outputs, all their maps together).
+                None: all windows. What was needed and reached is reported (`core.report`: n_windows, map_error). It
+                pays where windows overlap or scores are smooth; what lies wholly between the first windows, which
+                about touch each other, is not seen where windows do not overlap.
             batch_size: rows (windows x samples) per forward pass; overrides perturbations_per_eval.
             progress: None = a bar for long work, True, False.
 
@@ -145,15 +153,16 @@ class Occlusion(PerturbationAttribution):
             Maps of the inputs' shapes (layout for several outputs as in `FeatureAblation`).
         """
         check_chunk("perturbations_per_eval", perturbations_per_eval)
+        check_tolerance(tol)
+
+        def use(changes: Changes) -> list[Tensor]:
+            with changes.progress(self.get_name(), True if show_progress else progress):
+                return changes.credited(changes.of(changes.everything)) if tol is None else refined(changes, tol)
+
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
-            maps = perturb(
-                forward,
-                xs,
-                as_baselines(baselines, xs, template=inputs),
+            windows, base = (
                 Windows(xs, sliding_window_shapes, strides, border),
-                perturbations_per_eval=perturbations_per_eval,
-                chunk=check_chunk("batch_size", batch_size),
-                progress=True if show_progress else progress,
-                what=self.get_name(),
+                as_baselines(baselines, xs, template=inputs),
             )
-            return like(inputs, maps)
+            size = check_chunk("batch_size", batch_size)
+            return like(inputs, with_changes(forward, xs, base, windows, use, perturbations_per_eval, size))

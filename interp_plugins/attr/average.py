@@ -211,7 +211,7 @@ def rounds(
             active = active[~(errors()[active] <= tol)]
 
 
-def check_tolerance(tol: float | None, n_samples: int, max_samples: int) -> None:
+def check_tolerance(tol: float | None, n_samples: int = 1, max_samples: int = 1) -> None:
     """Refuse tolerances and counts that cannot be meant."""
     check_chunk("n_samples", n_samples)
     check_chunk("max_samples", max_samples)

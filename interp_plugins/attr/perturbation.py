@@ -8,9 +8,12 @@ cover an element). No gradient is needed. Cost: one forward row per feature and 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
-from collections.abc import Sequence
-from typing import Protocol
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -99,6 +102,10 @@ def merges_batch(forward: Forward, inputs: Sequence[Tensor]) -> bool:
     return out.ndim == 0 or out.shape[0] != 1
 
 
+T = TypeVar("T")
+Run = tuple[int, int, int]  # a feature, the first of its samples, the last one + 1
+
+
 def perturb(
     forward: Forward,
     inputs: Sequence[Tensor],
@@ -122,6 +129,27 @@ def perturb(
         progress: None = a bar for long work, True, False.
         what: name for the progress bar.
     """
+
+    def all_features(changes: Changes) -> list[Tensor]:
+        with changes.progress(what, progress):
+            return changes.credited(changes.of(changes.everything))
+
+    return with_changes(forward, inputs, baselines, features, all_features, perturbations_per_eval, chunk)
+
+
+def with_changes(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    baselines: Sequence[Tensor] | Replacement,
+    features: MaskFeatures | Windows,
+    use: Callable[[Changes], T],
+    perturbations_per_eval: int = 1,
+    chunk: int | None = None,
+) -> T:
+    """What `use` makes of the changes of the score, for a model with a value per row or, failing that, per batch.
+
+    Arguments as of `perturb`.
+    """
     n = inputs[0].shape[0]
     explicit = perturbations_per_eval > 1
     size = chunk or (perturbations_per_eval * n if explicit else max(n, auto_chunk(list(inputs))))
@@ -135,8 +163,8 @@ def perturb(
             if n > 1:
                 incremental = Incremental.of(forward, inputs, baselines, features)
             rows = size if incremental is None or explicit or chunk is not None else incremental.chunk
-            clean = clean.reshape(n, -1)
-            return _loop(forward, inputs, baselines, features, clean, rows, progress, what, incremental=incremental)
+            scores = clean.reshape(n, -1)
+            return use(Changes(forward, inputs, baselines, features, scores, rows, incremental=incremental))
     except MergesBatch:
         pass
     if explicit:
@@ -144,59 +172,119 @@ def perturb(
             "When perturbations_per_eval > 1, forward_func's output should be a tensor whose 1st dim grow with the "
             f"input batch size: got shape {tuple(clean.shape)} for {n} examples. Use perturbations_per_eval=1."
         )
-    return _loop(forward, inputs, baselines, features, clean.reshape(1, -1), n, progress, what, merged=True)
+    return use(Changes(forward, inputs, baselines, features, clean.reshape(1, -1), n, merged=True))
 
 
-def _loop(
-    forward: Forward,
-    inputs: Sequence[Tensor],
-    baselines: Sequence[Tensor] | Replacement,
-    features: MaskFeatures | Windows,
-    clean: Tensor,
-    size: int,
-    progress: bool | None,
-    what: str,
-    merged: bool = False,
-    incremental: Incremental | None = None,
-) -> list[Tensor]:
-    n, device = inputs[0].shape[0], inputs[0].device
-    dtype = accumulation_dtype(clean.dtype) if clean.is_floating_point() else torch.get_default_dtype()
-    credit = _Credit(inputs, clean.shape[0], clean.shape[1], dtype, features.counts_overlap)
-    if incremental is None:
-        forward, _ = planned(forward, inputs, rows=n * len(features), chunk=size)
+class Changes:
+    """F(x) - F(x with a feature replaced), for any features and samples, in chunks.
 
-    def parts(start: int, stop: int) -> list[tuple[int, int, int, int]]:
-        """(feature, first sample, last sample + 1, offset in the chunk) for the rows [start, stop)."""
-        if incremental is not None:  # sample by sample
-            return [(*incremental.row(r), r - start) for r in range(start, stop)]
-        out = []
-        for k in range(start // n, (stop - 1) // n + 1):
-            lo, hi = max(start, k * n) - k * n, min(stop, (k + 1) * n) - k * n
-            out.append((k, lo, hi, k * n + lo - start))
-        return out
+    Args:
+        forward: what to evaluate.
+        inputs: the inputs, batch first.
+        baselines: replacement values.
+        features: what is replaced together.
+        clean: F(x), (samples, K).
+        size: rows per forward pass.
+        merged: the model gives one value for the whole batch, which then counts as one sample.
+        incremental: the engine that computes only what changes, if there is one.
 
-    def work(start: int, stop: int) -> Tensor:
-        if incremental is not None:
-            return incremental.selected(start, stop).reshape(stop - start, -1)
-        rows = torch.arange(start, stop, device=device) % n
-        xs = [x.index_select(0, rows) for x in inputs]
-        for k, lo, hi, at in parts(start, stop):
-            for i in features.inputs_of(k):
-                _replace(xs[i][at : at + hi - lo], baselines, features, k, i, lo, hi)
-        out = forward.selected(xs, rows)
-        if merged:
-            return out.reshape(1, -1)
-        if out.ndim == 0 or out.shape[0] != stop - start:
-            raise MergesBatch
-        return out.reshape(stop - start, -1)
+    Attributes:
+        samples, outputs: samples and values per sample.
+        everything: all features of all samples, in the order in which they are fastest.
+    """
 
-    step = n if incremental is None else 1
-    with progress_bar(len(features) * n, what, progress) as bar, incremental or contextlib.nullcontext():
-        for start, stop, out in chunks(len(features) * n, size, work, step=step, bar=bar):
+    def __init__(
+        self,
+        forward: Forward,
+        inputs: Sequence[Tensor],
+        baselines: Sequence[Tensor] | Replacement,
+        features: MaskFeatures | Windows,
+        clean: Tensor,
+        size: int,
+        merged: bool = False,
+        incremental: Incremental | None = None,
+    ):
+        self.inputs, self.baselines, self.features, self.clean = inputs, baselines, features, clean
+        self.size, self.merged, self.incremental = size, merged, incremental
+        self.samples, self.outputs = clean.shape
+        self._n = inputs[0].shape[0]
+        self._bar: Any = None
+        self.everything: list[Run] = [(k, 0, self._n) for k in range(len(features))]
+        if incremental is None:
+            forward, _ = planned(forward, inputs, rows=self._n * len(features), chunk=size)
+        else:  # sample by sample
+            self.everything = [incremental.row(r) for r in range(self._n * len(features))]
+        self._forward = forward
+
+    @contextlib.contextmanager
+    def progress(self, what: str, progress: bool | None) -> Iterator[None]:
+        """A bar over all features and samples for the evaluations inside, and threads while they go on."""
+        with (
+            progress_bar(len(self.features) * self._n, what, progress) as self._bar,
+            self.incremental or contextlib.nullcontext(),
+        ):
+            yield
+
+    def sorted(self, pairs: Iterable[tuple[int, int]]) -> list[Run]:
+        """Runs of single (feature, sample) pairs, neighbours together."""
+        if self.merged:
+            return [(k, 0, self._n) for k, _ in sorted(pairs)]
+        if self.incremental is not None:
+            rank = self._rank
+            return [(k, s, s + 1) for k, s in sorted(pairs, key=lambda pair: (pair[1], rank[pair[0]]))]
+        return [(k, s, s + 1) for k, s in sorted(pairs)]
+
+    @functools.cached_property
+    def _rank(self) -> dict[int, int]:
+        return {k: i for i, (k, *_) in enumerate(self.everything[: len(self.features)])}
+
+    def of(self, runs: Sequence[Run]) -> Iterator[tuple[int, int, int, Tensor]]:
+        """For each run, in parts where it is long: feature, first sample, last + 1, changes (samples, K)."""
+        ends = list(itertools.accumulate(hi - lo for _, lo, hi in runs))
+
+        def parts(start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+            """(feature, first sample, last sample + 1, offset in the chunk) for the rows [start, stop)."""
+            for at in range(bisect.bisect_right(ends, start), len(runs)):
+                k, lo, hi = runs[at]
+                begin = ends[at] - (hi - lo)
+                if begin >= stop:
+                    return
+                first, last = max(start, begin), min(stop, ends[at])
+                yield k, lo + first - begin, lo + last - begin, first - start
+
+        def work(start: int, stop: int) -> Tensor:
+            return self._scores(list(parts(start, stop)), stop - start)
+
+        step = self._n if self.incremental is None else 1
+        for start, stop, out in chunks(ends[-1] if ends else 0, self.size, work, step=step, bar=self._bar):
             for k, lo, hi, at in parts(start, stop):
-                if merged:
-                    _add(credit, (clean - out).to(dtype), features, k, 0, 1)
-                    continue
-                before = clean[lo:hi] if incremental is None else incremental.clean(lo).reshape(1, -1)
-                _add(credit, (before - out[at : at + hi - lo]).to(dtype), features, k, lo, hi)
-    return credit.result()
+                if self.merged:
+                    yield k, 0, 1, self.clean - out
+                elif self.incremental is None:
+                    yield k, lo, hi, self.clean[lo:hi] - out[at : at + hi - lo]
+                else:
+                    yield k, lo, hi, self.incremental.clean(lo).reshape(1, -1) - out[at : at + 1]
+
+    def _scores(self, parts: Sequence[tuple[int, int, int, int]], rows: int) -> Tensor:
+        if self.incremental is not None:
+            return self.incremental.selected([(k, lo, hi) for k, lo, hi, _ in parts]).reshape(rows, -1)
+        who = torch.cat([torch.arange(lo, hi) for _, lo, hi, _ in parts]).to(self.inputs[0].device)
+        xs = [x.index_select(0, who) for x in self.inputs]
+        for k, lo, hi, at in parts:
+            for i in self.features.inputs_of(k):
+                _replace(xs[i][at : at + hi - lo], self.baselines, self.features, k, i, lo, hi)
+        out = self._forward.selected(xs, who)
+        if self.merged:
+            return out.reshape(1, -1)
+        if out.ndim == 0 or out.shape[0] != rows:
+            raise MergesBatch
+        return out.reshape(rows, -1)
+
+    def credited(self, changes: Iterable[tuple[int, int, int, Tensor]]) -> list[Tensor]:
+        """Maps (samples * K, ...) per input, of the changes of all features of all samples."""
+        clean = self.clean
+        dtype = accumulation_dtype(clean.dtype) if clean.is_floating_point() else torch.get_default_dtype()
+        credit = _Credit(self.inputs, self.samples, self.outputs, dtype, self.features.counts_overlap)
+        for k, lo, hi, change in changes:
+            _add(credit, change.to(dtype), self.features, k, lo, hi)
+        return credit.result()

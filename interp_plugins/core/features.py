@@ -94,6 +94,10 @@ class Windows:
         strides: step per dimension (int or tuple per input); None = 1.
         border: "shift": the last window is moved back to end at the border, so that all windows have one size;
             "clip": it is cut off at the border, as Captum does.
+
+    Attributes:
+        axes: per input and dimension, the extents of the windows; a window is one of each.
+        boxes: the windows, the first dimension fastest.
     """
 
     def __init__(self, inputs: Sequence[Tensor], shapes: Any, strides: Any = None, border: str = "shift"):
@@ -103,6 +107,7 @@ class Windows:
         self.inputs = inputs
         windows = _window_tuple(shapes, inputs)
         steps = _stride_tuple(strides, inputs, windows)
+        self.axes: list[list[list[slice]]] = []
         self.boxes: list[tuple[int, tuple[slice, ...]]] = []
         for i, (x, window, step) in enumerate(zip(inputs, windows, steps, strict=True)):
             axes = []
@@ -122,6 +127,7 @@ class Windows:
                 if border == "shift":
                     starts = [min(start, size - w) for start in starts]
                 axes.append([slice(start, min(start + w, size)) for start in starts])
+            self.axes.append(axes)
             # The first dimension runs fastest, as in Captum, so that progress and seeds mean the same.
             for corner in itertools.product(*reversed(axes)):
                 self.boxes.append((i, tuple(reversed(corner))))

@@ -1,7 +1,8 @@
-"""How honest is `tol`? The estimated and the true error of integrated gradients on the trained network.
+"""How honest is `tol`? The estimated and the true error of integrated gradients and occlusion on the trained network.
 
-Run: make bench PYTEST_ARGS="-k tolerance"   (about ten minutes on two cores)
-The reference is a midpoint rule with 1,000 steps, itself within about half a per cent.
+Run: make bench PYTEST_ARGS="-k tolerance"   (about ten minutes each on two cores)
+The reference of integrated gradients is a midpoint rule with 1,000 steps, itself within about half a per cent; that of
+occlusion is all windows.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from interp_plugins.attr import IntegratedGradients
+from interp_plugins.attr import IntegratedGradients, Occlusion
 from interp_plugins.core.report import collect
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.demo import PHOTOGRAPHS, lite0, save_photographs
@@ -59,3 +60,24 @@ def test_tolerance_estimated_against_true_error(tmp_path: Path) -> None:
                 found, delta = method.attribute(x, tol=tol, return_convergence_delta=True, **shared)
             show(f"tol={tol}", report["n_gradients"][0], report["map_error"][0], found, delta)
             assert report["map_error"][0] <= tol
+
+
+def test_occlusion_estimated_against_true_error(tmp_path: Path) -> None:
+    """Windows of 8 x 8 on 112 x 112 pixels, every 4 (`explain`'s default) and every 2."""
+    occlusion = Occlusion(lite0())
+    print(f"\n{'picture':12s} {'stride':>6s} {'tol':>5s} {'windows':>12s} {'estimate':>9s} {'map error':>9s}")
+    for stride, tolerances in ((4, (0.5, 0.3, 0.2, 0.1, 0.05)), (2, (0.3, 0.2, 0.1))):
+        for path in save_photographs(tmp_path, tuple(PHOTOGRAPHS)):
+            x = torch.nn.functional.interpolate(photograph(path), (112, 112), mode="area")
+            with torch.no_grad():
+                target = int(occlusion.forward_func(x)[0].argmax())
+            how = {"sliding_window_shapes": (3, 8, 8), "strides": (3, stride, stride), "target": target}
+            reference = occlusion.attribute(x, progress=False, **how)
+            for tol in tolerances:
+                with collect() as report:
+                    found = occlusion.attribute(x, tol=tol, progress=False, **how)
+                error = float((found - reference).norm() / reference.norm())
+                windows = f"{report['n_windows'][0]} / {(1 + 104 // stride) ** 2}"
+                estimate = report["map_error"][0]
+                print(f"{path.stem:12s} {stride:6d} {tol:5} {windows:>12s} {estimate:9.3f} {error:9.3f}", flush=True)
+                assert error <= 1.5 * tol

@@ -244,7 +244,7 @@ def test_any_stack_of_kernels_any_windows(data: st.DataObject) -> None:
         incremental = Incremental.of(forward, (x,), (torch.zeros_like(x),), features)
         assert incremental is not None
         with incremental:
-            found = incremental.selected(0, len(features))
+            found = incremental.selected([incremental.row(r) for r in range(len(features))])
         for i in range(len(features)):
             changed = x.clone()
             changed[(slice(None), *features.box(incremental.row(i)[0])[1])] = 0
@@ -410,11 +410,11 @@ def test_a_batch_size_of_the_user_and_a_lack_of_memory_are_respected(monkeypatch
     sizes: list[int] = []
     original = Incremental.selected
 
-    def selected(self: Incremental, start: int, stop: int) -> Tensor:
-        sizes.append(stop - start)
-        if stop - start > 3:
+    def selected(self: Incremental, rows: list[tuple[int, int, int]]) -> Tensor:
+        sizes.append(len(rows))
+        if len(rows) > 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return original(self, start, stop)
+        return original(self, rows)
 
     monkeypatch.setattr(Incremental, "selected", selected)
     made, plain = both(lambda: Occlusion(model).attribute(x, (3, 5, 5), 5, target=0, batch_size=6, progress=False))

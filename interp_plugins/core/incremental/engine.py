@@ -123,9 +123,8 @@ class Incremental:
         sample, i = divmod(r, len(self.order))
         return self.order[i], sample, sample + 1
 
-    def selected(self, start: int, stop: int) -> Tensor:
-        """What the target selects for the rows [start, stop)."""
-        rows = [self.row(r) for r in range(start, stop)]
+    def selected(self, rows: Sequence[tuple[int, int, int]]) -> Tensor:
+        """What the target selects for some rows, as `row` names them; those of a sample, and neighbours, together."""
         parts: list[Tensor] = []
         for sample, group in itertools.groupby(rows, key=lambda row: row[1]):
             self.clean(sample)
