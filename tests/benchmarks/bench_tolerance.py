@@ -7,9 +7,12 @@ occlusion is all windows.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -62,22 +65,35 @@ def test_tolerance_estimated_against_true_error(tmp_path: Path) -> None:
             assert report["map_error"][0] <= tol
 
 
-def test_occlusion_estimated_against_true_error(tmp_path: Path) -> None:
-    """Windows of 8 x 8 on 112 x 112 pixels, every 4 (`explain`'s default) and every 2."""
-    occlusion = Occlusion(lite0())
-    print(f"\n{'picture':12s} {'stride':>6s} {'tol':>5s} {'windows':>12s} {'estimate':>9s} {'map error':>9s}")
-    for stride, tolerances in ((4, (0.5, 0.3, 0.2, 0.1, 0.05)), (2, (0.3, 0.2, 0.1))):
-        for path in save_photographs(tmp_path, tuple(PHOTOGRAPHS)):
-            x = torch.nn.functional.interpolate(photograph(path), (112, 112), mode="area")
-            with torch.no_grad():
-                target = int(occlusion.forward_func(x)[0].argmax())
-            how = {"sliding_window_shapes": (3, 8, 8), "strides": (3, stride, stride), "target": target}
-            reference = occlusion.attribute(x, progress=False, **how)
-            for tol in tolerances:
-                with collect() as report:
-                    found = occlusion.attribute(x, tol=tol, progress=False, **how)
-                error = float((found - reference).norm() / reference.norm())
-                windows = f"{report['n_windows'][0]} / {(1 + 104 // stride) ** 2}"
-                estimate = report["map_error"][0]
-                print(f"{path.stem:12s} {stride:6d} {tol:5} {windows:>12s} {estimate:9.3f} {error:9.3f}", flush=True)
-                assert error <= 1.5 * tol
+def remembered(net: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network, which evaluates a row once: so that all tolerances cost one run."""
+    known: dict[bytes, torch.Tensor] = {}
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        keys = [hashlib.blake2b(row.numpy().tobytes(), digest_size=16).digest() for row in x]
+        new = {key: i for i, key in enumerate(keys) if key not in known}
+        if new:
+            known.update(zip(new, net(x[list(new.values())]), strict=True))
+        return torch.stack([known[key] for key in keys])
+
+    return model
+
+
+@pytest.mark.parametrize(("side", "window", "stride"), [(112, 8, 4), (224, 15, 8), (224, 15, 4)])
+def test_occlusion_estimated_against_true_error(tmp_path: Path, side: int, window: int, stride: int) -> None:
+    print(f"\n{'picture':12s} {'windows':>14s} {'tol':>5s} {'evaluated':>12s} {'estimate':>9s} {'map error':>9s}")
+    for path in save_photographs(tmp_path, tuple(PHOTOGRAPHS)):
+        x = torch.nn.functional.interpolate(photograph(path), (side, side), mode="area")
+        occlusion = Occlusion(remembered(lite0()))
+        with torch.no_grad():
+            target = int(occlusion.forward_func(x)[0].argmax())
+        how = {"sliding_window_shapes": (3, window, window), "strides": (3, stride, stride), "target": target}
+        reference = occlusion.attribute(x, progress=False, **how)
+        for tol in (0.5, 0.3, 0.2, 0.1, 0.05):
+            with collect() as report:
+                found = occlusion.attribute(x, tol=tol, progress=False, **how)
+            error = float((found - reference).norm() / reference.norm())
+            windows, evaluated = f"{side}, {window} / {stride}", f"{report['n_windows'][0]}"
+            estimate = report["map_error"][0]
+            print(f"{path.stem:12s} {windows:>14s} {tol:5} {evaluated:>12s} {estimate:9.3f} {error:9.3f}", flush=True)
+            assert error <= 1.5 * tol
