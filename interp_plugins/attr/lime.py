@@ -39,50 +39,15 @@ from .base import PerturbationAttribution, prepared
 from .cells import cells
 from .perturbation import clean_selected, merges_batch
 from .surrogate import SkLearnLasso, Surrogate
+from .switching import (
+    default_from_interp_rep_transform,
+    default_perturb_func,
+    get_exp_kernel_similarity_function,
+    orthogonal_perturb_generator,
+)
 
 _PARTS = 10  # of the copies, left out in turn for the error
 _MANY_FEATURES = 10_000
-
-
-def default_perturb_func(original_inp: Tensor | tuple[Tensor, ...], **kwargs: Any) -> Tensor:
-    """Each feature there or not with probability one half: (1, num_interp_features) of 0 and 1."""
-    half = torch.full((1, kwargs["num_interp_features"]), 0.5)
-    return torch.bernoulli(half).long().to(as_tuple(original_inp)[0].device)
-
-
-def default_from_interp_rep_transform(
-    curr_sample: Tensor, original_inputs: Tensor | tuple[Tensor, ...], **kwargs: Any
-) -> Tensor | tuple[Tensor, ...]:
-    """The input with the features that are off replaced by their baseline (needs `feature_mask` and `baselines`)."""
-    xs, masks = as_tuple(original_inputs), as_tuple(kwargs["feature_mask"])
-    switches = curr_sample[0].bool()
-    return like(
-        original_inputs,
-        [torch.where(switches[m], x, b) for x, m, b in zip(xs, masks, as_tuple(kwargs["baselines"]), strict=True)],
-    )
-
-
-def get_exp_kernel_similarity_function(
-    distance_mode: str = "cosine", kernel_width: float = 1.0
-) -> Callable[..., float]:
-    """The similarity exp(-distance^2 / (2 width^2)) of an input and a perturbed input.
-
-    Args:
-        distance_mode: "cosine" (1 - cosine similarity of the flattened inputs) or "euclidean".
-        kernel_width: its width, in units of the distance.
-    """
-    if distance_mode not in ("cosine", "euclidean"):
-        raise InputError(f"distance_mode must be either cosine or euclidean, got {distance_mode!r}.")
-
-    def similarity(original: Any, perturbed: Any, _: Any, **kwargs: Any) -> float:
-        one, two = (torch.cat([t.reshape(-1).float() for t in as_tuple(v)]) for v in (original, perturbed))
-        if distance_mode == "cosine":
-            distance = 1 - float(torch.nn.functional.cosine_similarity(one, two, dim=0))
-        else:
-            distance = float((one - two).norm())
-        return math.exp(-(distance**2) / (2 * kernel_width**2))
-
-    return similarity
 
 
 class LimeBase(PerturbationAttribution):
@@ -183,12 +148,15 @@ class LimeBase(PerturbationAttribution):
                 )
             return self._fit(z, y[:, 0], w)
 
-    def _samples(self, original: Any, count: int, kwargs: dict[str, Any]) -> Iterator[tuple[Tensor, Any]]:
+    def _samples(
+        self, original: Any, count: int, kwargs: dict[str, Any], perturb_func: Callable[..., Any] | None = None
+    ) -> Iterator[tuple[Tensor, Any]]:
         """Pairs of an interpretable sample (1, d) and the model inputs that belong to it."""
-        made = self.perturb_func(original, **kwargs) if inspect.isgeneratorfunction(self.perturb_func) else None
+        perturb_func = perturb_func or self.perturb_func
+        made = perturb_func(original, **kwargs) if inspect.isgeneratorfunction(perturb_func) else None
         for k in range(count):
             if made is None:
-                sample = self.perturb_func(original, **kwargs)
+                sample = perturb_func(original, **kwargs)
             else:
                 sample = next(made, None)
                 if sample is None:
@@ -250,11 +218,14 @@ class LimeBase(PerturbationAttribution):
         z = torch.cat(features).to(y.device, dtype)
         return z, y.to(dtype), torch.tensor(weights, dtype=dtype, device=y.device)
 
-    def _jackknife(self, z: Tensor, y: Tensor, w: Tensor) -> Tensor:
-        """Standard error of the coefficients (d,); infinite for fewer than two copies in each part."""
+    def _jackknife(self, z: Tensor, y: Tensor, w: Tensor, together: int) -> Tensor:
+        """Standard error of the coefficients (d,); infinite for fewer than two copies in each part.
+
+        Copies that were drawn together stay together.
+        """
         if len(z) < 2 * _PARTS:
             return torch.full_like(z[0], math.inf)
-        part = torch.arange(len(z), device=z.device) % _PARTS
+        part = torch.arange(len(z), device=z.device) // together % _PARTS
         without = torch.stack([self._fit(z[part != k], y[part != k], w[part != k]).reshape(-1) for k in range(_PARTS)])
         return (without.var(0, correction=0) * (_PARTS - 1)).sqrt()
 
@@ -311,6 +282,7 @@ class Lime(LimeBase):
         return_input_shape: bool = True,
         show_progress: bool = False,
         *,
+        orthogonal: bool = False,
         tol: float | None = None,
         max_samples: int = 10_000,
         seed: int | None = None,
@@ -331,6 +303,8 @@ class Lime(LimeBase):
             perturbations_per_eval: copies per forward pass; 1 leaves the size to the engine.
             return_input_shape: maps of the inputs' shapes; False: the coefficients (N, features).
             show_progress: always show a progress bar.
+            orthogonal: draw copies in pairs of complements, from sets that show each feature, and each two features
+                together, equally often (`attr/switching.py`): less variance at the same cost.
             tol: go on, n_samples copies at a time, until each sample's coefficients have, with 90 % confidence, a
                 relative L2 error below this (`attr/average.py`), against the same surrogate fitted to all copies.
                 What was reached is reported (`core.report`: n_draws, map_error, standard_error), without a tolerance
@@ -348,6 +322,9 @@ class Lime(LimeBase):
         """
         check_tolerance(tol, n_samples, max_samples)
         check_chunk("perturbations_per_eval", perturbations_per_eval)
+        if orthogonal and self.perturb_func is not default_perturb_func:
+            raise InputError("orthogonal=True draws the copies itself; leave perturb_func out, or orthogonal.")
+        perturb_func, together = (orthogonal_perturb_generator, 2) if orthogonal else (self.perturb_func, 1)
         rng = make_generator(seed, generator)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             n, device = xs[0].shape[0], xs[0].device
@@ -386,7 +363,7 @@ class Lime(LimeBase):
                     rng.set_state(start)
                     with drawing_from(rng):
                         original = like(inputs, [x.index_select(0, rows) for x in xs])
-                        made = self._samples(original, copies, known)
+                        made = self._samples(original, copies, known, perturb_func)
                         parts: list[tuple[Tensor, Tensor, Tensor]] = []
                         reached.append(torch.full((1,), math.inf, dtype=torch.float64))
                         for due, _ in rounds(lambda: reached[-1], 1, tol, n_samples, max_samples):
@@ -399,7 +376,7 @@ class Lime(LimeBase):
                             z, y, w = (torch.cat(column) for column in zip(*parts, strict=True))
                             columns = y.unbind(1)
                             if estimate:
-                                error = torch.stack([self._jackknife(z, column, w) for column in columns])
+                                error = torch.stack([self._jackknife(z, column, w, together) for column in columns])
                             fits = torch.stack([self._fit(z, column, w).reshape(-1) for column in columns])
                             if estimate:
                                 reached[-1] = relative_error(torch.tensor([_PARTS - 1]), [error[None]], [fits[None]])

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from interp_plugins.attr import Lime, LimeBase
-from interp_plugins.attr.lime import get_exp_kernel_similarity_function
 from interp_plugins.attr.surrogate import SkLearnLinearModel, SkLearnRidge, WeightedRidge
+from interp_plugins.attr.switching import get_exp_kernel_similarity_function
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, ModelError
 
 

@@ -21,6 +21,7 @@ from interp_plugins.attr import (
 )
 from interp_plugins.attr.average import Average, relative_error, rounds, student
 from interp_plugins.attr.surrogate import SkLearnLasso, WeightedRidge
+from interp_plugins.attr.switching import orthogonal_perturb_generator
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.report import collect
 
@@ -364,3 +365,32 @@ def test_stated_error_of_lime_holds_in_nine_cases_of_ten(surrogate: Any, net: nn
     assert len({n for row in used for n in row}) > 1
     one = Lime(net, surrogate).attribute(x[2:3], n_samples=60, tol=0.35, seed=14, return_input_shape=False)
     assert torch.allclose(one[0], found[2], atol=1e-12)
+
+
+def test_orthogonal_copies_of_lime_are_balanced_and_err_less(net: nn.Module, x: Tensor) -> None:
+    made = orthogonal_perturb_generator(x, num_interp_features=D)
+    size = 1 << D.bit_length()
+    z = torch.cat([next(made) for _ in range(2 * size)])
+    assert torch.equal(z[::2], 1 - z[1::2]) and len(z[::2].unique(dim=0)) == size
+    signs = 2 * z - 1
+    assert torch.equal(signs.T @ signs, 2 * size * torch.eye(D, dtype=torch.long)) and not signs.sum(0).any()
+
+    lime = Lime(net, WeightedRidge())
+
+    def run(**kwargs: Any) -> Tensor:
+        return lime.attribute(x[:1], return_input_shape=False, progress=False, **kwargs)
+
+    exact = run(n_samples=4000, orthogonal=True, seed=99)
+    error = {}
+    for orthogonal in (False, True):
+        found = torch.cat([run(n_samples=48, orthogonal=orthogonal, seed=seed) for seed in range(20)])
+        error[orthogonal] = float((found - exact).square().sum())
+    assert error[True] < 0.6 * error[False]
+    held = []
+    for seed in range(20):
+        with collect() as report:
+            found = run(n_samples=60, orthogonal=True, seed=seed)
+        held.append(float((found - exact).norm() / exact.norm()) <= report["map_error"][0])
+    assert sum(held) >= 18
+    with pytest.raises(InputError, match="orthogonal=True draws the copies itself"):
+        Lime(net, perturb_func=orthogonal_perturb_generator).attribute(x, orthogonal=True)
