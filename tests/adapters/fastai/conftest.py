@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fastai.callback.progress  # noqa: F401 - gives a Learner no_bar
 import numpy as np
 import pytest
 import torch
