@@ -78,6 +78,17 @@ class Attribution:
             starts = as_baselines(start_point, ends, template=end_point)
             return convergence_delta(forward, as_tuple(attributions), ends, starts)
 
+    def attribute_future(self, *args: Any, **kwargs: Any) -> torch.futures.Future[Any]:
+        """`attribute` for a model that answers later; perturbation methods have it.
+
+        Raises:
+            NotImplementedError: not for this method, as in Captum.
+        """
+        raise NotImplementedError(
+            f"attribute_future is not implemented for {type(self).__name__}: it is for methods that only evaluate the "
+            "model (FeatureAblation, ShapleyValueSampling, ...). Use attribute."
+        )
+
     @classmethod
     def get_name(cls) -> str:
         """The class name with spaces: "Integrated Gradients"."""
@@ -125,6 +136,16 @@ class PerturbationAttribution(Attribution):
     def multiplies_by_inputs(self) -> bool:
         """Differences of outputs are global attributions."""
         return True
+
+    def attribute_future(self, *args: Any, **kwargs: Any) -> torch.futures.Future[Any]:
+        """The future of what `attribute` returns; for a forward function that returns `torch.futures.Future`s.
+
+        Each evaluation is waited for before the next is asked for, so the future that comes back is done. The arguments
+        are those of `attribute`, which takes such functions as well.
+        """
+        future: torch.futures.Future[Any] = torch.futures.Future()
+        future.set_result(self.attribute(*args, **kwargs))
+        return future
 
 
 class InternalAttribution(Attribution):

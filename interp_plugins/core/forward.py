@@ -51,9 +51,13 @@ class Call:
 def select_output(output: Any, selector: Any = None) -> Tensor:
     """The tensor that is explained, from whatever the model returned; detections become a table (R, M, 6).
 
+    A future (`torch.futures`, of a model that answers later) is waited for.
+
     Raises:
         ModelError: no tensor, or several to choose from, with the keys that there are.
     """
+    if isinstance(output, torch.futures.Future):
+        output = output.wait()
     if callable(selector):
         output = selector(output)
     elif selector is not None:

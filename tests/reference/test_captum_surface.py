@@ -69,6 +69,51 @@ def test_visualization_has_captums_functions() -> None:
         ours.visualization.visualize_imag  # noqa: B018
 
 
+class Later(nn.Module):
+    """A model that answers by a future, as one on another machine would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.asked = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)), 0
+
+    def forward(self, x: Tensor) -> Any:
+        self.asked += 1
+        answer: torch.futures.Future[Tensor] = torch.futures.Future()
+        answer.set_result(self.net(x))
+        return answer
+
+
+@pytest.mark.parametrize("name", ["FeatureAblation", "ShapleyValueSampling", "ShapleyValues", "FeaturePermutation"])
+def test_models_that_answer_later_agree(name: str) -> None:
+    x, model = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), Later()
+    known: dict[str, Any] = {"target": 1, "feature_mask": torch.tensor([[0, 0, 1, 2]])}
+    found = []
+    for lib in (ours, theirs):
+        more = {"perm_func": lambda t, mask: torch.where(mask, t.flip(0), t)} if name == "FeaturePermutation" else {}
+        torch.manual_seed(0)
+        found.append(getattr(lib, name)(model, **more).attribute_future(x, **known).wait())
+    assert torch.allclose(*found, atol=1e-6)
+    if name != "FeaturePermutation":
+        torch.manual_seed(0)
+        assert torch.equal(getattr(ours, name)(model).attribute(x, **known), found[0])  # `attribute` waits as well
+    assert model.asked > 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_methods_without_a_future_say_so(name: str) -> None:
+    """Where Captum raises, so do we, but for methods that only evaluate the model: they have it here."""
+    mine, captums = getattr(ours, name), getattr(theirs, name)
+    if not hasattr(captums, "attribute_future"):
+        return
+    bare = mine.__new__(mine)
+    if issubclass(mine, ours.PerturbationAttribution):
+        assert mine.attribute_future is not ours.Attribution.attribute_future
+        return
+    with pytest.raises(NotImplementedError, match=f"not implemented for {name}: .*Use attribute"):
+        bare.attribute_future()
+
+
 # -- statistics ------------------------------------------------------------------------------------------------
 
 

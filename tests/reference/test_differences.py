@@ -351,6 +351,21 @@ def test_numpy_targets_and_whole_stdevs_are_accepted(net: Mlp, x: Tensor) -> Non
         theirs.NoiseTunnel(theirs.Saliency(net)).attribute(x, stdevs=1, target=0)
 
 
+def test_one_baseline_and_a_block_of_neurons_are_accepted(net: Mlp, x: Tensor) -> None:
+    one = ours.DeepLiftShap(net).attribute(x, x[:1], target=0)
+    torch.testing.assert_close(one, ours.DeepLift(net).attribute(x, x[:1], target=0))
+    with pytest.raises(AssertionError, match="more than one example"):
+        theirs.DeepLiftShap(net).attribute(x, x[:1], target=0)
+
+    conv = nn.Conv1d(2, 3, 1).double()
+    series = x.reshape(3, 2, 2)
+    block = ours.NeuronGradient(conv, conv).attribute(series, (1,))
+    whole = ours.NeuronGradient(conv, conv).attribute(series, (1, slice(None)))
+    torch.testing.assert_close(block, whole)
+    with pytest.raises(RuntimeError, match="only for scalar outputs"):
+        theirs.NeuronGradient(conv, conv).attribute(series, (1,))
+
+
 def test_nan_and_empty_batches_are_refused(net: Mlp, x: Tensor) -> None:
     for bad in (x * float("nan"), x[:0]):
         with pytest.raises(ValueError, match=r"contains NaN|empty batch"):

@@ -85,6 +85,23 @@ def test_layer_permutation_takes_a_target(net: nn.Module, x: Tensor) -> None:
     assert mine.shape == (3, 5) and mine.any()
 
 
+def test_one_sample_is_not_permuted(net: nn.Module, x: Tensor) -> None:
+    assert not theirs.FeaturePermutation(net).attribute(x[:1], target=1).any()
+    with pytest.raises(AssertionError, match="cannot permute features with batch_size = 1"):
+        ours.FeaturePermutation(net).attribute(x[:1], target=1)
+
+
+def test_every_input_needs_a_mask(net: nn.Module, x: Tensor) -> None:
+    def two(a: Tensor, b: Tensor) -> Tensor:
+        return net(a + 2 * b)
+
+    mask = torch.tensor([[0, 0, 1, 1]])
+    first, second = theirs.FeatureAblation(two).attribute((x, x), target=1, feature_mask=mask)
+    assert first.any() and not second.any()
+    with pytest.raises(AssertionError, match="feature_mask has 1 tensors for 2 inputs; give one per input"):
+        ours.FeatureAblation(two).attribute((x, x), target=1, feature_mask=mask)
+
+
 def test_feature_of_two_inputs_is_permuted_in_one_order() -> None:
     a = torch.arange(40.0)[:, None]
     same = torch.zeros(1, 1, dtype=torch.long)
