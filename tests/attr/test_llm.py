@@ -89,6 +89,18 @@ def test_perturbation_agrees_with_captum(model: nn.Module, name: str, kind: str,
     assert mine.seq_attr_dict == pytest.approx(captums.seq_attr_dict, abs=1e-5)
 
 
+def test_captums_cache_changes_its_numbers(model: nn.Module) -> None:
+    def captums(**more: Any) -> Tensor:
+        method = theirs.LLMAttribution(theirs.FeatureAblation(model), TOKENIZER)
+        return method.attribute(inputs(theirs)["tokens"], TARGET, **more).token_attr.double()  # type: ignore[no-any-return]
+
+    mine = ours.LLMAttribution(ours.FeatureAblation(model), TOKENIZER).attribute(inputs(ours)["tokens"], TARGET)
+    assert mine.token_attr is not None
+    for more in ({"use_cached_outputs": False}, {"forward_in_tokens": False}):
+        assert torch.allclose(mine.token_attr.double(), captums(**more), atol=1e-5)
+    assert float((captums() - captums(use_cached_outputs=False)).abs().max()) > 0.01
+
+
 @pytest.mark.parametrize("name", ["Lime", "KernelShap"])
 def test_regressions_explain_the_whole_output(model: nn.Module, name: str) -> None:
     more = {"n_samples": 64, "seed": 0}
