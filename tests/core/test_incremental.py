@@ -19,8 +19,8 @@ from interp_plugins.core.accelerate import acceleration
 from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.incremental import Incremental, engine, occlusion_cost
-from interp_plugins.core.incremental.winograd import Winograd
 from interp_plugins.core.target import as_target
+from interp_plugins.core.winograd import Winograd
 
 
 @pytest.fixture(autouse=True)
@@ -249,16 +249,6 @@ def test_any_stack_of_kernels_any_windows(data: st.DataObject) -> None:
             changed = x.clone()
             changed[(slice(None), *features.box(incremental.row(i)[0])[1])] = 0
             assert torch.allclose(found[i], forward.selected([changed]), rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("size", [(4, 4), (5, 9), (7, 14), (1, 2)])
-def test_winograd_is_the_convolution(size: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
-        x, weight = torch.randn(5, *size, 6, dtype=dtype), torch.randn(7, 6, 3, 3, dtype=dtype)
-        truth = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=2).permute(0, 2, 3, 1)
-        made = Winograd(weight)(x, (2, 2), (size[0] + 2, size[1] + 2))
-        assert torch.allclose(made, truth, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -2,8 +2,9 @@
 
     forward, wrt = planned(forward, inputs, rows=50, chunk=8, wrt=layers)
 
-Batch normalisation is folded into the layer before it, image networks run in the channels-last layout, and (for a
-straight path, `behind_stem`) the first linear layer leaves the loop. A plan is made from one watched forward pass of
+Batch normalisation is folded into the layer before it, image networks run in the channels-last layout, 3 x 3
+convolutions with fewer multiplications where that pays, and (for a straight path, `behind_stem`) the first linear
+layer leaves the loop. A plan is made from one watched forward pass of
 the first actual sample and checked on it against the plain model. One that does not agree is dropped, part by part,
 until the plain model runs; there is nothing to configure. `core.accelerate` switches it off. The few rows of the check
 are not counted as passes of the method.
@@ -26,6 +27,7 @@ from ..guard import modules_of, preserved_rng
 from ..scope import remembered
 from ..site import AtLayer, Layer
 from ..tensors import expand_rows, is_float
+from .convolutions import fast
 from .fold import LINEAR, NORMS, folded
 from .layout import InLayout, channels_last, has_own_backward
 from .probe import Probe
@@ -107,7 +109,7 @@ def _plan(
     shapes = tuple((x.shape[1:], x.dtype, x.device) for x in inputs)
     key = ("plan", id(func), weights, sites, shapes, len(forward.args), tuple(forward.kwargs))
     if key not in memory:
-        memory[key] = (func, _made(forward, inputs, chunk, wrt))  # with func, so that its identity stays its own
+        memory[key] = (func, _made(forward, inputs, rows, chunk, wrt))  # with func, so that its identity stays its own
     return memory[key][1]
 
 
@@ -120,7 +122,9 @@ def _may_gain(func: Any, inputs: Sequence[Tensor], wrt: Sequence[Layer] | None) 
     return first or any(isinstance(m, (*NORMS, nn.Conv2d)) for m in modules)
 
 
-def _made(forward: Forward, inputs: Sequence[Tensor], chunk: int, wrt: Sequence[Layer] | None) -> Plan | None:
+def _made(
+    forward: Forward, inputs: Sequence[Tensor], rows: int, chunk: int, wrt: Sequence[Layer] | None
+) -> Plan | None:
     args, kwargs = _rows_of_first(forward, inputs)
     x = args[0] = args[0].requires_grad_().clone()  # with a graph, to see what would run backward
     probe = Probe()
@@ -135,7 +139,7 @@ def _made(forward: Forward, inputs: Sequence[Tensor], chunk: int, wrt: Sequence[
             plan = _replaying(forward, inputs, probe, forward.func, chunk)
             if plan is not None and _agrees(plan, args, kwargs, plain):
                 return plan
-        for plan in _candidates(forward, probe, x, wrt, own_backward):
+        for plan in _candidates(forward, probe, x, rows, wrt, own_backward):
             if _agrees(plan, args, kwargs, plain):
                 return plan
     return None
@@ -171,7 +175,7 @@ def _values(output: Any) -> list[Tensor]:
 
 
 def _candidates(
-    forward: Forward, probe: Probe, x: Tensor, wrt: Sequence[Layer] | None, own_backward: bool
+    forward: Forward, probe: Probe, x: Tensor, rows: int, wrt: Sequence[Layer] | None, own_backward: bool
 ) -> Iterator[Plan]:
     """Plans, the boldest first."""
     func = forward.func
@@ -182,6 +186,8 @@ def _candidates(
         if (with_layout and not layout) or (with_stem and stem is None) or not (with_layout or with_stem or folds):
             continue
         stand_ins = {**folds, **(channels_last(probe, x, folds) if with_layout else {})}
+        if with_layout:
+            stand_ins |= fast(probe, stand_ins, rows)
         entry = None
         if with_stem and stem is not None:
             entry = Stem(stand_ins.get(id(stem), stem))

@@ -1,0 +1,213 @@
+"""3 x 3 convolution with 36 multiplications per 4 x 4 outputs instead of 144 (Lavin and Gray 2016, arXiv:1509.09308).
+
+F(4 x 4, 3 x 3): tiles of 6 x 6 inputs and the kernels go through small fixed transforms, are multiplied position by
+position, and come back as 4 x 4 outputs. Here all three steps are matrix products: both axes of a transform are one
+36 x 36 (16 x 36) matrix over the channels of a tile, and the 36 products over the channels are one batched product. So
+the interpolation points cost nothing, and they are such that there is little rounding (Barabasz et al. 2020,
+arXiv:1803.10986): twice that of the direct sum, where small integers have five times.
+
+A kernel turned by 180 degrees has at a point's inverse what the kernel has at the point, up to a factor that the
+input's transform takes over. So the transformed kernels of a convolution serve its adjoint, too.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TILE = 4
+MIN_CHANNELS = 32
+_POINTS = ((0, 1), (0.75, 1), (-0.75, 1), (1.5, 1), (-1.5, 1), (1, 0))  # a / b
+_AT_ONCE = 1 << 14  # elements of inputs (36 times as many transformed) that are best worked on at a time
+_FEWEST, _MOST = 128, 256  # tiles in a product, between which that may decide
+_WIDE = 64  # tiles from which on oneDNN lays weights out in another way
+
+
+@lru_cache
+def _matrices(turned: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Toom and Cook's A^T (16, 36), B^T (36, 36) and G (36, 9) for both axes: y = A^T ((G g) * (B^T d)), in float64.
+
+    With `turned`, y is the convolution with g turned by 180 degrees, for the G of the other.
+    """
+    a, b = np.array(_POINTS).T[:: -1 if turned else 1]
+
+    def powers(count: int) -> np.ndarray:
+        return np.stack([a**i * b ** (count - 1 - i) for i in range(count)], 1)
+
+    size = len(_POINTS)
+    one_axis = powers(TILE).T, np.linalg.inv(powers(size)).T, powers(size - TILE + 1)
+    out, into, kernel = (torch.from_numpy(np.kron(m, m)) for m in one_axis)
+    return out, into, kernel
+
+
+def tiles(size: int) -> int:
+    """Tiles along an axis with so many outputs."""
+    return -(-size // TILE)
+
+
+def cost(height: int, width: int, channels: int, out_channels: int, packed: bool = False) -> float:
+    """What an output map costs, in multiplications of oneDNN's direct sum; as measured on AVX-512."""
+    per_product = (1.3 if packed else 1.5) + 75 / channels + 120 / out_channels
+    return 36 * tiles(height) * tiles(width) * channels * out_channels * per_product
+
+
+class Winograd:
+    """A 3 x 3 convolution, stride 1, one group, on channels-last maps.
+
+    A tile's outputs do not depend on other tiles, but infinity or NaN anywhere in a tile reaches all of its outputs.
+
+    Args:
+        weight: (K, C, 3, 3), float32 or float64.
+        packed: lay the kernels out for oneDNN where that can be. Products take less time, but there is no adjoint.
+    """
+
+    def __init__(self, weight: Tensor, packed: bool = False):
+        self.out_channels, self.channels = weight.shape[:2]
+        out, into, kernel = _matrices(False)
+        self._in, self._out = into.to(weight), out.to(weight)
+        flat = weight.detach().permute(2, 3, 0, 1).reshape(9, -1)
+        u = (kernel.to(weight) @ flat).view(36, self.out_channels, self.channels)
+        self._products: _Batched | _Packed
+        if packed and weight.dtype == torch.float32 and weight.device.type == "cpu" and _pointwise() is not None:
+            self._products = _Packed(u)
+        else:
+            self._products = _Batched(u.transpose(1, 2))
+
+    def adjoint(self) -> Winograd:
+        """The gradient at the input: kernels turned, channels exchanged. Shares the kernels' memory."""
+        assert isinstance(self._products, _Batched)
+        out, into, _ = _matrices(True)
+        other = copy.copy(self)
+        other.out_channels, other.channels = self.channels, self.out_channels
+        other._in, other._out = into.to(self._in), out.to(self._out)
+        other._products = _Batched(self._products.u.transpose(1, 2))
+        return other
+
+    @staticmethod
+    def suits(weight: Tensor) -> bool:
+        """Whether it can pay: some channels, in float32, on a CPU with oneDNN."""
+        fast = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        return fast and min(weight.shape[:2]) >= MIN_CHANNELS
+
+    def __call__(self, x: Tensor, pads: Sequence[int], out: tuple[int, int]) -> Tensor:
+        """Outputs (R, *out, K) from x (R, h, w, C) with (top, left) zeros before it and as many after it as needed."""
+        y = x.new_empty(len(x), *out, self.out_channels)
+        self.into(y, x, pads)
+        return y
+
+    def into(self, y: Tensor, x: Tensor, pads: Sequence[int], bias: Tensor | None = None) -> None:
+        """The same, and a bias (K,), written into y. Negative pads cut off."""
+        if not y.numel():
+            return
+        ty, tx = tiles(y.shape[1]), tiles(y.shape[2])
+        for rows, patches in self._patches(x, pads, ty, tx):
+            for part in _parts(ty, max(1, self._most // (len(patches) * tx))):
+                self._tiles_into(y[rows, part.start * TILE : part.stop * TILE], patches[:, part], bias)
+
+    @property
+    def _most(self) -> int:
+        """Tiles that are best worked on at a time."""
+        return min(max(_AT_ONCE // self.channels, _FEWEST), _MOST)
+
+    def _patches(self, x: Tensor, pads: Sequence[int], ty: int, tx: int) -> Iterator[tuple[slice, Tensor]]:
+        """Some rows at a time, and views (r, ty, tx, 6, 6, C) of what each tile reads, zeros included."""
+        height, width = TILE * ty + 2, TILE * tx + 2
+        blocks = _parts(len(x), max(1, self._most // (ty * tx)))
+        room = None
+        if pads[0] or pads[1] or x.shape[1] < height or x.shape[2] < width:
+            (from_y, to_y), (from_x, to_x) = map(_placed, x.shape[1:3], pads, (height, width))
+            room = x.new_zeros(blocks[0].stop, height, width, x.shape[3])
+        for rows in blocks:
+            given = x[rows]
+            if room is not None:
+                room[: len(given), to_y, to_x] = given[:, from_y, from_x]
+                given = room[: len(given)]
+            given = given[:, :height, :width]
+            yield rows, given.unfold(1, 6, TILE).unfold(2, 6, TILE).permute(0, 1, 2, 4, 5, 3)
+
+    def _tiles_into(self, y: Tensor, patches: Tensor, bias: Tensor | None) -> None:
+        """The outputs (r, h, w, K) of some tiles, written into y."""
+        rows, ty, tx = patches.shape[:3]
+        count = rows * ty * tx
+        v = torch.bmm(self._in.expand(count, 36, 36), patches.reshape(count, 36, -1))
+        z = torch.bmm(self._out.expand(count, TILE**2, 36), self._products(v))
+        z = z.view(rows, ty, tx, TILE, TILE, -1).transpose(2, 3)
+        height, width = y.shape[1:3]
+        for there_y, in_y, high in _edges(height):
+            for there_x, in_x, wide in _edges(width):
+                part = y[:, there_y, there_x].unflatten(2, (-1, wide)).unflatten(1, (-1, high))
+                made = z[:, in_y, :high, in_x, :wide]
+                if bias is None:
+                    part.copy_(made)
+                else:
+                    torch.add(made, bias, out=part)
+
+
+class _Batched:
+    """(T, 36, C) to (T, 36, K), position by position, by kernels (36, C, K)."""
+
+    def __init__(self, u: Tensor):
+        self.u = u
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Multiply."""
+        made = v.new_empty(len(v), 36, self.u.shape[2])
+        torch.bmm(v.transpose(0, 1), self.u, out=made.transpose(0, 1))
+        return made
+
+
+class _Packed:
+    """The same as one grouped 1 x 1 convolution over T positions, by kernels (36, K, C) that oneDNN laid out."""
+
+    def __init__(self, u: Tensor):
+        # oneDNN has a layout for few positions and one from `_WIDE` on; the other one would cost a copy in each call
+        pack = torch.ops.mkldnn._reorder_convolution_weight
+        self.u = pack(u.reshape(-1, u.shape[2], 1, 1), [0, 0], [1, 1], [1, 1], 36, [1, 36 * u.shape[2], 1, _WIDE])
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Multiply."""
+        count = len(v)
+        if count < _WIDE:
+            v = torch.cat([v, v.new_zeros(_WIDE - count, *v.shape[1:])])
+        pointwise = _pointwise()
+        assert pointwise is not None
+        image = v.view(1, 1, len(v), -1).permute(0, 3, 1, 2)
+        made = pointwise(image, self.u, None, [0, 0], [1, 1], [1, 1], 36, "none", [], "")
+        return made.permute(0, 2, 3, 1).reshape(len(v), 36, -1)[:count]
+
+
+def _pointwise() -> Callable[..., Tensor] | None:
+    """OneDNN's convolution with weights in its own layout, where this build of torch has it."""
+    ops = torch.ops.mkldnn
+    if hasattr(ops, "_convolution_pointwise") and hasattr(ops, "_reorder_convolution_weight"):
+        return ops._convolution_pointwise
+    return None
+
+
+def _parts(count: int, most: int) -> list[slice]:
+    """Slices of at most so many, nearly the same length."""
+    parts = -(-count // most)
+    ends = [-(-count * i // parts) for i in range(parts + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
+
+
+def _placed(size: int, before: int, room: int) -> tuple[slice, slice]:
+    """From where in an axis to where in a room that starts so many positions before it."""
+    start = max(0, -before)
+    length = min(size - start, room - max(0, before))
+    return slice(start, start + length), slice(max(0, before), max(0, before) + length)
+
+
+def _edges(size: int) -> Iterator[tuple[slice, slice, int]]:
+    """Positions of an axis that fill whole tiles, their tiles, and the tile; and the same for what is left."""
+    whole, left = divmod(size, TILE)
+    if whole:
+        yield slice(0, whole * TILE), slice(0, whole), TILE
+    if left:
+        yield slice(whole * TILE, size), slice(whole, whole + 1), left
