@@ -145,3 +145,18 @@ def test_network(name: str) -> None:
     seconds = time.perf_counter() - begin
     print(f"\n| {name} | {completeness:.0e} | {counted:.0e} | {bias:+.2f} | {bias_free:.0e} | ({seconds:.0f} s)")
     assert completeness < 1e-9 and counted < 1e-5 and bias_free < 1e-5
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_reveal_cancel_is_complete(name: str) -> None:
+    torch.manual_seed(0)
+    model = varied(NETWORKS[name]()).requires_grad_(False)
+    token_ids = hasattr(model, "embedding")
+    x = torch.randint(1, 200, (2, 12)) if token_ids else torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    method = LayerDeepLift(model, model.embedding) if token_ids else DeepLift(model)
+    how: dict[str, Any] = {"rule": "reveal_cancel", "return_convergence_delta": True, "progress": False}
+    _, delta = method.attribute(x, 0, target=1, **how)
+    change = (model(x) - model(torch.zeros_like(x)))[:, 1]
+    error = float((delta / change).abs().max())
+    print(f"{name}: {error:.0e}")
+    assert error < 1e-11
