@@ -31,7 +31,7 @@ MIN_FEATURES = 8  # fewer perturbations than this do not pay for the preparation
 MIN_ELEMENTS = 10**6  # nor do fewer elements of perturbed inputs (a hundred pictures of 64 x 64 pixels),
 MIN_ELEMENTS_CUDA = 5 * 10**7  # (there so many pass before the preparation is over)
 MIN_PRODUCTS = 5 * 10**8  # or fewer multiplications in all
-MIN_GAIN = 1.15  # multiplications of the plain model over those done
+MIN_GAIN = 1.15  # multiplications of a planned forward over those done
 MANY = 200  # features from which two are compared with the plain model, not one
 PIECE = 16  # rows run together by one thread
 
@@ -94,7 +94,7 @@ class Incremental:
         with torch.inference_mode():
             clean = select_output(self._of(0).output, self.forward.output).clone()
         rest = self.plan.others
-        everything = sum(self.plan.products.values()) + rest
+        everything = self.plan.planned
         if everything * len(self.order) * len(self._x) < MIN_PRODUCTS:
             return False
         if everything * len(chosen) < MIN_GAIN * (sum(rows.products.values()) + rest * len(chosen)):

@@ -50,6 +50,10 @@ class Op:
         """Multiplications per map, for counting."""
         return 0.0
 
+    def fewest(self, out: Map) -> float:
+        """The same in a planned forward, which knows Winograd's algorithm, too."""
+        return self.products(out)
+
 
 def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
@@ -122,6 +126,11 @@ class Conv(Op):
     def products(self, out: Map) -> float:
         """Height x width x kernel."""
         return float(out.extents[0] * out.extents[1] * self.weight.numel())
+
+    def fewest(self, out: Map) -> float:
+        """As `core.plan` does it."""
+        k, c = self.weight.shape[:2]
+        return min(self.products(out), winograd.cost(*out.extents, c, k)) if self.can_be_fast else self.products(out)
 
 
 class Dense(Op):

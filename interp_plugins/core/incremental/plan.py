@@ -19,6 +19,7 @@ class Plan:
 
     Attributes:
         products: multiplications of each operation in the plain model, per picture.
+        planned: those of a planned forward in all, calls that are left to the model included.
         others: those in calls that are left to the model, estimated from their weights.
         pays: nodes where a change of the whole map still pays: a convolution that is cheaper on changes comes later.
         asked_for: nodes whose maps changes may ask for the values of.
@@ -31,7 +32,7 @@ class Plan:
         self.dynamic = depends_on_input(traced.graph)
         self.constants: dict[fx.Node, Any] = {}
         self.products: dict[fx.Node, float] = {}
-        self.others = 0.0
+        self.planned = self.others = 0.0
         self.matched: dict[fx.Node, Matched] = {}
         self.layouts: dict[fx.Node, str] = {}
         self.pays: set[fx.Node] = set()
@@ -56,6 +57,8 @@ class Plan:
         plan.pays = plan._before_fast_convolutions()
         plan.asked_for = plan._asked_for(reference)
         plan.products = {node: found.op.products(reference.maps[node]) for node, found in plan.matched.items()}
+        fewest = (found.op.fewest(reference.maps[node]) for node, found in plan.matched.items())
+        plan.planned = sum(fewest) + plan.others
         return plan, reference
 
     def _match(self, x: Tensor) -> Reference:

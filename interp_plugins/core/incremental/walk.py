@@ -29,7 +29,7 @@ from .workers import Workers
 
 MIN_FEATURES = 16  # with fewer, boxes are large and coalitions come again
 MIN_ELEMENTS = 10**7  # of perturbed inputs (67 pictures of 224 x 224 pixels): fewer do not pay for the preparation
-MIN_GAIN = 1.3  # multiplications of the plain model over those done
+MIN_GAIN = 1.3  # multiplications of a planned forward over those done
 MAX_STEPS = 32  # behind a full pass
 MIN_STEPS = 8
 PIECE = 16  # rows run together by one thread, where their maps
@@ -269,13 +269,13 @@ class Walker:
             self.plan, self.inputs(torch.stack([r.begin for r in rows]), torch.tensor([r.sample for r in rows]))
         )
         outputs = [[row] for row in select_output(walk.output, self.forward.output).clone()]
-        whole = sum(self.plan.products.values()) + self.plan.others
+        full, whole = sum(self.plan.products.values()) + self.plan.others, self.plan.planned
         for k in range(len(rows[0].joining)):
             now = [row for row in rows if len(row.joining) > k]
             walk.keep(len(now))
             off, y, x = self.boxes.changes([row.joining[k] for row in now], [row.sample for row in now])
             products = walk.step(Change(off.neg_(), y, x))
-            if k == 0 and MIN_GAIN * (whole + len(rows[0].joining) * products / len(now)) > whole * len(rows[0].places):
+            if k == 0 and MIN_GAIN * (full + len(rows[0].joining) * products / len(now)) > whole * len(rows[0].places):
                 raise _DoesNotPay
             for row, output in zip(outputs, select_output(walk.output, self.forward.output)):
                 row.append(output)
