@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from ..core.batching import check_chunk
-from ..core.errors import unknown
+from ..core.errors import InputError, unknown
 from ..core.random import make_generator
-from .average import Average, report_reached
+from .average import Average, check_tolerance, report_reached, rounds
 from .base import PerturbationAttribution, prepared
 from .coalitions import Game
 from .shapley import check_exact, coalition_sizes
@@ -49,6 +49,8 @@ class ShapleyInteractions(PerturbationAttribution):
         perturbations_per_eval: int = 1,
         *,
         index: str = "sii",
+        tol: float | None = None,
+        max_samples: int = 1000,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
@@ -65,6 +67,10 @@ class ShapleyInteractions(PerturbationAttribution):
             n_samples: random orders; None: exact, over all 2^d coalitions.
             perturbations_per_eval: coalitions per forward pass; 1 leaves the size to the engine.
             index: "sii" or "sti".
+            tol: with n_samples: go on, n_samples orders at a time, until each sample's matrix has, with 90 %
+                confidence, a relative L2 error below this (`attr/average.py`); what was reached is reported
+                (`core.report`: n_draws, map_error, standard_error).
+            max_samples: at most so many orders; a warning says when tol was not reached.
             seed: seed of the orders. None: decided by `torch.manual_seed`.
             generator: draw from this generator instead (it is advanced).
             batch_size: rows per forward pass; overrides perturbations_per_eval.
@@ -76,6 +82,9 @@ class ShapleyInteractions(PerturbationAttribution):
         if index not in _INDICES:
             raise unknown("index", index, _INDICES)
         check_chunk("n_samples", n_samples)
+        check_tolerance(tol, n_samples or 1, max_samples)
+        if tol is not None and n_samples is None:
+            raise InputError("tol is for sampled interactions: give n_samples, the orders per round, such as 10.")
         rng = make_generator(seed, generator)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             game = Game(
@@ -93,8 +102,9 @@ class ShapleyInteractions(PerturbationAttribution):
                 with game.progress(total, self.get_name(), progress):
                     result = _exact(game, index)
             else:
-                with game.progress(n_samples * game.d * (game.d + 1) // 2, self.get_name(), progress):
-                    result = _sampled(game, index, n_samples, rng)
+                orders = n_samples if tol is None else max_samples
+                with game.progress(orders * game.d * (game.d + 1) // 2, self.get_name(), progress):
+                    result = _sampled(game, index, n_samples, tol, max_samples, rng)
             return result.to(game.dtype).reshape(*game.shape, game.d, game.d)
 
 
@@ -137,31 +147,34 @@ def _matrix(both: Tensor, values: Tensor, first: Tensor, index: str) -> Tensor:
     return off + torch.diag_embed(first if index == "sti" else values - off.sum(-1))
 
 
-def _sampled(game: Game, index: str, n_samples: int, rng: torch.Generator) -> Tensor:
+def _sampled(
+    game: Game, index: str, n_samples: int, tol: float | None, max_samples: int, rng: torch.Generator
+) -> Tensor:
     d, device = game.d, game.device
-    start, whole = game.empty, game.clean.to(game.wide)
+    empty = game.empty
     average = Average(game.samples, game.rounding)
     # Place in the order -> how much D counts there: orders put the first of a pair early more often than sizes do.
     places = torch.arange(max(1, d - 1), dtype=game.wide, device=device)
     weight = torch.ones_like(places) if index == "sti" else d / (2 * (d - 1 - places).clamp_min(1))
     upper = torch.triu_indices(d, d, device=device)  # (place p, later or same place q): the first p features and q's
-    for _ in range(n_samples):
-        order = torch.randperm(d, generator=rng, device=rng.device).to(device)
-        rank = order.argsort()
-        z = (rank[None] < upper[0][:, None]) | (rank[None] == upper[1][:, None])
-        v = torch.zeros(d, d, *start.shape, dtype=game.wide, device=device)
-        v[upper[0], upper[1]] = game.of(z)  # v[p, q] = v(first p, and q)
-        prefix = torch.cat([start[None], v.diagonal().permute(2, 0, 1)])  # v(first p), p = 0 .. d
-        gain = v - prefix[:-1, None]  # of q after the first p
-        change = torch.zeros_like(v)
-        if d > 1:
-            change[:-1] = (gain[1:] - gain[:-1]) * weight.reshape(-1, 1, 1, 1)
-        change = torch.triu(change.permute(2, 3, 0, 1), 1)
-        both = change + change.transpose(-1, -2)
-        single = prefix.diff(dim=0).permute(1, 2, 0)
-        first = gain[0].permute(1, 2, 0)
-        drawn = _matrix(both, single, first, index)
-        average.add(drawn.index_select(2, rank).index_select(3, rank)[None])
-    assert whole.shape == start.shape
-    report_reached(average.count, average.map_error(), average.standard_error(), None, "orders")
+    for due, who in rounds(average.map_error, game.samples, tol, n_samples, max_samples):
+        start = empty[who.to(device)]
+        for _ in range(due):
+            order = torch.randperm(d, generator=rng, device=rng.device).to(device)
+            rank = order.argsort()
+            z = (rank[None] < upper[0][:, None]) | (rank[None] == upper[1][:, None])
+            v = torch.zeros(d, d, *start.shape, dtype=game.wide, device=device)
+            v[upper[0], upper[1]] = game.of(z, who)  # v[p, q] = v(first p, and q)
+            prefix = torch.cat([start[None], v.diagonal().permute(2, 0, 1)])  # v(first p), p = 0 .. d
+            gain = v - prefix[:-1, None]  # of q after the first p
+            change = torch.zeros_like(v)
+            if d > 1:
+                change[:-1] = (gain[1:] - gain[:-1]) * weight.reshape(-1, 1, 1, 1)
+            change = torch.triu(change.permute(2, 3, 0, 1), 1)
+            both = change + change.transpose(-1, -2)
+            single = prefix.diff(dim=0).permute(1, 2, 0)
+            first = gain[0].permute(1, 2, 0)
+            drawn = _matrix(both, single, first, index)
+            average.add(drawn.index_select(2, rank).index_select(3, rank)[None], who)
+    report_reached(average.count, average.map_error(), average.standard_error(), tol, "orders")
     return average.mean

@@ -13,6 +13,10 @@ distance) and the equality kernel on switches. With c the centred switches of a 
     H_i = 2 c' L c / (n - 1)^2                                         n rows per sample
 
 Both say how much, not in which direction: maps are not negative. Designs are shared by the samples of the batch.
+
+Standard errors: of Sobol's ratio by linearisation over the rows of the design, as if they were independent (a scrambled
+design is no worse); of HSIC by the jackknife, all n leave-one-out values at once, with the kernel's width as it is.
+HSIC's estimate is too large by about 1 / n of a kernel's spread; the jackknife's bias counts in its map_error.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from ..core.errors import InputError, InputTypeError
 from ..core.random import make_generator
 from ..core.registry import register
 from ..core.tensors import is_float, like
+from .average import check_tolerance, relative_error, report_reached, rounds
 from .base import PerturbationAttribution, prepared
 from .cells import grid_mask, spatial_axes
 from .coalitions import Game
@@ -71,6 +76,8 @@ class Sobol(_Sensitivity):
         perturbations_per_eval: int = 1,
         *,
         grid_size: int = 8,
+        tol: float | None = None,
+        max_samples: int = 1024,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
@@ -88,6 +95,10 @@ class Sobol(_Sensitivity):
             n_samples: rows of the design, 32 in the paper; powers of two keep it balanced.
             perturbations_per_eval: masks per forward pass; 1 leaves the size to the engine.
             grid_size: cells per axis where there is no feature_mask.
+            tol: go on, with further designs of n_samples rows, each scrambled anew, until each sample's map has, with
+                90 % confidence, a relative L2 error below this (`attr/average.py`); what was reached is reported
+                (`core.report`: n_draws, map_error, standard_error).
+            max_samples: at most so many rows; a warning says when tol was not reached.
             seed: seed of the design's scrambling. None: decided by `torch.manual_seed`.
             generator: draw from this generator instead (it is advanced).
             batch_size: rows per forward pass; overrides perturbations_per_eval.
@@ -97,6 +108,7 @@ class Sobol(_Sensitivity):
             InputError: fewer than two samples, or too many cells for a quasi-random design.
         """
         _check_design(n_samples)
+        check_tolerance(tol, n_samples, max_samples)
         rng = make_generator(seed, generator)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_blendable(xs)
@@ -109,20 +121,78 @@ class Sobol(_Sensitivity):
                 perturbations_per_eval=perturbations_per_eval,
                 chunk=batch_size,
             )
-            a, b = _designs(n_samples, game.d, rng)
-            a, b = a.to(game.device, game.wide), b.to(game.device, game.wide)
-            with game.progress(n_samples * (game.d + 1), self.get_name(), progress):
-                plain = game.of(a)  # (n, samples, K)
-                variance = plain.var(0)
-                changes = []
-                for i in range(game.d):
-                    c = a.clone()
-                    c[:, i] = b[:, i]
-                    changes.append((plain - game.of(c)).square().mean(0) / 2)
-            part = torch.stack(changes, -1)
-            flat = variance[..., None]
-            values = torch.where(flat > 0, part / flat.clamp_min(torch.finfo(flat.dtype).tiny), torch.zeros_like(part))
-            return like(inputs, game.maps(values))
+            designs, most = (1, 1) if tol is None else (1, max(1, max_samples // n_samples))
+            ratio = _Ratio(game)
+            with game.progress(n_samples * most * (game.d + 1), self.get_name(), progress):
+                for due, active in rounds(ratio.map_error, game.samples, tol, designs, most):
+                    for _ in range(due):
+                        a, b = _designs(n_samples, game.d, rng)
+                        ratio.add(a.to(game.device, game.wide), b.to(game.device, game.wide), active)
+            error = like(inputs, game.maps(ratio.standard_error()))
+            report_reached(ratio.count, ratio.map_error(), error, tol, "rows")
+            return like(inputs, game.maps(ratio.values()))
+
+
+class _Ratio:
+    """D / V over all rows so far: D the mean of (F(A) - F(C_i))^2 / 2, V the variance of F(A).
+
+    To first order a row adds (d - T u^2) / V to T = D / V, with u its score less the mean: the sums of its square need
+    no rows to be kept.
+    """
+
+    def __init__(self, game: Game):
+        self.game = game
+        self.count = torch.zeros(game.samples, dtype=torch.long)
+        # Sums of u, u^2, u^3, u^4 (here u is the score less F(x)), and of d, d u, d u^2, d^2.
+        self._scores = torch.zeros(4, *game.clean.shape, dtype=game.wide, device=game.device)
+        self._changes = torch.zeros(
+            4, *game.clean.shape, game.d, dtype=game.wide, device=game.device
+        )  # d, du, du^2, dd
+
+    def add(self, a: Tensor, b: Tensor, samples: Tensor) -> None:
+        """The rows of a pair of designs (n, d), for some samples."""
+        game, at = self.game, samples.to(self.game.device)
+        plain = game.of(a, samples)  # (n, samples, K)
+        u = plain - game.clean[at].to(game.wide)
+        self.count[samples] += len(a)
+        self._scores[:, at] += torch.stack([u.pow(k).sum(0) for k in (1, 2, 3, 4)])
+        for i in range(game.d):
+            c = a.clone()
+            c[:, i] = b[:, i]
+            d = (plain - game.of(c, samples)).square() / 2
+            self._changes[:, at, :, i] += torch.stack([d, d * u, d * u * u, d * d]).sum(1)
+
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows, and means over them: of u and its powers, of the changes and their products with u; the variance."""
+        n = self.count.to(self._scores)[:, None]
+        scores, changes = self._scores / n, self._changes / n[..., None]
+        variance = ((scores[1] - scores[0].square()) * n / (n - 1)).clamp_min(0)
+        return n, scores, changes, variance
+
+    def values(self) -> Tensor:
+        """Total indices (samples, K, d)."""
+        _, _, changes, variance = self._moments()
+        return _over(changes[0], variance[..., None])
+
+    def standard_error(self) -> Tensor:
+        """Of the indices."""
+        n, u, d, variance = self._moments()
+        index, mean = _over(d[0], variance[..., None]), u[0]
+        second = u[1] - mean**2  # of u less its mean, and so on
+        fourth = u[3] - 4 * mean * u[2] + 6 * mean**2 * u[1] - 3 * mean**4
+        with_second = d[2] - 2 * mean[..., None] * d[1] + mean[..., None] ** 2 * d[0]
+        off = d[0] - index * second[..., None]
+        squares = d[3] - 2 * index * with_second + index**2 * fourth[..., None] - off**2
+        return _over((squares.clamp_min(0) / (n[..., None] - 1)).sqrt(), variance[..., None])
+
+    def map_error(self) -> Tensor:
+        """Per sample: the bound on the relative L2 error (`attr/average.py`)."""
+        return relative_error(self.count - 1, [self.standard_error()], [self.values()])
+
+
+def _over(part: Tensor, whole: Tensor) -> Tensor:
+    """Part / whole, zero where there is nothing."""
+    return torch.where(whole > 0, part / whole.clamp_min(torch.finfo(whole.dtype).tiny), torch.zeros_like(part))
 
 
 def check_blendable(xs: tuple[Tensor, ...]) -> None:
@@ -175,6 +245,8 @@ class HSIC(_Sensitivity):
         perturbations_per_eval: int = 1,
         *,
         grid_size: int = 7,
+        tol: float | None = None,
+        max_samples: int = 4000,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
@@ -192,6 +264,10 @@ class HSIC(_Sensitivity):
             n_samples: random masks.
             perturbations_per_eval: masks per forward pass; 1 leaves the size to the engine.
             grid_size: cells per axis where there is no feature_mask.
+            tol: go on, n_samples masks at a time, until each sample's map has, with 90 % confidence, a relative L2
+                error below this (`attr/average.py`); what was reached is reported (`core.report`: n_draws, map_error,
+                standard_error). Kernels take the square of the number of masks.
+            max_samples: at most so many masks; a warning says when tol was not reached.
             seed: seed of the masks. None: decided by `torch.manual_seed`.
             generator: draw from this generator instead (it is advanced).
             batch_size: rows per forward pass; overrides perturbations_per_eval.
@@ -201,6 +277,7 @@ class HSIC(_Sensitivity):
             InputError: fewer than two samples.
         """
         _check_design(n_samples)
+        check_tolerance(tol, n_samples, max_samples)
         rng = make_generator(seed, generator)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             game = Game(
@@ -212,23 +289,78 @@ class HSIC(_Sensitivity):
                 perturbations_per_eval=perturbations_per_eval,
                 chunk=batch_size,
             )
-            z = torch.stack([torch.rand(game.d, generator=rng, device=rng.device) < 0.5 for _ in range(n_samples)])
-            with game.progress(n_samples, self.get_name(), progress):
-                scores = game.of(z)
-            switches = z.to(game.device, game.wide)
-            centred = switches - switches.mean(0)
-            values = [[_dependence(centred, column) for column in sample.unbind(1)] for sample in scores.unbind(1)]
-            return like(inputs, game.maps(torch.stack([torch.stack(one) for one in values])))
+            planned = n_samples if tol is None else max_samples
+            found = _Dependence(game)
+            with game.progress(planned, self.get_name(), progress):
+                for due, active in rounds(found.map_error, game.samples, tol, n_samples, max_samples):
+                    draws = [torch.rand(game.d, generator=rng, device=rng.device) < 0.5 for _ in range(due)]
+                    found.add(torch.stack(draws), active)
+            report_reached(found.count, found.map_error(), like(inputs, game.maps(found.error)), tol, "masks")
+            return like(inputs, game.maps(found.values))
 
 
-def _dependence(centred: Tensor, scores: Tensor) -> Tensor:
-    """HSIC of each switch, centred (n, d), with scores (n,): (d,)."""
+class _Dependence:
+    """HSIC from all masks so far.
+
+    Attributes:
+        count: masks per sample.
+        values, error, bias: HSIC, its standard error and its bias, (samples, K, d).
+    """
+
+    def __init__(self, game: Game):
+        self.game = game
+        self.count = torch.zeros(game.samples, dtype=torch.long)
+        self.values = torch.zeros(*game.clean.shape, game.d, dtype=game.wide, device=game.device)
+        self.error, self.bias = torch.zeros_like(self.values), torch.zeros_like(self.values)
+        self._switches: list[Tensor] = []
+        self._scores: list[list[Tensor]] = [[] for _ in range(game.samples)]
+
+    def add(self, z: Tensor, samples: Tensor) -> None:
+        """More masks (C, d) for some samples."""
+        scores = self.game.of(z, samples)
+        self._switches.append(z.to(self.game.device, self.game.wide))
+        switches = torch.cat(self._switches)
+        self.count[samples] += len(z)
+        for i, sample in enumerate(samples.tolist()):
+            self._scores[sample].append(scores[:, i])
+            for k, column in enumerate(torch.cat(self._scores[sample]).unbind(1)):
+                found = _dependence(switches, column)
+                self.values[sample, k], self.error[sample, k], self.bias[sample, k] = found
+
+    def map_error(self) -> Tensor:
+        """Per sample: the bound on the relative L2 error (`attr/average.py`), with the bias of the map."""
+        sampling = relative_error(self.count - 1, [self.error], [self.values])
+        bias, norm = (v.flatten(1).norm(dim=1).cpu() for v in (self.bias, self.values))
+        return (sampling.square() + _over(bias, norm).square()).sqrt()
+
+
+def _dependence(switches: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """HSIC of each switch (n, d) with scores (n,), its standard error and its bias: (d,) each."""
     n = len(scores)
     distance = (scores[:, None] - scores[None]).abs()
     width = distance[~torch.eye(n, dtype=torch.bool, device=scores.device)].median()
     if not width > 0:  # more than half of the pairs are alike: their spread instead
         width = scores.std()
     if not width > 0:
-        return torch.zeros(centred.shape[1], dtype=centred.dtype, device=centred.device)
+        nothing = torch.zeros(switches.shape[1], dtype=switches.dtype, device=switches.device)
+        return nothing, nothing, nothing
     kernel = torch.exp(-0.5 * (distance / width) ** 2)
-    return (2 * (centred * (kernel @ centred)).sum(0) / (n - 1) ** 2).clamp_min(0)
+    centred = switches - switches.mean(0)
+
+    def index(total: Tensor, cross: Tensor, product: Tensor, mean: Tensor, count: int) -> Tensor:
+        """2 c' L c / (n - 1)^2 for c = z - mean, from 1' L 1, 1' L z and z' L z."""
+        return 2 * (product - 2 * mean * cross + mean**2 * total) / max(1, count - 1) ** 2
+
+    # Sums without each mask in turn, (n, d), from those with all; centring before only helps rounding.
+    by_mask, sums = kernel @ centred, kernel.sum(1)[:, None]
+    total, cross, product = sums.sum(), by_mask.sum(0), (centred * by_mask).sum(0)
+    without = index(
+        total - 2 * sums + 1,
+        cross - by_mask - centred * sums + centred,
+        product - 2 * centred * by_mask + centred.square(),
+        -centred / (n - 1),
+        n - 1,
+    )
+    value = index(total, cross, product, torch.zeros_like(cross), n).clamp_min(0)
+    error = ((without - without.mean(0)).square().sum(0) * (n - 1) / n).sqrt()
+    return value, error, (n - 1) * (without.mean(0) - value)
