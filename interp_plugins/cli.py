@@ -64,6 +64,7 @@ def explain(
     method: Annotated[list[str] | None, typer.Option(help="Method name; may be repeated.")] = None,
     target: Annotated[str | None, typer.Option(help="Class name; the predicted class if left out.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for pictures and the page.")] = Path("explanations"),
+    compile: Annotated[str | None, typer.Option(help="Backend of torch.compile (inductor); for many pictures.")] = None,
 ) -> None:
     """Explain pictures with an exported fastai Learner; writes pictures and explanations.html."""
     try:
@@ -77,6 +78,8 @@ def explain(
         typer.echo(f"No exported Learner at {model}. Write one with learn.export().", err=True)
         raise typer.Exit(2)
     options: dict[str, Any] = {"methods": tuple(method)} if method else {}
+    if compile is not None:
+        options["compile"] = compile
     try:
         found = load_learner(model).explain(list(images), target=target, **options)
     except InterpError as err:

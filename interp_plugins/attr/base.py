@@ -51,6 +51,8 @@ class Attribution:
     shares_targets: bool = False
     # Whether it does so with `tol` as well, where each target may need passes of its own.
     shares_tolerance: bool = False
+    # Whether its passes are calls of the whole model, which `torch.compile` can take.
+    compiles: bool = False
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -131,6 +133,7 @@ class PerturbationAttribution(Attribution):
     """A method that only evaluates the model."""
 
     shares_targets = True
+    compiles = True
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -231,6 +234,7 @@ class LayerAttribution(InternalAttribution):
 
     embeds_ids = False  # unless its path runs in the input
     reads_layer = True
+    compiles = False
 
     @staticmethod
     def interpolate(
@@ -242,6 +246,8 @@ class LayerAttribution(InternalAttribution):
 
 class NeuronAttribution(InternalAttribution):
     """A method whose map is over the input, for a neuron inside the model."""
+
+    compiles = False
 
     def neuron_func(self, neuron_selector: Any, attribute_to_neuron_input: bool = False) -> Any:
         """The model with the neuron as its output, for use as a `forward_func`."""

@@ -50,6 +50,8 @@ def blurred(x: Tensor, sigma: Tensor) -> Tensor:
 class BlurIG(GradientAttribution):
     """Path integral of the gradient from a blurred picture to the sharp one."""
 
+    compiles = True
+
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

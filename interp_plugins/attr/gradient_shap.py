@@ -297,6 +297,7 @@ class GradientShap(DrawsAhead, Multiplying, GradientAttribution):
 
     shares_targets = True
     shares_tolerance = True
+    compiles = True
 
     def has_convergence_delta(self) -> bool:
         """True."""

@@ -30,6 +30,8 @@ from .quadrature import check_steps, quadrature
 class IDGI(GradientAttribution):
     """Changes of the score along the path, shared out by the squared gradient."""
 
+    compiles = True
+
     @property
     def multiplies_by_inputs(self) -> bool:
         """True: a global attribution."""

@@ -56,6 +56,7 @@ class IntegratedGradients(Multiplying, GradientAttribution):
     """
 
     shares_targets = True
+    compiles = True
 
     def has_convergence_delta(self) -> bool:
         """True."""

@@ -112,6 +112,11 @@ class NoiseTunnel(Attribution):
         return self.shares_targets
 
     @property
+    def compiles(self) -> bool:  # type: ignore[override]
+        """That of the inner method."""
+        return bool(getattr(self.attribution_method, "compiles", False))
+
+    @property
     def embeds_ids(self) -> bool:  # type: ignore[override]
         """That of the inner method: then the noise goes to the rows that ids are looked up as."""
         return bool(getattr(self.attribution_method, "embeds_ids", False))

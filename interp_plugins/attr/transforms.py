@@ -54,6 +54,11 @@ class _Around(Attribution):
         """That of the inner method."""
         return bool(getattr(self.attribution_method, "shares_targets", False))
 
+    @property
+    def compiles(self) -> bool:  # type: ignore[override]
+        """That of the inner method."""
+        return bool(getattr(self.attribution_method, "compiles", False))
+
     def has_convergence_delta(self) -> bool:
         """That of the inner method."""
         inner = getattr(self.attribution_method, "has_convergence_delta", None)

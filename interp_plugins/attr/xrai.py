@@ -87,6 +87,8 @@ def ranked(values: Tensor, masks: Tensor) -> Tensor:
 class XRAI(GradientAttribution):
     """Attributions of whole regions, made of integrated gradients and a segmentation."""
 
+    compiles = True
+
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

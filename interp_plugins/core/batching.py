@@ -100,6 +100,7 @@ def chunks(
                     "device with more memory, or a method without gradients (occlusion)."
                 ) from error
             size = max(1, (stop - start) // 2)
+            remembered()["most", "rows"] = size
             if shapes is not None:
                 remembered()["fits", shapes] = size
             error.__traceback__ = None  # the failed frames hold the tensors that have to go
@@ -112,6 +113,11 @@ def chunks(
         if bar is not None:
             bar.update(stop - start)
         start = stop
+
+
+def most_rows() -> int | None:
+    """The rows per call that were left when memory ran out, while the model is frozen; None if it never did."""
+    return remembered().get(("most", "rows"))
 
 
 def progress_bar(total: int, what: str, progress: bool | None) -> Any:

@@ -28,6 +28,7 @@ from .guard import frozen, modules_of
 from .methods import Bound, bind_methods
 from .named import by_name, in_order
 from .once import clean_selected
+from .plan.compiled import as_backend, check_methods, compilation
 from .prediction import Asked, Prediction, asked_targets, predict, target_probability
 from .random import make_generator
 from .report import collect
@@ -36,6 +37,7 @@ from .site import Layer, layer_name, resolve_layer
 from .spec import InputSpec, as_spec
 from .tensors import as_tuple, check_inputs, is_float, like, widest
 
+_PASSES = ("forward_passes", "backward_passes", "compiled_rows", "shared_by_targets")
 DEFAULT_METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
 
 
@@ -59,6 +61,7 @@ def explain(
     seed: int = 0,
     progress: bool | None = None,
     accelerate: bool = True,
+    compile: bool | str = False,
     **params: Any,
 ) -> Explanations:
     """Explain a model's outputs for a batch of inputs; the model is left exactly as it was.
@@ -102,6 +105,9 @@ def explain(
         seed: seed of all random draws. The global generators are left as they were.
         progress: None = a bar for long work, True, False.
         accelerate: False runs the model as it is, without the exact accelerations of `core.accelerate`.
+        compile: True runs the methods' passes through `torch.compile` with its default backend (Inductor), a name with
+            that one ("aot_eager", ...); for whole data sets of one shape, as compiling takes from seconds to minutes.
+            The model itself is never compiled. Path, perturbation and coalition methods at the input can be compiled.
         **params: the methods' own parameters; with several methods, each goes to those that take it.
 
     Returns:
@@ -124,12 +130,14 @@ def explain(
         baselines = in_order(baselines, names, "baselines")
         feature_mask = in_order(feature_mask, names, "feature_mask")
     func = Call(func, forward_kwargs, output) if forward_kwargs or output is not None else func
-    with acceleration(accelerate and enabled()), frozen(func, seed=seed):
+    with acceleration(accelerate and enabled()), compilation(as_backend(compile)), frozen(func, seed=seed):
         xs = check_inputs(inputs)
         n = xs[0].shape[0]
         spec = as_spec(input_spec, xs[0])
         clean = Forward.of(func, n, additional_forward_args=additional_forward_args)
         bound = bind_methods(methods, func, xs, spec, layer, params, lambda: default_layer(clean, xs, body))
+        if compile:
+            check_methods([(one.name, one.method) for one in bound])
         prediction = predict(clean, xs, activation, threshold)
         spec = _fitting(spec, prediction)
         asked = asked_targets(target, prediction, spec, n)
@@ -328,7 +336,7 @@ class _Job:
 
         n = self.xs[0].shape[0]  # a method inside NoiseTunnel reports noisy copies, which are no samples
         per_sample = {k: list(report[k]) for k in report.get("per_sample", ()) if len(report[k]) == n}
-        passes = {k: report[k] for k in ("forward_passes", "backward_passes", "shared_by_targets") if k in report}
+        passes = {k: report[k] for k in _PASSES if k in report}
         versions = {
             "interp_plugins": __version__,
             "torch": str(torch.__version__),

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 _current: ContextVar[dict[str, Any] | None] = ContextVar("interp_plugins_report", default=None)
-_ADDED = ("forward_passes", "backward_passes")
+_ADDED = ("forward_passes", "backward_passes", "compiled_rows")
 
 
 @contextlib.contextmanager

@@ -74,7 +74,8 @@ def explain_dataset(
         rank: number of this process, from 0. None: torchrun's RANK, else 0.
         world_size: number of processes. None: torchrun's WORLD_SIZE, else 1.
         progress: None = a bar for long work on rank 0, True, False.
-        **options: further arguments of `interp_plugins.explain`: `baselines`, `layer`, `input_spec`, `n_steps`, ...
+        **options: further arguments of `interp_plugins.explain`: `baselines`, `layer`, `input_spec`, `n_steps`,
+            `compile` (compiled code is made for the first sample and used for all of one shape), ...
 
     Returns:
         The store, with what is there now; other processes may still be at work (`store.missing`).

@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..accelerate import enabled
+from ..errors import InputError
 from ..forward import Forward
 from ..guard import modules_of, preserved_rng
 from ..scope import remembered
 from ..site import AtLayer, Layer
 from ..tensors import expand_rows, is_float
+from .compiled import NO_LAYERS, compiling, through_compiler
 from .convolutions import fast
 from .fold import LINEAR, NORMS, folded
 from .layout import InLayout, channels_last, has_own_backward
@@ -76,7 +78,11 @@ def planned(
         chunk: rows that go through at a time.
         wrt: layers that the caller reads.
     """
+    if compiling() and wrt is not None:
+        raise InputError(NO_LAYERS)
     plan = _plan(forward, inputs, rows, chunk, wrt)
+    if compiling():
+        return through_compiler(forward, plan.func if plan is not None and plan.view is not None else None), None
     if plan is None or plan.view is None:
         return forward, wrt
     args = (*forward.args, torch.arange(forward.n)) if plan.replaying else forward.args
@@ -88,7 +94,10 @@ def behind_stem(
 ) -> tuple[Forward, BehindStem] | None:
     """The planned forward as a function of its first linear layer's output, if it has one that reads the one input."""
     plan = _plan(forward, inputs, rows, chunk, None)
-    return None if plan is None or plan.behind is None else (replace(forward, func=plan.behind), plan.behind)
+    if plan is None or plan.behind is None:
+        return None
+    behind = through_compiler(forward, plan.behind) if compiling() else replace(forward, func=plan.behind)
+    return behind, plan.behind
 
 
 def _plan(
@@ -107,7 +116,7 @@ def _plan(
     weights = tuple((id(p), p._version) for root in modules_of(func) for p in root.parameters() if not p.is_inference())
     sites = tuple((id(site.module), site.io, site.call) for site in wrt or ())
     shapes = tuple((x.shape[1:], x.dtype, x.device) for x in inputs)
-    key = ("plan", id(func), weights, sites, shapes, len(forward.args), tuple(forward.kwargs))
+    key = ("plan", id(func), weights, sites, shapes, len(forward.args), tuple(forward.kwargs), compiling())
     if key not in memory:
         memory[key] = (func, _made(forward, inputs, rows, chunk, wrt))  # with func, so that its identity stays its own
     return memory[key][1]
@@ -186,7 +195,7 @@ def _candidates(
         if (with_layout and not layout) or (with_stem and stem is None) or not (with_layout or with_stem or folds):
             continue
         stand_ins = {**folds, **(channels_last(probe, x, folds) if with_layout else {})}
-        if with_layout:
+        if with_layout and not compiling():  # functions of our own are no part of a compiled graph
             stand_ins |= fast(probe, stand_ins, rows)
         entry = None
         if with_stem and stem is not None:
