@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..core.registry import MethodInfo, list_methods, method_info
-from .randomised import CASCADE, DIGITS, LIMIT
+from .randomised import CASCADE, DIGITS, LIMIT, PASSING_WORDS, TRANSFORMER, Cascade, verdict
 
 C, L, D, S = "completeness", "linearity", "dummy", "symmetry"
 I = "implementation invariance"  # noqa: E741 - the letters stand for the axioms in the table below
@@ -110,16 +110,7 @@ def methods_page() -> str:
         "Cost is per sample: n is `n_steps` or `n_samples`, d the number of features or windows, c of channels. The",
         "axioms are those that hold for every model, and each is tested for each method that claims it.",
         "",
-        "*Randomised* is the check of Adebayo et al. 2018: Spearman's rank correlation between a method's",
-        "absolute maps of a trained network and of the same network with weights drawn anew. Three numbers",
-        "for EfficientNet-Lite0 (ImageNet weights, three photographs of 128 x 128; maps over a layer at",
-        "`blocks.4`), drawn anew from the top: the classifier alone; the mean over the stages in which the",
-        "upper half is random; all layers. Then, in brackets, SSIM over the upper half; last, the correlation",
-        "for all layers of a small network trained on digits. Near zero, a map is about what was learned; a",
-        f"method above {LIMIT} in the second number *fails*, and says so once. A dash: not measured.",
-        "NoiseTunnel stands for `explain`'s setting, squares of integrated gradients.",
-        "With `nt_type='smoothgrad'` the second number is 0.27: what fails is squaring maps multiplied by the input.",
-        "",
+        *_check(),
     ]
     parts = [_table(title, site) for title, site in
              (("Over the input", "input"), ("Over a layer", "layer"), ("Of a neuron", "neuron"))]  # fmt: skip
@@ -148,15 +139,68 @@ def _row(info: MethodInfo) -> list[str]:
 
 
 def _randomised(name: str) -> str:
-    found, digits = CASCADE.get(name), DIGITS.get(name)
-    parts = []
-    if found is not None:
-        parts.append(
-            f"{found.rank[0]:.2f}, {found.upper_half:.2f}, {found.rank[-1]:.2f} ({sum(found.ssim[:3]) / 3:.2f})"
-        )
-    if digits is not None:
-        parts.append(f"{digits:.2f}")
+    photographs, words, digits = CASCADE.get(name), TRANSFORMER.get(name), DIGITS.get(name)
+    parts = [_cascade(photographs)] if photographs is not None else []
+    parts += [f"words {_cascade(words)}"] if words is not None else []
+    parts += [f"{digits[0]:.2f} ± {digits[1]:.2f}"] if digits is not None else []
+    found = verdict(name)
     return "; ".join(parts or ["-"]) + (" **fails**" if found is not None and found.fails else "")
+
+
+def _cascade(found: Cascade) -> str:
+    upper = f"{found.upper_half:.2f}" + ("" if found.spread is None else f" ± {found.spread:.2f}")
+    alike = f" ({sum(found.ssim[:3]) / 3:.2f})" if found.ssim else ""
+    return f"{found.rank[0]:.2f}, {upper}, {found.rank[-1]:.2f}{alike}"
+
+
+def _check() -> list[str]:
+    """What the page says of the randomisation check."""
+    spreads = sorted(found.spread for found in CASCADE.values() if found.spread is not None)
+    return [
+        "## The randomisation check",
+        "",
+        "*Randomised* is the check of Adebayo et al. 2018: Spearman's rank correlation between a method's absolute",
+        "maps of a trained network and of the same network with weights drawn anew. Near zero, a map is about what was",
+        "learned. Several numbers, with semicolons between them:",
+        "",
+        "1. Three for EfficientNet-Lite0 (ImageNet weights, three photographs of 128 x 128; maps over a layer at",
+        "   `blocks.4`), drawn anew from the top: the classifier alone; the mean over the stages in which the upper",
+        "   half is random; all layers. In brackets SSIM over the upper half.",
+        "2. After *words*: the same three for MiniLM, a BERT of six layers trained on pairs of sentences, asked why",
+        "   two sentences are alike: the last layer alone; the upper half; all. Over the words of eight sentences.",
+        "3. Last, for all layers of a small network trained on digits: a CNN, or a vision transformer for the methods",
+        "   that need one; for a neuron, that of the class.",
+        "",
+        f"A method above {LIMIT} in the second number *fails*, and says so once; methods that need attention are",
+        "judged by the words, all others by the photographs. The limit is ours.",
+        "",
+        "*How stable.* After ± stands the standard deviation over three draws of the weights, and the number before",
+        f"it is their mean. For the photographs half of them are below {spreads[len(spreads) // 2]:.2f}, the largest "
+        f"is {spreads[-1]:.2f}; no mean lies within two standard errors of the limit. Without ±: one draw, of",
+        "methods that take minutes. The last numbers,",
+        "of small maps, vary more.",
+        "",
+        "*Transformers.* A new layer of a transformer adds little to what it is given, so what lower layers made of",
+        "the words still arrives with the upper half random. Maps without a sign then stay much as they were: those",
+        "of attention and, on this network, those of gradients, too",
+        f"({', '.join(_beside())}).",
+        f"What notices is {' and '.join(_beside(PASSING_WORDS))}.",
+        "Attention rollout knows no class: its map is the same for all of them.",
+        "",
+        "*Not there.* `layer_activation` is what a layer computes, not what the network concludes: the check does",
+        "not apply. A neuron's map changes only with the layers below it, so the column gives the digits alone, for",
+        "the neuron of the class. `ablation_cam` asks for a pass per channel and was measured on the digits alone.",
+        "LIME's Lasso often finds nothing in the small scores of a random network; a map",
+        "without differences counts as 0. `extremal_perturbation` ran with 60 steps for the photographs and 150 for",
+        "the digits instead of 400, and maps that have not come far from their common start are alike.",
+        "NoiseTunnel stands for `explain`'s setting, squares of integrated gradients. With `nt_type='smoothgrad'` its",
+        "second number is 0.27: what fails is squaring maps multiplied by the input.",
+        "",
+    ]
+
+
+def _beside(names: tuple[str, ...] = ("saliency", "lrp", "deep_lift", "integrated_gradients")) -> list[str]:
+    return [f"`{name}` {TRANSFORMER[name].upper_half:.2f}" for name in names]
 
 
 if __name__ == "__main__":

@@ -235,7 +235,8 @@ def _noise(x: Tensor, std: float, generator: torch.Generator) -> Tensor | None:
 def _places(samples: int, size: int, dtype: torch.dtype, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """For each sample a row of `size` baselines and a place on the path."""
     pick = torch.randint(size, (samples,), generator=generator, device=generator.device)
-    return pick, torch.rand(samples, generator=generator, dtype=dtype, device=generator.device)
+    wide = accumulation_dtype(dtype)  # half precision: the same places, rounded
+    return pick, torch.rand(samples, generator=generator, dtype=wide, device=generator.device).to(dtype)
 
 
 def _made(

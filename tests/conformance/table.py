@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from interp_plugins.core.registry import list_methods, method_info
 from tests.conformance.cases import BY_NAME, VARIANTS, accepted, applies, make
-from tests.conformance.test_results import CHUNKS, SEEDED
+from tests.conformance.test_results import BY_PLACE, CHUNKS, SEEDED, SHUFFLED
 from tests.conformance.test_targets import COMPARES_CLASSES, TARGETS, WAYS
 
 HEAD = """# Conformance
@@ -22,9 +22,12 @@ Made by `python -m tests.conformance.table > docs/conformance.md`; do not edit. 
 - *State*: the model, its hooks and the random generators are as before, after success and after an error
   (`test_state.py`).
 - *Seed*: the seed decides; "fixed": no random numbers.
-- *Batch*: a sample's map does not depend on its neighbours; not asked of methods with a seed, whose draws may be
-  numbered through the batch.
-- *Types*: float64, float32 and bfloat16 agree; not asked where another type means other random draws.
+- *Batch*: a sample's map does not depend on its neighbours. "independent": alone it has the map that it has among
+  others, random draws included. "by place": what is drawn for a sample depends on the seed, its place in the batch and
+  the batch's size, and not on what the others are, with a tolerance (`tol`) neither. "by feature": the method takes
+  values from the neighbours by definition, and what it says of a feature depends on their values of that feature alone.
+- *Types*: float64, float32 and bfloat16 agree (1e-5 and 0.1 of the largest value) with the same random numbers. A seed
+  gives float32 and half precision the same ones, and float64 others, as torch and so Captum have it.
 - *Saved*: an `Explanation` comes back from its file as it was. *Layer*, *neuron*: the registered variants.
 """
 
@@ -49,8 +52,8 @@ def _row(name: str) -> list[str]:
         str(sum(chunk in takes for chunk in CHUNKS)),
         "kept",
         "yes" if seeded else "fixed",
-        "not asked" if seeded else "independent",
-        "not asked" if name.startswith("noise_tunnel") or "shap" in name else "agree",
+        "by place" if name in BY_PLACE else "by feature" if name in SHUFFLED else "independent",
+        "agree",
         "yes",
         _variants(name, "layer"),
         _variants(name, "neuron"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.core.errors import ConvergenceWarning
 from interp_plugins.core.registry import method_info
 from tests.conformance.cases import (
     ATTENTION,
@@ -16,6 +19,7 @@ from tests.conformance.cases import (
     KEEPS_SINGLE,
     MAPS,
     OUTPUTS_APART,
+    SHUFFLES,
     VARIANTS,
     Case,
     Problem,
@@ -32,6 +36,10 @@ from tests.conformance.cases import (
 )
 
 CHUNKS = ("internal_batch_size", "batch_size", "perturbations_per_eval", "nt_samples_batch_size")
+SHUFFLED = [v for v in VARIANTS if innermost(v) in SHUFFLES]
+# A number of its own for each sample of the batch; the other methods with a seed share their draws among the samples.
+BY_PLACE = [v for v in VARIANTS if v.startswith("noise_tunnel") or "gradient_shap" in v]
+TOLERANT = [v for v in BY_PLACE if "tol" in accepted(make(v, BY_NAME["int"].build()))]
 SEEDED = [v for v in VARIANTS if "seed" in accepted(make(v, BY_NAME["int"].build()))]
 
 
@@ -111,17 +119,27 @@ def test_chunk_size_bounds_the_rows_of_a_forward_pass(variant: str) -> None:
             assert max(seen) <= 2, f"{name}=2 sent {max(seen)} rows"
 
 
+def in_single_precision(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`torch.randn` or `torch.rand` with the numbers of float32, whatever the type that is asked for."""
+
+    def drawn(*size: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Tensor:
+        return draw(*size, dtype=torch.float32, **kwargs).to(dtype or torch.get_default_dtype())
+
+    return drawn
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_half_and_single_precision_agree_with_double(variant: str) -> None:
+def test_half_and_single_precision_agree_with_double(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "randn", in_single_precision(torch.randn))  # float64 has a stream of its own
+    monkeypatch.setattr(torch, "rand", in_single_precision(torch.rand))
     case = typical(variant)
     more = seeded(variant)
     if variant == "hsic":  # the width of its kernel is a median of score differences, and three samples have no median
         more["n_samples"] = 16
     exact = attribute(variant, case.build(), **more)
     scale = max(float(t.abs().max()) for t in leaves(exact))
-    if not variant.startswith("noise_tunnel") and "shap" not in variant:  # other dtypes, other random draws
-        assert distance(attribute(variant, case.build(torch.float32), **more), exact) <= 1e-5 * scale
-        assert distance(attribute(variant, case.build(torch.bfloat16), **more), exact) <= 0.1 * scale
+    assert distance(attribute(variant, case.build(torch.float32), **more), exact) <= 1e-5 * scale
+    assert distance(attribute(variant, case.build(torch.bfloat16), **more), exact) <= 0.1 * scale
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -170,18 +188,56 @@ def test_generator_is_used_and_advanced(variant: str) -> None:
     assert distance(first, second) > 0
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in (*BY_PLACE, *SHUFFLED)])
 def test_sample_does_not_depend_on_its_batch_mates(variant: str) -> None:
-    if variant in SEEDED:
-        pytest.skip("draws are numbered through the batch")
     case = typical(variant)
     problem, together = case.build(), plain_result(variant, case.name)
     for i in range(case.n):
         alone = case.build()
         alone.inputs = problem.inputs[i : i + 1]
         alone.baselines = None if problem.baselines is None else problem.baselines[i : i + 1]
-        for one, all_ in zip(leaves(attribute(variant, alone)), leaves(together)):
+        for one, all_ in zip(leaves(attribute(variant, alone, **seeded(variant))), leaves(together)):
             assert float((one[0] - all_[i]).abs().max()) <= 1e-12
+
+
+def among_others(problem: Problem, i: int, where: tuple[Any, ...] = ()) -> Problem:
+    """The problem with other numbers in all samples but sample i; in a part of them only, if it is said where."""
+    others = [j for j in range(problem.case.n) if j != i]
+    generator = torch.Generator().manual_seed(i)
+    for name in ("inputs", "baselines"):
+        rows = getattr(problem, name)
+        if rows is not None:
+            rows, noise = rows.clone(), torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
+            rows[(others, *where)] = 3 * noise[(others, *where)]
+            setattr(problem, name, rows)
+    return problem
+
+
+@pytest.mark.parametrize(("variant", "tol"), [(v, None) for v in BY_PLACE] + [(v, 0.3) for v in TOLERANT])
+def test_random_numbers_go_by_the_place_in_the_batch_and_not_by_what_stands_beside(
+    variant: str, tol: float | None
+) -> None:
+    """Also where others settle sooner or later than the sample does."""
+    case = typical(variant)
+    more = {**seeded(variant), **({} if tol is None else {"tol": tol, "max_samples": 60})}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        together = attribute(variant, case.build(), **more)
+        for i in range(case.n):
+            for one, all_ in zip(leaves(attribute(variant, among_others(case.build(), i), **more)), leaves(together)):
+                assert float((one[i] - all_[i]).abs().max()) <= 1e-12
+
+
+@pytest.mark.parametrize("variant", SHUFFLED)
+def test_what_is_shuffled_depends_on_the_others_value_of_that_feature_alone(variant: str) -> None:
+    case = typical(variant)
+    together = attribute(variant, case.build(), **seeded(variant))
+    moved = 0.0
+    for i in range(case.n):  # one corner of the others is changed; it alone changes in the map
+        changed = attribute(variant, among_others(case.build(), i, (slice(None), 0, 0)), **seeded(variant))
+        assert float((changed - together)[i, :, 3, 3].abs().max()) <= 1e-12
+        moved = max(moved, float((changed - together)[i, :, 0, 0].abs().max()))
+    assert moved > 0
 
 
 class _Marked(Tensor):
