@@ -25,6 +25,7 @@ from ..core.tensors import accumulation_dtype, expand_rows
 from .quadrature import Quadrature
 
 _STEM_BYTES = 2**28  # held behind the first layer at a time
+_CHUNKS = 8  # that a group of samples fills, at least
 
 
 def check_rows(values: Sequence[Tensor], count: int) -> None:
@@ -145,8 +146,8 @@ def _from_stem(
     n, targets = x.shape[0], forward.target.count
     with torch.no_grad():
         held = 2 * (1 + targets) * behind.encode(x[:1]).nbytes  # ends, sums and cotangents of a sample
-    # No more samples than a chunk has rows: then what is held follows the chunk, and a chunk is one step of a group.
-    most = max(1, min(size, _STEM_BYTES // held))
+    # No more samples than fill some chunks: then what is held follows the chunk.
+    most = max(1, min(size, -(-_CHUNKS * size // len(rule)), _STEM_BYTES // held))
     group = -(-n // -(-n // most))  # groups of equal size
     grads = x.new_empty(n * targets, *x.shape[1:])
     for start in range(0, n, group):

@@ -14,7 +14,7 @@ from .scope import remembered
 
 T = TypeVar("T")
 
-_CPU_ELEMENTS = 8 * 3 * 224 * 224  # about eight ImageNet pictures: larger chunks are memory-bound on CPUs
+_CPU_ELEMENTS = 7 * 3 * 224 * 224  # some ImageNet pictures: larger chunks are memory-bound on CPUs
 _MAX_ROWS = 1024
 _GPU_ELEMENTS = 512 * 3 * 224 * 224
 _GPU_MAX_ROWS = 2**15

@@ -5,14 +5,10 @@ position, and come back as 4 x 4 outputs. Here all three steps are matrix produc
 36 x 36 (16 x 36) matrix over the channels of a tile, and the 36 products over the channels are one batched product. So
 the interpolation points cost nothing, and they are such that there is little rounding (Barabasz et al. 2020,
 arXiv:1803.10986): twice that of the direct sum, where small integers have five times.
-
-A kernel turned by 180 degrees has at a point's inverse what the kernel has at the point, up to a factor that the
-input's transform takes over. So the transformed kernels of a convolution serve its adjoint, too.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -30,12 +26,9 @@ _WIDE = 64  # tiles from which on oneDNN lays weights out in another way
 
 
 @lru_cache
-def _matrices(turned: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Toom and Cook's A^T (16, 36), B^T (36, 36) and G (36, 9) for both axes: y = A^T ((G g) * (B^T d)), in float64.
-
-    With `turned`, y is the convolution with g turned by 180 degrees, for the G of the other.
-    """
-    a, b = np.array(_POINTS).T[:: -1 if turned else 1]
+def _matrices() -> tuple[Tensor, Tensor, Tensor]:
+    """Toom and Cook's A^T (16, 36), B^T (36, 36) and G (36, 9) for both axes: y = A^T ((G g) * (B^T d)), in float64."""
+    a, b = np.array(_POINTS).T
 
     def powers(count: int) -> np.ndarray:
         return np.stack([a**i * b ** (count - 1 - i) for i in range(count)], 1)
@@ -51,9 +44,9 @@ def tiles(size: int) -> int:
     return -(-size // TILE)
 
 
-def cost(height: int, width: int, channels: int, out_channels: int, packed: bool = False) -> float:
+def cost(height: int, width: int, channels: int, out_channels: int) -> float:
     """What an output map costs, in multiplications of oneDNN's direct sum; as measured on AVX-512."""
-    per_product = (1.3 if packed else 1.5) + 75 / channels + 120 / out_channels
+    per_product = 1.3 + 75 / channels + 120 / out_channels
     return 36 * tiles(height) * tiles(width) * channels * out_channels * per_product
 
 
@@ -64,30 +57,16 @@ class Winograd:
 
     Args:
         weight: (K, C, 3, 3), float32 or float64.
-        packed: lay the kernels out for oneDNN where that can be. Products take less time, but there is no adjoint.
     """
 
-    def __init__(self, weight: Tensor, packed: bool = False):
+    def __init__(self, weight: Tensor):
         self.out_channels, self.channels = weight.shape[:2]
-        out, into, kernel = _matrices(False)
+        out, into, kernel = _matrices()
         self._in, self._out = into.to(weight), out.to(weight)
         flat = weight.detach().permute(2, 3, 0, 1).reshape(9, -1)
         u = (kernel.to(weight) @ flat).view(36, self.out_channels, self.channels)
-        self._products: _Batched | _Packed
-        if packed and weight.dtype == torch.float32 and weight.device.type == "cpu" and _pointwise() is not None:
-            self._products = _Packed(u)
-        else:
-            self._products = _Batched(u.transpose(1, 2))
-
-    def adjoint(self) -> Winograd:
-        """The gradient at the input: kernels turned, channels exchanged. Shares the kernels' memory."""
-        assert isinstance(self._products, _Batched)
-        out, into, _ = _matrices(True)
-        other = copy.copy(self)
-        other.out_channels, other.channels = self.channels, self.out_channels
-        other._in, other._out = into.to(self._in), out.to(self._out)
-        other._products = _Batched(self._products.u.transpose(1, 2))
-        return other
+        fast = self.suits(weight) and _pointwise() is not None
+        self._products = _Packed(u) if fast else _Batched(u.transpose(1, 2))
 
     @staticmethod
     def suits(weight: Tensor) -> bool:

@@ -85,7 +85,7 @@ class Conv(Op):
         """The same with fewer multiplications; its weights are transformed when first needed."""
         with self._lock:
             if self._fast is None:
-                self._fast = winograd.Winograd(self.weight, packed=True)
+                self._fast = winograd.Winograd(self.weight)
             return self._fast
 
     def scaled(self, scale: Tensor, shift: Tensor) -> Conv:
@@ -107,8 +107,8 @@ class Conv(Op):
         height, width = sy.out.size, sx.out.size
         k, c = self.weight.shape[:2]
         rows, direct = given.delta.shape[0], float(height * width * self.weight.numel())
-        if self.can_be_fast and winograd.cost(height, width, c, k, packed=True) < direct:
-            at.count(rows * winograd.cost(height, width, c, k, packed=True))
+        if self.can_be_fast and winograd.cost(height, width, c, k) < direct:
+            at.count(rows * winograd.cost(height, width, c, k))
             delta = self.fast(given.delta, (sy.before, sx.before), (height, width))
         else:
             at.count(rows * direct)

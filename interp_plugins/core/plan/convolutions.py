@@ -1,7 +1,8 @@
 """3 x 3 convolutions by Winograd's algorithm, forward and backward, where that takes less time on a CPU.
 
 The gradient at the input of such a convolution with padding p is again one: of the gradient at the output, with the
-rotated, transposed kernels and padding 2 - p. So both ways run the same code (`core.winograd`), to any order.
+rotated, transposed kernels and padding 2 - p. So both ways run the same code (`core.winograd`), to any order. The way
+back is prepared when it is first gone: perturbation methods never do.
 """
 
 from __future__ import annotations
@@ -16,15 +17,25 @@ from ..winograd import Winograd, cost
 from .probe import Probe, is_plain
 from .view import shallow
 
-_PREPARED = 200  # multiplications that take as long as transforming one element of the kernels
-_MOST_BYTES = 96 << 20  # of transformed kernels: memory is to be bounded by the chunk
+_PREPARED = 250  # multiplications that take as long as transforming one element of the kernels
+_MOST_BYTES = 48 << 20  # of transformed kernels, for each way: memory is to be bounded by the chunk
 
 
 class _Way:
-    """One direction, (N, C, H, W) to (N, K, H', W'), channels-last."""
+    """One direction, (N, C, H, W) to (N, K, H', W'), channels-last, and the other one."""
 
-    def __init__(self, winograd: Winograd, bias: Tensor | None, padding: tuple[int, int]):
-        self.winograd, self.bias, self.padding = winograd, bias, padding
+    def __init__(self, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], back: _Way | None = None):
+        self.winograd, self.bias, self.padding, self._back = Winograd(weight), bias, padding, back
+        self._weight = weight if back is None else None
+
+    @property
+    def back(self) -> _Way:
+        """From the gradient at the output to the one at the input."""
+        if self._weight is not None:
+            turned, (py, px) = self._weight.transpose(0, 1).flip(2, 3), self.padding
+            self._back, self._weight = _Way(turned, None, (2 - py, 2 - px), self), None
+        assert self._back is not None
+        return self._back
 
     def __call__(self, x: Tensor, bias: bool) -> Tensor:
         """With or without the bias."""
@@ -40,20 +51,19 @@ class _Convolution(torch.autograd.Function):
     """A linear map (and a constant) whose derivative goes the other way."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, there: _Way, back: _Way, bias: bool) -> Tensor:
-        ctx.ways = there, back
-        return there(x, bias)
+    def forward(ctx: Any, x: Tensor, way: _Way, bias: bool) -> Tensor:
+        ctx.way = way
+        return way(x, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        there, back = ctx.ways
-        return _Convolution.apply(grad, back, there, False), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Convolution.apply(grad, ctx.way.back, False), None, None
 
 
 class WinogradConv2d(nn.Conv2d):
     """Stands in for a convolution in a private view. It holds the transformed kernels only: its weight is NaN."""
 
-    ways: tuple[_Way, _Way]
+    way: _Way
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> WinogradConv2d:
@@ -61,9 +71,7 @@ class WinogradConv2d(nn.Conv2d):
         mine = shallow(conv)
         mine.__class__ = cls
         assert isinstance(mine, WinogradConv2d)
-        there, (py, px) = Winograd(conv.weight), _padding(conv)
-        bias = None if conv.bias is None else conv.bias.detach()
-        mine.ways = _Way(there, bias, (py, px)), _Way(there.adjoint(), None, (2 - py, 2 - px))
+        mine.way = _Way(conv.weight.detach(), None if conv.bias is None else conv.bias.detach(), _padding(conv))
         unread = conv.weight.new_full((), torch.nan).expand(conv.weight.shape)
         mine._parameters["weight"] = nn.Parameter(unread, requires_grad=False)
         return mine
@@ -72,7 +80,7 @@ class WinogradConv2d(nn.Conv2d):
         """Convolve."""
         if x.ndim == 3:
             return self.forward(x[None])[0]
-        made: Tensor = _Convolution.apply(x, *self.ways, True)
+        made: Tensor = _Convolution.apply(x, self.way, True)
         return made
 
 
