@@ -260,7 +260,7 @@ def check_methods(methods: Sequence[tuple[str, Any]]) -> None:
     for name, method in methods:
         if not getattr(method, "compiles", False):
             raise InputError(
-                f"compile=: {name} needs the model's own code (it reads or sets layers, or changes the rules of single "
-                "functions), so its passes cannot be compiled. Path methods, perturbation methods and those of "
-                "coalitions, at the input, can (docs/performance.md). Leave compile= out, or explain apart."
+                f"compile=: {name} is not compiled: it reads or sets layers, changes the rules of single functions, or "
+                "makes too few or too different passes to pay for compiling. Path methods, perturbation methods and "
+                "those of coalitions, at the input, are (docs/performance.md). Leave compile= out, or explain apart."
             )
