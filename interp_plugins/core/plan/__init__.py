@@ -31,7 +31,7 @@ from ..tensors import expand_rows, is_float
 from .compiled import NO_LAYERS, compiling, through_compiler
 from .convolutions import fast
 from .fold import LINEAR, NORMS, folded
-from .layout import InLayout, channels_last, has_own_backward
+from .layout import InLayout, channels_last, has_own_backward, pays
 from .probe import Probe
 from .replay import Memory, Replaying, before
 from .stem import BehindStem, Stem, first_layer
@@ -188,15 +188,18 @@ def _candidates(
 ) -> Iterator[Plan]:
     """Plans, the boldest first."""
     func = forward.func
-    folds = folded(probe, [*layers_in(func), *(wrt or ())])
-    layout = channels_last(probe, x) if not own_backward else {}
+    layout = not own_backward and pays(probe, x)
     stem = first_layer(probe, x) if wrt is None and not layers_in(func) else None
     for with_layout, with_stem in ((True, True), (False, True), (True, False), (False, False)):
-        if (with_layout and not layout) or (with_stem and stem is None) or not (with_layout or with_stem or folds):
+        if (with_layout and not layout) or (with_stem and stem is None):
             continue
-        stand_ins = {**folds, **(channels_last(probe, x, folds) if with_layout else {})}
-        if with_layout and not compiling():  # functions of our own are no part of a compiled graph
-            stand_ins |= fast(probe, stand_ins, rows)
+        stand_ins = folded(probe, [*layers_in(func), *(wrt or ())])  # made anew: no two copies of the weights at once
+        if not (with_layout or with_stem or stand_ins):
+            continue
+        if with_layout:
+            channels_last(probe, stand_ins)
+            if not compiling():  # functions of our own are no part of a compiled graph
+                stand_ins |= fast(probe, stand_ins, rows)
         entry = None
         if with_stem and stem is not None:
             entry = Stem(stand_ins.get(id(stem), stem))

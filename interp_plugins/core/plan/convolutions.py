@@ -18,7 +18,7 @@ from .probe import Probe, is_plain
 from .view import shallow
 
 _PREPARED = 250  # multiplications that take as long as transforming one element of the kernels
-_MOST_BYTES = 48 << 20  # of transformed kernels, for each way: memory is to be bounded by the chunk
+_MOST_BYTES = 64 << 20  # of transformed kernels, for each way: memory is to be bounded by the chunk
 
 
 class _Way:

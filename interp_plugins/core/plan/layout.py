@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,23 +12,26 @@ from .probe import Probe, is_plain
 from .view import shallow
 
 
-def channels_last(probe: Probe, x: Tensor, folds: Mapping[int, nn.Module] | None = None) -> dict[int, nn.Module]:
-    """Stand-ins, by module id, with channels-last weights for the 2-D convolutions; none where it does not pay."""
-    if x.ndim != 4 or x.dtype != torch.float32 or x.device.type != "cpu":
-        return {}
-    out: dict[int, nn.Module] = {}
+def pays(probe: Probe, x: Tensor) -> bool:
+    """Whether the layout is faster: for the 2-D convolutions of pictures, in float32 on a CPU."""
+    pictures = x.ndim == 4 and x.dtype == torch.float32 and x.device.type == "cpu"
+    return pictures and any(is_plain(visit.module, (nn.Conv2d,)) for visit in probe.visits)
+
+
+def channels_last(probe: Probe, stand_ins: dict[int, nn.Module]) -> None:
+    """Give all 2-D convolutions stand-ins, by module id, with channels-last weights; those there are become it."""
+    done: set[int] = set()
     for visit in probe.visits:
-        module = visit.module
-        if not is_plain(module, (nn.Conv2d,)) or id(module) in out:
+        key = id(visit.module)
+        if not is_plain(visit.module, (nn.Conv2d,)) or key in done:
             continue
-        mine = shallow((folds or {}).get(id(module), module))
+        done.add(key)
+        mine = stand_ins[key] = stand_ins.get(key) or shallow(visit.module)
         weight = mine.weight
         assert isinstance(weight, Tensor)
         mine._parameters["weight"] = nn.Parameter(
             weight.detach().contiguous(memory_format=torch.channels_last), requires_grad=False
         )
-        out[id(module)] = mine
-    return out
 
 
 def has_own_backward(output: Any) -> bool:
