@@ -168,7 +168,7 @@ def test_what_cannot_be_compiled_is_refused_with_the_reason(net: nn.Module, x: T
         explain(net, x, "ig", compile=3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="compile=: grad_cam is not compiled"):
         explain(net, x, ("ig", "gradcam"), compile="eager")
-    with pytest.raises(InputError, match="compile=: layer_integrated_gradients needs"):
+    with pytest.raises(InputError, match="compile=: layer_integrated_gradients is not compiled"):
         explain(net, x, "ig", layer=net.conv, compile="eager")
     with compilation("eager"), pytest.raises(InputError, match="layer inside the model cannot be read"):
         LayerIntegratedGradients(net, net.conv).attribute(x, target=1)
