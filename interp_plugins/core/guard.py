@@ -15,7 +15,7 @@ import functools
 import inspect
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,12 @@ from .scope import remembering
 
 _LARGE_BUFFER = 64 * 2**20  # bytes; larger buffers are packed weights, not running statistics
 _MANY = 64  # containers longer than this are data, not ensembles
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of a module, by number
+
+
+def hook_numbers(modules: Iterable[nn.Module]) -> tuple[int, ...]:
+    """The numbers of all hooks of some modules: none is ever used twice, so equal numbers are equal hooks."""
+    return tuple(key for m in modules for name in HOOKS for key in getattr(m, name, ()))
 
 
 def modules_of(func: Any) -> list[nn.Module]:

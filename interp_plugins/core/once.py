@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from .accelerate import enabled
 from .batching import auto_chunk, chunks
 from .forward import Forward
-from .guard import modules_of
+from .guard import hook_numbers, modules_of
 from .scope import remembered
 
 T = TypeVar("T")
@@ -29,7 +29,6 @@ T = TypeVar("T")
 _MOST = 32  # results remembered,
 _BYTES = 2**26  # and how large one of them may be
 _SHORT = 64  # containers longer than this are data, not a state
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _OF_TORCH = frozenset(vars(nn.Module()))
 
 
@@ -41,13 +40,12 @@ class _Pass:
         leaves, tree = pytree.tree_flatten((tuple(inputs), forward.args, dict(forward.kwargs), forward.output))
         self.modules = [m for root in modules_of(forward.func) for m in root.modules()]
         weights = [p for m in self.modules for p in m._parameters.values() if p is not None]
-        hooks = [key for m in self.modules for name in _HOOKS for key in getattr(m, name)]  # numbers, never used twice
         self.alive = (forward, leaves, weights)  # so that identities stay their own
         self.facts = (
             (what, id(forward.func), tree, tuple(_fact(v) for v in leaves if not isinstance(v, Tensor))),
             (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)),
             tuple((id(p), p._version) for p in weights),
-            tuple(hooks),
+            hook_numbers(self.modules),
         )
         buffers = [b for m in self.modules for b in m._buffers.values() if b is not None]
         self.tensors = _versions([*(v for v in leaves if isinstance(v, Tensor)), *buffers])

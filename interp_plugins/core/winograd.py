@@ -65,14 +65,13 @@ class Winograd:
         self._in, self._out = into.to(weight), out.to(weight)
         flat = weight.detach().permute(2, 3, 0, 1).reshape(9, -1)
         u = (kernel.to(weight) @ flat).view(36, self.out_channels, self.channels)
-        fast = self.suits(weight) and _pointwise() is not None
-        self._products = _Packed(u) if fast else _Batched(u.transpose(1, 2))
+        self._products = _Packed(u) if self.suits(weight) else _Batched(u.transpose(1, 2))
 
     @staticmethod
     def suits(weight: Tensor) -> bool:
-        """Whether it can pay: some channels, in float32, on a CPU with oneDNN."""
+        """Whether it can pay: some channels, in float32, on a CPU, with kernels that oneDNN lays out."""
         fast = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        return fast and min(weight.shape[:2]) >= MIN_CHANNELS
+        return fast and min(weight.shape[:2]) >= MIN_CHANNELS and _pointwise() is not None
 
     def __call__(self, x: Tensor, pads: Sequence[int], out: tuple[int, int]) -> Tensor:
         """Outputs (R, *out, K) from x (R, h, w, C) with (top, left) zeros before it and as many after it as needed."""

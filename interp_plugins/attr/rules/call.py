@@ -36,19 +36,20 @@ class Shelf:
     def keep(self, value: Tensor) -> Kept:
         """Remember a value without copying it yet."""
         kept = Kept(value)
-        self._blocks.setdefault(_block(value), []).append(weakref.ref(kept))
+        self._blocks.setdefault(block_of(value), []).append(weakref.ref(kept))
         return kept
 
     def about_to_write(self, value: Any) -> None:
         """Copy what is kept in the memory of `value`."""
         if isinstance(value, Tensor):
-            for ref in self._blocks.pop(_block(value), ()):
+            for ref in self._blocks.pop(block_of(value), ()):
                 kept = ref()
                 if kept is not None:
                     kept.value = kept.value.clone()
 
 
-def _block(value: Tensor) -> int:
+def block_of(value: Tensor) -> int:
+    """The memory that a tensor lies in."""
     try:
         return value.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):  # no storage: sparse, or a wrapper
@@ -155,8 +156,8 @@ class _Ruled(torch.autograd.Function):
         if call.value is not None:
             return (call.value.detach().clone(),)
         # Fresh tensors: an output in the memory of an operand would count as a view of it.
-        blocks = {_block(x) for x in operands}
-        outputs = tuple(y.clone() if _block(y) in blocks else y for y in call.run(operands))
+        blocks = {block_of(x) for x in operands}
+        outputs = tuple(y.clone() if block_of(y) in blocks else y for y in call.run(operands))
         ctx.mark_non_differentiable(*[y for y in outputs if not is_real(y)])
         return outputs
 

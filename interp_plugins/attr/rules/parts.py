@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .call import Call, Kept, Shelf, is_real
+from .call import Call, Kept, Shelf, block_of, is_real
 from .names import MOVES, WEIGHTED
 from .relevance import Weights
 
@@ -99,21 +99,17 @@ class Sources(Shelf):
     def source(self, value: Tensor, base: Kept) -> Source:
         """A tensor as one contribution."""
         found = Source(value, base)
-        self._sources.setdefault(_memory(value), []).append(weakref.ref(found))
+        self._sources.setdefault(block_of(value), []).append(weakref.ref(found))
         return found
 
     def about_to_write(self, value: Any) -> None:
         """Settle what may change."""
         if isinstance(value, Tensor):
-            for ref in self._sources.pop(_memory(value), ()):
+            for ref in self._sources.pop(block_of(value), ()):
                 source = ref()
                 if source is not None:
                     source.pair()
         super().about_to_write(value)
-
-
-def _memory(value: Tensor) -> int:
-    return value.untyped_storage().data_ptr()
 
 
 def linear_step(call: Call) -> Callable[[Call, list[Pair]], list[Pair]] | None:

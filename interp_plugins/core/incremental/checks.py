@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ..accelerate import enabled
 from ..forward import Forward
+from ..guard import preserved_rng
 from ..scope import remembered
+from .boxes import Boxes
 from .plan import Plan, Reference
 from .trace import is_plain, trace
 
@@ -31,6 +33,21 @@ def may_pay(forward: Forward, inputs: Sequence[Tensor]) -> bool:
         and not torch.is_autocast_enabled(x.device.type)
         and any(isinstance(m, nn.Conv2d) for m in forward.func.modules())
     )
+
+
+def prepared(
+    forward: Forward, inputs: Sequence[Tensor], baselines: Any, features: Any
+) -> tuple[Plan, Reference, Boxes] | None:
+    """The plan, the pass of the first sample and the features' boxes; None where changes cannot be followed."""
+    boxes = Boxes.of(inputs[0], baselines, features) if may_pay(forward, inputs) else None
+    if boxes is None:
+        return None
+    try:
+        with preserved_rng():
+            found = plan_of(forward.func, inputs[0][:1])
+    except Exception:  # whatever a model may raise when it is called piece by piece
+        return None
+    return None if found is None else (*found, boxes)
 
 
 def close(made: Tensor, truth: Tensor, clean: Tensor) -> bool:

@@ -22,7 +22,7 @@ from ..forward import Forward, select_output
 from ..guard import preserved_rng
 from .boxes import Boxes
 from .change import Change
-from .checks import close, may_pay, plan_of
+from .checks import close, prepared
 from .plan import Plan, Reference
 from .run import Rows
 from .workers import Workers
@@ -65,17 +65,15 @@ class Incremental:
         """The incremental engine for this model and these features, or None where the plain one has to do it."""
         x = inputs[0]
         worth = MIN_ELEMENTS_CUDA if x.device.type == "cuda" else MIN_ELEMENTS
-        if len(features) < MIN_FEATURES or len(features) * x.numel() < worth or not may_pay(forward, inputs):
+        if len(features) < MIN_FEATURES or len(features) * x.numel() < worth:
             return None
-        boxes = Boxes.of(x, baselines, features)
-        if boxes is None:
+        found = prepared(forward, inputs, baselines, features)
+        if found is None:
             return None
+        plan, first, boxes = found
         try:
             with preserved_rng():
-                found = plan_of(forward.func, x[:1])
-                if found is None:
-                    return None
-                made = cls(*found, forward, x, boxes)
+                made = cls(plan, first, forward, x, boxes)
                 return made if made._agrees() else None
         except Exception:  # whatever a model may raise when it is called piece by piece
             return None

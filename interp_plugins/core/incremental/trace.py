@@ -12,9 +12,9 @@ from torch import fx, nn
 from torch.nn.modules import module as _hooks
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from ..guard import hook_numbers
 from ..plan.view import View
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
@@ -56,7 +56,7 @@ def _resists(m: nn.Module) -> bool:
         or "forward" in vars(m)
         or "__call__" in vars(m)
         or isinstance(m, LazyModuleMixin)
-        or any(getattr(m, name, None) for name in _HOOKS)
+        or bool(hook_numbers([m]))
     )
 
 

@@ -19,10 +19,9 @@ from torch import Tensor, fx
 
 from ..batching import chunks
 from ..forward import Forward, select_output
-from ..guard import preserved_rng
 from .boxes import Boxes
 from .change import Change, Geometry, Map, as_map
-from .checks import close, may_pay, plan_of
+from .checks import close, prepared
 from .plan import Plan
 from .run import Rows
 from .workers import Workers
@@ -205,19 +204,10 @@ class Walker:
         """
         x = inputs[0]
         few = len(features) < MIN_FEATURES or coalitions * x[0].numel() < MIN_ELEMENTS
-        if few or x.device.type != "cpu" or not may_pay(forward, inputs):
-            return None
-        boxes = Boxes.of(x, baselines, features)
-        if boxes is None:
-            return None
-        try:
-            with preserved_rng():
-                found = plan_of(forward.func, x[:1])
-        except Exception:  # whatever a model may raise when it is called piece by piece
-            return None
+        found = None if few or x.device.type != "cpu" else prepared(forward, inputs, baselines, features)
         if found is None or not found[1].finite():
             return None
-        plan, first = found
+        plan, first, boxes = found
         row = sum(first.maps[node].data.nbytes for node in plan.asked_for)
         return cls(plan, forward, boxes, perturbed, max(1, min(PIECE, BYTES // max(1, row))))
 

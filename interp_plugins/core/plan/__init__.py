@@ -35,11 +35,10 @@ from .layout import InLayout, channels_last, has_own_backward, pays
 from .probe import Probe
 from .replay import Memory, Replaying, before
 from .stem import BehindStem, Stem, first_layer
-from .view import NoView, View, layers_in
+from .view import AGREE, NoView, View, layers_in
 
 _WORTH_CUDA = 2000  # there a pass is short, and making a plan takes as long as it does on a CPU
 _WORTH = 12  # rows from which a plan pays: the check runs two forward rows and a few more where a plan fails
-_AGREE = {torch.float64: 1e-9, torch.float32: 1e-3}  # relative to the output's largest value
 
 __all__ = ["BehindStem", "Plan", "behind_stem", "planned"]
 
@@ -108,7 +107,7 @@ def _plan(
     wrt: Sequence[Layer] | None,
 ) -> Plan | None:
     worth = _WORTH_CUDA if inputs[0].device.type == "cuda" else _WORTH
-    if not enabled() or rows < worth or not all(is_float(x) and x.dtype in _AGREE for x in inputs):
+    if not enabled() or rows < worth or not all(is_float(x) and x.dtype in AGREE for x in inputs):
         return None
     if torch.is_autocast_enabled(inputs[0].device.type) or not _may_gain(forward.func, inputs, wrt):
         return None
@@ -233,8 +232,8 @@ def _close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     if [t.shape for t in found] != [t.shape for t in expected]:
         return False
     for a, b in zip(found, expected, strict=True):
-        if a.dtype != b.dtype or a.dtype not in _AGREE:
+        if a.dtype != b.dtype or a.dtype not in AGREE:
             return False
-        if a.numel() and not bool((a - b).abs().max() <= _AGREE[a.dtype] * b.abs().max()):  # NaN does not agree
+        if a.numel() and not bool((a - b).abs().max() <= AGREE[a.dtype] * b.abs().max()):  # NaN does not agree
             return False
     return True

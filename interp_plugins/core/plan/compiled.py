@@ -28,17 +28,15 @@ from torch.utils import _pytree as pytree
 from ..batching import is_out_of_memory, most_rows
 from ..errors import InputError, InputTypeError, ModelError, unknown
 from ..forward import Forward
-from ..guard import modules_of
+from ..guard import hook_numbers, modules_of
 from ..report import note
 from ..tensors import is_float, own_tree
-from .view import NoView, View, layers_in
+from .view import AGREE, NoView, View, layers_in
 
 DEFAULT = "inductor"
 MOST_SHAPES = 32  # of one model, with and without gradients: more would mean compiling more than running
 NO_LAYERS = "compile=: a layer inside the model cannot be read or set in compiled code. Leave compile= out."
-_AGREE = {torch.float64: 1e-9, torch.float32: 1e-3}  # relative to the output's largest value
 _AGREE_HALF = 0.05
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 _asked: ContextVar[str | None] = ContextVar("interp_plugins_compilation", default=None)
 _made: WeakKeyDictionary[nn.Module, dict[str, Compiler]] = WeakKeyDictionary()
@@ -107,9 +105,7 @@ def through_compiler(forward: Forward, func: Callable[..., Any] | None = None) -
         lambda v: isinstance(v, Tensor) and v.ndim > 0 and v.shape[0] == forward.n,
         (tuple(forward.args), dict(forward.kwargs)),
     )
-    # The compiler's guards leave hooks out. Their numbers are never used twice.
-    modules = [m for root in modules_of(mine) for m in root.modules()]
-    hooks = tuple(key for m in modules for name in _HOOKS for key in getattr(m, name))
+    hooks = hook_numbers(m for root in modules_of(mine) for m in root.modules())  # the compiler's guards leave them out
     return replace(forward, func=Compiled(mine, codes[backend].of(hooks), *batched))
 
 
@@ -241,7 +237,7 @@ def check(found: Any, expected: Any, backend: str) -> None:
         if not is_float(a) or not a.numel():
             continue
         difference, scale = float((a.detach() - b).abs().max()), float(b.abs().max())
-        if not difference <= _AGREE.get(a.dtype, _AGREE_HALF) * scale and scale == scale:
+        if not difference <= AGREE.get(a.dtype, _AGREE_HALF) * scale and scale == scale:
             raise ModelError(
                 f"torch.compile (backend {backend!r}) computes something else than the model: outputs of up to "
                 f"{scale:.3g} differ by up to {difference:.3g}. Leave compile= out, or choose another backend."

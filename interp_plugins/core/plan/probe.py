@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from ..guard import modules_of
+from ..guard import hook_numbers, modules_of
 
 _LOOKS = {"__get__", "__len__", "size", "dim", "ndimension", "numel", "stride", "is_floating_point"}
 
@@ -97,5 +97,4 @@ def _tensors(tree: Any) -> tuple[Tensor, ...]:
 
 def is_plain(module: nn.Module, kinds: Sequence[type]) -> bool:
     """Whether a module is exactly of one of these types, without hooks or parametrisations: what it says it is."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module) in kinds and not any(hooks)
+    return type(module) in kinds and not hook_numbers([module])

@@ -19,6 +19,9 @@ from torch import nn
 
 from ..site import Layer, Neuron
 
+# How far outputs of a view may be from the model's, relative to the largest.
+AGREE = {torch.float64: 1e-9, torch.float32: 1e-3}
+
 _CONTAINERS = (dict, OrderedDict, list, set)  # what a forward may add to; torch keeps weights, children, hooks in them
 _KEPT_WHOLE = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
 
