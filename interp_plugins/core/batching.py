@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, OutOfMemoryError
-from .scope import remembered
+from .scope import kept, remembered
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def auto_chunk(row: list[Tensor]) -> AutoSize:
     else:
         rows = min(_MAX_ROWS, _CPU_ELEMENTS // elements)
     shapes = tuple((t.shape[1:], t.dtype, device.type) for t in row)
-    size = AutoSize(max(1, min(rows, remembered().get(("fits", shapes), rows))))
+    size = AutoSize(max(1, min(rows, kept().get(("fits", shapes), rows))))
     size.shapes = shapes
     return size
 
@@ -102,7 +102,7 @@ def chunks(
             size = max(1, (stop - start) // 2)
             remembered()["most", "rows"] = size
             if shapes is not None:
-                remembered()["fits", shapes] = size
+                kept()["fits", shapes] = size
             error.__traceback__ = None  # the failed frames hold the tensors that have to go
             del error
             gc.collect()

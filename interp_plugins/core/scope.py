@@ -1,7 +1,7 @@
-"""What is remembered while a model is frozen: plans, checked once and used by all methods of one call.
+"""What is remembered of a model: while it is frozen, and for as long as it lives.
 
-The outermost `frozen` opens the scope, so nothing outlives the moment in which the weights cannot change; but the chunk
-sizes that fitted into memory are kept for as long as the model lives.
+The outermost `frozen` opens the scope. Plans, checked once and used by all methods of one call, do not outlive it: the
+weights may change then. What can be checked again, or does not depend on weights, is kept until the model goes.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
-_fits: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
-_held: ContextVar[dict[Any, Any] | None] = ContextVar("interp_plugins_scope", default=None)
+_of_models: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+_held: ContextVar[tuple[dict[Any, Any], dict[Any, Any]] | None] = ContextVar("interp_plugins_scope", default=None)
 
 
 def remembered() -> dict[Any, Any]:
     """The scope's memory; outside of any scope an empty one that nobody keeps."""
     held = _held.get()
-    return {} if held is None else held
+    return {} if held is None else held[0]
+
+
+def kept() -> dict[Any, Any]:
+    """The memory of the model that the scope was opened for; the scope's own where there is no model."""
+    held = _held.get()
+    return {} if held is None else held[1]
 
 
 @contextlib.contextmanager
 def remembering(owner: Any = None) -> Iterator[None]:
-    """Open a scope, unless one is open; what fitted into memory is kept with the owner, the model."""
+    """Open a scope for an owner, the model, unless one is open."""
     if _held.get() is not None:
         yield
         return
-    held = dict(_fits.get(owner, {})) if owner is not None else {}
-    token = _held.set(held)
+    token = _held.set(({}, {} if owner is None else _of_models.setdefault(owner, {})))
     try:
         yield
     finally:
         _held.reset(token)
-        fits = {key: value for key, value in held.items() if key[0] == "fits"}
-        if owner is not None and fits:
-            _fits[owner] = fits

@@ -9,7 +9,6 @@ arXiv:1803.10986): twice that of the direct sum, where small integers have five 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
@@ -21,8 +20,8 @@ TILE = 4
 MIN_CHANNELS = 32
 _POINTS = ((0, 1), (0.75, 1), (-0.75, 1), (1.5, 1), (-1.5, 1), (1, 0))  # a / b
 _AT_ONCE = 1 << 14  # elements of inputs (36 times as many transformed) that are best worked on at a time
-_FEWEST, _MOST = 128, 256  # tiles in a product, between which that may decide
-_WIDE = 64  # tiles from which on oneDNN lays weights out in another way
+_MOST, _MOST_NARROW = 128, 256  # tiles in a product; the larger number where channels are few
+_ENOUGH = 48  # tiles from which on a product runs at full speed
 
 
 @lru_cache
@@ -50,6 +49,17 @@ def cost(height: int, width: int, channels: int, out_channels: int) -> float:
     return 36 * tiles(height) * tiles(width) * channels * out_channels * per_product
 
 
+def at_once(rows: int, height: int, width: int, channels: int) -> int:
+    """Tiles that are best multiplied at a time for so many output maps: whole maps or lines of tiles, few left over."""
+    most = min(max(_AT_ONCE // channels, _MOST), _MOST_NARROW)
+    unit, units = tiles(height) * tiles(width), rows
+    if unit > most:
+        unit, units = tiles(width), tiles(height)
+    sizes = [n for n in range(1, units + 1) if n * unit <= most] or [1]
+    enough = [n for n in sizes if n * unit >= _ENOUGH] or sizes[-1:]
+    return unit * min(enough, key=lambda n: (-(-units // n) * n, -n))
+
+
 class Winograd:
     """A 3 x 3 convolution, stride 1, one group, on channels-last maps.
 
@@ -57,21 +67,24 @@ class Winograd:
 
     Args:
         weight: (K, C, 3, 3), float32 or float64.
+        count: tiles that are multiplied at a time, at least the tiles of a line. oneDNN lays kernels out for a number of
+            positions, and a layout for another one can cost a hundred times the product: so it is always this number.
     """
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weight: Tensor, count: int):
+        self.count = count
         self.out_channels, self.channels = weight.shape[:2]
         out, into, kernel = _matrices()
         self._in, self._out = into.to(weight), out.to(weight)
         flat = weight.detach().permute(2, 3, 0, 1).reshape(9, -1)
         u = (kernel.to(weight) @ flat).view(36, self.out_channels, self.channels)
-        self._products = _Packed(u) if self.suits(weight) else _Batched(u.transpose(1, 2))
+        self._products = _Packed(u, count) if _can_pack(weight) else _Batched(u.transpose(1, 2))
+        self.nbytes = u.nbytes
 
     @staticmethod
     def suits(weight: Tensor) -> bool:
         """Whether it can pay: some channels, in float32, on a CPU, with kernels that oneDNN lays out."""
-        fast = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        return fast and min(weight.shape[:2]) >= MIN_CHANNELS and _pointwise() is not None
+        return _can_pack(weight) and min(weight.shape[:2]) >= MIN_CHANNELS
 
     def __call__(self, x: Tensor, pads: Sequence[int], out: tuple[int, int]) -> Tensor:
         """Outputs (R, *out, K) from x (R, h, w, C) with (top, left) zeros before it and as many after it as needed."""
@@ -84,19 +97,15 @@ class Winograd:
         if not y.numel():
             return
         ty, tx = tiles(y.shape[1]), tiles(y.shape[2])
+        lines = max(1, self.count // tx)
         for rows, patches in self._patches(x, pads, ty, tx):
-            for part in _parts(ty, max(1, self._most // (len(patches) * tx))):
+            for part in _parts(ty, lines):
                 self._tiles_into(y[rows, part.start * TILE : part.stop * TILE], patches[:, part], bias)
-
-    @property
-    def _most(self) -> int:
-        """Tiles that are best worked on at a time."""
-        return min(max(_AT_ONCE // self.channels, _FEWEST), _MOST)
 
     def _patches(self, x: Tensor, pads: Sequence[int], ty: int, tx: int) -> Iterator[tuple[slice, Tensor]]:
         """Some rows at a time, and views (r, ty, tx, 6, 6, C) of what each tile reads, zeros included."""
         height, width = TILE * ty + 2, TILE * tx + 2
-        blocks = _parts(len(x), max(1, self._most // (ty * tx)))
+        blocks = _parts(len(x), max(1, self.count // (ty * tx)))
         room = None
         if pads[0] or pads[1] or x.shape[1] < height or x.shape[2] < width:
             (from_y, to_y), (from_x, to_x) = map(_placed, x.shape[1:3], pads, (height, width))
@@ -141,23 +150,28 @@ class _Batched:
 
 
 class _Packed:
-    """The same as one grouped 1 x 1 convolution over T positions, by kernels (36, K, C) that oneDNN laid out."""
+    """The same as one grouped 1 x 1 convolution over T positions, by kernels (36, K, C) that oneDNN laid out for T."""
 
-    def __init__(self, u: Tensor):
-        # oneDNN has a layout for few positions and one from `_WIDE` on; the other one would cost a copy in each call
+    def __init__(self, u: Tensor, count: int):
         pack = torch.ops.mkldnn._reorder_convolution_weight
-        self.u = pack(u.reshape(-1, u.shape[2], 1, 1), [0, 0], [1, 1], [1, 1], 36, [1, 36 * u.shape[2], 1, _WIDE])
+        image = [1, 36 * u.shape[2], 1, count]
+        self.count, self.u = count, pack(u.reshape(-1, u.shape[2], 1, 1), [0, 0], [1, 1], [1, 1], 36, image)
 
     def __call__(self, v: Tensor) -> Tensor:
-        """Multiply."""
+        """Multiply T tiles or fewer."""
         count = len(v)
-        if count < _WIDE:
-            v = torch.cat([v, v.new_zeros(_WIDE - count, *v.shape[1:])])
+        if count < self.count:
+            v = torch.cat([v, v.new_zeros(self.count - count, *v.shape[1:])])
         pointwise = _pointwise()
         assert pointwise is not None
         image = v.view(1, 1, len(v), -1).permute(0, 3, 1, 2)
         made = pointwise(image, self.u, None, [0, 0], [1, 1], [1, 1], 36, "none", [], "")
         return made.permute(0, 2, 3, 1).reshape(len(v), 36, -1)[:count]
+
+
+def _can_pack(weight: Tensor) -> bool:
+    fast = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return fast and _pointwise() is not None
 
 
 def _pointwise() -> Callable[..., Tensor] | None:
@@ -169,10 +183,8 @@ def _pointwise() -> Callable[..., Tensor] | None:
 
 
 def _parts(count: int, most: int) -> list[slice]:
-    """Slices of at most so many, nearly the same length."""
-    parts = -(-count // most)
-    ends = [-(-count * i // parts) for i in range(parts + 1)]
-    return [slice(a, b) for a, b in itertools.pairwise(ends)]
+    """Slices of so many, and a shorter last one."""
+    return [slice(start, min(count, start + most)) for start in range(0, count, most)]
 
 
 def _placed(size: int, before: int, room: int) -> tuple[slice, slice]:

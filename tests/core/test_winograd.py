@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +14,10 @@ from torch import Tensor, nn
 
 from interp_plugins import acceleration
 from interp_plugins.attr import IntegratedGradients, KernelShap
-from interp_plugins.core import winograd
+from interp_plugins.core import kernels, winograd
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
+from interp_plugins.core.kernels import Kernels, OfModel
 from interp_plugins.core.plan import _plan, convolutions
 from interp_plugins.core.target import as_target
 from interp_plugins.core.winograd import Winograd
@@ -29,18 +32,17 @@ def test_it_is_the_convolution(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
         x, weight = torch.randn(5, *size, 6, dtype=dtype), torch.randn(7, 6, 3, 3, dtype=dtype)
-        made = Winograd(weight)(x, (2, 2), (size[0] + 2, size[1] + 2))
+        made = Winograd(weight, 5)(x, (2, 2), (size[0] + 2, size[1] + 2))
         assert torch.allclose(made, direct(x, weight, 2), atol=tolerance)
 
 
+@pytest.mark.parametrize("count", [3, 10, 70])
 @pytest.mark.parametrize("packed", [False, True])
-def test_any_number_of_rows_and_tiles_in_any_layout(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "MIN_CHANNELS", 1 if packed else 10**6)
-    monkeypatch.setattr(winograd, "_MOST", 70)
-    monkeypatch.setattr(winograd, "_FEWEST", 10)
+def test_any_number_of_rows_and_tiles_in_any_layout(packed: bool, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "_can_pack", lambda weight: packed)
     torch.manual_seed(0)
     weight, bias = torch.randn(5, 3, 3, 3), torch.randn(5)
-    one = Winograd(weight)
+    one = Winograd(weight, count)
     for rows, height in ((1, 3), (9, 14), (2, 41)):
         x = torch.randn(rows, 3, height, 10).permute(0, 2, 3, 1)
         y = torch.full((rows, 5, height, 10), torch.nan).permute(0, 2, 3, 1)
@@ -54,7 +56,7 @@ def test_rounding_is_about_twice_that_of_the_direct_sum() -> None:
     x, weight = torch.randn(4, 12, 12, 128).relu(), torch.randn(128, 128, 3, 3) / 34
     truth = direct(x.double(), weight.double())
     errors = [
-        (made - truth).square().mean().sqrt() for made in (direct(x, weight), Winograd(weight)(x, (1, 1), (12, 12)))
+        (made - truth).square().mean().sqrt() for made in (direct(x, weight), Winograd(weight, 18)(x, (1, 1), (12, 12)))
     ]
     assert errors[1] < 4 * errors[0]
     assert errors[1] < 2e-6 * truth.square().mean().sqrt()
@@ -62,7 +64,7 @@ def test_rounding_is_about_twice_that_of_the_direct_sum() -> None:
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     torch.manual_seed(0)
-    x, one = torch.randn(6, 9, 9, 4), Winograd(torch.randn(4, 4, 3, 3))
+    x, one = torch.randn(6, 9, 9, 4), Winograd(torch.randn(4, 4, 3, 3), 9)
     alone = one(x[:1], (1, 1), (9, 9))
     x[1:] = torch.nan
     assert torch.allclose(one(x, (1, 1), (9, 9))[:1], alone, atol=1e-5)
@@ -71,12 +73,15 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 # In a planned forward
 
 
+@pytest.mark.parametrize("direct_sum", [False, True])
 @pytest.mark.parametrize("padding", [0, 1, 2, (0, 1), "same"])
-def test_derivatives_of_every_order_are_those_of_the_convolution(padding: Any) -> None:
+def test_derivatives_of_every_order_are_those_of_the_convolution(padding: Any, direct_sum: bool) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(2, 3, 3, padding=padding).double()
     conv.requires_grad_(False)
-    mine = convolutions.WinogradConv2d.of(conv)
+    mine = convolutions.WinogradConv2d.of(conv, Kernels(conv.weight, 2))
+    if direct_sum:
+        mine.way.fewest = 100
     x = torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     assert torch.allclose(mine(x), conv(x), atol=1e-12)
     assert mine(x).is_contiguous(memory_format=torch.channels_last)
@@ -116,6 +121,11 @@ def block() -> tuple[nn.Module, Tensor]:
     return net, torch.randn(1, 3, 65, 65)
 
 
+def kept_of(net: nn.Module) -> list[Kernels]:
+    with frozen(net):
+        return list(OfModel.here()._known.values())
+
+
 def chosen(net: nn.Module, x: Tensor, rows: int) -> list[str]:
     forward = Forward.of(net, len(x), as_target(1, len(x)))
     with frozen(net):
@@ -126,12 +136,54 @@ def chosen(net: nn.Module, x: Tensor, rows: int) -> list[str]:
 
 def test_it_is_chosen_where_it_pays(block: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = block
-    assert chosen(net, x, 100) == ["conv1", "conv2"]
     assert chosen(net, x, 12) == []  # the kernels' transform would cost more
+    assert chosen(net, x, 100) == ["conv1", "conv2"]
+    assert chosen(net, x, 12) == ["conv1", "conv2"]  # they are kept
     assert chosen(net.double(), x.double(), 100) == []
-    net.float()
+
+
+def test_kernels_that_are_kept_at_most_double_in_a_call(
+    block: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x = block
     monkeypatch.setattr(convolutions, "_MOST_BYTES", 4 * 4 * net.conv1.weight.numel())
     assert len(chosen(net, x, 100)) == 1
+    assert len(chosen(net, x, 100)) == 2
+    monkeypatch.setattr(kernels, "_MOST_BYTES", 0)
+    with torch.no_grad():
+        net.conv1.weight[0] += 1
+        net.conv2.weight[0] += 1
+    assert [len(chosen(net, x, 100)) for _ in range(3)] == [1, 1, 1]  # none are kept
+
+
+def test_kernels_are_given_again_only_for_the_same_weight(block: tuple[nn.Module, Tensor]) -> None:
+    net, x = block
+    run = lambda: IntegratedGradients(net).attribute(x, target=1, n_steps=100, progress=False)  # noqa: E731
+    run()
+    before = kept_of(net)
+    first = run()
+    assert kept_of(net) == before != []
+    with torch.no_grad():
+        net.conv1.weight.data[3, 5, 1, 1] = 0.5  # no version of the parameter tells of that
+        net.norm.running_mean[7] += 3  # changes a bias only
+    second = run()
+    assert [a is b for a, b in zip(kept_of(net), before, strict=True)] == [False, True]
+    with acceleration(False):
+        plain = run()
+    assert (second - first).norm() > 1e-3 * plain.norm()
+    assert (second - plain).norm() < 1e-4 * plain.norm()
+
+
+def test_kernels_go_with_the_model(block: tuple[nn.Module, Tensor]) -> None:
+    net, x = block
+    gc.collect()
+    others = len(kernels._kept)
+    alone = copy.deepcopy(net)
+    assert chosen(alone, x, 100)
+    assert len(kernels._kept) == others + 2
+    del alone
+    gc.collect()
+    assert len(kernels._kept) == others
 
 
 def test_maps_are_those_of_the_plain_engine(block: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:

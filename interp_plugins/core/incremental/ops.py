@@ -16,8 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import winograd
+from ..kernels import Kernels, OfModel
 from .change import Change, Geometry, Map, as_map, from_map, padded
 from .regions import Kernel, Span, Step, steps
+
+
+_TILES = 64  # that Winograd's algorithm multiplies at a time: boxes have any size
 
 
 class Context(Protocol):
@@ -60,9 +64,19 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 class Conv(Op):
-    """Convolution, with whatever was folded into it."""
+    """Convolution, with whatever was folded into it; `source`: the parameter that its weight was made of."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int):
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        groups: int,
+        source: Tensor | None = None,
+    ):
+        self.source = weight if source is None else source
         self.weight = weight.detach().contiguous(memory_format=torch.channels_last)
         self.bias = None if bias is None else bias.detach()
         self.stride, self.dilation, self.groups = _pair(stride), _pair(dilation), groups
@@ -77,23 +91,26 @@ class Conv(Op):
         ]
         plain_kernel = size == (3, 3) and self.stride == self.dilation == (1, 1) and groups == 1
         self.can_be_fast = plain_kernel and winograd.Winograd.suits(self.weight)
-        self._fast: winograd.Winograd | None = None
-        self._lock = threading.Lock()
+        self._kernels: Kernels | None = None
+        self._kept, self._lock = OfModel.here(), threading.Lock()
 
     @property
     def fast(self) -> winograd.Winograd:
         """The same with fewer multiplications; its weights are transformed when first needed."""
         with self._lock:
-            if self._fast is None:
-                self._fast = winograd.Winograd(self.weight)
-            return self._fast
+            if self._kernels is None:
+                key = "incremental", id(self.source)
+                found = self._kept.find(key, self.weight, _TILES)
+                self._kernels = found or self._kept.make(key, self.weight, _TILES)
+        return self._kernels.winograd()
 
     def scaled(self, scale: Tensor, shift: Tensor) -> Conv:
         """This convolution with a channel-wise affine map behind it."""
         dtype = self.weight.dtype
-        weight = self.weight * scale.to(dtype).view(-1, 1, 1, 1)
+        weight = self.weight.double() * scale.double().view(-1, 1, 1, 1)
         bias = shift.double() + (0 if self.bias is None else self.bias.double() * scale.double())
-        return Conv(weight, bias.to(dtype), self.stride, self.padding, self.dilation, self.groups)
+        options = self.stride, self.padding, self.dilation, self.groups
+        return Conv(weight.to(dtype), bias.to(dtype), *options, self.source)
 
     def plain(self, *inputs: Tensor) -> Tensor:
         """The convolution with its bias."""
@@ -107,7 +124,8 @@ class Conv(Op):
         height, width = sy.out.size, sx.out.size
         k, c = self.weight.shape[:2]
         rows, direct = given.delta.shape[0], float(height * width * self.weight.numel())
-        if self.can_be_fast and winograd.cost(height, width, c, k) < direct:
+        in_tiles = self.can_be_fast and winograd.tiles(width) <= _TILES
+        if in_tiles and winograd.cost(height, width, c, k) < direct:
             at.count(rows * winograd.cost(height, width, c, k))
             delta = self.fast(given.delta, (sy.before, sx.before), (height, width))
         else:

@@ -29,7 +29,7 @@ from ..scope import remembered
 from ..site import AtLayer, Layer
 from ..tensors import expand_rows, is_float
 from .compiled import NO_LAYERS, compiling, through_compiler
-from .convolutions import fast
+from .convolutions import WinogradConv2d, fast
 from .fold import LINEAR, NORMS, folded
 from .layout import InLayout, channels_last, has_own_backward, pays
 from .probe import Probe
@@ -52,12 +52,14 @@ class Plan:
         view: the private view, to find layers in; None where the model stays as it is.
         behind: the callable behind the first linear layer, or None.
         replaying: whether `func` takes the numbers of the rows as one more argument.
+        winograd: stand-ins of convolutions in the view.
     """
 
     func: Callable[..., Any]
     view: View | None = None
     behind: BehindStem | None = None
     replaying: bool = False
+    winograd: Sequence[WinogradConv2d] = ()
 
 
 def planned(
@@ -147,8 +149,10 @@ def _made(
             plan = _replaying(forward, inputs, probe, forward.func, chunk)
             if plan is not None and _agrees(plan, args, kwargs, plain):
                 return plan
-        for plan in _candidates(forward, probe, x, rows, wrt, own_backward):
+        for plan in _candidates(forward, probe, x, rows, chunk, wrt, own_backward):
             if _agrees(plan, args, kwargs, plain):
+                for conv in plan.winograd:
+                    conv.settle()
                 return plan
     return None
 
@@ -183,7 +187,13 @@ def _values(output: Any) -> list[Tensor]:
 
 
 def _candidates(
-    forward: Forward, probe: Probe, x: Tensor, rows: int, wrt: Sequence[Layer] | None, own_backward: bool
+    forward: Forward,
+    probe: Probe,
+    x: Tensor,
+    rows: int,
+    chunk: int,
+    wrt: Sequence[Layer] | None,
+    own_backward: bool,
 ) -> Iterator[Plan]:
     """Plans, the boldest first."""
     func = forward.func
@@ -195,10 +205,12 @@ def _candidates(
         stand_ins = folded(probe, [*layers_in(func), *(wrt or ())])  # made anew: no two copies of the weights at once
         if not (with_layout or with_stem or stand_ins):
             continue
+        winograd: dict[int, WinogradConv2d] = {}
         if with_layout:
             channels_last(probe, stand_ins)
             if not compiling():  # functions of our own are no part of a compiled graph
-                stand_ins |= fast(probe, stand_ins, rows)
+                winograd = fast(probe, stand_ins, rows, chunk)
+                stand_ins |= winograd
         entry = None
         if with_stem and stem is not None:
             entry = Stem(stand_ins.get(id(stem), stem))
@@ -211,7 +223,7 @@ def _candidates(
         behind = None
         if entry is not None:
             behind = BehindStem(mine, entry, tuple(x.shape[1:]), with_layout and x.ndim == 4)
-        yield Plan(InLayout(mine) if with_layout else mine, view, behind)
+        yield Plan(InLayout(mine) if with_layout else mine, view, behind, winograd=tuple(winograd.values()))
 
 
 def _agrees(plan: Plan, args: Sequence[Any], kwargs: dict[str, Any], plain: Sequence[Tensor]) -> bool:

@@ -8,43 +8,67 @@ back is prepared when it is first gone: perturbation methods never do.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..winograd import Winograd, cost
+from ..kernels import Kernels, OfModel
+from ..winograd import Winograd, at_once, cost, tiles
 from .probe import Probe, is_plain
 from .view import shallow
 
 _PREPARED = 250  # multiplications that take as long as transforming one element of the kernels
-_MOST_BYTES = 64 << 20  # of transformed kernels, for each way: memory is to be bounded by the chunk
+_MOST_BYTES = 64 << 20  # of kernels that a plan transforms, each way, unless as much is kept already
+_FEWEST = 16  # tiles in a product: with fewer it takes as long as reading the kernels does
 
 
 class _Way:
-    """One direction, (N, C, H, W) to (N, K, H', W'), channels-last, and the other one."""
+    """One direction, (N, C, H, W) to (N, K, H', W'), channels-last, and the other one.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], back: _Way | None = None):
-        self.winograd, self.bias, self.padding, self._back = Winograd(weight), bias, padding, back
-        self._weight = weight if back is None else None
+    Attributes:
+        fewest: tiles below which the direct sum is faster.
+    """
+
+    def __init__(
+        self, kernels: Kernels, bias: Tensor | None, padding: tuple[int, int], fewest: int, opposite: _Way | None = None
+    ):
+        self.bias, self.padding, self.fewest = bias, padding, fewest
+        self._kernels, self._opposite, self._is_back = kernels, opposite, opposite is not None
 
     @property
     def back(self) -> _Way:
         """From the gradient at the output to the one at the input."""
-        if self._weight is not None:
-            turned, (py, px) = self._weight.transpose(0, 1).flip(2, 3), self.padding
-            self._back, self._weight = _Way(turned, None, (2 - py, 2 - px), self), None
-        assert self._back is not None
-        return self._back
+        if self._opposite is None:
+            py, px = self.padding
+            self._opposite = _Way(self._kernels, None, (2 - py, 2 - px), self.fewest, self)
+        return self._opposite
 
     def __call__(self, x: Tensor, bias: bool) -> Tensor:
         """With or without the bias."""
-        sizes = [n + 2 * p - 2 for n, p in zip(x.shape[2:], self.padding, strict=True)]
-        shape = (len(x), self.winograd.out_channels, *sizes)
+        height, width = (n + 2 * p - 2 for n, p in zip(x.shape[2:], self.padding, strict=True))
+        given = self.bias if bias else None
+        if len(x) * tiles(height) * tiles(width) < self.fewest:
+            return self._direct(x, given)
+        winograd = self._kernels.winograd(back=self._is_back)
+        shape = (len(x), winograd.out_channels, height, width)
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        into, given = y.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1)
-        self.winograd.into(into, given, self.padding, self.bias if bias else None)
+        winograd.into(y.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1), self.padding, given)
         return y
+
+    def settle(self) -> None:
+        """Let calls with less than half of the tiles run directly."""
+        self.fewest = self._kernels.count // 2
+
+    def _direct(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        weight = self._kernels.weight
+        if self._is_back:
+            y = F.conv_transpose2d(x, weight, bias, padding=[2 - p for p in self.padding])
+        else:
+            y = F.conv2d(x, weight, bias, padding=self.padding)
+        return y.contiguous(memory_format=torch.channels_last)
 
 
 class _Convolution(torch.autograd.Function):
@@ -66,15 +90,19 @@ class WinogradConv2d(nn.Conv2d):
     way: _Way
 
     @classmethod
-    def of(cls, conv: nn.Conv2d) -> WinogradConv2d:
-        """The same convolution."""
+    def of(cls, conv: nn.Conv2d, kernels: Kernels) -> WinogradConv2d:
+        """The same convolution by its transformed kernels."""
         mine = shallow(conv)
         mine.__class__ = cls
         assert isinstance(mine, WinogradConv2d)
-        mine.way = _Way(conv.weight.detach(), None if conv.bias is None else conv.bias.detach(), _padding(conv))
+        mine.way = _Way(kernels, None if conv.bias is None else conv.bias.detach(), _padding(conv), fewest=0)
         unread = conv.weight.new_full((), torch.nan).expand(conv.weight.shape)
         mine._parameters["weight"] = nn.Parameter(unread, requires_grad=False)
         return mine
+
+    def settle(self) -> None:
+        """From now on (it was checked), let calls with few rows run directly."""
+        self.way.settle()
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
@@ -84,33 +112,70 @@ class WinogradConv2d(nn.Conv2d):
         return made
 
 
-def fast(probe: Probe, stand_ins: Mapping[int, nn.Module], rows: int) -> dict[int, nn.Module]:
+@dataclass(frozen=True)
+class _Found:
+    """A convolution that could run faster.
+
+    Attributes:
+        conv: what stands in for it.
+        key: of its kernels: tells the parameter that its weight was made of.
+        saved: multiplications saved per row and element of the transformed kernels.
+        count: tiles to multiply at a time.
+    """
+
+    conv: nn.Conv2d
+    key: tuple[str, int]
+    saved: float
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the transformed kernels, one way."""
+        return 4 * self.conv.weight.numel() * self.conv.weight.element_size()
+
+
+def fast(probe: Probe, stand_ins: Mapping[int, nn.Module], rows: int, chunk: int) -> dict[int, WinogradConv2d]:
     """Faster stand-ins for some stand-ins of convolutions, by module id.
+
+    Kernels that are kept cost nothing more. Others have to pay by all rows that were planned for until now, so they
+    never cost more than they could have saved; and what is kept at most doubles, to hold memory down in the first call.
 
     Args:
         probe: the watched pass of few rows, which tells the maps' sizes.
         stand_ins: what stands in for the probed modules; others are left alone.
-        rows: rows that are going to be sent through: transforming the kernels has to pay.
+        rows: rows that are going to be sent through.
+        chunk: how many at a time.
     """
-    saved: dict[int, float] = {}  # per element of the transformed kernels
+    found = _could_run_faster(probe, stand_ins, min(rows, chunk))
+    mine = OfModel.here()
+    known = {id_: mine.find(one.key, one.conv.weight, one.count) for id_, one in found.items()}
+    mine.rows += rows
+    room = max(_MOST_BYTES, sum(found[id_].nbytes for id_, kernels in known.items() if kernels is not None))
+    out: dict[int, WinogradConv2d] = {}
+    for id_, one in sorted(found.items(), key=lambda item: item[1].saved, reverse=True):
+        kernels = known[id_]
+        if kernels is None:
+            room -= one.nbytes
+            if room < 0 or mine.rows * one.saved <= _PREPARED:
+                continue
+            kernels = mine.make(one.key, one.conv.weight, one.count)
+        out[id_] = WinogradConv2d.of(one.conv, kernels)
+    return out
+
+
+def _could_run_faster(probe: Probe, stand_ins: Mapping[int, nn.Module], rows: int) -> dict[int, _Found]:
+    found: dict[int, _Found] = {}
     for visit in probe.visits:
-        key = id(visit.module)
-        conv = stand_ins.get(key)
+        conv = stand_ins.get(id(visit.module))
         if not isinstance(conv, nn.Conv2d) or not is_plain(conv, (nn.Conv2d,)) or not _suits(conv):
             continue
         k, c = conv.weight.shape[:2]
         sizes = [v.gave[0].shape[2:] for v in probe.calls(visit.module)]
-        gain = sum(9.0 * h * w * k * c - cost(h, w, c, k) for h, w in sizes)
-        saved[key] = rows * gain / (36 * k * c) - _PREPARED
-    size, out = 0, dict[int, nn.Module]()
-    for key in sorted(saved, key=saved.__getitem__, reverse=True):
-        conv = stand_ins[key]
-        assert isinstance(conv, nn.Conv2d)
-        size += 4 * conv.weight.numel() * conv.weight.element_size()
-        if saved[key] <= 0 or size > _MOST_BYTES:
-            break
-        out[key] = WinogradConv2d.of(conv)
-    return out
+        saved = sum(9.0 * h * w * k * c - cost(h, w, c, k) for h, w in sizes) / (36 * k * c)
+        count = max(at_once(rows, h, w, c) for h, w in sizes)
+        if saved > 0 and count >= _FEWEST:
+            found[id(visit.module)] = _Found(conv, ("planned", id(visit.module.weight)), saved, count)
+    return found
 
 
 def _suits(conv: nn.Conv2d) -> bool:

@@ -69,7 +69,8 @@ class BehindStem:
     def __call__(self, y: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Call the model from behind the first layer."""
         unread = torch.full((), torch.nan, dtype=y.dtype, device=y.device).expand(y.shape[0], *self.shape)
-        self.stem.given = y.permute(0, 3, 1, 2) if self.last else y
+        # A copy, since autograd makes work in place on a view (the first ReLU) four times as long.
+        self.stem.given = y.permute(0, 3, 1, 2).clone() if self.last else y
         try:
             return self.func(unread, *args, **kwargs)
         finally:
