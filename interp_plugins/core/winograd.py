@@ -21,7 +21,7 @@ MIN_CHANNELS = 32
 _POINTS = ((0, 1), (0.75, 1), (-0.75, 1), (1.5, 1), (-1.5, 1), (1, 0))  # a / b
 _AT_ONCE = 1 << 14  # elements of inputs (36 times as many transformed) that are best worked on at a time
 _MOST, _MOST_NARROW = 128, 256  # tiles in a product; the larger number where channels are few
-_ENOUGH = 48  # tiles from which on a product runs at full speed
+_ENOUGH = 96  # tiles from which on a product runs at full speed
 
 
 @lru_cache
@@ -67,8 +67,9 @@ class Winograd:
 
     Args:
         weight: (K, C, 3, 3), float32 or float64.
-        count: tiles that are multiplied at a time, at least the tiles of a line. oneDNN lays kernels out for a number of
-            positions, and a layout for another one can cost a hundred times the product: so it is always this number.
+        count: tiles that are multiplied at a time, at least those of a line. oneDNN lays kernels out for a number of
+            positions and, for some other numbers, anew in every call, which takes a hundred times as long as the
+            product; which numbers depends on channels and processor. So it is always this one.
     """
 
     def __init__(self, weight: Tensor, count: int):

@@ -20,7 +20,6 @@ from ..kernels import Kernels, OfModel
 from .change import Change, Geometry, Map, as_map, from_map, padded
 from .regions import Kernel, Span, Step, steps
 
-
 _TILES = 64  # that Winograd's algorithm multiplies at a time: boxes have any size
 
 
