@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from interp_plugins import acceleration
 from interp_plugins.attr import IntegratedGradients, KernelShap
-from interp_plugins.core import kernels, winograd
+from interp_plugins.core import transformed, winograd
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
-from interp_plugins.core.kernels import Kernels, OfModel
-from interp_plugins.core.plan import _plan, convolutions
+from interp_plugins.core.plan import _plan, convolutions, linear_map
 from interp_plugins.core.target import as_target
+from interp_plugins.core.transformed import Kernels, OfModel
 from interp_plugins.core.winograd import Winograd
 
 
@@ -147,10 +147,10 @@ def test_kernels_that_are_kept_at_most_double_in_a_call(
     block: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, x = block
-    monkeypatch.setattr(convolutions, "_MOST_BYTES", 4 * 4 * net.conv1.weight.numel())
+    monkeypatch.setattr(linear_map, "_MOST_BYTES", 4 * 4 * net.conv1.weight.numel())
     assert len(chosen(net, x, 100)) == 1
     assert len(chosen(net, x, 100)) == 2
-    monkeypatch.setattr(kernels, "_MOST_BYTES", 0)
+    monkeypatch.setattr(transformed, "_MOST_BYTES", 0)
     with torch.no_grad():
         net.conv1.weight[0] += 1
         net.conv2.weight[0] += 1
@@ -179,13 +179,13 @@ def test_kernels_are_given_again_only_for_the_same_weight(block: tuple[nn.Module
 def test_kernels_go_with_the_model(block: tuple[nn.Module, Tensor]) -> None:
     net, x = block
     gc.collect()
-    others = len(kernels._kept)
+    others = len(transformed._kept)
     alone = copy.deepcopy(net)
     assert chosen(alone, x, 100)
-    assert len(kernels._kept) == others + 2
+    assert len(transformed._kept) == others + 2
     del alone
     gc.collect()
-    assert len(kernels._kept) == others
+    assert len(transformed._kept) == others
 
 
 def test_maps_are_those_of_the_plain_engine(block: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import winograd
-from ..kernels import Kernels, OfModel
+from ..transformed import Kernels, OfModel
 from .change import Change, Geometry, Map, as_map, from_map, padded
 from .regions import Kernel, Span, Step, steps
 
@@ -99,9 +99,9 @@ class Conv(Op):
         with self._lock:
             if self._kernels is None:
                 key = "incremental", id(self.source)
-                found = self._kept.find(key, self.weight, _TILES)
-                self._kernels = found or self._kept.make(key, self.weight, _TILES)
-        return self._kernels.winograd()
+                found = self._kept.find(Kernels, key, self.weight, _TILES)
+                self._kernels = found or self._kept.keep(key, Kernels(self.weight, _TILES))
+        return self._kernels.form()
 
     def scaled(self, scale: Tensor, shift: Tensor) -> Conv:
         """This convolution with a channel-wise affine map behind it."""

@@ -13,6 +13,7 @@ are not counted as passes of the method.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,15 +30,18 @@ from ..scope import remembered
 from ..site import AtLayer, Layer
 from ..tensors import expand_rows, is_float
 from .compiled import NO_LAYERS, compiling, through_compiler
-from .convolutions import WinogradConv2d, fast
+from .convolutions import WinogradConv2d, winograd_candidates
 from .fold import LINEAR, NORMS, folded
 from .layout import InLayout, channels_last, has_own_backward, pays
+from .linear_map import faster
+from .linears import linear_candidates
 from .probe import Probe
 from .replay import Memory, Replaying, before
 from .stem import BehindStem, Stem, first_layer
 from .view import AGREE, NoView, View, layers_in
 
 _WORTH_CUDA = 2000  # there a pass is short, and making a plan takes as long as it does on a CPU
+_WATCHED_AT_LAYER = 2  # rows of the watched pass; otherwise one
 _WORTH = 12  # rows from which a plan pays: the check runs two forward rows and a few more where a plan fails
 
 __all__ = ["BehindStem", "Plan", "behind_stem", "planned"]
@@ -129,7 +133,7 @@ def _may_gain(func: Any, inputs: Sequence[Tensor], wrt: Sequence[Layer] | None) 
         return False
     modules = [m for root in modules_of(func) for m in root.modules()]
     first = wrt is None and len(inputs) == 1 and any(isinstance(m, LINEAR) for m in modules)
-    return first or any(isinstance(m, (*NORMS, nn.Conv2d)) for m in modules)
+    return first or any(isinstance(m, (*NORMS, nn.Conv2d, nn.Linear)) for m in modules)
 
 
 def _made(
@@ -146,7 +150,7 @@ def _made(
         own_backward, plain = has_own_backward(output), _values(output)
         del output
         if isinstance(forward.func, AtLayer) and not own_backward:
-            plan = _replaying(forward, inputs, probe, forward.func, chunk)
+            plan = _replaying(forward, inputs, probe, forward.func, rows, chunk)
             if plan is not None and _agrees(plan, args, kwargs, plain):
                 return plan
         for plan in _candidates(forward, probe, x, rows, chunk, wrt, own_backward):
@@ -159,7 +163,7 @@ def _made(
 
 def _rows_of_first(forward: Forward, inputs: Sequence[Tensor]) -> tuple[list[Any], dict[str, Any]]:
     """The first sample: one row; of a layer's tensors two, the second halved, which the score has to follow."""
-    count = 2 if isinstance(forward.func, AtLayer) else 1
+    count = _WATCHED_AT_LAYER if isinstance(forward.func, AtLayer) else 1
     rows = torch.zeros(count, dtype=torch.long, device=inputs[0].device)
     halves = 0.5 ** torch.arange(count, device=inputs[0].device)
     values = [x.detach().index_select(0, rows) * expand_rows(halves, x).to(x) for x in inputs]
@@ -167,13 +171,18 @@ def _rows_of_first(forward: Forward, inputs: Sequence[Tensor]) -> tuple[list[Any
     return list(args), kwargs
 
 
-def _replaying(forward: Forward, inputs: Sequence[Tensor], probe: Probe, at: AtLayer, chunk: int) -> Plan | None:
+def _replaying(
+    forward: Forward, inputs: Sequence[Tensor], probe: Probe, at: AtLayer, rows: int, chunk: int
+) -> Plan | None:
     """A plan that computes once what lies before the layer."""
     prefix = before(probe, at)
     if not prefix:
         return None
     memory = Memory(forward.n)
-    stand_ins = folded(probe, at.layers) | {key: memory.stand_in(m, calls) for key, (m, calls) in prefix.items()}
+    stand_ins = folded(probe, at.layers)
+    ends = {id(m) for module, _ in prefix.values() for m in module.modules()}
+    stand_ins |= faster([*linear_candidates(probe, stand_ins, _WATCHED_AT_LAYER, ends)], rows)
+    stand_ins |= {key: memory.stand_in(m, calls) for key, (m, calls) in prefix.items()}
     try:
         view = View(stand_ins)
         func = Replaying(view.of(at), memory)
@@ -199,18 +208,25 @@ def _candidates(
     func = forward.func
     layout = not own_backward and pays(probe, x)
     stem = first_layer(probe, x) if wrt is None and not layers_in(func) else None
-    for with_layout, with_stem in ((True, True), (False, True), (True, False), (False, False)):
+    watched = _WATCHED_AT_LAYER if isinstance(func, AtLayer) else 1
+    found_faster = False
+    for with_faster, with_stem, with_layout in itertools.product((True, False), repeat=3):
         if (with_layout and not layout) or (with_stem and stem is None):
             continue
         stand_ins = folded(probe, [*layers_in(func), *(wrt or ())])  # made anew: no two copies of the weights at once
-        if not (with_layout or with_stem or stand_ins):
-            continue
-        winograd: dict[int, WinogradConv2d] = {}
         if with_layout:
             channels_last(probe, stand_ins)
-            if not compiling():  # functions of our own are no part of a compiled graph
-                winograd = fast(probe, stand_ins, rows, chunk)
-                stand_ins |= winograd
+        quick: dict[int, nn.Module] = {}
+        if with_faster and not compiling():  # functions of our own are no part of a compiled graph
+            in_layout = [*winograd_candidates(probe, stand_ins, min(rows, chunk))] if with_layout else []
+            once = {id(stem)} if with_stem else ()
+            quick = faster([*in_layout, *linear_candidates(probe, stand_ins, watched, once)], rows)
+            found_faster = found_faster or bool(quick)
+        if not with_faster and not found_faster:
+            return  # they would be the same again
+        if not (with_layout or with_stem or stand_ins or quick):
+            continue
+        stand_ins |= quick
         entry = None
         if with_stem and stem is not None:
             entry = Stem(stand_ins.get(id(stem), stem))
@@ -223,7 +239,8 @@ def _candidates(
         behind = None
         if entry is not None:
             behind = BehindStem(mine, entry, tuple(x.shape[1:]), with_layout and x.ndim == 4)
-        yield Plan(InLayout(mine) if with_layout else mine, view, behind, winograd=tuple(winograd.values()))
+        checked = [m for m in quick.values() if isinstance(m, WinogradConv2d)]
+        yield Plan(InLayout(mine) if with_layout else mine, view, behind, winograd=checked)
 
 
 def _agrees(plan: Plan, args: Sequence[Any], kwargs: dict[str, Any], plain: Sequence[Tensor]) -> bool:

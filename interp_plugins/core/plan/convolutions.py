@@ -7,21 +7,19 @@ back is prepared when it is first gone: perturbation methods never do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import Kernels, OfModel
+from ..transformed import Kernels
 from ..winograd import Winograd, at_once, cost, tiles
+from .linear_map import Candidate, apply
 from .probe import Probe, is_plain
 from .view import shallow
 
 _PREPARED = 250  # multiplications that take as long as transforming one element of the kernels
-_MOST_BYTES = 64 << 20  # of kernels that a plan transforms, each way, unless as much is kept already
 _FEWEST = 16  # tiles in a product: with fewer it takes as long as reading the kernels does
 
 
@@ -52,7 +50,7 @@ class _Way:
         given = self.bias if bias else None
         if len(x) * tiles(height) * tiles(width) < self.fewest:
             return self._direct(x, given)
-        winograd = self._kernels.winograd(back=self._is_back)
+        winograd = self._kernels.form(back=self._is_back)
         shape = (len(x), winograd.out_channels, height, width)
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         winograd.into(y.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1), self.padding, given)
@@ -69,19 +67,6 @@ class _Way:
         else:
             y = F.conv2d(x, weight, bias, padding=self.padding)
         return y.contiguous(memory_format=torch.channels_last)
-
-
-class _Convolution(torch.autograd.Function):
-    """A linear map (and a constant) whose derivative goes the other way."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, way: _Way, bias: bool) -> Tensor:
-        ctx.way = way
-        return way(x, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _Convolution.apply(grad, ctx.way.back, False), None, None
 
 
 class WinogradConv2d(nn.Conv2d):
@@ -108,74 +93,29 @@ class WinogradConv2d(nn.Conv2d):
         """Convolve."""
         if x.ndim == 3:
             return self.forward(x[None])[0]
-        made: Tensor = _Convolution.apply(x, self.way, True)
-        return made
+        return apply(self.way, x)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A convolution that could run faster.
-
-    Attributes:
-        conv: what stands in for it.
-        key: of its kernels: tells the parameter that its weight was made of.
-        saved: multiplications saved per row and element of the transformed kernels.
-        count: tiles to multiply at a time.
-    """
-
-    conv: nn.Conv2d
-    key: tuple[str, int]
-    saved: float
-    count: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the transformed kernels, one way."""
-        return 4 * self.conv.weight.numel() * self.conv.weight.element_size()
-
-
-def fast(probe: Probe, stand_ins: Mapping[int, nn.Module], rows: int, chunk: int) -> dict[int, WinogradConv2d]:
-    """Faster stand-ins for some stand-ins of convolutions, by module id.
-
-    Kernels that are kept cost nothing more. Others have to pay by all rows that were planned for until now, so they
-    never cost more than they could have saved; and what is kept at most doubles, to hold memory down in the first call.
+def winograd_candidates(
+    probe: Probe, stand_ins: Mapping[int, nn.Module], rows: int
+) -> Iterator[Candidate[Kernels, WinogradConv2d]]:
+    """Convolutions among the stand-ins that could run faster.
 
     Args:
-        probe: the watched pass of few rows, which tells the maps' sizes.
-        stand_ins: what stands in for the probed modules; others are left alone.
-        rows: rows that are going to be sent through.
-        chunk: how many at a time.
+        probe: the watched pass, which tells the maps' sizes.
+        stand_ins: what stands in for the probed modules, channels-last.
+        rows: at a time.
     """
-    found = _could_run_faster(probe, stand_ins, min(rows, chunk))
-    mine = OfModel.here()
-    known = {id_: mine.find(one.key, one.conv.weight, one.count) for id_, one in found.items()}
-    mine.rows += rows
-    room = max(_MOST_BYTES, sum(found[id_].nbytes for id_, kernels in known.items() if kernels is not None))
-    out: dict[int, WinogradConv2d] = {}
-    for id_, one in sorted(found.items(), key=lambda item: item[1].saved, reverse=True):
-        kernels = known[id_]
-        if kernels is None:
-            room -= one.nbytes
-            if room < 0 or mine.rows * one.saved <= _PREPARED:
-                continue
-            kernels = mine.make(one.key, one.conv.weight, one.count)
-        out[id_] = WinogradConv2d.of(one.conv, kernels)
-    return out
-
-
-def _could_run_faster(probe: Probe, stand_ins: Mapping[int, nn.Module], rows: int) -> dict[int, _Found]:
-    found: dict[int, _Found] = {}
-    for visit in probe.visits:
-        conv = stand_ins.get(id(visit.module))
+    for module in dict.fromkeys(visit.module for visit in probe.visits):
+        conv = stand_ins.get(id(module))
         if not isinstance(conv, nn.Conv2d) or not is_plain(conv, (nn.Conv2d,)) or not _suits(conv):
             continue
         k, c = conv.weight.shape[:2]
-        sizes = [v.gave[0].shape[2:] for v in probe.calls(visit.module)]
-        saved = sum(9.0 * h * w * k * c - cost(h, w, c, k) for h, w in sizes) / (36 * k * c)
+        sizes = [v.gave[0].shape[2:] for v in probe.calls(module)]
+        saved = sum(9.0 * h * w * k * c - cost(h, w, c, k) for h, w in sizes)
         count = max(at_once(rows, h, w, c) for h, w in sizes)
         if saved > 0 and count >= _FEWEST:
-            found[id(visit.module)] = _Found(conv, ("planned", id(visit.module.weight)), saved, count)
-    return found
+            yield Candidate(module, conv, Kernels, WinogradConv2d.of, saved, 36 * k * c, _PREPARED, count)
 
 
 def _suits(conv: nn.Conv2d) -> bool:
