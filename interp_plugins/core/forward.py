@@ -243,7 +243,8 @@ def gradients(
     """
     leaves = [x.detach().requires_grad_(is_float(x)) for x in inputs]
     # The model gets copies: it may work in place, and a leaf that requires grad refuses that.
-    args, kwargs = forward.arguments([x.clone() for x in leaves], rows)
+    copies = leaves if getattr(forward.func, "makes_copies", False) else [x.clone() for x in leaves]
+    args, kwargs = forward.arguments(copies, rows)
     forward.passes["forward"] += inputs[0].shape[0]
     forward.passes["backward"] += inputs[0].shape[0] * forward.target.count
     activations: tuple[Tensor, ...] = ()

@@ -47,6 +47,8 @@ class BehindStem:
     The input itself is NaN of the right shape: if anything else reads it, the score shows.
     """
 
+    makes_copies = True
+
     def __init__(self, func: Callable[..., Any], stem: Stem, shape: tuple[int, ...], last: bool):
         self.func, self.stem, self.shape, self.last = func, stem, shape, last
 
@@ -69,8 +71,8 @@ class BehindStem:
     def __call__(self, y: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Call the model from behind the first layer."""
         unread = torch.full((), torch.nan, dtype=y.dtype, device=y.device).expand(y.shape[0], *self.shape)
-        # A copy, since autograd makes work in place on a view (the first ReLU) four times as long.
-        self.stem.given = y.permute(0, 3, 1, 2).clone() if self.last else y
+        # Copied behind the view, since autograd makes work in place on one (the first ReLU) four times as long.
+        self.stem.given = (y.permute(0, 3, 1, 2) if self.last else y).clone()
         try:
             return self.func(unread, *args, **kwargs)
         finally:
