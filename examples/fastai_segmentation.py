@@ -152,13 +152,14 @@ picture, this = learn.dls.valid_ds.items[0], everywhere.target_label[0]
 other = next(str(n) for n in vocab[::-1] if str(n) != this)
 versus = learn.explain(picture, methods="ig", target=[this, Contrast(this, other)], tol=0.02)
 versus.show()
+print(f"the outline holds {versus[0].region.float().mean():.1%} of the picture")
 for exp in versus:
     print(f"{exp.target_label[0]:24} outside the outline: {share_outside(exp):.0%}")
 
 # %% [markdown]
-# Still the disc! Yet in the painted scenes the disc itself cannot know. Is the method wrong? No, but look at what it
-# was asked: Integrated Gradients compares with a **black** picture. There is no disc in the dark, and so most of the
-# change comes from the disc.
+# Still the disc! It holds a few percent of the painted picture and about half of the map, although the disc itself cannot
+# know. Is the method wrong? No, but look at what it was asked: Integrated Gradients compares with a **black** picture.
+# There is no disc in the dark, and so much of the change comes from the disc.
 #
 # ## The baseline is half of the question
 #

@@ -38,6 +38,9 @@ def test_the_surroundings_decide_where_the_baseline_keeps_the_disc(tmp_path: Pat
     errors = re.search(r"completeness error: \[(.*)\]", printed)
     assert errors is not None and all(float(e.strip(" '%")) < 1 for e in errors[1].split(","))
     shares = [int(share) for share in re.findall(r"outside the outline: (\d+)%", printed)]
-    assert len(shares) == 3 and shares[2] > 90 > 50 > max(shares[:2])
+    area = re.search(r"outline holds (.*)% of the picture", printed)
+    assert area is not None and float(area[1]) < 5
+    assert len(shares) == 3 and shares[2] > 90
+    assert 100 - max(shares[:2]) > 6 * float(area[1])  # with a black baseline, far more on the disc than its share
     here, turned = map(float, re.search(r"here (-?\d+), with the baseline (-?\d+)", printed).groups())  # type: ignore[union-attr]
     assert here > 0 > turned
