@@ -242,7 +242,7 @@ def gradients(
         ModelError: nothing connects the inputs to the score.
     """
     leaves = [x.detach().requires_grad_(is_float(x)) for x in inputs]
-    # The model gets copies: it may work in place, and a leaf that requires grad refuses that.
+    # The model gets copies, unless it makes them: it may work in place, and a leaf that requires grad refuses that.
     copies = leaves if getattr(forward.func, "makes_copies", False) else [x.clone() for x in leaves]
     args, kwargs = forward.arguments(copies, rows)
     forward.passes["forward"] += inputs[0].shape[0]
