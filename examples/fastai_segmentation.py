@@ -157,9 +157,9 @@ for exp in versus:
     print(f"{exp.target_label[0]:24} outside the outline: {share_outside(exp):.0%}")
 
 # %% [markdown]
-# Still the disc! It holds a few percent of the painted picture and about half of the map, although the disc itself cannot
-# know. Is the method wrong? No, but look at what it was asked: Integrated Gradients compares with a **black** picture.
-# There is no disc in the dark, and so much of the change comes from the disc.
+# Still the disc! It holds a few percent of the painted picture and about half of the map, although the disc itself
+# cannot know. Is the method wrong? No, but look at what it was asked: Integrated Gradients compares with a **black**
+# picture. There is no disc in the dark, and so much of the change comes from the disc.
 #
 # ## The baseline is half of the question
 #
