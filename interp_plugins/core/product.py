@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import onednn
+
 _ROWS = 1024  # that the layout is made for; it is the same for any number
 
 
@@ -17,15 +19,12 @@ class Product:
 
     def __init__(self, weight: Tensor):
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
-        self._size, self.nbytes = len(weight), weight.nbytes
+        self._size = len(weight)
 
     @staticmethod
     def suits(weight: Tensor) -> bool:
         """Whether this build of torch has it for such a weight."""
-        ops = torch.ops.mkldnn
-        there = hasattr(ops, "_linear_pointwise") and hasattr(ops, "_reorder_linear_weight")
-        fast = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        return fast and there
+        return onednn.has(weight, "_linear_pointwise", "_reorder_linear_weight")
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """(..., O) from (..., I)."""

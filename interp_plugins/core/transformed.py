@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -22,11 +22,7 @@ from .winograd import Winograd
 _MOST_BYTES = 1 << 30  # that are kept of all models
 
 
-class _Form(Protocol):
-    nbytes: int
-
-
-F = TypeVar("F", bound=_Form)
+F = TypeVar("F", Winograd, Product)
 
 
 class Transformed(Generic[F]):
@@ -35,7 +31,12 @@ class Transformed(Generic[F]):
     Args:
         weight: of the layer.
         how: whatever else the forms depend on.
+
+    Attributes:
+        growth: elements of a form for each of the weight.
     """
+
+    growth: ClassVar[int]
 
     def __init__(self, weight: Tensor, how: Hashable = None):
         self.weight = weight.detach().clone()  # the one given may be the model's own, and change
@@ -55,12 +56,14 @@ class Transformed(Generic[F]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held now."""
-        return self.weight.nbytes + sum(made.nbytes for made in list(self._made.values()))
+        """Bytes held when both forms are made."""
+        return self.weight.nbytes * (1 + 2 * self.growth)
 
 
 class Kernels(Transformed[Winograd]):
     """Of a 3 x 3 convolution (K, C, 3, 3), for `how` tiles at a time; back with rotated, transposed kernels."""
+
+    growth = 4
 
     def __init__(self, weight: Tensor, how: int):
         super().__init__(weight, how)
@@ -72,6 +75,8 @@ class Kernels(Transformed[Winograd]):
 
 class Matrix(Transformed[Product]):
     """Of a linear layer (O, I); back transposed."""
+
+    growth = 1
 
     def _make(self, back: bool) -> Product:
         return Product(self.weight.t() if back else self.weight)
@@ -112,7 +117,7 @@ class OfModel:
     def keep(self, key: Hashable, made: T) -> T:
         """Keep something under a key if there is room; it is given back."""
         with _lock:
-            if sum(one.nbytes for one in _kept) < _MOST_BYTES:
+            if made.nbytes + sum(one.nbytes for one in _kept) <= _MOST_BYTES:
                 _kept.add(made)
                 self._known[key] = made
         return made

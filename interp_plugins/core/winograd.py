@@ -9,12 +9,14 @@ arXiv:1803.10986): twice that of the direct sum, where small integers have five 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from . import onednn
 
 TILE = 4
 MIN_CHANNELS = 32
@@ -68,7 +70,7 @@ class Winograd:
     Args:
         weight: (K, C, 3, 3), float32 or float64.
         count: tiles that are multiplied at a time, at least those of a line. oneDNN lays kernels out for a number of
-            positions and, for some other numbers, anew in every call, which takes a hundred times as long as the
+            positions and, for some other numbers, anew in every call, which takes 20 to 100 times as long as the
             product; which numbers depends on channels and processor. So it is always this one.
     """
 
@@ -80,7 +82,6 @@ class Winograd:
         flat = weight.detach().permute(2, 3, 0, 1).reshape(9, -1)
         u = (kernel.to(weight) @ flat).view(36, self.out_channels, self.channels)
         self._products = _Packed(u, count) if _can_pack(weight) else _Batched(u.transpose(1, 2))
-        self.nbytes = u.nbytes
 
     @staticmethod
     def suits(weight: Tensor) -> bool:
@@ -163,24 +164,15 @@ class _Packed:
         count = len(v)
         if count < self.count:
             v = torch.cat([v, v.new_zeros(self.count - count, *v.shape[1:])])
-        pointwise = _pointwise()
-        assert pointwise is not None
         image = v.view(1, 1, len(v), -1).permute(0, 3, 1, 2)
-        made = pointwise(image, self.u, None, [0, 0], [1, 1], [1, 1], 36, "none", [], "")
+        made: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            image, self.u, None, [0, 0], [1, 1], [1, 1], 36, "none", [], ""
+        )
         return made.permute(0, 2, 3, 1).reshape(len(v), 36, -1)[:count]
 
 
 def _can_pack(weight: Tensor) -> bool:
-    fast = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    return fast and _pointwise() is not None
-
-
-def _pointwise() -> Callable[..., Tensor] | None:
-    """OneDNN's convolution with weights in its own layout, where this build of torch has it."""
-    ops = torch.ops.mkldnn
-    if hasattr(ops, "_convolution_pointwise") and hasattr(ops, "_reorder_convolution_weight"):
-        return ops._convolution_pointwise
-    return None
+    return onednn.has(weight, "_convolution_pointwise", "_reorder_convolution_weight")
 
 
 def _parts(count: int, most: int) -> list[slice]:

@@ -157,6 +157,19 @@ def test_kernels_that_are_kept_at_most_double_in_a_call(
     assert [len(chosen(net, x, 100)) for _ in range(3)] == [1, 1, 1]  # none are kept
 
 
+def test_all_models_share_one_bound_that_counts_both_ways(
+    block: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x = block
+    gc.collect()
+    others = sum(one.nbytes for one in transformed._kept)
+    monkeypatch.setattr(transformed, "_MOST_BYTES", others + 10 * net.conv1.weight.nbytes)
+    assert len(chosen(net, x, 100)) == 2
+    kept = [one for one in kept_of(net) if one is not None]
+    assert len(kept) == 1  # the weight and two forms, four times as large: before they are made
+    assert kept[0].nbytes == 9 * net.conv1.weight.nbytes
+
+
 def test_kernels_are_given_again_only_for_the_same_weight(block: tuple[nn.Module, Tensor]) -> None:
     net, x = block
     run = lambda: IntegratedGradients(net).attribute(x, target=1, n_steps=100, progress=False)  # noqa: E731

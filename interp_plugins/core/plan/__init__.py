@@ -34,14 +34,13 @@ from .convolutions import WinogradConv2d, winograd_candidates
 from .fold import LINEAR, NORMS, folded
 from .layout import InLayout, channels_last, has_own_backward, pays
 from .linear_map import faster
-from .linears import linear_candidates
+from .linears import linear_candidates, may_pay
 from .probe import Probe
 from .replay import Memory, Replaying, before
 from .stem import BehindStem, Stem, first_layer
 from .view import AGREE, NoView, View, layers_in
 
 _WORTH_CUDA = 2000  # there a pass is short, and making a plan takes as long as it does on a CPU
-_WATCHED_AT_LAYER = 2  # rows of the watched pass; otherwise one
 _WORTH = 12  # rows from which a plan pays: the check runs two forward rows and a few more where a plan fails
 
 __all__ = ["BehindStem", "Plan", "behind_stem", "planned"]
@@ -133,7 +132,7 @@ def _may_gain(func: Any, inputs: Sequence[Tensor], wrt: Sequence[Layer] | None) 
         return False
     modules = [m for root in modules_of(func) for m in root.modules()]
     first = wrt is None and len(inputs) == 1 and any(isinstance(m, LINEAR) for m in modules)
-    return first or any(isinstance(m, (*NORMS, nn.Conv2d, nn.Linear)) for m in modules)
+    return first or any(isinstance(m, (*NORMS, nn.Conv2d)) or may_pay(m) for m in modules)
 
 
 def _made(
@@ -150,7 +149,7 @@ def _made(
         own_backward, plain = has_own_backward(output), _values(output)
         del output
         if isinstance(forward.func, AtLayer) and not own_backward:
-            plan = _replaying(forward, inputs, probe, forward.func, rows, chunk)
+            plan = _replaying(forward, inputs, probe, forward.func, rows, chunk, len(x))
             if plan is not None and _agrees(plan, args, kwargs, plain):
                 return plan
         for plan in _candidates(forward, probe, x, rows, chunk, wrt, own_backward):
@@ -163,7 +162,7 @@ def _made(
 
 def _rows_of_first(forward: Forward, inputs: Sequence[Tensor]) -> tuple[list[Any], dict[str, Any]]:
     """The first sample: one row; of a layer's tensors two, the second halved, which the score has to follow."""
-    count = _WATCHED_AT_LAYER if isinstance(forward.func, AtLayer) else 1
+    count = 2 if isinstance(forward.func, AtLayer) else 1
     rows = torch.zeros(count, dtype=torch.long, device=inputs[0].device)
     halves = 0.5 ** torch.arange(count, device=inputs[0].device)
     values = [x.detach().index_select(0, rows) * expand_rows(halves, x).to(x) for x in inputs]
@@ -172,7 +171,7 @@ def _rows_of_first(forward: Forward, inputs: Sequence[Tensor]) -> tuple[list[Any
 
 
 def _replaying(
-    forward: Forward, inputs: Sequence[Tensor], probe: Probe, at: AtLayer, rows: int, chunk: int
+    forward: Forward, inputs: Sequence[Tensor], probe: Probe, at: AtLayer, rows: int, chunk: int, watched: int
 ) -> Plan | None:
     """A plan that computes once what lies before the layer."""
     prefix = before(probe, at)
@@ -181,7 +180,7 @@ def _replaying(
     memory = Memory(forward.n)
     stand_ins = folded(probe, at.layers)
     ends = {id(m) for module, _ in prefix.values() for m in module.modules()}
-    stand_ins |= faster([*linear_candidates(probe, stand_ins, _WATCHED_AT_LAYER, ends)], rows)
+    stand_ins |= faster([*linear_candidates(probe, stand_ins, watched, ends)], rows)
     stand_ins |= {key: memory.stand_in(m, calls) for key, (m, calls) in prefix.items()}
     try:
         view = View(stand_ins)
@@ -208,7 +207,6 @@ def _candidates(
     func = forward.func
     layout = not own_backward and pays(probe, x)
     stem = first_layer(probe, x) if wrt is None and not layers_in(func) else None
-    watched = _WATCHED_AT_LAYER if isinstance(func, AtLayer) else 1
     found_faster = False
     for with_faster, with_stem, with_layout in itertools.product((True, False), repeat=3):
         if (with_layout and not layout) or (with_stem and stem is None):
@@ -220,7 +218,7 @@ def _candidates(
         if with_faster and not compiling():  # functions of our own are no part of a compiled graph
             in_layout = [*winograd_candidates(probe, stand_ins, min(rows, chunk))] if with_layout else []
             once = {id(stem)} if with_stem else ()
-            quick = faster([*in_layout, *linear_candidates(probe, stand_ins, watched, once)], rows)
+            quick = faster([*in_layout, *linear_candidates(probe, stand_ins, len(x), once)], rows)
             found_faster = found_faster or bool(quick)
         if not with_faster and not found_faster:
             return  # they would be the same again

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from ..transformed import Kernels
 from ..winograd import Winograd, at_once, cost, tiles
-from .linear_map import Candidate, apply
+from .linear_map import Candidate, Way, apply
 from .probe import Probe, is_plain
-from .view import shallow
+from .view import recast
 
 _PREPARED = 250  # multiplications that take as long as transforming one element of the kernels
 _FEWEST = 16  # tiles in a product: with fewer it takes as long as reading the kernels does
 
 
-class _Way:
-    """One direction, (N, C, H, W) to (N, K, H', W'), channels-last, and the other one.
+class _Way(Way):
+    """(N, C, H, W) to (N, K, H', W'), channels-last.
 
     Attributes:
         fewest: tiles below which the direct sum is faster.
@@ -33,16 +33,12 @@ class _Way:
     def __init__(
         self, kernels: Kernels, bias: Tensor | None, padding: tuple[int, int], fewest: int, opposite: _Way | None = None
     ):
-        self.bias, self.padding, self.fewest = bias, padding, fewest
-        self._kernels, self._opposite, self._is_back = kernels, opposite, opposite is not None
+        super().__init__(opposite)
+        self.bias, self.padding, self.fewest, self._kernels = bias, padding, fewest, kernels
 
-    @property
-    def back(self) -> _Way:
-        """From the gradient at the output to the one at the input."""
-        if self._opposite is None:
-            py, px = self.padding
-            self._opposite = _Way(self._kernels, None, (2 - py, 2 - px), self.fewest, self)
-        return self._opposite
+    def _turned(self) -> _Way:
+        py, px = self.padding
+        return _Way(self._kernels, None, (2 - py, 2 - px), self.fewest, self)
 
     def __call__(self, x: Tensor, bias: bool) -> Tensor:
         """With or without the bias."""
@@ -50,7 +46,7 @@ class _Way:
         given = self.bias if bias else None
         if len(x) * tiles(height) * tiles(width) < self.fewest:
             return self._direct(x, given)
-        winograd = self._kernels.form(back=self._is_back)
+        winograd = self._kernels.form(back=self.is_back)
         shape = (len(x), winograd.out_channels, height, width)
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         winograd.into(y.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1), self.padding, given)
@@ -62,7 +58,7 @@ class _Way:
 
     def _direct(self, x: Tensor, bias: Tensor | None) -> Tensor:
         weight = self._kernels.weight
-        if self._is_back:
+        if self.is_back:
             y = F.conv_transpose2d(x, weight, bias, padding=[2 - p for p in self.padding])
         else:
             y = F.conv2d(x, weight, bias, padding=self.padding)
@@ -77,9 +73,7 @@ class WinogradConv2d(nn.Conv2d):
     @classmethod
     def of(cls, conv: nn.Conv2d, kernels: Kernels) -> WinogradConv2d:
         """The same convolution by its transformed kernels."""
-        mine = shallow(conv)
-        mine.__class__ = cls
-        assert isinstance(mine, WinogradConv2d)
+        mine = recast(cls, conv)
         mine.way = _Way(kernels, None if conv.bias is None else conv.bias.detach(), _padding(conv), fewest=0)
         unread = conv.weight.new_full((), torch.nan).expand(conv.weight.shape)
         mine._parameters["weight"] = nn.Parameter(unread, requires_grad=False)
@@ -115,7 +109,7 @@ def winograd_candidates(
         saved = sum(9.0 * h * w * k * c - cost(h, w, c, k) for h, w in sizes)
         count = max(at_once(rows, h, w, c) for h, w in sizes)
         if saved > 0 and count >= _FEWEST:
-            yield Candidate(module, conv, Kernels, WinogradConv2d.of, saved, 36 * k * c, _PREPARED, count)
+            yield Candidate(module, conv, Kernels, WinogradConv2d.of, saved, _PREPARED, count)
 
 
 def _suits(conv: nn.Conv2d) -> bool:

@@ -8,25 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..transformed import Kernels, Matrix, OfModel
+from .view import M
 
 _MOST_BYTES = 64 << 20  # that a plan transforms, each way, unless as much is kept already
 
 
-class Way(Protocol):
-    """One direction of a linear map."""
+class Way:
+    """One direction of a linear map, which knows the other one."""
+
+    def __init__(self, opposite: Way | None = None):
+        self._opposite, self.is_back = opposite, opposite is not None
 
     @property
     def back(self) -> Way:
         """From the gradient at the output to the one at the input."""
+        if self._opposite is None:
+            self._opposite = self._turned()
+        return self._opposite
+
+    def _turned(self) -> Way:
+        raise NotImplementedError
 
     def __call__(self, x: Tensor, bias: bool) -> Tensor:
-        """With or without the constant."""
+        """The map of x, with or without the constant."""
+        raise NotImplementedError
 
 
 class _LinearMap(torch.autograd.Function):
@@ -47,7 +58,6 @@ def apply(way: Way, x: Tensor) -> Tensor:
 
 
 T = TypeVar("T", Kernels, Matrix)
-M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,7 @@ class Candidate(Generic[T, M]):
         kind: of its transformed weight.
         stand_in: from layer and transformed weight to what runs faster.
         saved: multiplications' time saved per row.
-        elements: of the transformed weight, one way.
-        price: of an element, in multiplications.
+        price: of an element of the transformed weight, in multiplications.
         how: what the transform depends on.
     """
 
@@ -70,7 +79,6 @@ class Candidate(Generic[T, M]):
     kind: type[T]
     stand_in: Callable[[Any, T], M]
     saved: float
-    elements: int
     price: float
     how: Hashable = None
 
@@ -80,9 +88,14 @@ class Candidate(Generic[T, M]):
         return "planned", id(self.module.weight)
 
     @property
+    def elements(self) -> int:
+        """Of the transformed weight, one way."""
+        return self.kind.growth * self.layer.weight.numel()
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the transformed weight, one way."""
-        return self.elements * 4
+        return self.elements * self.layer.weight.element_size()
 
 
 def faster(candidates: Sequence[Candidate[Any, Any]], rows: int) -> dict[int, nn.Module]:

@@ -8,31 +8,28 @@ from torch import Tensor, nn
 
 from ..product import Product
 from ..transformed import Matrix
-from .linear_map import Candidate, apply
+from .linear_map import Candidate, Way, apply
 from .probe import Probe, is_plain
-from .view import shallow
+from .view import recast
 
 _SMALLEST = 1 << 16  # elements of a matrix: products with smaller ones are faster as they are
 _SAVED = 0.12  # of the time, as measured on AVX-512
 _PREPARED = 500  # multiplications that take as long as laying out one element
 
 
-class _Way:
-    """One direction, (..., I) to (..., O), and the other one."""
+class _Way(Way):
+    """(..., I) to (..., O)."""
 
     def __init__(self, matrix: Matrix, bias: Tensor | None, opposite: _Way | None = None):
-        self.bias, self._matrix, self._opposite, self._is_back = bias, matrix, opposite, opposite is not None
+        super().__init__(opposite)
+        self.bias, self._matrix = bias, matrix
 
-    @property
-    def back(self) -> _Way:
-        """From the gradient at the output to the one at the input."""
-        if self._opposite is None:
-            self._opposite = _Way(self._matrix, None, self)
-        return self._opposite
+    def _turned(self) -> _Way:
+        return _Way(self._matrix, None, self)
 
     def __call__(self, x: Tensor, bias: bool) -> Tensor:
         """With or without the bias."""
-        return self._matrix.form(back=self._is_back)(x, self.bias if bias else None)
+        return self._matrix.form(back=self.is_back)(x, self.bias if bias else None)
 
 
 class PackedLinear(nn.Linear):
@@ -43,15 +40,18 @@ class PackedLinear(nn.Linear):
     @classmethod
     def of(cls, linear: nn.Linear, matrix: Matrix) -> PackedLinear:
         """The same layer by its matrix in another layout."""
-        mine = shallow(linear)
-        mine.__class__ = cls
-        assert isinstance(mine, PackedLinear)
+        mine = recast(cls, linear)
         mine.way = _Way(matrix, None if linear.bias is None else linear.bias.detach())
         return mine
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply and add the bias."""
         return apply(self.way, x)
+
+
+def may_pay(linear: nn.Module) -> bool:
+    """Whether a module is a linear layer that is large enough, and can be."""
+    return isinstance(linear, nn.Linear) and linear.weight.numel() >= _SMALLEST and Product.suits(linear.weight)
 
 
 def linear_candidates(
@@ -67,10 +67,8 @@ def linear_candidates(
     """
     for module in dict.fromkeys(visit.module for visit in probe.visits):
         linear = stand_ins.get(id(module), module)
-        if id(module) in without or not isinstance(linear, nn.Linear) or not is_plain(linear, (nn.Linear,)):
+        if id(module) in without or not is_plain(linear, (nn.Linear,)) or not may_pay(linear):
             continue
-        size = linear.weight.numel()
-        if size < _SMALLEST or not Product.suits(linear.weight):
-            continue
+        assert isinstance(linear, nn.Linear)
         vectors = sum(v.gave[0].numel() for v in probe.calls(module) if v.gave) / linear.out_features / watched_rows
-        yield Candidate(module, linear, Matrix, PackedLinear.of, _SAVED * vectors * size, size, _PREPARED)
+        yield Candidate(module, linear, Matrix, PackedLinear.of, _SAVED * vectors * linear.weight.numel(), _PREPARED)

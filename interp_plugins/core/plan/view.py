@@ -12,12 +12,14 @@ import types
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ..site import Layer, Neuron
+
+M = TypeVar("M", bound=nn.Module)
 
 # How far outputs of a view may be from the model's, relative to the largest.
 AGREE = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -99,6 +101,14 @@ def shallow(module: nn.Module) -> nn.Module:
     """A module object of its own around the same weights, buffers, hooks and children, with containers of its own."""
     mine = module.__class__.__new__(module.__class__)
     mine.__dict__ = {name: copy.copy(v) if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()}
+    return mine
+
+
+def recast(cls: type[M], module: nn.Module) -> M:
+    """The same, as an object of a class of our own that runs otherwise."""
+    mine = shallow(module)
+    mine.__class__ = cls
+    assert isinstance(mine, cls)
     return mine
 
 
