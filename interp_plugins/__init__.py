@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "acceleration": "core.accelerate",
+    "acceleration": "engine.switch",
     "Contrast": "core.target",
-    "explain": "core.explain",
+    "explain": "api.explain",
     "Explanation": "core.explanation",
     "Explanations": "core.explanation",
     "InputSpec": "core.spec",
-    "Layer": "core.site",
+    "Layer": "core.layers",
     "list_methods": "core.registry",
 }
 
@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .core.accelerate import acceleration
-    from .core.explain import explain
-    from .core.explanation import Explanation, Explanations
-    from .core.registry import list_methods
-    from .core.site import Layer
-    from .core.spec import InputSpec
-    from .core.target import Contrast
+    from interp_plugins.api.explain import explain
+    from interp_plugins.core.explanation import Explanation, Explanations
+    from interp_plugins.core.layers import Layer
+    from interp_plugins.core.registry import list_methods
+    from interp_plugins.core.spec import InputSpec
+    from interp_plugins.core.target import Contrast
+    from interp_plugins.engine.switch import acceleration
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .core.errors import InterpError
-from .core.registry import list_methods, method_info
+from interp_plugins.core.errors import InterpError
+from interp_plugins.core.registry import list_methods, method_info
 
 app = typer.Typer(help="Explain PyTorch models.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -31,7 +31,7 @@ def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str,
 def demo(out: Annotated[Path, typer.Option(help="Folder for pictures and the page.")] = Path("demo_out")) -> None:
     """Explain photographs with a network trained on ImageNet, through fastai and through Lightning."""
     try:
-        from .demo.run import COLUMNS, run, table_rows
+        from interp_plugins.demo.run import COLUMNS, run, table_rows
     except ModuleNotFoundError as err:
         typer.echo(f"The demo needs {err.name}: pip install 'interp-plugins[demo]'.", err=True)
         raise typer.Exit(2) from err
@@ -85,7 +85,7 @@ def explain(
     except InterpError as err:
         typer.echo(str(err), err=True)
         raise typer.Exit(2) from err
-    from .demo.run import COLUMNS, table_rows, write_pictures
+    from interp_plugins.demo.run import COLUMNS, table_rows, write_pictures
 
     for path in write_pictures(found, out):
         typer.echo(str(path))
@@ -102,7 +102,7 @@ Title = Annotated[str | None, typer.Option(help="Heading of the page; the name o
 def _saved(store: Path, samples: int) -> Any:
     """The subject behind a path; what is wrong with it ends the program."""
     try:
-        from .insights.stored import read_subject
+        from interp_plugins.insights.stored import read_subject
     except ModuleNotFoundError as err:
         typer.echo(f"This command needs {err.name}: pip install 'interp-plugins[store,insights]'.", err=True)
         raise typer.Exit(2) from err
@@ -124,7 +124,7 @@ def report(
     title: Title = None,
 ) -> None:
     """Write saved explanations into one HTML file, which shows them without a network or a model."""
-    from .insights import Session
+    from interp_plugins.insights import Session
 
     subject = _saved(store, samples)
     try:
@@ -145,8 +145,8 @@ def insights(
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
     """Show saved explanations on a page of this machine, until Ctrl-C."""
-    from .insights import Session, serve
-    from .insights.report import catalogue
+    from interp_plugins.insights import Session, serve
+    from interp_plugins.insights.report import catalogue
 
     subject = _saved(store, samples)
     heading = title or store.stem

@@ -3,26 +3,28 @@
 `from captum.attr import IntegratedGradients` becomes `from interp_plugins.attr import IntegratedGradients`.
 """
 
-from . import visualization
-from .ablation import FeatureAblation, Occlusion
-from .activation import LayerActivation, LayerGradientXActivation
-from .attention import AttentionRelevance, AttentionRollout, LeGrad
-from .base import (
-    Attribution,
-    GradientAttribution,
-    InternalAttribution,
-    LayerAttribution,
-    NeuronAttribution,
-    PerturbationAttribution,
+from interp_plugins.attr.attention.relevance import AttentionRelevance, AttentionRollout, LeGrad
+from interp_plugins.attr.backward.deep_lift import DeepLift, DeepLiftShap
+from interp_plugins.attr.backward.deep_lift_sites import (
+    LayerDeepLift,
+    LayerDeepLiftShap,
+    NeuronDeepLift,
+    NeuronDeepLiftShap,
 )
-from .blur_ig import BlurIG
-from .cam import ClassActivationMap, EigenGradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
-from .cam_forward import AblationCAM, EigenCAM, ScoreCAM
-from .conductance import InternalInfluence, LayerConductance, NeuronConductance
-from .dataloader import DataLoaderAttribution
-from .deep_lift import DeepLift, DeepLiftShap
-from .deep_lift_sites import LayerDeepLift, LayerDeepLiftShap, NeuronDeepLift, NeuronDeepLiftShap
-from .embeddings import (
+from interp_plugins.attr.backward.guided import (
+    Deconvolution,
+    GuidedBackprop,
+    GuidedGradCam,
+    NeuronDeconvolution,
+    NeuronGuidedBackprop,
+)
+from interp_plugins.attr.backward.lrp import LRP, LayerLRP
+from interp_plugins.attr.cam.base import ClassActivationMap, EigenGradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from interp_plugins.attr.cam.finer_cam import FinerCAM
+from interp_plugins.attr.cam.grad_cam import LayerGradCam
+from interp_plugins.attr.cam.gradient_free import AblationCAM, EigenCAM, ScoreCAM
+from interp_plugins.attr.compat import visualization
+from interp_plugins.attr.compat.embeddings import (
     InputIdentity,
     InterpretableEmbeddingBase,
     ModelInputWrapper,
@@ -31,34 +33,7 @@ from .embeddings import (
     interpretable_embedding_layer,
     remove_interpretable_embedding_layer,
 )
-from .extremal import ExtremalPerturbation
-from .finer_cam import FinerCAM
-from .full_grad import FullGrad
-from .grad_cam import LayerGradCam
-from .gradient import InputXGradient, Saliency
-from .gradient_shap import GradientShap
-from .guided import Deconvolution, GuidedBackprop, GuidedGradCam, NeuronDeconvolution, NeuronGuidedBackprop
-from .guided_ig import GuidedIG
-from .hessians import IntegratedHessians
-from .idgi import IDGI
-from .integrated_gradients import IntegratedGradients
-from .interactions import ShapleyInteractions
-from .interpretable import ImageMaskInput, InterpretableInput, ProductBaselines, TextTemplateInput, TextTokenInput
-from .kernel_shap import KernelShap
-from .layer import LayerFeatureAblation, LayerGradientShap, LayerIntegratedGradients
-from .lime import Lime, LimeBase
-from .llm import LLMAttribution, LLMGradientAttribution, RemoteLLMAttribution
-from .llm_result import LLMAttributionResult
-from .lrp import LRP, LayerLRP
-from .neuron import NeuronFeatureAblation, NeuronGradient, NeuronGradientShap, NeuronIntegratedGradients
-from .noise_tunnel import NoiseTunnel
-from .owen import OwenValues
-from .permutation import FeaturePermutation, LayerFeaturePermutation
-from .remote import RemoteLLMProvider, VLLMProvider
-from .rise import RISE
-from .sensitivity import HSIC, Sobol
-from .shapley import ShapleyValues, ShapleyValueSampling
-from .summary import (
+from interp_plugins.attr.compat.summary import (
     MSE,
     ClassSummarizer,
     CommonStats,
@@ -74,8 +49,55 @@ from .summary import (
     SummarizerSingleTensor,
     Var,
 )
-from .transforms import AugmentedAttribution, CheckpointAverage, LayerAverage
-from .xrai import XRAI
+from interp_plugins.attr.ensembles.noise_tunnel import NoiseTunnel
+from interp_plugins.attr.ensembles.transforms import AugmentedAttribution, CheckpointAverage, LayerAverage
+from interp_plugins.attr.gradient.activation import LayerActivation, LayerGradientXActivation
+from interp_plugins.attr.gradient.blur_ig import BlurIG
+from interp_plugins.attr.gradient.conductance import InternalInfluence, LayerConductance, NeuronConductance
+from interp_plugins.attr.gradient.full_grad import FullGrad
+from interp_plugins.attr.gradient.gradient_shap import GradientShap
+from interp_plugins.attr.gradient.guided_ig import GuidedIG
+from interp_plugins.attr.gradient.hessians import IntegratedHessians
+from interp_plugins.attr.gradient.idgi import IDGI
+from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
+from interp_plugins.attr.gradient.layers import LayerFeatureAblation, LayerGradientShap, LayerIntegratedGradients
+from interp_plugins.attr.gradient.neurons import (
+    NeuronFeatureAblation,
+    NeuronGradient,
+    NeuronGradientShap,
+    NeuronIntegratedGradients,
+)
+from interp_plugins.attr.gradient.saliency import InputXGradient, Saliency
+from interp_plugins.attr.gradient.xrai import XRAI
+from interp_plugins.attr.language.interpretable import (
+    ImageMaskInput,
+    InterpretableInput,
+    ProductBaselines,
+    TextTemplateInput,
+    TextTokenInput,
+)
+from interp_plugins.attr.language.llm import LLMAttribution, LLMGradientAttribution, RemoteLLMAttribution
+from interp_plugins.attr.language.llm_result import LLMAttributionResult
+from interp_plugins.attr.language.remote import RemoteLLMProvider, VLLMProvider
+from interp_plugins.attr.perturbation.ablation import FeatureAblation, Occlusion
+from interp_plugins.attr.perturbation.dataloader import DataLoaderAttribution
+from interp_plugins.attr.perturbation.extremal import ExtremalPerturbation
+from interp_plugins.attr.perturbation.interactions import ShapleyInteractions
+from interp_plugins.attr.perturbation.kernel_shap import KernelShap
+from interp_plugins.attr.perturbation.lime import Lime, LimeBase
+from interp_plugins.attr.perturbation.owen import OwenValues
+from interp_plugins.attr.perturbation.permutation import FeaturePermutation, LayerFeaturePermutation
+from interp_plugins.attr.perturbation.rise import RISE
+from interp_plugins.attr.perturbation.sensitivity import HSIC, Sobol
+from interp_plugins.attr.perturbation.shapley import ShapleyValues, ShapleyValueSampling
+from interp_plugins.attr.shared.base import (
+    Attribution,
+    GradientAttribution,
+    InternalAttribution,
+    LayerAttribution,
+    NeuronAttribution,
+    PerturbationAttribution,
+)
 
 __all__ = [
     "AblationCAM",

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError, unknown
-from .spec import InputSpec
+from interp_plugins.core.errors import InputError, unknown
+from interp_plugins.core.spec import InputSpec
 
 if TYPE_CHECKING:
-    from .explanation import Explanation
+    from interp_plugins.core.explanation import Explanation
 
 PER_SAMPLE = ("tokens", "names", "values", "target_label", "prediction_label")
 

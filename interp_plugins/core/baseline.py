@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import InputError, InputTypeError, unknown
-from .spec import InputSpec
-from .tensors import as_tuple, describe, is_float, own
+from interp_plugins.core.errors import InputError, InputTypeError, unknown
+from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import as_tuple, describe, is_float, own
 
 Maker = Callable[[Tensor, InputSpec, torch.Generator | None], Tensor]
 

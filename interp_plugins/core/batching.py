@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .errors import InputError, OutOfMemoryError
-from .scope import kept, remembered
+from interp_plugins.core.caches import kept, remembered
+from interp_plugins.core.errors import InputError, OutOfMemoryError
 
 T = TypeVar("T")
 

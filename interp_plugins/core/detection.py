@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import TargetError, unknown
-from .spec import InputSpec
-from .target import Target
-from .tensors import accumulation_dtype
+from interp_plugins.core.errors import TargetError, unknown
+from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.target import Target
+from interp_plugins.core.tensors import accumulation_dtype
 
 MOST = 100  # detections kept per picture, those with the highest scores
 _KEYS = ("boxes", "labels", "scores")

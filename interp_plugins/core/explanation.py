@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError, unknown
-from .spec import InputSpec
+from interp_plugins.core.errors import InputError, unknown
+from interp_plugins.core.spec import InputSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,7 +209,7 @@ class Explanation:
         Example:
             exp.annotated(tokens=[tokenizer.convert_ids_to_tokens(ids)]).show()
         """
-        from .annotating import annotated
+        from interp_plugins.core.annotating import annotated
 
         return annotated(self, known)
 
@@ -306,7 +306,7 @@ class Explanations(Sequence[Explanation]):
     def __getitem__(self, key: slice) -> Explanations: ...
     def __getitem__(self, key: int | str | slice) -> Explanation | Explanations:
         if isinstance(key, str):
-            from .registry import canonical_name
+            from interp_plugins.core.registry import canonical_name
 
             name = canonical_name(key, default=key)
             asked = {key, name, canonical_name(f"layer_{name}", default=name)}  # "ig" at a layer is the layer's variant
@@ -359,19 +359,19 @@ class Explanations(Sequence[Explanation]):
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file (tensors and JSON metadata, no pickle). Returns the path."""
-        from .saving import save
+        from interp_plugins.core.saving import save
 
         return save(self._items, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Explanations:
         """Read what `save` wrote."""
-        from .saving import load
+        from interp_plugins.core.saving import load
 
         return cls(load(path))
 
     def to_df(self) -> pd.DataFrame:
         """A table (needs pandas) with a row per method and sample."""
-        from .saving import to_df
+        from interp_plugins.core.saving import to_df
 
         return to_df(self._items)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InputError, InputTypeError
-from .tensors import as_tuple, describe
+from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.tensors import as_tuple, describe
 
 
 class MaskFeatures:

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .detection import as_table, is_detections
-from .errors import InputError, InterpWarning, ModelError, did_you_mean
-from .several import side_by_side
-from .site import Layer, Neuron, run_and_read
-from .target import Target, Whole
-from .tensors import as_tuple, describe, is_float, own_tree, take_rows
+from interp_plugins.core.detection import as_table, is_detections
+from interp_plugins.core.errors import InputError, InterpWarning, ModelError, did_you_mean
+from interp_plugins.core.layers import Layer, Neuron, run_and_read
+from interp_plugins.core.multi_target import side_by_side
+from interp_plugins.core.target import Target, Whole
+from interp_plugins.core.tensors import as_tuple, describe, is_float, own_tree, take_rows
 
 
 class Call:
@@ -212,7 +212,7 @@ def one_per_row(selected: Tensor, rows: int, targets: int = 1) -> Tensor:
 class Gradients:
     """What one forward and backward pass gave: scores (R,), gradients, and the layer's tensors if one was read.
 
-    Of K targets at once (`core.several`) everything has R * K rows, a row's targets together.
+    Of K targets at once (`core.multi_target`) everything has R * K rows, a row's targets together.
     """
 
     scores: Tensor

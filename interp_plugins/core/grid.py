@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, LayerError
-from .forward import Forward
-from .guard import modules_of
-from .once import once
-from .site import Layer
-from .tensors import describe, is_float
+from interp_plugins.core.errors import InputError, LayerError
+from interp_plugins.core.forward import Forward
+from interp_plugins.core.guard import modules_of
+from interp_plugins.core.layers import Layer
+from interp_plugins.core.tensors import describe, is_float
+from interp_plugins.engine.shared_passes import once
 
 _MOST_PREFIX = 16
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)

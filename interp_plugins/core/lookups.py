@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .baseline import NO_ID
-from .batching import auto_chunk, chunks
-from .errors import InputTypeError, ModelError
-from .provenance import Lookup, Provenance, tables_of
-from .tensors import integer_advice, is_float, take_rows
+from interp_plugins.core.baseline import NO_ID
+from interp_plugins.core.batching import auto_chunk, chunks
+from interp_plugins.core.errors import InputTypeError, ModelError
+from interp_plugins.core.provenance import Lookup, Provenance, tables_of
+from interp_plugins.core.tensors import integer_advice, is_float, take_rows
 
 
 @dataclass

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .errors import ModelError
-from .guard import modules_of
-from .tensors import is_float
+from interp_plugins.core.errors import ModelError
+from interp_plugins.core.guard import modules_of
+from interp_plugins.core.tensors import is_float
 
 NOWHERE = -1  # a constant, such as a token that the model puts in front
 SEVERAL = -2  # computed from several elements, or by something that is not followed

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .errors import InputError
+from interp_plugins.core.errors import InputError
 
 
 def make_generator(seed: int | None = None, generator: torch.Generator | None = None) -> torch.Generator:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InterpWarning, TargetError
-from .spec import InputSpec
-from .target import Region
+from interp_plugins.core.errors import InterpWarning, TargetError
+from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.target import Region
 
 _BACKGROUND = re.compile(r"(back[ _-]?ground|bg|void|unlabell?ed|none|na)\b", re.IGNORECASE)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from .errors import unknown
+from interp_plugins.core.errors import unknown
 
 C = TypeVar("C", bound=type)
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .errors import InputError
-from .explanation import Explanation
-from .metadata import from_json, to_json
-from .spec import InputSpec
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.metadata import from_json, to_json
+from interp_plugins.core.spec import InputSpec
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InputError, TargetError, did_you_mean
+from interp_plugins.core.errors import InputError, TargetError, did_you_mean
 
 _COLOURS = (1, 3, 4)  # numbers of channels of grey, RGB and RGBA pictures
 

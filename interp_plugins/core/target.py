@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import TargetError
-from .tensors import describe
+from interp_plugins.core.errors import TargetError
+from interp_plugins.core.tensors import describe
 
 
 class Target:
@@ -24,7 +24,7 @@ class Target:
 
     @property
     def count(self) -> int:
-        """Scalars per row: 1, but for `core.several.Several`."""
+        """Scalars per row: 1, but for `core.multi_target.Several`."""
         return 1
 
     def at(self, rows: Tensor | None) -> Target:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .errors import InputError, InputTypeError
+from interp_plugins.core.errors import InputError, InputTypeError
 
 
 def describe(value: Any) -> str:

@@ -1,7 +1,7 @@
 """A network really trained on ImageNet and real photographs, all from package registries: nothing is downloaded."""
 
-from .learner import imagenet_learner
-from .network import imagenet_classes, lite0
-from .photographs import PHOTOGRAPHS, save_photographs
+from interp_plugins.demo.learner import imagenet_learner
+from interp_plugins.demo.network import imagenet_classes, lite0
+from interp_plugins.demo.photographs import PHOTOGRAPHS, save_photographs
 
 __all__ = ["PHOTOGRAPHS", "imagenet_classes", "imagenet_learner", "lite0", "save_photographs"]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .network import MEAN, RESIZE, SIZE, STD, imagenet_classes, lite0
-from .photographs import PHOTOGRAPHS
+from interp_plugins.demo.network import MEAN, RESIZE, SIZE, STD, imagenet_classes, lite0
+from interp_plugins.demo.photographs import PHOTOGRAPHS
 
 
 def imagenet_learner(files: Sequence[Path]) -> Any:

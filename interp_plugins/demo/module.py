@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .network import MEAN, RESIZE, SIZE, STD, imagenet_classes, lite0
-from .photographs import PHOTOGRAPHS
+from interp_plugins.demo.network import MEAN, RESIZE, SIZE, STD, imagenet_classes, lite0
+from interp_plugins.demo.photographs import PHOTOGRAPHS
 
 
 class ImageNetModule(pl.LightningModule):

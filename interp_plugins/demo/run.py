@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..core.explanation import Explanation, Explanations
-from .learner import imagenet_learner
-from .network import MEAN, STD, imagenet_classes
-from .photographs import save_photographs
+from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.demo.learner import imagenet_learner
+from interp_plugins.demo.network import MEAN, STD, imagenet_classes
+from interp_plugins.demo.photographs import save_photographs
 
 PICTURES = ("chelsea", "coffee", "camera")
 METHODS: Any = ("integrated_gradients", "noise_tunnel", "occlusion")
@@ -59,8 +59,8 @@ def explain_with_lightning(files: list[Path], folder: Path) -> Explanations:
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    from ..lightning import AttributionCallback
-    from .module import ImageNetModule, photograph_loader
+    from interp_plugins.demo.module import ImageNetModule, photograph_loader
+    from interp_plugins.lightning import AttributionCallback
 
     callback = AttributionCallback(
         methods=METHODS if isinstance(METHODS, dict) else list(METHODS),

@@ -13,13 +13,12 @@ vocabulary say what the tensors mean, and `interp_plugins.explain` does the rest
 """
 
 from interp_plugins.core.explanation import Explanation, Explanations
-
-from . import dataset as _dataset  # noqa: F401 - adds explain_dataset to Learner
-from . import insights as _insights  # noqa: F401 - adds insights to Learner
-from . import interpretation as _interpretation  # noqa: F401 - adds methods to Learner and Interpretation
-from . import learner as _learner  # noqa: F401 - adds the methods to Learner
-from .callback import AttributionCallback
-from .captum import CaptumInterpretation
-from .show import show_explanations
+from interp_plugins.fastai import dataset as _dataset  # noqa: F401 - adds explain_dataset to Learner
+from interp_plugins.fastai import insights as _insights  # noqa: F401 - adds insights to Learner
+from interp_plugins.fastai import interpretation as _interpretation  # noqa: F401 - adds methods to Learner and Interpretation
+from interp_plugins.fastai import learner as _learner  # noqa: F401 - adds the methods to Learner
+from interp_plugins.fastai.callback import AttributionCallback
+from interp_plugins.fastai.captum import CaptumInterpretation
+from interp_plugins.fastai.show import show_explanations
 
 __all__ = ["AttributionCallback", "CaptumInterpretation", "Explanation", "Explanations", "show_explanations"]

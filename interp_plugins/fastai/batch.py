@@ -21,10 +21,9 @@ from torch import Tensor, nn
 
 from interp_plugins.core.errors import InputError, InputTypeError, InterpError, TargetError
 from interp_plugins.core.tensors import describe
-
-from .facts import image_class, n_inputs, reads_items
-from .items import Items, as_items, at, indices, names_of
-from .pictures import is_path, readable
+from interp_plugins.fastai.items import Items, as_items, at, indices, names_of
+from interp_plugins.fastai.learner_info import image_class, n_inputs, reads_items
+from interp_plugins.fastai.pictures import is_path, readable
 
 QUIET = {"num_workers": 0, "pin_memory": False, "shuffle": False, "drop_last": False}
 

@@ -25,19 +25,18 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
+from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.baseline import BASELINES
 from interp_plugins.core.errors import InputError, unknown
-from interp_plugins.core.explain import DEFAULT_METHODS
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.registry import canonical_name
+from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain
+from interp_plugins.fastai.learner_info import image_class
+from interp_plugins.fastai.show import caption
 from interp_plugins.insights.report import write_report
 from interp_plugins.viz import pixels
 from interp_plugins.viz.figure import bare, display_in_notebook, new_figure
 from interp_plugins.viz.scale import finite
-
-from . import learner as _learner  # noqa: F401 - Learner.explain
-from .facts import image_class
-from .show import caption
 
 _METRICS = {"IG": "integrated_gradients", "NT": "noise_tunnel", "Occl": "occlusion"}
 _BASELINES = {"zeros": "black", "uniform": "uniform", "gauss": "gaussian"}

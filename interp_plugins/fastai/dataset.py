@@ -12,20 +12,19 @@ from fastai.torch_core import get_model
 from fastcore.basics import patch
 from torch import Tensor
 
+from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.errors import InputError, InputTypeError
-from interp_plugins.core.explain import DEFAULT_METHODS
 from interp_plugins.core.guard import preserved_rng
 from interp_plugins.core.tensors import describe
+from interp_plugins.fastai.batch import Batch, from_dl, joined
+from interp_plugins.fastai.items import is_item, names_of
+from interp_plugins.fastai.learner import explain_batch
+from interp_plugins.fastai.learner_info import class_names, image_class
+from interp_plugins.fastai.restore import unremembered
 from interp_plugins.store import ExplanationStore
 from interp_plugins.store.dataset import draws, run_facts
 from interp_plugins.store.job import Explained, Job, Settings
 from interp_plugins.store.run import run
-
-from .batch import Batch, from_dl, joined
-from .facts import class_names, image_class
-from .items import is_item, names_of
-from .learner import explain_batch
-from .memory import unremembered
 
 
 @patch

@@ -14,8 +14,7 @@ from fastcore.meta import delegates
 
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explanation import Explanation
-
-from . import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
+from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
 
 AGGREGATES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "mean_abs": lambda a: np.abs(a).mean(0),

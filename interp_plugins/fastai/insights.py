@@ -14,26 +14,25 @@ from fastai.torch_core import get_model
 from fastcore.basics import patch
 from torch import Tensor
 
+from interp_plugins.api.explain import DEFAULT_METHODS
+from interp_plugins.api.prediction import Prediction
 from interp_plugins.core.baseline import BASELINES
 from interp_plugins.core.errors import TargetError, unknown
-from interp_plugins.core.explain import DEFAULT_METHODS
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.guard import preserved_rng
-from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
+from interp_plugins.fastai.batch import Batch, from_items, to_model
+from interp_plugins.fastai.items import is_item
+from interp_plugins.fastai.learner import explain_batch, read_batches
+from interp_plugins.fastai.restore import unremembered
+from interp_plugins.fastai.tabular import is_table
+from interp_plugins.fastai.text import tokens_of
 from interp_plugins.insights import Ask, Live, Made, Session, serve, widget
 from interp_plugins.insights.forms import forms, typed
 from interp_plugins.insights.outcomes import Truth
 from interp_plugins.insights.report import catalogue
 from interp_plugins.insights.subject import prediction_of
-
-from .batch import Batch, from_items, to_model
-from .items import is_item
-from .learner import explain_batch, read_batches
-from .memory import unremembered
-from .tabular import is_table
-from .text import tokens_of
 
 _HOSTS = ("notebook", "server", "file")
 

@@ -16,14 +16,13 @@ from fastcore.meta import delegates
 
 from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.guard import preserved_rng
-
-from . import importance as _importance  # noqa: F401 - Learner.attribution_importance
-from . import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
-from .batch import Batch, from_dl
-from .facts import valid
-from .items import indices
-from .memory import unremembered
-from .show import show_explanations as _show
+from interp_plugins.fastai import importance as _importance  # noqa: F401 - Learner.attribution_importance
+from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
+from interp_plugins.fastai.batch import Batch, from_dl
+from interp_plugins.fastai.items import indices
+from interp_plugins.fastai.learner_info import valid
+from interp_plugins.fastai.restore import unremembered
+from interp_plugins.fastai.show import show_explanations as _show
 
 _OURS = ["item", "xb", "dl", "ds_idx", "idxs", "methods", "self", "params"]  # what is not passed on as it came
 

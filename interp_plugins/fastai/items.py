@@ -17,8 +17,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.tensors import describe
-
-from .pictures import as_picture, is_path, is_picture
+from interp_plugins.fastai.pictures import as_picture, is_path, is_picture
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,19 @@ from fastai.torch_core import get_model
 from fastcore.basics import patch
 from torch import Tensor
 
+from interp_plugins.api.explain import DEFAULT_METHODS
+from interp_plugins.api.explain import explain as core_explain
 from interp_plugins.core.errors import InputError, InputTypeError
-from interp_plugins.core.explain import DEFAULT_METHODS
-from interp_plugins.core.explain import explain as core_explain
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.guard import preserved_rng
-
-from .batch import Batch, Repacked, from_dl, from_items, from_xb, to_model
-from .facts import activation_of, body_of, spec_of, threshold_of
-from .items import is_item
-from .memory import unremembered
-from .tabular import Rows, explain_rows, is_table
-from .targets import as_asked
-from .text import Texts, explain_texts, tokens_of
-from .truth import wants_label
+from interp_plugins.fastai.batch import Batch, Repacked, from_dl, from_items, from_xb, to_model
+from interp_plugins.fastai.items import is_item
+from interp_plugins.fastai.labels import wants_label
+from interp_plugins.fastai.learner_info import activation_of, body_of, spec_of, threshold_of
+from interp_plugins.fastai.restore import unremembered
+from interp_plugins.fastai.tabular import Rows, explain_rows, is_table
+from interp_plugins.fastai.targets import as_asked
+from interp_plugins.fastai.text import Texts, explain_texts, tokens_of
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.viz import Plot, plot, show, titles
 from interp_plugins.viz.colour import FAINT_INK, INK
 from interp_plugins.viz.figure import display_in_notebook, new_figure
-from interp_plugins.viz.medium import attribution_medium, is_signed, resolve_kind
+from interp_plugins.viz.renderer import attribution_medium, is_signed, resolve_kind
 
 _RIGHT, _WRONG = "green", "red"  # as `show_results` has them; the words say the same
 _OUTLINE = ("#000000", "#ffff00", "#00ffff", "#ff00ff", "#00ff00")  # seen on photographs, and no colour of a map

@@ -30,10 +30,9 @@ from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe, is_float
-
-from .batch import QUIET, Batch, from_dl, read, to_model
-from .facts import class_names
-from .items import indices
+from interp_plugins.fastai.batch import QUIET, Batch, from_dl, read, to_model
+from interp_plugins.fastai.items import indices
+from interp_plugins.fastai.learner_info import class_names
 
 _SAMPLE = 4096  # training rows that stand for all of them in the reference
 

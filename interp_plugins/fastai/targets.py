@@ -13,9 +13,8 @@ from torch import Tensor
 from interp_plugins.core.errors import TargetError
 from interp_plugins.core.region import ClassRegion
 from interp_plugins.core.target import Contrast
-
-from .facts import has_target
-from .truth import wants_label, with_truth
+from interp_plugins.fastai.labels import wants_label, with_truth
+from interp_plugins.fastai.learner_info import has_target
 
 _POINT = re.compile(r"point\s*(\d+)", re.IGNORECASE)
 

@@ -25,15 +25,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from interp_plugins.core.baseline import NO_ID, IdBaseline
+from interp_plugins.core.concat import joined
 from interp_plugins.core.errors import InputError, InputTypeError, TargetError
 from interp_plugins.core.explanation import Explanations
-from interp_plugins.core.joining import joined
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
-
-from .batch import QUIET, Batch, plain, to_model
-from .facts import class_names, valid
-from .items import indices
+from interp_plugins.fastai.batch import QUIET, Batch, plain, to_model
+from interp_plugins.fastai.items import indices
+from interp_plugins.fastai.learner_info import class_names, valid
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Python keeps the state (`session.Session`); pictures travel as numbers, and colo
 
 from __future__ import annotations
 
-from .captum import (
+from interp_plugins.insights.captum import (
     AttributionVisualizer,
     Batch,
     EmptyFeature,
@@ -18,12 +18,12 @@ from .captum import (
     ImageFeature,
     TextFeature,
 )
-from .given import Given
-from .report import report_html, write_report
-from .server import Server, serve
-from .session import Session
-from .subject import Ask, Live, Made, Subject
-from .widget import widget
+from interp_plugins.insights.precomputed import Given
+from interp_plugins.insights.report import report_html, write_report
+from interp_plugins.insights.server import Server, serve
+from interp_plugins.insights.session import Session
+from interp_plugins.insights.subject import Ask, Live, Made, Subject
+from interp_plugins.insights.widget import widget
 
 __all__ = [
     "Ask",

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple, describe
-
-from .server import Server, serve
-from .session import Session
-from .widget import widget
+from interp_plugins.insights.server import Server, serve
+from interp_plugins.insights.session import Session
+from interp_plugins.insights.widget import widget
 
 Transform = Callable[[Tensor], Tensor]
 

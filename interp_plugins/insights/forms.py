@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from interp_plugins.api.binding import SUPPLIED
 from interp_plugins.core.errors import InputError
-from interp_plugins.core.methods import SUPPLIED
 from interp_plugins.core.registry import MethodInfo, list_methods, method_info
 from interp_plugins.core.spec import InputSpec
 

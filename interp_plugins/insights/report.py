@@ -18,10 +18,9 @@ from string import Template
 from typing import Any
 
 from interp_plugins.core.explanation import Explanation
-
-from .given import Given
-from .records import SCHEMA, input_record, made_records, palettes, plain
-from .subject import Subject
+from interp_plugins.insights.precomputed import Given
+from interp_plugins.insights.subject import Subject
+from interp_plugins.insights.wire import SCHEMA, input_record, made_records, palettes, plain
 
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">

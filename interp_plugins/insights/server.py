@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from interp_plugins.core.errors import InputError
-
-from .report import asset, page
-from .session import Session
+from interp_plugins.insights.report import asset, page
+from interp_plugins.insights.session import Session
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 

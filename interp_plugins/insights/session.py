@@ -19,11 +19,10 @@ from torch import Tensor
 from interp_plugins.core.errors import InputError, InterpError
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.spec import InputSpec
-
-from .records import input_record, made_records
-from .report import catalogue, file_html
-from .subject import Ask, Made, Subject
-from .tensors import Tensors
+from interp_plugins.insights.report import catalogue, file_html
+from interp_plugins.insights.subject import Ask, Made, Subject
+from interp_plugins.insights.tensors import Tensors
+from interp_plugins.insights.wire import input_record, made_records
 
 Send = Callable[[dict[str, Any]], None]
 

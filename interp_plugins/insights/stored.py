@@ -12,11 +12,10 @@ import torch
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.tensors import as_tuple
+from interp_plugins.insights.outcomes import number
+from interp_plugins.insights.precomputed import Given
+from interp_plugins.insights.subject import Made, Subject
 from interp_plugins.store import ExplanationStore
-
-from .given import Given
-from .outcomes import number
-from .subject import Made, Subject
 
 
 def read_subject(path: str | Path, most: int) -> Stored | Saved:

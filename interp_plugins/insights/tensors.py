@@ -14,10 +14,9 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.tensors import check_inputs, like, take_rows
-
-from .forms import forms, typed
-from .outcomes import Truth
-from .subject import Ask, Live
+from interp_plugins.insights.forms import forms, typed
+from interp_plugins.insights.outcomes import Truth
+from interp_plugins.insights.subject import Ask, Live
 
 
 class Tensors(Live):

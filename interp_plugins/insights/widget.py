@@ -6,8 +6,8 @@ import importlib.util
 from html import escape
 from typing import Any
 
-from .report import asset
-from .session import Session
+from interp_plugins.insights.report import asset
+from interp_plugins.insights.session import Session
 
 
 def widget(session: Session) -> Any:

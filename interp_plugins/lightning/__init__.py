@@ -10,8 +10,8 @@ Works with `pytorch_lightning` and with `lightning.pytorch`. This room finds the
 the pictures; what is computed is `interp_plugins.explain`.
 """
 
-from .callback import AttributionCallback
-from .run import explain
-from .writer import AttributionWriter
+from interp_plugins.lightning.callback import AttributionCallback
+from interp_plugins.lightning.run import explain
+from interp_plugins.lightning.writer import AttributionWriter
 
 __all__ = ["AttributionCallback", "AttributionWriter", "explain"]

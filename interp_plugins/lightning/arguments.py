@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core.errors import InputError, InputTypeError, unknown
-from ..core.methods import layer_variant
-from ..core.registry import canonical_name
-from ..core.tensors import describe
+from interp_plugins.api.binding import layer_variant
+from interp_plugins.core.errors import InputError, InputTypeError, unknown
+from interp_plugins.core.registry import canonical_name
+from interp_plugins.core.tensors import describe
 
 
 def check_names(methods: Any) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.errors import InputError, InputTypeError, did_you_mean
-from ..core.tensors import describe, is_float
+from interp_plugins.core.errors import InputError, InputTypeError, did_you_mean
+from interp_plugins.core.tensors import describe, is_float
 
 LABEL_NAMES = ("label", "labels", "target", "targets", "y")
 _HOW = "Say which part of the batch is the input: input_key= (a key or position), or input_fn= (batch -> input)."

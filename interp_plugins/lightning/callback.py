@@ -14,24 +14,24 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..core.batching import check_chunk
-from ..core.errors import InputError, InputTypeError, InterpWarning
-from ..core.explain import DEFAULT_METHODS
-from ..core.explanation import Explanations
-from ..core.guard import preserved_rng
-from ..core.spec import InputSpec
-from ..core.tensors import own_tree
-from . import run, series
-from .arguments import check_choice, check_count, check_layer_methods, check_names
-from .batch import read_batch
-from .namespace import Callback
-from .places import Places, directory_of, logged_step
-from .report import GrowingReport
-from .subject import Subject, built_late, check_strategy, find_subject
-from .watch import Watch, is_last_batch
+from interp_plugins.api.explain import DEFAULT_METHODS
+from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
+from interp_plugins.core.explanation import Explanations
+from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import own_tree
+from interp_plugins.lightning import run, series
+from interp_plugins.lightning.arguments import check_choice, check_count, check_layer_methods, check_names
+from interp_plugins.lightning.batch import read_batch
+from interp_plugins.lightning.namespace import Callback
+from interp_plugins.lightning.report import GrowingReport
+from interp_plugins.lightning.sinks import Places, directory_of, logged_step
+from interp_plugins.lightning.stage_state import Watch, is_last_batch
+from interp_plugins.lightning.subject import Subject, built_late, check_strategy, find_subject
 
 if TYPE_CHECKING:
-    from .namespace import LightningModule, Trainer
+    from interp_plugins.lightning.namespace import LightningModule, Trainer
 
 _STAGES = ("validate", "test", "train")
 _LOGGERS = ("auto", "files", "both", "none")

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.errors import InputError
-from ..core.explanation import Explanations
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.explanation import Explanations
 
 
 class GrowingReport:
@@ -42,8 +42,8 @@ class GrowingReport:
         """
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-        from ..insights.given import Given
-        from ..insights.report import catalogue, file_html, records_of, run_blocks
+        from interp_plugins.insights.precomputed import Given
+        from interp_plugins.insights.report import catalogue, file_html, records_of, run_blocks
 
         files, root = url_to_fs(self.directory)
         if self.path is None:

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..core.errors import InputError, InputTypeError, TargetError
-from ..core.explain import DEFAULT_METHODS
-from ..core.explain import explain as core_explain
-from ..core.explanation import Explanations
-from ..core.guard import preserved_rng
-from ..core.spec import InputSpec
-from ..core.tensors import own_tree
-from .batch import ByName, ModelInput, read_batch
-from .subject import Subject, explained_inference_error, find_subject
+from interp_plugins.api.explain import DEFAULT_METHODS
+from interp_plugins.api.explain import explain as core_explain
+from interp_plugins.core.errors import InputError, InputTypeError, TargetError
+from interp_plugins.core.explanation import Explanations
+from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import own_tree
+from interp_plugins.lightning.batch import ByName, ModelInput, read_batch
+from interp_plugins.lightning.subject import Subject, explained_inference_error, find_subject
 
 if TYPE_CHECKING:
-    from .namespace import Trainer
+    from interp_plugins.lightning.namespace import Trainer
 
 
 def explain(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .batch import ModelInput
+from interp_plugins.lightning.batch import ModelInput
 
 
 class Samples:

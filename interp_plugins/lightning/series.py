@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.explanation import Explanation, Explanations
-from ..core.tensors import as_tuple
-from ..metrics import cosine_similarity, gini_index, spearman_correlation
+from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.tensors import as_tuple
+from interp_plugins.metrics import cosine_similarity, gini_index, spearman_correlation
 
 
 def series_names(exps: Explanations) -> list[str]:

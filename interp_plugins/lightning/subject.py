@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..core.errors import InterpError, LayerError, ModelError, unknown
-from ..core.site import resolve_layer
+from interp_plugins.core.errors import InterpError, LayerError, ModelError, unknown
+from interp_plugins.core.layers import resolve_layer
 
 if TYPE_CHECKING:
-    from .namespace import Trainer
+    from interp_plugins.lightning.namespace import Trainer
 
 # Strategies under which a rank holds a part of the weights only; by name, because there are two Lightning packages.
 _SHARDING = ("FSDPStrategy", "XLAFSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")

@@ -16,22 +16,22 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
 
-from ..core.errors import InputError
-from ..core.explain import DEFAULT_METHODS
-from ..store import ExplanationStore
-from ..store.dataset import Numbered, draws, run_facts
-from ..store.job import Explained, Job, Settings
-from ..store.run import probe
-from ..store.run import run as run_job
-from ..store.source import as_source, find_names
-from . import run
-from .arguments import check_layer_methods, check_names
-from .batch import read_batch
-from .namespace import Callback
-from .subject import Subject, check_strategy, find_subject
+from interp_plugins.api.explain import DEFAULT_METHODS
+from interp_plugins.core.errors import InputError
+from interp_plugins.lightning import run
+from interp_plugins.lightning.arguments import check_layer_methods, check_names
+from interp_plugins.lightning.batch import read_batch
+from interp_plugins.lightning.namespace import Callback
+from interp_plugins.lightning.subject import Subject, check_strategy, find_subject
+from interp_plugins.store import ExplanationStore
+from interp_plugins.store.dataset import Numbered, draws, run_facts
+from interp_plugins.store.job import Explained, Job, Settings
+from interp_plugins.store.run import probe
+from interp_plugins.store.run import run as run_job
+from interp_plugins.store.source import as_source, find_names
 
 if TYPE_CHECKING:
-    from .namespace import LightningModule, Trainer
+    from interp_plugins.lightning.namespace import LightningModule, Trainer
 
 
 class AttributionWriter(Callback):

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.baseline import as_baselines
-from ..core.batching import auto_chunk, check_chunk, chunks
-from ..core.errors import InputError
-from ..core.forward import Forward
-from ..core.guard import frozen
-from ..core.target import as_target
-from ..core.tensors import as_tuple, check_inputs
-from .rows import Maps, as_rows
+from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.batching import auto_chunk, check_chunk, chunks
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.forward import Forward
+from interp_plugins.core.guard import frozen
+from interp_plugins.core.target import as_target
+from interp_plugins.core.tensors import as_tuple, check_inputs
+from interp_plugins.metrics.rows import Maps, as_rows
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core.errors import InputError, InputTypeError
-from ..core.tensors import as_tuple, describe, widest
+from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.tensors import as_tuple, describe, widest
 
 Maps = Tensor | tuple[Tensor, ...]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .rows import Maps, as_row_pair
+from interp_plugins.metrics.rows import Maps, as_row_pair
 
 
 def cosine_similarity(a: Maps, b: Maps) -> Tensor:

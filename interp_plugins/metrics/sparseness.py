@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .rows import Maps, as_rows
+from interp_plugins.metrics.rows import Maps, as_rows
 
 
 def gini_index(attributions: Maps) -> Tensor:

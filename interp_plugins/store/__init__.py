@@ -9,8 +9,8 @@ A run directory holds `manifest.json`, arrays in Zarr's format 3 (one shard per 
 unit, which is the record that the unit is done. Needs zarr and pyarrow: pip install 'interp-plugins[store]'.
 """
 
-from .dataset import explain_dataset
-from .errors import DiskFullError, RunDiffersError, StoreError
-from .reader import ExplanationStore
+from interp_plugins.store.dataset import explain_dataset
+from interp_plugins.store.errors import DiskFullError, RunDiffersError, StoreError
+from interp_plugins.store.reader import ExplanationStore
 
 __all__ = ["DiskFullError", "ExplanationStore", "RunDiffersError", "StoreError", "explain_dataset"]

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from . import drafts, parts
-from .errors import StoreError, need
-from .layout import Array, Layout
-from .manifest import Manifest
+from interp_plugins.store import atomic, table_parts
+from interp_plugins.store.errors import StoreError, need
+from interp_plugins.store.layout import Array, Layout
+from interp_plugins.store.manifest import Manifest
 
 FOLDER = "arrays"
 
@@ -32,16 +32,16 @@ def create(path: Path, manifest: Manifest, layout: Layout) -> None:
     folder = path / FOLDER
     if folder.exists():
         return
-    if parts.done(path) and not folder.exists():  # (another process may have been faster)
+    if table_parts.done(path) and not folder.exists():  # (another process may have been faster)
         raise StoreError(
             f"The run at {path} lists units that are done, but its folder {FOLDER} is gone. Was a part of the "
             "directory copied only? Copy the whole, or begin a new run in another directory."
         )
-    with drafts.draft_of(folder) as draft:
+    with atomic.draft_of(folder) as draft:
         _make(draft, manifest, layout)
         for file in draft.rglob("zarr.json"):
-            drafts.sync(file)
-        drafts.claim(draft, folder)
+            atomic.sync(file)
+        atomic.claim(draft, folder)
 
 
 def _make(folder: Path, manifest: Manifest, layout: Layout) -> None:
@@ -92,8 +92,8 @@ def write_unit(path: Path, manifest: Manifest, unit: int, values: Mapping[str, n
             left.unlink(missing_ok=True)
         open_array(path, name, mode="r+")[rows.start : rows.stop] = value
         if shard.exists():  # there is none if every sample failed
-            drafts.sync(shard)
-            drafts.sync_directory(shard.parent)
+            atomic.sync(shard)
+            atomic.sync_directory(shard.parent)
 
 
 def shard_path(path: Path, name: str, unit: int, ndim: int) -> Path:

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..core.errors import InputError, InputTypeError, TargetError
-from ..core.explain import DEFAULT_METHODS, explain
-from ..core.guard import modules_of
-from ..core.methods import attribute_names
-from ..core.registry import method_info
-from ..core.tensors import describe
-from .fingerprint import described, method_facts, model_facts
-from .job import Explained, Job, Settings
-from .reader import ExplanationStore
-from .run import run
-from .source import as_source, find_names
+from interp_plugins.api.binding import attribute_names
+from interp_plugins.api.explain import DEFAULT_METHODS, explain
+from interp_plugins.core.errors import InputError, InputTypeError, TargetError
+from interp_plugins.core.guard import modules_of
+from interp_plugins.core.registry import method_info
+from interp_plugins.core.tensors import describe
+from interp_plugins.store.fingerprint import described, method_facts, model_facts
+from interp_plugins.store.job import Explained, Job, Settings
+from interp_plugins.store.reader import ExplanationStore
+from interp_plugins.store.run import run
+from interp_plugins.store.source import as_source, find_names
 
 
 def explain_dataset(

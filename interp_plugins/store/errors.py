@@ -7,7 +7,7 @@ import importlib
 import sys
 from typing import Any
 
-from ..core.errors import InterpError
+from interp_plugins.core.errors import InterpError
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file is too large"}
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.errors import InputError
-from ..core.explanation import Explanations
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.explanation import Explanations
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import metadata
-from ..core.explanation import Explanation, Explanations
-from ..core.spec import InputSpec
-from ..core.tensors import as_tuple
+from interp_plugins.core import metadata
+from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import as_tuple
 
 INPUTS = "inputs"
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from ..core.errors import InterpWarning
-from . import drafts
-from .errors import RunDiffersError, StoreError
-from .fingerprint import flat
+from interp_plugins.core.errors import InterpWarning
+from interp_plugins.store import atomic
+from interp_plugins.store.errors import RunDiffersError, StoreError
+from interp_plugins.store.fingerprint import flat
 
 SCHEMA = 1
 NAME = "manifest.json"
@@ -96,10 +96,10 @@ def publish(path: Path, identity: dict[str, Any], layout: dict[str, Any]) -> Man
     identity, layout = (json.loads(json.dumps(v)) for v in (identity, layout))  # lists for tuples, as they come back
     mine = Manifest(identity, layout, {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **here()})
     content = {"schema": SCHEMA, "identity": mine.identity, "layout": mine.layout, "made": mine.made}
-    with drafts.draft_of(path / NAME) as draft:
+    with atomic.draft_of(path / NAME) as draft:
         draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        drafts.sync(draft)
-        drafts.claim(draft, path / NAME)
+        atomic.sync(draft)
+        atomic.claim(draft, path / NAME)
     found = read(path)
     assert found is not None
     check_same(path, found, identity)
@@ -151,7 +151,7 @@ def here() -> dict[str, Any]:
     for package in ("zarr", "pyarrow", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    from .. import __version__
+    from interp_plugins import __version__
 
     return {"versions": {"interp_plugins": __version__, **versions}, "threads": torch.get_num_threads()}
 

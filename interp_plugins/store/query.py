@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import unknown
-from . import parts
-from .errors import need
-from .layout import Layout
+from interp_plugins.core.errors import unknown
+from interp_plugins.store import table_parts
+from interp_plugins.store.errors import need
+from interp_plugins.store.layout import Layout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ def condition(layout: Layout, name: str, wanted: Any) -> Any:
         UnknownNameError: no such column, with the nearest names.
     """
     field = need("pyarrow.compute").field
-    known = parts.columns(layout)
+    known = table_parts.columns(layout)
     if name == "correct":
         equal = field("prediction") == field("label")
         return equal if wanted else ~equal
@@ -68,7 +68,7 @@ def summary(frame: pd.DataFrame, methods: Sequence[str], by: str | None) -> pd.D
         raise unknown("column", by, known)
     frame["correct"] = (frame["prediction"] == frame["label"]).astype(float)
     frame.loc[frame["prediction"].isna() | frame["label"].isna(), "correct"] = np.nan
-    frame["failed"] = (frame["status"] != parts.OK).astype(int)
+    frame["failed"] = (frame["status"] != table_parts.OK).astype(int)
     named = {"label": "label_name", "prediction": "prediction_label", "target": "target_label"}.get(by or "", by)
     key = named if named in frame.columns and frame[named].notna().any() else by
     made = {

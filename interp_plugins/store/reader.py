@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..core.errors import InputError, InputTypeError, unknown
-from ..core.explanation import Explanation, Explanations
-from ..core.registry import canonical_name
-from . import arrays, manifest, parts
-from .errors import StoreError, need
-from .layout import Array, Layout, Map
-from .query import condition, summary
-from .restore import restored
+from interp_plugins.core.errors import InputError, InputTypeError, unknown
+from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.registry import canonical_name
+from interp_plugins.store import arrays, manifest, table_parts
+from interp_plugins.store.errors import StoreError, need
+from interp_plugins.store.layout import Array, Layout, Map
+from interp_plugins.store.query import condition, summary
+from interp_plugins.store.restore import restored
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,10 +64,10 @@ class ExplanationStore:
 
     def refresh(self) -> ExplanationStore:
         """Look again which units are there, while a run is going on. Returns itself."""
-        done = parts.done(self.path)
+        done = table_parts.done(self.path)
         if done != self._done or self._table is None:
             self._done = done
-            self._table = parts.read(self.path, sorted(done), self._layout)
+            self._table = table_parts.read(self.path, sorted(done), self._layout)
         return self
 
     # -- what is there ---------------------------------------------------------------------------------------
@@ -96,14 +96,14 @@ class ExplanationStore:
     def samples(self) -> list[int]:
         """Numbers of the samples that have maps, in the selection."""
         table = self.table()
-        return [i for i, s in zip(table["sample"].to_pylist(), table["status"].to_pylist()) if s == parts.OK]
+        return [i for i, s in zip(table["sample"].to_pylist(), table["status"].to_pylist()) if s == table_parts.OK]
 
     @property
     def failed(self) -> dict[int, str]:
         """The samples that failed, in the selection, and why."""
         table = self.table()
         columns = (table[name].to_pylist() for name in ("sample", "status", "error"))
-        return {i: error for i, status, error in zip(*columns) if status != parts.OK}
+        return {i: error for i, status, error in zip(*columns) if status != table_parts.OK}
 
     def __len__(self) -> int:
         """Number of samples that have maps, in the selection."""
@@ -174,7 +174,7 @@ class ExplanationStore:
         unit_size = self.manifest.unit_size
         rows = self._table.take([sizes[i // unit_size] * unit_size + i % unit_size for i in numbers])
         for i, status, error in zip(numbers, rows["status"].to_pylist(), rows["error"].to_pylist()):
-            if status != parts.OK:
+            if status != table_parts.OK:
                 raise StoreError(
                     f"Sample {i} has no maps: {error}. store.failed lists all such samples; retry_failed=True does "
                     "their units again."

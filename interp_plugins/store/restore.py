@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.explanation import Explanation
-from ..core.metadata import from_json
-from . import parts
-from .layout import Layout, Map
-from .manifest import Manifest
-from .source import sample_seed
+from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.metadata import from_json
+from interp_plugins.store import table_parts
+from interp_plugins.store.layout import Layout, Map
+from interp_plugins.store.manifest import Manifest
+from interp_plugins.store.source import sample_seed
 
 
 def restored(
@@ -54,7 +54,7 @@ def restored(
         return None if values is None else tuple(values)
 
     def of_target(name: str) -> str:
-        return parts.target_column(name, one.target)
+        return table_parts.target_column(name, one.target)
 
     passes = {k: column(f"{one.key}.{k}") for k in ("forward_passes", "backward_passes")}
     measures = {k: columns[f"{one.key}.{k}"] for k in one.measures}

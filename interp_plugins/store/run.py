@@ -12,18 +12,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.batching import progress_bar
-from ..core.errors import InputError
-from ..core.explanation import Explanations
-from ..core.guard import preserved_rng
-from . import arrays, manifest, parts
-from .errors import DiskFullError, StoreError, disk_full, need
-from .fingerprint import described, digest
-from .job import Job, Settings, place
-from .layout import Layout, layout_of
-from .manifest import Manifest
-from .source import Failure, Seeded, read_batches, sample_seed
-from .unit import Unit
+from interp_plugins.core.batching import progress_bar
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.explanation import Explanations
+from interp_plugins.core.guard import preserved_rng
+from interp_plugins.store import arrays, manifest, table_parts
+from interp_plugins.store.errors import DiskFullError, StoreError, disk_full, need
+from interp_plugins.store.fingerprint import described, digest
+from interp_plugins.store.job import Job, Settings, place
+from interp_plugins.store.layout import Layout, layout_of
+from interp_plugins.store.manifest import Manifest
+from interp_plugins.store.source import Failure, Seeded, read_batches, sample_seed
+from interp_plugins.store.work_unit import Unit
 
 _UNITS = 64  # so many units, where the data allow it, keep up to as many processes busy
 _LARGEST = 64  # samples of a unit: what a crash costs, and what is held in memory
@@ -45,8 +45,8 @@ def run(job: Job, path: str | Path, settings: Settings) -> None:
         made = _prepare(job, path, settings)
         layout = Layout.from_json(made.layout)
         arrays.create(path, made, layout)
-    finished = parts.done(path)
-    again = parts.with_failures(path, sorted(finished)) if settings.retry_failed else set()
+    finished = table_parts.done(path)
+    again = table_parts.with_failures(path, sorted(finished)) if settings.retry_failed else set()
     mine = [u for u in range(made.units) if u % world == rank and (u not in finished or u in again)]
     quiet = rank > 0 and settings.progress is None
     bar = progress_bar(sum(len(made.samples(u)) for u in mine), "Explaining", False if quiet else settings.progress)
@@ -64,7 +64,7 @@ def run(job: Job, path: str | Path, settings: Settings) -> None:
                 bar.update(len(numbers))
             with _room(path, f"unit {unit} (samples {work.samples.start} to {work.samples.stop - 1})"):
                 arrays.write_unit(path, made, unit, work.values)
-                parts.commit(path, unit, layout, work.rows)
+                table_parts.commit(path, unit, layout, work.rows)
 
 
 @contextlib.contextmanager

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
-from ..core.errors import InputError, InputTypeError
-from ..core.guard import preserved_rng, seed_torch
-from ..core.tensors import describe
+from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.guard import preserved_rng, seed_torch
+from interp_plugins.core.tensors import describe
 
 _LOADER_OPTIONS = ("num_workers", "worker_init_fn", "multiprocessing_context", "prefetch_factor", "timeout")
 

@@ -5,17 +5,17 @@ in `medium`; each picture of whole explanations has one as well (`summary`, `dep
 Nothing here touches pyplot's state, and nothing computes attributions.
 """
 
-from . import array, image, series, tabular, text, volume  # noqa: F401  (each registers its medium)
-from .depth import layers_by_tokens
-from .figure import Plot
-from .grid import plot, show_grid
-from .medium import all_kinds
-from .notebook import notebook_html
-from .page import to_html
-from .scale import Scale, ScaleRule
-from .shares import input_shares
-from .show import show
-from .summary import beeswarm, importance
+from interp_plugins.viz import array, image, series, tabular, text, volume  # noqa: F401  (each registers its medium)
+from interp_plugins.viz.depth import layers_by_tokens
+from interp_plugins.viz.figure import Plot
+from interp_plugins.viz.grid import plot, show_grid
+from interp_plugins.viz.notebook import notebook_html
+from interp_plugins.viz.page import to_html
+from interp_plugins.viz.renderer import all_kinds
+from interp_plugins.viz.scale import Scale, ScaleRule
+from interp_plugins.viz.shares import input_shares
+from interp_plugins.viz.show import show
+from interp_plugins.viz.summary import beeswarm, importance
 
 __all__ = [
     "Plot",

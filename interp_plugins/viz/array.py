@@ -9,11 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 
 from interp_plugins.core.explanation import Explanation
-
-from . import colour
-from .figure import bare
-from .medium import Medium, register
-from .scale import Scale, finite
+from interp_plugins.viz import colour
+from interp_plugins.viz.figure import bare
+from interp_plugins.viz.renderer import Medium, register
+from interp_plugins.viz.scale import Scale, finite
 
 
 class ArrayMedium(Medium):

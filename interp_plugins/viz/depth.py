@@ -13,12 +13,11 @@ import numpy as np
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
-
-from .figure import Plot, add_colorbar
-from .overview import Explained, asked, axes_for, heading, overview, rows_of_names
-from .scale import ScaleRule, finite
-from .text import TextMedium, ink_on, spelled, tokens_of
-from .titles import method_title, number, shorten, target_text, with_probability
+from interp_plugins.viz.figure import Plot, add_colorbar
+from interp_plugins.viz.overview import Explained, asked, axes_for, heading, overview, rows_of_names
+from interp_plugins.viz.scale import ScaleRule, finite
+from interp_plugins.viz.text import TextMedium, ink_on, spelled, tokens_of
+from interp_plugins.viz.titles import method_title, number, shorten, target_text, with_probability
 
 _LETTERS = 60  # cells up to which numbers are written into them
 

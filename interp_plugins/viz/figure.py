@@ -17,8 +17,8 @@ from matplotlib.image import imsave
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 
-from . import colour
-from .scale import Scale
+from interp_plugins.viz import colour
+from interp_plugins.viz.scale import Scale
 
 _METADATA: dict[str, Any] = {"Software": None}  # the same picture is the same bytes, whatever drew it
 

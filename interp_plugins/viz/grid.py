@@ -11,14 +11,13 @@ from matplotlib.figure import FigureBase
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
-
-from . import colour
-from .figure import Plot, bare, characters, display_in_notebook, new_figure
-from .inputs import Part, by_input, part_text
-from .medium import attribution_medium, input_medium, is_signed, panel, resolve_kind
-from .overview import OVERVIEWS
-from .scale import Scale, ScaleRule
-from .titles import broken, method_title, original_caption, panel_caption
+from interp_plugins.viz import colour
+from interp_plugins.viz.figure import Plot, bare, characters, display_in_notebook, new_figure
+from interp_plugins.viz.inputs import Part, by_input, part_text
+from interp_plugins.viz.overview import OVERVIEWS
+from interp_plugins.viz.renderer import attribution_medium, input_medium, is_signed, panel, resolve_kind
+from interp_plugins.viz.scale import Scale, ScaleRule
+from interp_plugins.viz.titles import broken, method_title, original_caption, panel_caption
 
 _FONT = 8.5
 _CHAR = 0.58 * _FONT / 72  # width of an average character in inches

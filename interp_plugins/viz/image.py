@@ -10,12 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 
 from interp_plugins.core.explanation import Explanation
-
-from . import colour, pixels
-from .figure import bare, compact, png_of_pixels
-from .medium import Medium, register
-from .scale import Scale, finite
-from .tiles import rows_and_columns, tile_names
+from interp_plugins.viz import colour, pixels
+from interp_plugins.viz.figure import bare, compact, png_of_pixels
+from interp_plugins.viz.renderer import Medium, register
+from interp_plugins.viz.scale import Scale, finite
+from interp_plugins.viz.tiles import rows_and_columns, tile_names
 
 _PICTURES: dict[str, Callable[[np.ndarray, np.ndarray, Scale], np.ndarray]] = {
     "overlay": pixels.overlay,

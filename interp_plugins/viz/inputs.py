@@ -14,8 +14,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explanation import Explanation
-
-from .pixels import pictures
+from interp_plugins.viz.pixels import pictures
 
 
 class Part(NamedTuple):

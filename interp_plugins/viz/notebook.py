@@ -10,13 +10,12 @@ from html import escape
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
-
-from . import facts
-from .figure import data_uri
-from .inputs import Part, by_input, part_text
-from .medium import attribution_medium, fit_scale, input_medium, is_signed, resolve_kind
-from .scale import Scale, ScaleRule
-from .titles import method_title, original_caption, panel_caption, shorten
+from interp_plugins.viz import captions
+from interp_plugins.viz.figure import data_uri
+from interp_plugins.viz.inputs import Part, by_input, part_text
+from interp_plugins.viz.renderer import attribution_medium, fit_scale, input_medium, is_signed, resolve_kind
+from interp_plugins.viz.scale import Scale, ScaleRule
+from interp_plugins.viz.titles import method_title, original_caption, panel_caption, shorten
 
 MAX_SAMPLES = 4
 _WIDE = 60  # characters of a caption that are shown at most
@@ -100,8 +99,8 @@ def _block(picture: str, name: str, caption: str) -> str:
 
 def _table(exps: Sequence[Explanation], shown: int) -> str:
     """A row per method and sample."""
-    rows = [(i, facts.row(exp, i)) for i in range(shown) for exp in exps if i < len(exp)]
-    used = [name for name in _COLUMNS if any(row[name] != facts.NONE for _, row in rows)]
+    rows = [(i, captions.row(exp, i)) for i in range(shown) for exp in exps if i < len(exp)]
+    used = [name for name in _COLUMNS if any(row[name] != captions.NONE for _, row in rows)]
     numbered = shown > 1
     head = (["Sample"] if numbered else []) + used
     lines = [_cells("th", head)]

@@ -16,9 +16,8 @@ from matplotlib.figure import FigureBase
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
-
-from . import colour
-from .figure import Plot, new_figure
+from interp_plugins.viz import colour
+from interp_plugins.viz.figure import Plot, new_figure
 
 Explained = Explanation | Sequence[Explanation]
 F = TypeVar("F", bound=Callable[..., Plot])

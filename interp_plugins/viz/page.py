@@ -11,15 +11,14 @@ from html import escape
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
-
-from . import colour, facts
-from .figure import compact, data_uri, png_of_figure
-from .inputs import Part, by_input, part_text
-from .medium import attribution_medium, fit_scale, input_medium, is_signed, resolve_kind
-from .overview import Overview, fitting
-from .scale import Scale, ScaleRule
-from .template import FIGURE, OVERVIEW, PAGE, POLICY, SAMPLE, STYLE
-from .titles import method_title, original_caption, panel_caption
+from interp_plugins.viz import captions, colour
+from interp_plugins.viz.figure import compact, data_uri, png_of_figure
+from interp_plugins.viz.inputs import Part, by_input, part_text
+from interp_plugins.viz.overview import Overview, fitting
+from interp_plugins.viz.renderer import attribution_medium, fit_scale, input_medium, is_signed, resolve_kind
+from interp_plugins.viz.scale import Scale, ScaleRule
+from interp_plugins.viz.template import FIGURE, OVERVIEW, PAGE, POLICY, SAMPLE, STYLE
+from interp_plugins.viz.titles import method_title, original_caption, panel_caption
 
 _SMALL = 96  # pixels below which a picture is enlarged without smoothing
 _WIDE = 200  # characters of a label that are shown at most
@@ -89,7 +88,7 @@ def _lead(exps: Sequence[Explanation], shown: int, total: int) -> str:
 
 def _legend(exps: Sequence[Explanation]) -> list[tuple[str, str]]:
     signed = [is_signed(exp) for exp in exps]
-    return facts.legend(
+    return captions.legend(
         signed=any(signed),
         unsigned=not all(signed),
         image=any(attribution_medium(exp).name == "image" for exp in exps),
@@ -105,10 +104,10 @@ def _sample(
     here = [exp for exp in exps if i < len(exp)]
     pictures = [original_figure(here[0], i, longest)]
     pictures += [map_figure(exp, i, kinds, rule, longest) for exp in here]
-    rows = [facts.row(exp, i) for exp in here]
-    used = [name for name in facts.COLUMNS if any(row[name] != facts.NONE for row in rows)]
+    rows = [captions.row(exp, i) for exp in here]
+    used = [name for name in captions.COLUMNS if any(row[name] != captions.NONE for row in rows)]
     return SAMPLE.substitute(
-        heading=escape(facts.sample_heading(here[0], i, total)),
+        heading=escape(captions.sample_heading(here[0], i, total)),
         pictures="".join(pictures),
         head=cells("th", used),
         rows="\n".join(f"<tr>{cells('td', [row[name] for name in used])}</tr>" for row in rows),

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.spec import InputSpec
-
-from . import colour
-from .scale import Scale
+from interp_plugins.viz import colour
+from interp_plugins.viz.scale import Scale
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _FINE = 192  # pixels of the shorter side up to which a picture is enlarged before lines are drawn

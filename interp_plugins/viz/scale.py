@@ -13,8 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 
 from interp_plugins.core.errors import InputError, unknown
-
-from . import colour
+from interp_plugins.viz import colour
 
 NORMALIZE = ("percentile", "max", "none")
 

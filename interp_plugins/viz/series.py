@@ -14,11 +14,10 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.ticker import MaxNLocator
 
 from interp_plugins.core.explanation import Explanation
-
-from . import colour
-from .medium import Medium, register
-from .scale import Scale, finite
-from .titles import shorten
+from interp_plugins.viz import colour
+from interp_plugins.viz.renderer import Medium, register
+from interp_plugins.viz.scale import Scale, finite
+from interp_plugins.viz.titles import shorten
 
 MAX_LANES = 8
 _FILL = 0.8  # the part of a lane's height that its line takes

@@ -10,14 +10,13 @@ from matplotlib.axes import Axes
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
-
-from . import colour
-from .figure import Plot, compact
-from .inputs import Part, by_input, has_several
-from .overview import Explained, asked, axes_for, heading, overview, rows_of_names
-from .scale import finite
-from .text import ink_on
-from .titles import method_title, sample_text, shorten, target_text
+from interp_plugins.viz import colour
+from interp_plugins.viz.figure import Plot, compact
+from interp_plugins.viz.inputs import Part, by_input, has_several
+from interp_plugins.viz.overview import Explained, asked, axes_for, heading, overview, rows_of_names
+from interp_plugins.viz.scale import finite
+from interp_plugins.viz.text import ink_on
+from interp_plugins.viz.titles import method_title, sample_text, shorten, target_text
 
 
 def _why_not(exps: Sequence[Explanation]) -> str:

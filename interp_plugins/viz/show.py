@@ -6,13 +6,12 @@ from matplotlib.axes import Axes
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
-
-from . import colour
-from .figure import characters, display_in_notebook, new_figure
-from .inputs import choose, part_text
-from .medium import attribution_medium, is_signed, panel, resolve_kind
-from .scale import ScaleRule
-from .titles import broken, original_caption, panel_title
+from interp_plugins.viz import colour
+from interp_plugins.viz.figure import characters, display_in_notebook, new_figure
+from interp_plugins.viz.inputs import choose, part_text
+from interp_plugins.viz.renderer import attribution_medium, is_signed, panel, resolve_kind
+from interp_plugins.viz.scale import ScaleRule
+from interp_plugins.viz.titles import broken, original_caption, panel_title
 
 _FONT, _SMALL_FONT = 10, 8
 _ROOMY = 36  # characters per line from which the title is set in the larger size

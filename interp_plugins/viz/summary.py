@@ -17,13 +17,12 @@ from matplotlib.colors import Normalize
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
-
-from . import colour
-from .figure import Plot, compact
-from .overview import Explained, asked, axes_for, heading, overview, rows_of_names
-from .scale import finite
-from .tabular import TabularMedium, feature_names
-from .titles import method_title, shorten
+from interp_plugins.viz import colour
+from interp_plugins.viz.figure import Plot, compact
+from interp_plugins.viz.overview import Explained, asked, axes_for, heading, overview, rows_of_names
+from interp_plugins.viz.scale import finite
+from interp_plugins.viz.tabular import TabularMedium, feature_names
+from interp_plugins.viz.titles import method_title, shorten
 
 _MOST_DOTS = 3000  # rows drawn one by one; of more, evenly spaced ones are taken
 _OUTER = (5.0, 95.0)  # percentiles of a feature's values that get the ends of the colours

@@ -9,12 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 
 from interp_plugins.core.explanation import Explanation
-
-from . import colour
-from .figure import bare, compact
-from .medium import Medium, register
-from .scale import Scale, finite
-from .titles import shorten
+from interp_plugins.viz import colour
+from interp_plugins.viz.figure import bare, compact
+from interp_plugins.viz.renderer import Medium, register
+from interp_plugins.viz.scale import Scale, finite
+from interp_plugins.viz.titles import shorten
 
 MAX_BARS = 12
 

@@ -21,11 +21,10 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from interp_plugins.core.explanation import Explanation
-
-from . import colour
-from .figure import bare
-from .medium import Medium, register
-from .scale import Scale, finite
+from interp_plugins.viz import colour
+from interp_plugins.viz.figure import bare
+from interp_plugins.viz.renderer import Medium, register
+from interp_plugins.viz.scale import Scale, finite
 
 _COLUMNS, _FONT = 52, 8.0  # characters per line and points of a picture
 _WIDTH = _COLUMNS * 0.602 * _FONT / 72 + 0.15  # a character of the fixed-width face is 0.602 of its size wide

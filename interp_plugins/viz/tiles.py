@@ -7,9 +7,9 @@ import math
 import numpy as np
 from matplotlib.axes import Axes
 
-from . import colour
-from .figure import bare
-from .titles import shorten
+from interp_plugins.viz import colour
+from interp_plugins.viz.figure import bare
+from interp_plugins.viz.titles import shorten
 
 
 def rows_and_columns(count: int) -> tuple[int, int]:

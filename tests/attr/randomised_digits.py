@@ -1,6 +1,6 @@
 """The randomisation check on networks that a test can train: all weights drawn anew, for every method with a class.
 
-    python -m tests.attr.randomised_digits [method ...]      prints DIGITS of interp_plugins/attr/randomised.py
+    python -m tests.attr.randomised_digits [method ...]      prints DIGITS of interp_plugins/attr/evidence/randomised.py
 
 A CNN, and for the methods about attention a vision transformer (four layers, four heads, 16 patches and a class token),
 learn scikit-learn's digits. Digits that they have not seen (6, or 48 for the transformer, whose maps have 16 places)

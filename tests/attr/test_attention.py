@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import interp_plugins.attr as attr
 from interp_plugins import explain
-from interp_plugins.attr.attention_maps import Attentions
+from interp_plugins.attr.attention.maps import Attentions
 from interp_plugins.core.errors import LayerError, ModelError, UnknownNameError
 from interp_plugins.core.forward import Call
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 import interp_plugins.attr as attr
 from interp_plugins import explain
-from interp_plugins.attr.full_grad import full_gradient
+from interp_plugins.attr.gradient.full_grad import full_gradient
 from interp_plugins.core.errors import InputError, InterpWarning, LayerError, TargetError, UnknownNameError
 from interp_plugins.core.forward import Call, Forward
 from interp_plugins.core.grid import find_grid, last_grid_layer, watch
 from interp_plugins.core.guard import frozen
-from interp_plugins.core.site import layer_name
+from interp_plugins.core.layers import layer_name
 from interp_plugins.core.target import as_target
 
 FAMILY = ["GradCAMPlusPlus", "XGradCAM", "LayerCAM", "HiResCAM", "EigenGradCAM", "EigenCAM", "ScoreCAM", "AblationCAM"]

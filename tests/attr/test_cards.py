@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from interp_plugins.attr import randomised
-from interp_plugins.attr.cards import CARDS, card, methods_page
-from interp_plugins.attr.randomised import CASCADE, DIGITS, INSTEAD, LIMIT, PASSING_WORDS, TRANSFORMER, verdict
+from interp_plugins.attr.evidence import randomised
+from interp_plugins.attr.evidence.cards import CARDS, card, methods_page
+from interp_plugins.attr.evidence.randomised import CASCADE, DIGITS, INSTEAD, LIMIT, PASSING_WORDS, TRANSFORMER, verdict
 from interp_plugins.core.errors import RandomisationWarning
 from interp_plugins.core.registry import list_methods, method_info
 from tests.attr.randomised_digits import CHECKED, measured
@@ -22,19 +22,23 @@ PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 @pytest.mark.parametrize("name", list_methods())
 def test_every_method_has_a_card(name: str) -> None:
     found = card(name)
-    assert found is not None and found.cost, f"{name}: give it a card in interp_plugins/attr/cards.py"
+    assert found is not None and found.cost, f"{name}: give it a card in interp_plugins/attr/evidence/cards.py"
 
 
 def test_cards_belong_to_methods_and_the_page_is_made_of_them() -> None:
     assert [n for n in (*CARDS, *DIGITS, *CASCADE, *TRANSFORMER) if method_info(n).name != n] == []
-    assert PAGE.read_text() == methods_page() + "\n", "run: python -m interp_plugins.attr.cards > docs/methods.md"
+    assert PAGE.read_text() == methods_page() + "\n", (
+        "run: python -m interp_plugins.attr.evidence.cards > docs/methods.md"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKED)
 def test_randomisation_check_is_what_the_card_says(name: str) -> None:
     mean, spread = measured(name)
-    assert name in DIGITS, f"{name}: write {mean:.2f}, {spread:.2f} into DIGITS of interp_plugins/attr/randomised.py"
+    assert name in DIGITS, (
+        f"{name}: write {mean:.2f}, {spread:.2f} into DIGITS of interp_plugins/attr/evidence/randomised.py"
+    )
     assert mean == pytest.approx(DIGITS[name][0], abs=0.1 + DIGITS[name][1])  # trained on another machine
 
 

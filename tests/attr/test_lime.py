@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from interp_plugins.attr import Lime, LimeBase
-from interp_plugins.attr.surrogate import SkLearnLinearModel, SkLearnRidge, WeightedRidge
-from interp_plugins.attr.switching import get_exp_kernel_similarity_function
+from interp_plugins.attr.perturbation.lime_sampling import get_exp_kernel_similarity_function
+from interp_plugins.attr.perturbation.surrogate import SkLearnLinearModel, SkLearnRidge, WeightedRidge
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, ModelError
 
 
@@ -79,7 +79,7 @@ def test_lime_without_scikit_learn(net: nn.Module, x: Tensor) -> None:
 
 
 def test_import_does_not_load_scikit_learn() -> None:
-    import interp_plugins.attr.surrogate as module
+    import interp_plugins.attr.perturbation.surrogate as module
 
     tree = ast.parse(inspect.getsource(module))
     imported = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]

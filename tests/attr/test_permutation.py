@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.attr import FeaturePermutation, LayerFeaturePermutation
-from interp_plugins.attr.permutation import permute_feature
+from interp_plugins.attr.perturbation.permutation import permute_feature
 from interp_plugins.core.errors import InputError, InputTypeError
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interp_plugins.attr import DeepLift, DeepLiftShap, GuidedBackprop, LayerDeepLift, LayerDeepLiftShap
-from interp_plugins.attr.rules.names import op_name
+from interp_plugins.attr.backward.rules.names import op_name
 from interp_plugins.core.errors import ConvergenceWarning, InputError, InputTypeError, ModelError
 
 Function = Callable[[Tensor], Tensor]

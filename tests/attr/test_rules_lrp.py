@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from interp_plugins import explain
 from interp_plugins.attr import LRP, LayerLRP
-from interp_plugins.attr.rules import (
+from interp_plugins.attr.backward.rules import (
     AlphaBeta,
     Box,
     Composite,

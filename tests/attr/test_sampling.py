@@ -22,9 +22,9 @@ from interp_plugins.attr import (
     ShapleyValueSampling,
     Sobol,
 )
-from interp_plugins.attr.average import Average, relative_error, rounds, student
-from interp_plugins.attr.surrogate import SkLearnLasso, WeightedRidge
-from interp_plugins.attr.switching import orthogonal_perturb_generator
+from interp_plugins.attr.perturbation.lime_sampling import orthogonal_perturb_generator
+from interp_plugins.attr.perturbation.surrogate import SkLearnLasso, WeightedRidge
+from interp_plugins.attr.shared.average import Average, relative_error, rounds, student
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.report import collect
 

@@ -15,9 +15,9 @@ from interp_plugins import explain
 from interp_plugins.attr import GradientShap, IntegratedGradients, NoiseTunnel
 from interp_plugins.core.errors import InputError, ModelError
 from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.layers import Layer
+from interp_plugins.core.multi_target import Several, target_by_target
 from interp_plugins.core.report import collect
-from interp_plugins.core.several import Several, target_by_target
-from interp_plugins.core.site import Layer
 from interp_plugins.core.target import Index
 
 POOL = torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from interp_plugins import explain
 from interp_plugins.attr import Occlusion
-from interp_plugins.attr.window_grid import Lattice
-from interp_plugins.core.accelerate import acceleration
+from interp_plugins.attr.perturbation.window_grid import Lattice
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.features import Windows
-from interp_plugins.core.incremental import engine
 from interp_plugins.core.report import collect
+from interp_plugins.engine.incremental import engine
+from interp_plugins.engine.switch import acceleration
 
 
 class Score(nn.Module):

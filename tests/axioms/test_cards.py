@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from interp_plugins.attr.cards import C, D, I, L, S, card
+from interp_plugins.attr.evidence.cards import C, D, I, L, S, card
 from interp_plugins.core.registry import list_methods, method_info
 from tests.axioms.test_axioms import close, net
 

@@ -1,8 +1,9 @@
 """The randomisation check on a large trained network: cascading, as in Adebayo et al., NeurIPS 2018, arXiv:1810.03292.
 
-    python -m tests.benchmarks.bench_randomisation [method ...]      prints what interp_plugins/attr/randomised.py holds
-    python -m tests.benchmarks.bench_randomisation --draws 3 saliency        means over three draws, and their spread
-    python -m tests.benchmarks.bench_randomisation --words [method ...]      on MiniLM (`minilm_pairs.py`)
+    python -m tests.benchmarks.bench_randomisation [method ...]      prints what
+    interp_plugins/attr/evidence/randomised.py holds python -m tests.benchmarks.bench_randomisation --draws 3 saliency
+          means over three draws, and their spread python -m tests.benchmarks.bench_randomisation --words [method ...]
+              on MiniLM (`minilm_pairs.py`)
 
 EfficientNet-Lite0 with its ImageNet weights sees three photographs, 128 x 128, at the class it predicts. Its layers
 are drawn anew from the classifier downwards, five stages, each on top of the one before; after each a method's absolute
@@ -31,9 +32,9 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import explain
+from interp_plugins.api.binding import attribute_names
 from interp_plugins.attr import IntegratedGradients
-from interp_plugins.attr.randomised import TRANSFORMER
-from interp_plugins.core.methods import attribute_names
+from interp_plugins.attr.evidence.randomised import TRANSFORMER
 from interp_plugins.core.registry import list_methods, method_info
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.demo.network import MEAN, STD, lite0

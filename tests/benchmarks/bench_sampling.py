@@ -32,7 +32,7 @@ from interp_plugins.attr import (
     ShapleyValueSampling,
     Sobol,
 )
-from interp_plugins.attr.cells import grid_mask
+from interp_plugins.attr.shared.grid_features import grid_mask
 from interp_plugins.core.report import collect
 from interp_plugins.demo import lite0, save_photographs
 from tests.benchmarks.bench_tolerance import photograph

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from interp_plugins import explain
 from interp_plugins.core.errors import InputError, TargetError
 from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.multi_target import AllClasses, Several, part_of
 from interp_plugins.core.registry import list_methods, method_info
-from interp_plugins.core.several import AllClasses, Several, part_of
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Contrast, Index, Probability
 from tests.conformance.cases import COMPARES_CLASSES, Case, Problem, accepted, leaves, make, typical

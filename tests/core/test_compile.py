@@ -15,8 +15,8 @@ from interp_plugins.attr import LayerIntegratedGradients, Occlusion
 from interp_plugins.core.batching import chunks, most_rows
 from interp_plugins.core.errors import InputError, InputTypeError, ModelError, UnknownNameError
 from interp_plugins.core.guard import frozen
-from interp_plugins.core.plan.compiled import Compiled, _made, check_methods, compilation
 from interp_plugins.core.report import collect
+from interp_plugins.engine.plan.compiled import Compiled, _made, check_methods, compilation
 from tests.conformance.cases import BY_NAME, VARIANTS, attribute, distance, make, typical
 
 
@@ -188,7 +188,7 @@ def test_wrong_code_is_not_used(net: nn.Module, x: Tensor) -> None:
 
 
 def test_more_shapes_than_pay_are_refused(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp_plugins.core.plan.compiled.MOST_SHAPES", 2)
+    monkeypatch.setattr("interp_plugins.engine.plan.compiled.MOST_SHAPES", 2)
     for size in (5, 6):
         explain(net, torch.rand(1, 3, size, size).double(), "ig", compile="eager", n_steps=3)
     with pytest.raises(ModelError, match=r"code for 2 shapes was made .* Bring the inputs to one size"):

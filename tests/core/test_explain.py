@@ -16,7 +16,7 @@ import interp_plugins
 from interp_plugins import Explanation, Explanations, InputSpec, explain
 from interp_plugins.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Occlusion, Saliency
 from interp_plugins.core.errors import ConvergenceWarning, InputError, InputTypeError, ModelError, TargetError
-from interp_plugins.core.site import Layer
+from interp_plugins.core.layers import Layer
 from interp_plugins.core.target import Contrast, Index, Probability, Region
 
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from interp_plugins.attr import FeatureAblation, FeaturePermutation, Occlusion
-from interp_plugins.core.accelerate import acceleration
 from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.incremental import Incremental, engine, occlusion_cost
 from interp_plugins.core.target import as_target
-from interp_plugins.core.winograd import Winograd
+from interp_plugins.engine.incremental import Incremental, engine, occlusion_cost
+from interp_plugins.engine.kernels.winograd import Winograd
+from interp_plugins.engine.switch import acceleration
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.attr import Occlusion
-from interp_plugins.core.accelerate import acceleration
 from interp_plugins.core.features import Windows
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
-from interp_plugins.core.incremental import Incremental, checks, engine
-from interp_plugins.core.incremental.trace import trace
 from interp_plugins.core.target import as_target
+from interp_plugins.engine.incremental import Incremental, checks, engine
+from interp_plugins.engine.incremental.trace import trace
+from interp_plugins.engine.switch import acceleration
 
 
 @pytest.fixture(autouse=True)

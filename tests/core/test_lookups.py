@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from interp_plugins.api.explain import explain
 from interp_plugins.attr import (
     FeatureAblation,
     GradientShap,
@@ -26,7 +27,6 @@ from interp_plugins.attr import (
 )
 from interp_plugins.core.baseline import NO_ID, IdBaseline, Sample
 from interp_plugins.core.errors import InputError, InputTypeError, ModelError
-from interp_plugins.core.explain import explain
 
 VOCAB, WIDTH = 11, 4
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from interp_plugins import explain
 from interp_plugins.attr import GuidedBackprop, IntegratedGradients, Saliency
-from interp_plugins.core import once as module
+from interp_plugins.core.caches import remembered
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
-from interp_plugins.core.once import clean_selected, once
-from interp_plugins.core.scope import remembered
 from interp_plugins.core.target import Index
+from interp_plugins.engine import shared_passes as module
+from interp_plugins.engine.shared_passes import clean_selected, once
 
 
 class Net(nn.Module):

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from interp_plugins import acceleration
 from interp_plugins.attr import IntegratedGradients, KernelShap, LayerIntegratedGradients
-from interp_plugins.core import transformed
-from interp_plugins.core.plan import linear_map
-from interp_plugins.core.plan.linears import PackedLinear
-from interp_plugins.core.product import Product
-from interp_plugins.core.transformed import Matrix
+from interp_plugins.engine.kernels import weight_cache
+from interp_plugins.engine.kernels.product import Product
+from interp_plugins.engine.kernels.weight_cache import Matrix
+from interp_plugins.engine.plan import linear_map
+from interp_plugins.engine.plan.linears import PackedLinear
 
 packs = pytest.mark.skipif(not Product.suits(torch.zeros(1)), reason="this build of torch has no oneDNN products")
 
@@ -112,7 +112,7 @@ def test_it_is_used_where_it_pays(
 def test_a_changed_weight_is_seen(mixer: tuple[Mixer, Tensor]) -> None:
     net, x = mixer
     run = lambda: IntegratedGradients(net).attribute(x, target=1, n_steps=200, progress=False)  # noqa: E731
-    first, kept = run(), len(transformed._kept)
+    first, kept = run(), len(weight_cache._kept)
     assert kept >= 2
     net.wide.weight.data[3] += 1
     second = run()

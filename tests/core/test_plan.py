@@ -21,10 +21,10 @@ from interp_plugins.attr import (
 )
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
-from interp_plugins.core.plan import _plan
-from interp_plugins.core.plan.view import View
-from interp_plugins.core.site import Layer
+from interp_plugins.core.layers import Layer
 from interp_plugins.core.target import as_target
+from interp_plugins.engine.plan import _plan
+from interp_plugins.engine.plan.view import View
 
 
 def trained(net: nn.Module) -> nn.Module:

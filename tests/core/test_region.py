@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.api.explain import explain
 from interp_plugins.core.errors import InterpWarning, TargetError
-from interp_plugins.core.explain import explain
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.region import ClassRegion
 from interp_plugins.core.spec import InputSpec

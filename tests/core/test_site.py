@@ -16,7 +16,7 @@ from interp_plugins.attr import (
     NeuronGradient,
 )
 from interp_plugins.core.errors import InterpWarning, LayerError
-from interp_plugins.core.site import Layer, layer_name, resolve_layer
+from interp_plugins.core.layers import Layer, layer_name, resolve_layer
 
 
 class Twice(nn.Module):

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from interp_plugins import acceleration
 from interp_plugins.attr import IntegratedGradients, KernelShap
-from interp_plugins.core import transformed, winograd
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
-from interp_plugins.core.plan import _plan, convolutions, linear_map
 from interp_plugins.core.target import as_target
-from interp_plugins.core.transformed import Kernels, OfModel
-from interp_plugins.core.winograd import Winograd
+from interp_plugins.engine.kernels import weight_cache, winograd
+from interp_plugins.engine.kernels.weight_cache import Kernels, OfModel
+from interp_plugins.engine.kernels.winograd import Winograd
+from interp_plugins.engine.plan import _plan, convolutions, linear_map
 
 
 def direct(x: Tensor, weight: Tensor, padding: Any = 1) -> Tensor:
@@ -150,7 +150,7 @@ def test_kernels_that_are_kept_at_most_double_in_a_call(
     monkeypatch.setattr(linear_map, "_MOST_BYTES", 4 * 4 * net.conv1.weight.numel())
     assert len(chosen(net, x, 100)) == 1
     assert len(chosen(net, x, 100)) == 2
-    monkeypatch.setattr(transformed, "_MOST_BYTES", 0)
+    monkeypatch.setattr(weight_cache, "_MOST_BYTES", 0)
     with torch.no_grad():
         net.conv1.weight[0] += 1
         net.conv2.weight[0] += 1
@@ -162,8 +162,8 @@ def test_all_models_share_one_bound_that_counts_both_ways(
 ) -> None:
     net, x = block
     gc.collect()
-    others = sum(one.nbytes for one in transformed._kept)
-    monkeypatch.setattr(transformed, "_MOST_BYTES", others + 10 * net.conv1.weight.nbytes)
+    others = sum(one.nbytes for one in weight_cache._kept)
+    monkeypatch.setattr(weight_cache, "_MOST_BYTES", others + 10 * net.conv1.weight.nbytes)
     assert len(chosen(net, x, 100)) == 2
     kept = [one for one in kept_of(net) if one is not None]
     assert len(kept) == 1  # the weight and two forms, four times as large: before they are made
@@ -192,13 +192,13 @@ def test_kernels_are_given_again_only_for_the_same_weight(block: tuple[nn.Module
 def test_kernels_go_with_the_model(block: tuple[nn.Module, Tensor]) -> None:
     net, x = block
     gc.collect()
-    others = len(transformed._kept)
+    others = len(weight_cache._kept)
     alone = copy.deepcopy(net)
     assert chosen(alone, x, 100)
-    assert len(transformed._kept) == others + 2
+    assert len(weight_cache._kept) == others + 2
     del alone
     gc.collect()
-    assert len(transformed._kept) == others
+    assert len(weight_cache._kept) == others
 
 
 def test_maps_are_those_of_the_plain_engine(block: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,7 @@ def test_L25_no_hooks_are_left(without) -> None:
 def test_L20_a_data_set_explained_on_cuda_is_that_of_the_cpu_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     pytest.importorskip("zarr"), pytest.importorskip("pyarrow")
     from interp_plugins.store import ExplanationStore
-    from interp_plugins.store.parts import path_of
+    from interp_plugins.store.table_parts import path_of
 
     torch.manual_seed(0)
     net, data = Net(), loader(11)

@@ -13,8 +13,8 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.insights import Given, report_html
-from interp_plugins.insights.records import input_record, map_record, quantised
 from interp_plugins.insights.report import catalogue
+from interp_plugins.insights.wire import input_record, map_record, quantised
 
 
 def restored(record: dict) -> np.ndarray:

@@ -12,7 +12,7 @@ from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule, GammaRu
 from torch import Tensor, nn
 
 import interp_plugins.attr as ours
-from interp_plugins.attr.rules import epsilon_gamma_box
+from interp_plugins.attr.backward.rules import epsilon_gamma_box
 
 TIGHT = 1e-12
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
 
-from interp_plugins.attr import visualization as ours
+from interp_plugins.attr.compat import visualization as ours
 
 RNG = np.random.default_rng(3)
 MAP, PICTURE = RNG.normal(size=(9, 7, 3)), RNG.random((9, 7, 3))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import interp_plugins.attr as ours
 from interp_plugins.core.errors import InterpWarning
-from interp_plugins.core.site import Layer
+from interp_plugins.core.layers import Layer
 from tests.conformance.cases import BY_NAME, Mlp
 from tests.reference.oracle import double
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import interp_plugins.attr as attr
-from interp_plugins.core.site import Layer
+from interp_plugins.core.layers import Layer
 from tests.conformance.cases import Cnn, Mlp
 
 EXACT = 1e-12

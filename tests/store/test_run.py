@@ -22,7 +22,7 @@ from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 from interp_plugins.store import DiskFullError, ExplanationStore, RunDiffersError, StoreError, explain_dataset
 from interp_plugins.store import arrays as arrays_module
 from interp_plugins.store import manifest as manifest_module
-from interp_plugins.store import parts as parts_module
+from interp_plugins.store import table_parts as parts_module
 from interp_plugins.store.source import sample_seed
 
 

@@ -13,7 +13,7 @@ from interp_plugins.core.errors import InputError, UnknownNameError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.viz import show
-from interp_plugins.viz.medium import attribution_medium, fit_scale
+from interp_plugins.viz.renderer import attribution_medium, fit_scale
 from interp_plugins.viz.scale import ScaleRule
 from interp_plugins.viz.text import columns_of, runs_left
 from interp_plugins.viz.volume import slices

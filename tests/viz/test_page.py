@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from interp_plugins.core.errors import UnknownNameError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.viz import facts, notebook_html, to_html
+from interp_plugins.viz import captions, notebook_html, to_html
 
 EVIL = '<script>alert("x")</script>&\'" onerror=1'
 
@@ -80,7 +80,7 @@ def test_the_table_holds_the_facts(make) -> None:
     exp = make(1, params={"n_steps": 50, "mask": torch.zeros(2, 3)}, seconds=1.25, baselines=torch.zeros(1, 3, 12, 16))
     html = to_html([exp])
     for text in (
-        *facts.COLUMNS,
+        *captions.COLUMNS,
         "label 0",
         "0.391",
         "n_steps=50, mask=Tensor(2, 3)",
@@ -145,7 +145,7 @@ def test_explanations_write_and_represent_themselves(make, tmp_path) -> None:
 
 def test_parameters_are_short() -> None:
     params = {"stdevs": (0.14996059834957123, 1), "n": 50, "mode": None, "mask": torch.zeros(2, 3)}
-    assert facts.params_text(params) == "stdevs=(0.15, 1), n=50, mode=None, mask=Tensor(2, 3)"
+    assert captions.params_text(params) == "stdevs=(0.15, 1), n=50, mode=None, mask=Tensor(2, 3)"
 
 
 @pytest.mark.parametrize(
@@ -153,14 +153,14 @@ def test_parameters_are_short() -> None:
     [(None, ""), (torch.zeros(2, 3, 2, 2), "0 (model units)"), (torch.full((1, 3, 2, 2), 0.5), "0.5 (model units)")],
 )
 def test_baselines_in_words(make, baselines, text: str) -> None:
-    assert facts.baseline_text(make(size=(2, 2), baselines=baselines), 1) == text
+    assert captions.baseline_text(make(size=(2, 2), baselines=baselines), 1) == text
 
 
 def test_black_is_recognised_through_the_normalisation(make) -> None:
     spec = InputSpec(kind="image", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2))
     exp = make(size=(2, 2), baselines=spec.normalise(torch.zeros(2, 3, 2, 2)), spec=spec)
-    assert facts.baseline_text(exp, 0) == "black"
+    assert captions.baseline_text(exp, 0) == "black"
     grey = make(size=(2, 2), baselines=spec.normalise(torch.full((2, 3, 2, 2), 0.5)), spec=spec)
-    assert facts.baseline_text(grey, 0) == "0.5 (raw units)"
+    assert captions.baseline_text(grey, 0) == "0.5 (raw units)"
     noise = make(size=(2, 2), baselines=torch.tensor([-1.0, 2.0]).repeat(2, 3, 2, 1), spec=spec)
-    assert facts.baseline_text(noise, 0) == "-1 to 2 (model units)"
+    assert captions.baseline_text(noise, 0) == "-1 to 2 (model units)"

@@ -10,7 +10,7 @@ import torch
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.viz import pixels
-from interp_plugins.viz.medium import attribution_medium, is_signed
+from interp_plugins.viz.renderer import attribution_medium, is_signed
 
 SPEC = InputSpec(kind="image")
 A, B = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 6, 10)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp_plugins.attr import visualization as viz
+from interp_plugins.attr.compat import visualization as viz
 from interp_plugins.core.errors import InputError, InterpWarning
-from interp_plugins.viz.plain import normalised
+from interp_plugins.viz.captum_image import normalised
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from torchvision.models.convnext import CNBlockConfig
 
 import interp_plugins.fastai as adapter
 from interp_plugins.core.errors import InputError, InterpError, LayerError
-from interp_plugins.fastai.facts import activation_of
+from interp_plugins.fastai.learner_info import activation_of
 
 CAM = {"methods": "gradcam"}
 torch.manual_seed(0)

@@ -15,7 +15,7 @@ pytest.importorskip("jsonargparse")
 
 from pytorch_lightning.cli import LightningCLI
 
-from interp_plugins.core.explain import DEFAULT_METHODS
+from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.lightning import AttributionCallback
 
 ALL = {

@@ -1,0 +1,1 @@
+"""Methods for transformers that read attention."""

@@ -1,0 +1,195 @@
+"""GuidedBackprop, Deconvolution and GuidedGradCam: gradients with another rule at the rectifiers.
+
+The rules and their sources are in `attr/backward/rules/rectifier.py`; GuidedGradCam is Selvaraju et al. 2017,
+arXiv:1610.02391. Guided backpropagation and deconvolution change little when a network's upper layers are made random
+(Adebayo et al. 2018, arXiv:1810.03292): they draw edges rather than explain the class. Cost: one forward and one
+backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from interp_plugins.attr.backward.rules.call import Rule
+from interp_plugins.attr.backward.rules.rectifier import RectifierMode, deconvolution, guided
+from interp_plugins.attr.backward.rules.scope import under
+from interp_plugins.attr.cam.grad_cam import LayerGradCam
+from interp_plugins.attr.shared.base import (
+    GradientAttribution,
+    LayerAttribution,
+    NeuronAttribution,
+    batch_gradients,
+    prepared,
+)
+from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.errors import InputError, LayerError
+from interp_plugins.core.forward import Forward, Gradients, gradients
+from interp_plugins.core.registry import register
+from interp_plugins.core.tensors import check_float, like
+
+
+def _ruled_gradients(rule: Rule, forward: Forward, *args: Any, **kwargs: Any) -> Gradients:
+    return gradients(under(forward, RectifierMode(rule)), *args, **kwargs)
+
+
+class _Rectified(GradientAttribution):
+    """The gradient with another rule at the rectifiers.
+
+    Args:
+        model: model or callable.
+    """
+
+    shares_targets = True
+    rule: Rule
+
+    def __init__(self, model: Callable[..., Any]):
+        super().__init__(model)
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        batch_size: int | None = None,
+    ) -> Any:
+        """The changed gradient, of the inputs' shapes; arguments and errors as in `Saliency.attribute`."""
+        size = check_chunk("batch_size", batch_size)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            check_float(xs)
+            rule = type(self).rule
+            compute = partial(_ruled_gradients, rule)
+            return like(inputs, batch_gradients(forward, xs, chunk=size, compute=compute, known_as=rule).grads)
+
+
+class _Guided(_Rectified):
+    rule = staticmethod(guided)
+
+
+@register(
+    "guided_backprop", aliases=("gbp", "guided_backpropagation"), reference="Springenberg et al. 2014, arXiv:1412.6806"
+)
+class GuidedBackprop(_Guided):
+    """Gradient that passes rectifiers only where it and the activation are positive."""
+
+
+@register("deconvolution", aliases=("deconvnet", "deconv"), reference="Zeiler and Fergus 2013, arXiv:1311.2901")
+class Deconvolution(_Rectified):
+    """Gradient that passes rectifiers where it is positive, whatever the activation."""
+
+    rule = staticmethod(deconvolution)
+
+
+class _NeuronRectified(NeuronAttribution, GradientAttribution):
+    plain: type[_Rectified]
+
+    def __init__(self, model: Callable[..., Any], layer: Any, device_ids: list[int] | None = None):
+        super().__init__(model, layer, device_ids)
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        neuron_selector: Any,
+        additional_forward_args: Any = None,
+        attribute_to_neuron_input: bool = False,
+    ) -> Any:
+        """The changed gradient of the neuron chosen as in `NeuronGradient.attribute`."""
+        func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
+        return self.plain(func).attribute(inputs, additional_forward_args=additional_forward_args)
+
+
+@register("neuron_guided_backprop", site="neuron")
+class NeuronGuidedBackprop(_NeuronRectified):
+    """Guided backpropagation of a neuron."""
+
+    plain = GuidedBackprop
+
+
+@register("neuron_deconvolution", site="neuron")
+class NeuronDeconvolution(_NeuronRectified):
+    """Deconvolution of a neuron."""
+
+    plain = Deconvolution
+
+
+@register(
+    "guided_grad_cam",
+    aliases=("guided_gradcam",),
+    title="Guided Grad-CAM",
+    reference="Selvaraju et al. 2017, arXiv:1610.02391",
+)
+class GuidedGradCam(GradientAttribution):
+    """Guided backpropagation times the enlarged, rectified Grad-CAM of a layer.
+
+    Args:
+        model: model or callable.
+        layer: a convolutional layer: module, dotted name or `core.Layer`.
+        device_ids: not needed.
+    """
+
+    def __init__(self, model: Callable[..., Any], layer: Any, device_ids: list[int] | None = None):
+        super().__init__(model)
+        self.layer, self.device_ids = layer, device_ids
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        interpolate_mode: str = "nearest",
+        attribute_to_layer_input: bool = False,
+        *,
+        batch_size: int | None = None,
+    ) -> Any:
+        """The product, of the inputs' shapes.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first, floating point.
+            target: see `core.target.as_target`.
+            additional_forward_args: further positional arguments of the model.
+            interpolate_mode: how the layer's map is enlarged ("nearest", "bilinear", ...). A layer without spatial
+                dimensions weighs each sample by one number.
+            attribute_to_layer_input: use the layer's input instead of its output.
+            batch_size: samples per pass; None = automatic.
+
+        Raises:
+            LayerError: the layer has several tensors, or its map cannot be enlarged to an input's size.
+        """
+        cam = LayerGradCam(self.forward_func, self.layer).attribute(
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input,
+            relu_attributions=True,
+            batch_size=batch_size,
+        )
+        if not isinstance(cam, Tensor):
+            raise LayerError(
+                f"GuidedGradCam attributions for layer with multiple inputs / outputs is not supported: the layer gave "
+                f"{len(cam)} tensors. Choose a layer with one."
+            )
+        grads = _Guided(self.forward_func).attribute(inputs, target, additional_forward_args, batch_size=batch_size)
+        many = grads if isinstance(grads, tuple) else (grads,)
+        return like(inputs, [g * _enlarged(cam, g, interpolate_mode) for g in many])
+
+
+def _enlarged(cam: Tensor, grad: Tensor, mode: str) -> Tensor:
+    """The map (N, 1, ...) at the gradient's size."""
+    if cam.ndim == 2:
+        return cam.reshape(-1, *(1,) * (grad.ndim - 1))
+    size = tuple(grad.shape[2:])
+    if cam.ndim != grad.ndim:
+        raise LayerError(
+            f"The layer's map of shape {tuple(cam.shape)} cannot be enlarged to an input of shape {tuple(grad.shape)}: "
+            "they have different numbers of spatial dimensions. Choose a layer whose tensor is laid out like the input."
+        )
+    try:
+        return LayerAttribution.interpolate(cam, size, mode)
+    except (NotImplementedError, ValueError) as error:
+        raise InputError(
+            f"interpolate_mode={mode!r} does not work for a map of shape {tuple(cam.shape)}: {error}"
+        ) from error

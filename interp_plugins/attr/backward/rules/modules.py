@@ -1,0 +1,47 @@
+"""Which module a call happens in, for rules chosen by module type or name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+from interp_plugins.core.guard import modules_of
+
+_WRAPPERS = ("module", "_orig_mod")
+
+
+def module_names(func: Any) -> dict[str, nn.Module]:
+    """All modules behind a callable by dotted name, without the wrappers' part of it."""
+    names: dict[str, nn.Module] = {}
+    for root in modules_of(func):
+        for name, module in root.named_modules():
+            names.setdefault(".".join(p for p in name.split(".") if p not in _WRAPPERS), module)
+    return names
+
+
+@contextlib.contextmanager
+def followed(func: Callable[..., Any]) -> Iterator[list[tuple[str, nn.Module]]]:
+    """A list that holds the modules that are running, outermost first; forward hooks keep it, and are removed."""
+    running: list[tuple[str, nn.Module]] = []
+    handles: list[Any] = []
+    seen: set[int] = set()
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda module, args: running.append((name, module))
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        running.pop()
+
+    try:
+        for name, module in module_names(func).items():
+            if id(module) not in seen:
+                seen.add(id(module))
+                handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
+                handles.append(module.register_forward_hook(leave, always_call=True))
+        yield running
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,50 @@
+"""Where a rule mode is on: while the model runs and while the target selects, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from interp_plugins.core.forward import Forward
+from interp_plugins.core.target import Target
+
+
+def under(forward: Forward, mode: TorchFunctionMode) -> Forward:
+    """The same problem under the mode. What the engine does with the scores afterwards (their sum) has no rule."""
+    return replace(forward, func=_Called(forward.func, mode), target=_Selected(forward.target, mode))
+
+
+class _Called:
+    def __init__(self, func: Callable[..., Any], mode: TorchFunctionMode):
+        self.func, self.mode = func, mode
+
+    def wrapped_callables(self) -> list[Any]:
+        """The callables inside (for the guard)."""
+        return [self.func]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.mode:
+            return self.func(*args, **kwargs)
+
+
+class _Selected(Target):
+    def __init__(self, of: Target, mode: TorchFunctionMode):
+        self.of, self.mode = of, mode
+
+    @property
+    def count(self) -> int:
+        return self.of.count
+
+    def at(self, rows: Tensor | None) -> Target:
+        return _Selected(self.of.at(rows), self.mode)
+
+    def __call__(self, output: Tensor) -> Tensor:
+        with self.mode:
+            return self.of(output)
+
+    def describe(self, i: int) -> str | None:
+        return self.of.describe(i)

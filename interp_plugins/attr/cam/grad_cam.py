@@ -1,0 +1,73 @@
+"""Grad-CAM (Selvaraju et al., ICCV 2017, arXiv:1610.02391): a layer's channels weighted by their mean gradients.
+
+The oldest member of the family in `attr/cam/base.py`, with Captum's face: channels stand second unless `layout` says
+otherwise, negative evidence is kept, and a list of layers gives a list of maps. `explain` sets the family's defaults.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from interp_plugins.attr.cam import weights
+from interp_plugins.attr.cam.base import averaged, grids
+from interp_plugins.attr.shared.base import LayerAttribution, batch_gradients, prepared
+from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.registry import register
+
+
+@register(
+    "grad_cam",
+    aliases=("gradcam", "layer_grad_cam"),
+    site="layer",
+    title="Grad-CAM",
+    reference="Selvaraju et al. 2017, arXiv:1610.02391",
+    defaults={"relu_attributions": True, "layout": "auto", "average_layers": True},
+)
+class LayerGradCam(LayerAttribution):
+    """Coarse map of a convolutional layer: sum over channels of activation times spatially averaged gradient."""
+
+    shares_targets = True
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        layout: Any = "first",
+        average_layers: bool = False,
+        batch_size: int | None = None,
+    ) -> Any:
+        """Grad-CAM at the layer's own resolution; `LayerAttribution.interpolate` enlarges it.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first.
+            target: see `core.target.as_target`.
+            additional_forward_args: further positional arguments of the model.
+            attribute_to_layer_input: use the layer's input instead of its output.
+            relu_attributions: keep positive evidence only, as in the paper (Captum's default is False).
+            attr_dim_summation: sum over the channels, giving (N, 1, ...); False keeps them.
+            grad_kwargs: accepted for Captum's sake; not needed.
+            layout: how the layer's tensor holds space, see `ClassActivationMap.attribute`; "first" (N, C, ...), as in
+                Captum, is the default of this class, "auto" that of `explain`.
+            average_layers: for a list of layers, one map, their mean, instead of a list of maps.
+            batch_size: samples per pass; None = automatic.
+        """
+        sites = self.sites(attribute_to_layer_input)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            got = batch_gradients(forward, xs, wrt=sites, chunk=check_chunk("batch_size", batch_size))
+            maps = []
+            for grid, act, grad in zip(grids(forward, xs, sites, got, layout), got.activations, got.grads, strict=True):
+                cam = weights.grad_cam(grid.lay_out(act), grid.lay_out(grad))
+                if attr_dim_summation:
+                    cam = cam.sum(1, keepdim=True)
+                maps.append(cam.relu() if relu_attributions else cam)
+            if average_layers and isinstance(self.layer, list):
+                return averaged(maps, xs)
+            return self.formatted(maps, got.counts)

@@ -1,0 +1,256 @@
+"""Class activation maps without gradients: ScoreCAM, AblationCAM, EigenCAM.
+
+ScoreCAM weights a channel by the score of the input that its activation masks, AblationCAM by how much of the score is
+lost without it: both cost one forward pass per channel and sample. EigenCAM looks at the activations alone, whatever
+the class: one forward pass per sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.attr.cam.base import ClassActivationMap, averaged, enlarged, grids, input_size
+from interp_plugins.attr.cam.weights import first_component
+from interp_plugins.attr.shared.base import batch_scores, prepared
+from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.forward import Forward, Gradients
+from interp_plugins.core.grid import Grid
+from interp_plugins.core.layers import AtLayer, Layer, run_and_read
+from interp_plugins.core.multi_target import repeated
+from interp_plugins.core.registry import register
+
+
+def read(forward: Forward, xs: tuple[Tensor, ...], sites: list[Layer], chunk: int | None) -> Gradients:
+    """The layers' tensors, in chunks of samples, without gradients: one pass for all layers."""
+    n, device = xs[0].shape[0], xs[0].device
+
+    def work(start: int, stop: int) -> list[tuple[Tensor, ...]]:
+        rows = torch.arange(start, stop, device=device)
+        args, kwargs = forward.arguments([x[start:stop] for x in xs], rows)
+        forward.passes["forward"] += stop - start
+        with torch.no_grad():
+            return run_and_read(forward.func, sites, *args, **kwargs)[1]
+
+    parts = [part for _, _, part in chunks(n, chunk or max(auto_chunk(list(xs)), min(n, 64)), work)]
+    counts = tuple(len(tensors) for tensors in parts[0])
+    flat = [[t for tensors in part for t in tensors] for part in parts]
+    return Gradients(xs[0].new_zeros(n), (), tuple(torch.cat(column) for column in zip(*flat, strict=True)), counts)
+
+
+@register(
+    "eigen_cam",
+    needs="forward",
+    site="layer",
+    title="EigenCAM",
+    reference="Muhammad and Yeasin 2020, arXiv:2008.00299",
+)
+class EigenCAM(ClassActivationMap):
+    """The first principal component of a layer's activations: what stands out for the layer, whatever the class."""
+
+    shares_targets = False  # no class
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = True,
+        *,
+        centre: bool = False,
+        layout: Any = "auto",
+        batch_size: int | None = None,
+    ) -> Any:
+        """The map; arguments as in `ClassActivationMap.attribute`, and `centre`.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first.
+            target: not used: the map is the same for all classes.
+            additional_forward_args: further positional arguments of the model.
+            attribute_to_layer_input: use the layer's input instead of its output.
+            relu_attributions: keep the positive part, the default.
+            centre: subtract each channel's mean over the places first. The paper does not.
+            layout: see `ClassActivationMap.attribute`.
+            batch_size: samples per pass; None = automatic.
+        """
+        with prepared(self.forward_func, inputs, None, additional_forward_args) as (xs, forward), torch.no_grad():
+            sites = self.chosen_sites(forward, xs, attribute_to_layer_input)
+            got = read(forward, xs, sites, check_chunk("batch_size", batch_size))
+            maps = []
+            for grid, a in zip(grids(forward, xs, sites, got, layout), got.activations, strict=True):
+                cam = first_component(grid.lay_out(a), centre).to(a.dtype)
+                maps.append(cam.relu() if relu_attributions else cam)
+            if isinstance(self.layer, list):
+                return averaged(maps, xs)
+            return tuple(maps) if got.counts[0] > 1 else maps[0]
+
+
+class ChannelByChannel(ClassActivationMap):
+    """A map whose weights take a forward pass per channel."""
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = True,
+        *,
+        layout: Any = "auto",
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """The map; arguments as in `ClassActivationMap.attribute`, one forward pass per channel and sample.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first.
+            target: see `core.target.as_target`; one scalar per sample.
+            additional_forward_args: further positional arguments of the model.
+            attribute_to_layer_input: use the layer's input instead of its output.
+            relu_attributions: keep positive evidence only, the default.
+            layout: see `ClassActivationMap.attribute`.
+            batch_size: rows (samples x channels) per pass; None = automatic.
+            progress: None = a bar for long work, True, False.
+        """
+        chunk = check_chunk("batch_size", batch_size)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward), torch.no_grad():
+            sites = self.chosen_sites(forward, xs, attribute_to_layer_input)
+            got = read(forward, xs, sites, chunk)
+            found = grids(forward, xs, sites, got, layout)
+            owners = [(site, k) for site, count in zip(sites, got.counts, strict=True) for k in range(count)]
+            total = sum(grid.lay_out(a[:1]).shape[1] for grid, a in zip(found, got.activations, strict=True))
+            maps = []
+            with progress_bar(total * xs[0].shape[0], "channels", progress) as bar:
+                for (site, k), grid, a in zip(owners, found, got.activations, strict=True):
+                    weights = self.weights(forward, xs, (site, k), grid, a, chunk, bar).to(a.dtype)
+                    (laid,) = repeated([grid.lay_out(a)], forward.target.count)
+                    cam = (weights.reshape(*laid.shape[:2], *(1,) * (laid.ndim - 2)) * laid).sum(1, keepdim=True)
+                    maps.append(cam.relu() if relu_attributions else cam)
+            if isinstance(self.layer, list):
+                return averaged(maps, xs)
+            return tuple(maps) if got.counts[0] > 1 else maps[0]
+
+    def weights(
+        self,
+        forward: Forward,
+        xs: tuple[Tensor, ...],
+        place: tuple[Layer, int],
+        grid: Grid,
+        a: Tensor,
+        chunk: int | None,
+        bar: Any,
+    ) -> Tensor:
+        """Weights (N, C) of the channels of tensor `a`, which is number `place[1]` of the layer `place[0]`."""
+        raise NotImplementedError
+
+
+def _each_channel(forward: Forward, at: Any, n: int, channels: int, like: Tensor, size: int, bar: Any) -> Tensor:
+    """Scores (N, C), or (N * K, C) of K targets, of the model on what `at(rows, channel numbers)` gives, in chunks."""
+
+    def work(start: int, stop: int) -> Tensor:
+        r = torch.arange(start, stop, device=like.device)
+        return forward.scores(at(r % n, r // n), r % n)
+
+    parts = [part for _, _, part in chunks(n * channels, size, work, step=n, bar=bar)]
+    return torch.cat(parts).reshape(channels, n * forward.target.count).t()
+
+
+@register(
+    "score_cam",
+    needs="perturbation",
+    site="layer",
+    title="ScoreCAM",
+    reference="Wang et al. 2020, arXiv:1910.01279",
+    applies_to="image",
+)
+class ScoreCAM(ChannelByChannel):
+    """Channels weighted by the softmax of the scores that the inputs masked by them get.
+
+    A mask is the channel's activation, enlarged to the input and scaled to [0, 1] per sample (equations 6 to 8); what
+    it leaves out is zero, as in the paper.
+    """
+
+    def weights(
+        self,
+        forward: Forward,
+        xs: tuple[Tensor, ...],
+        place: tuple[Layer, int],
+        grid: Grid,
+        a: Tensor,
+        chunk: int | None,
+        bar: Any,
+    ) -> Tensor:
+        """Softmax over the channels of the masked inputs' scores."""
+        laid = grid.lay_out(a)
+        n, channels, space = laid.shape[0], laid.shape[1], laid.ndim - 2
+        if space < 1 or input_size(xs, space) is None:
+            raise InputError(
+                f"ScoreCAM masks the input with the layer's channels, so both need the same axes of space; the layer's "
+                f"tensor has shape {tuple(a.shape)}, the inputs {[tuple(x.shape) for x in xs]}. Use AblationCAM."
+            )
+        low, high = (f(laid.flatten(2), 2) for f in (torch.amin, torch.amax))
+        span = (high - low).where(high > low, torch.ones_like(high))
+        wide = [1] * space
+
+        def masked(rows: Tensor, which: Tensor) -> list[Tensor]:
+            mask = (laid[rows, which] - low[rows, which].reshape(-1, *wide)) / span[rows, which].reshape(-1, *wide)
+            return [
+                x[rows] * enlarged(mask[:, None].to(x.dtype), x.shape[2:]) if x.ndim == laid.ndim else x[rows]
+                for x in xs
+            ]
+
+        size = chunk or auto_chunk(list(xs))
+        return _each_channel(forward, masked, n, channels, laid, size, bar).softmax(1)
+
+
+@register(
+    "ablation_cam",
+    needs="perturbation",
+    site="layer",
+    title="AblationCAM",
+    reference="Desai and Ramaswamy 2020, doi:10.1109/WACV45572.2020.9093360",
+)
+class AblationCAM(ChannelByChannel):
+    """Channels weighted by the part of the score that is lost without them, (y - y_k) / |y| (equation 3).
+
+    The paper divides by y; for a negative score that would turn the evidence around, so its size is taken.
+    """
+
+    def weights(
+        self,
+        forward: Forward,
+        xs: tuple[Tensor, ...],
+        place: tuple[Layer, int],
+        grid: Grid,
+        a: Tensor,
+        chunk: int | None,
+        bar: Any,
+    ) -> Tensor:
+        """The relative loss of score with a channel set to zero."""
+        if grid.function is not None:
+            raise InputError("AblationCAM must know the axis of the channels: give layout= as a word or a size.")
+        axis = a.ndim - 1 if grid.kind in ("last", "tokens") else 1
+        site, k = place
+        n, channels = a.shape[0], a.shape[axis]
+        at = AtLayer(forward.func, [site])
+        inside = replace(forward, func=at, args=(*xs, *forward.args))
+        zero = torch.zeros(1, dtype=torch.long, device=a.device)
+        at.encode(*(arguments := forward.arguments([x[:1] for x in xs], zero))[0], **arguments[1])
+        others = list(read(forward, xs, [site], chunk).activations)
+
+        def without(rows: Tensor, which: Tensor) -> list[Tensor]:
+            tensors = [t.index_select(0, rows) for t in others]
+            keep = torch.arange(channels, device=a.device) != which[:, None]
+            shape = [len(rows), *(channels if d == axis else 1 for d in range(1, a.ndim))]
+            tensors[k] = tensors[k] * keep.reshape(shape)
+            return tensors
+
+        size = chunk or auto_chunk([*xs, *others])
+        left = _each_channel(inside, without, n, channels, a, size, bar)
+        score = batch_scores(forward, xs, chunk)[:, None]
+        return (score - left) / score.abs().where(score != 0, torch.ones_like(score))

@@ -1,0 +1,1 @@
+"""Captum's further names under `captum.attr`: visualization, interpretable embeddings, model summary."""

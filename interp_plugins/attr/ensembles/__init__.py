@@ -1,0 +1,1 @@
+"""Methods around another method: noise tunnel, augmentation, averages over layers and checkpoints."""

@@ -1,0 +1,1 @@
+"""Data about the methods: their cards, and what the randomisation check measured."""

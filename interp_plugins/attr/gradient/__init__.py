@@ -1,0 +1,1 @@
+"""Methods that multiply, average or integrate gradients."""

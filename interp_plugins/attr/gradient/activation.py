@@ -1,0 +1,95 @@
+"""What a layer computes, and its gradient: LayerActivation and LayerGradientXActivation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.attr.shared.base import InternalMultiplying, LayerAttribution, batch_gradients, prepared
+from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.layers import run_and_read
+from interp_plugins.core.registry import register
+
+
+@register("layer_activation", aliases=("activation",), needs="forward", site="layer")
+class LayerActivation(LayerAttribution):
+    """The layer's tensor itself."""
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Any:
+        """The activation of the layer's output (or input), of its own shape; a tuple if it has several tensors.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first.
+            additional_forward_args: further positional arguments of the model.
+            attribute_to_layer_input: read the layer's input instead of its output.
+        """
+        sites = self.sites(attribute_to_layer_input)
+        with (
+            prepared(self.forward_func, inputs, None, additional_forward_args) as (xs, forward),
+            torch.no_grad(),
+        ):
+            forward.passes["forward"] += xs[0].shape[0]
+            _, found = run_and_read(forward.func, sites, *xs, *forward.args, **forward.kwargs)
+            tensors = [t.detach() for tensors in found for t in tensors]
+            return self.formatted(tensors, [len(t) for t in found])
+
+
+@register("layer_gradient_x_activation", aliases=("gradient_x_activation",), site="layer")
+class LayerGradientXActivation(InternalMultiplying, LayerAttribution):
+    """Activation times the gradient of the score with respect to it.
+
+    Args:
+        forward_func: model or callable.
+        layer: module, dotted name, `core.Layer`, or a list of these.
+        device_ids: not needed.
+        multiply_by_inputs: False returns the gradient alone.
+        memory_efficient: accepted for Captum's sake; long batches are cut into chunks here.
+    """
+
+    shares_targets = True
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Any,
+        device_ids: list[int] | None = None,
+        multiply_by_inputs: bool = True,
+        memory_efficient: bool = False,
+    ):
+        super().__init__(forward_func, layer, device_ids, multiply_by_inputs)
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> Any:
+        """Gradient times activation, of the layer's shape; all layers of a list in one pass.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first.
+            target: see `core.target.as_target`.
+            additional_forward_args: further positional arguments of the model.
+            attribute_to_layer_input: explain the layer's input instead of its output.
+            grad_kwargs: accepted for Captum's sake; unused tensors give zeros with a warning here.
+            batch_size: samples per pass; None = automatic.
+        """
+        sites = self.sites(attribute_to_layer_input)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            got = batch_gradients(forward, xs, wrt=sites, chunk=check_chunk("batch_size", batch_size))
+            maps = got.grads
+            if self._multiply_by_inputs:
+                maps = tuple(g * a for g, a in zip(got.grads, got.activations, strict=True))
+            return self.formatted(maps, got.counts)

@@ -1,0 +1,69 @@
+"""Path integrals on any path: cells that cover it, a gradient in each, and what each cell contributes.
+
+    sum over cells of contribution(gradient at the node, the path's two points at the cell's ends)
+
+A path is a function of (samples, positions in [0, 1]); the cells are as long as the rule's weights, so that with the
+change of the input over the cell as its weight, a linear model is exact on every path. `attr/shared/path.py` is the
+straight path, where the change is the same for all cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.attr.shared.path import RowSum, grid_rows, points
+from interp_plugins.attr.shared.quadrature import Quadrature
+from interp_plugins.core.batching import auto_chunk, chunks, progress_bar
+from interp_plugins.core.forward import Forward, Gradients, gradients
+from interp_plugins.engine.plan import planned
+
+Path = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+Contribution = Callable[[Gradients, Sequence[Tensor], Sequence[Tensor], Tensor], Sequence[Tensor]]
+
+
+def straight(inputs: Sequence[Tensor], baselines: Sequence[Tensor]) -> Path:
+    """The line from baseline to input."""
+    return lambda rows, alphas: points(inputs, baselines, rows, alphas)
+
+
+def times_change(got: Gradients, before: Sequence[Tensor], after: Sequence[Tensor], rows: Tensor) -> Sequence[Tensor]:
+    """Gradient times the change of the input over the cell."""
+    return [g * (b - a) for g, a, b in zip(got.grads, before, after, strict=True)]
+
+
+def sum_over_cells(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    path: Path,
+    rule: Quadrature,
+    contribution: Contribution = times_change,
+    *,
+    chunk: int | None = None,
+    progress: bool | None = None,
+) -> tuple[Tensor, ...]:
+    """The sum of the cells' contributions per sample, one tensor per input."""
+    n, device, dtype = inputs[0].shape[0], inputs[0].device, inputs[0].dtype
+    nodes = torch.tensor(rule.nodes, dtype=torch.float64)
+    edges = torch.tensor([0.0, *accumulate(rule.weights)], dtype=torch.float64).clamp_max(1.0)
+    edges[-1] = 1.0
+    total = RowSum(n)
+    size = chunk or auto_chunk(list(inputs))
+    forward, _ = planned(forward, inputs, rows=n * len(rule), chunk=size)
+
+    def work(start: int, stop: int) -> Any:
+        rows, steps = grid_rows(start, stop, n, device)
+        at, before, after = (
+            path(rows, positions.to(dtype).to(device))
+            for positions in (nodes[steps.cpu()], edges[steps.cpu()], edges[steps.cpu() + 1])
+        )
+        return rows, contribution(gradients(forward, at, rows), before, after, rows)
+
+    with progress_bar(n * len(rule), "gradients", progress) as bar:
+        for _, _, (rows, parts) in chunks(n * len(rule), size, work, step=n, bar=bar):
+            total.add(parts, rows)
+    return total.result()

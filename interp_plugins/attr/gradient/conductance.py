@@ -1,0 +1,268 @@
+"""Path methods that move the input and read the gradient at a layer: conductance and internal influence.
+
+LayerConductance (Dhamdhere, Sundararajan, Yan 2018, arXiv:1805.12233): sum over the path of dF/dy * change of y.
+InternalInfluence (Leino et al. 2018, arXiv:1802.03788): mean over the path of dF/dy.
+NeuronConductance: sum over the path of dF/dy_j * dy_j/dx * (x - x').
+
+The conductance integral is evaluated on cells that cover all of [0, 1]: the cells are as long as the rule's weights,
+the gradient is taken at the rule's node, and the change of y over the whole cell, so that a linear layer is exact.
+Cost: two forward passes (at the node and at the next edge) and one backward pass per cell, for any number of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.attr.gradient.gradient_shap import layer_tensors
+from interp_plugins.attr.shared.base import (
+    GradientAttribution,
+    InternalMultiplying,
+    LayerAttribution,
+    NeuronAttribution,
+    convergence_delta,
+    prepared,
+)
+from interp_plugins.attr.shared.path import RowSum, check_rows, grid_rows, path_gradients, points, targets_of
+from interp_plugins.attr.shared.quadrature import check_steps, quadrature
+from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.forward import Forward, gradients, gradients_through
+from interp_plugins.core.layers import Layer, Neuron
+from interp_plugins.core.multi_target import repeated
+from interp_plugins.core.registry import register
+from interp_plugins.core.tensors import check_float, like
+from interp_plugins.engine.plan import planned
+
+
+def path_conductance(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    baselines: Sequence[Tensor],
+    layers: Sequence[Layer],
+    method: str,
+    n_steps: int,
+    chunk: int | None = None,
+    progress: bool | None = None,
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Sum over the cells of dF/dy at the node times the change of y over the cell; (N, ...) per layer tensor."""
+    if method == "riemann_trapezoid":  # gradient: mean of both ends of a cell
+        left = path_conductance(forward, inputs, baselines, layers, "riemann_left", n_steps, chunk, progress)
+        right = path_conductance(forward, inputs, baselines, layers, "riemann_right", n_steps, chunk, progress)
+        return tuple((a + b) / 2 for a, b in zip(left[0], right[0], strict=True)), left[1]
+    rule = quadrature(method, n_steps)
+    edges = torch.tensor([0.0, *accumulate(rule.weights)], dtype=torch.float64).clamp_max(1.0)
+    edges[-1] = 1.0
+    nodes = torch.tensor(rule.nodes, dtype=torch.float64)
+    n, device, dtype = inputs[0].shape[0], inputs[0].device, inputs[0].dtype
+    size = chunk or auto_chunk(list(inputs))
+    forward, planned_layers = planned(forward, inputs, rows=n * n_steps, chunk=size, wrt=layers)
+    layers = planned_layers or layers
+    targets = forward.target.count
+    total = RowSum(n * targets)
+    counts: tuple[int, ...] = ()
+    last_edge: tuple[int, Sequence[Tensor]] = (-1, ())  # where the cells before ended, and the layers' tensors there
+
+    def at(samples: Tensor, alphas: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        rows = samples.to(device)
+        return points(inputs, baselines, rows, alphas.to(dtype).to(device)), rows
+
+    def at_edges(first: int, stop: int) -> list[Tensor]:
+        """The layers' tensors (edges, entries, ...) at some edges of the list "all edges of sample 0, of sample 1"."""
+        parts = [last_edge[1]] if last_edge[0] == first else []
+        todo = torch.arange(first + len(parts), stop)
+        for some in todo.chunk(-(-len(todo) // size)):
+            read = layer_tensors(forward, *at(some // len(edges), edges[some % len(edges)]), layers)
+            check_rows(read, len(some))
+            parts.append([t.unflatten(0, (len(some), -1)) for t in read])
+        return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+    def work(start: int, stop: int) -> Any:
+        cells = torch.arange(start, stop)  # sample by sample, so that neighbours share an edge
+        samples, steps = cells // n_steps, cells % n_steps
+        got = gradients(forward, *at(samples, nodes[steps]), wrt=layers)
+        begin = samples * len(edges) + steps
+        first, last = int(begin[0]), int(begin[-1]) + 1
+        read = at_edges(first, last + 1)
+        index = (begin - first).to(device)
+        change = repeated([t.index_select(0, index + 1) - t.index_select(0, index) for t in read], targets)
+        parts = [g * c.flatten(0, 1) for g, c in zip(got.grads, change, strict=True)]
+        return targets_of(samples.to(device), targets), parts, got.counts, (last, [t[-1:] for t in read])
+
+    with progress_bar(n * n_steps, "gradients", progress) as bar:
+        for _, _, (rows, parts, counts, last_edge) in chunks(n * n_steps, size, work, step=n_steps, bar=bar):  # noqa: B007
+            total.add(parts, rows)
+    return total.result(), counts
+
+
+@register(
+    "layer_conductance",
+    aliases=("conductance",),
+    site="layer",
+    reference="Dhamdhere et al. 2018, arXiv:1805.12233",
+)
+class LayerConductance(LayerAttribution, GradientAttribution):
+    """How much of the change of the score flows through each unit of a layer."""
+
+    shares_targets = True
+
+    embeds_ids = True
+
+    def has_convergence_delta(self) -> bool:
+        """True."""
+        return True
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        return_convergence_delta: bool = False,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> Any:
+        """Conductance of the layer's units, of the layer's shape.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first, floating point.
+            baselines: start of the path in input space, as in `IntegratedGradients`.
+            target: see `core.target.as_target`.
+            additional_forward_args: further positional arguments of the model.
+            n_steps: cells of the path.
+            method: rule whose cells and nodes are used.
+            internal_batch_size: rows per pass; None = automatic.
+            return_convergence_delta: also return sum(attributions) - (F(x) - F(x')) per sample.
+            attribute_to_layer_input: explain the layer's input instead of its output.
+            grad_kwargs: accepted for Captum's sake; unused tensors give zeros with a warning here.
+            progress: None = a bar for long work, True, False.
+        """
+        check_steps(method, n_steps)
+        sites = self.sites(attribute_to_layer_input)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            check_float(xs)
+            bs = as_baselines(baselines, xs, template=inputs)
+            chunk = check_chunk("internal_batch_size", internal_batch_size)
+            maps, counts = path_conductance(forward, xs, bs, sites, method, n_steps, chunk, progress)
+            out = self.formatted(maps, counts)
+            return (out, convergence_delta(forward, maps, xs, bs, chunk)) if return_convergence_delta else out
+
+
+@register(
+    "internal_influence",
+    aliases=("influence",),
+    site="layer",
+    reference="Leino et al. 2018, arXiv:1802.03788",
+)
+class InternalInfluence(LayerAttribution, GradientAttribution):
+    """Mean gradient at a layer along the input's path."""
+
+    shares_targets = True
+
+    embeds_ids = True
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> Any:
+        """Mean gradient, of the layer's shape; arguments as in `LayerConductance.attribute`."""
+        sites = self.sites(attribute_to_layer_input)
+        check_steps(method, n_steps)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            check_float(xs)
+            bs = as_baselines(baselines, xs, template=inputs)
+            chunk = check_chunk("internal_batch_size", internal_batch_size)
+            rule = quadrature(method, n_steps)
+            maps, counts = path_gradients(forward, xs, bs, rule, wrt=sites, chunk=chunk, progress=progress)
+            return self.formatted(maps, counts)
+
+
+@register("neuron_conductance", site="neuron", reference="Shrikumar, Su, Kundaje 2018, arXiv:1807.09946")
+class NeuronConductance(InternalMultiplying, NeuronAttribution, GradientAttribution):
+    """The part of the integrated gradients that flows through one neuron.
+
+    Args:
+        forward_func: model or callable.
+        layer: module, dotted name or `core.Layer`.
+        device_ids: not needed.
+        multiply_by_inputs: multiply by (input - baseline), the default.
+    """
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        neuron_selector: Any,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "riemann_trapezoid",
+        internal_batch_size: int | None = None,
+        attribute_to_neuron_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> Any:
+        """Conductance of a neuron for each input element.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first, floating point.
+            neuron_selector: int, tuple (slices are blocks, each unit weighted by its own gradient), or a function of
+                the layer's tensor -> (N,) that picks units.
+            baselines: start of the path, as in `IntegratedGradients`.
+            target: see `core.target.as_target`.
+            additional_forward_args: further positional arguments of the model.
+            n_steps: nodes of the quadrature.
+            method: quadrature rule; Captum's default here is the trapezoid.
+            internal_batch_size: rows per pass; None = automatic.
+            attribute_to_neuron_input: the neuron is in the layer's input.
+            grad_kwargs: accepted for Captum's sake; not needed.
+            progress: None = a bar for long work, True, False.
+        """
+        if isinstance(self.layer, list):
+            raise InputError("A neuron lives in one layer; got a list of layers.")
+        rule = quadrature(method, n_steps)
+        neuron = Neuron(self.sites(attribute_to_neuron_input)[0], neuron_selector)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            check_float(xs)
+            bs = as_baselines(baselines, xs, template=inputs)
+            n, device = xs[0].shape[0], xs[0].device
+            nodes, weights = (
+                torch.tensor(rule.nodes, dtype=torch.float64),
+                torch.tensor(rule.weights, dtype=torch.float64),
+            )
+            total = RowSum(n)
+
+            def work(start: int, stop: int) -> Any:
+                rows, steps = grid_rows(start, stop, n, device)
+                at = points(xs, bs, rows, nodes[steps.cpu()].to(xs[0].dtype).to(device))
+                return rows, steps, gradients_through(forward, at, rows, neuron)
+
+            size = check_chunk("internal_batch_size", internal_batch_size) or auto_chunk(list(xs))
+            with progress_bar(n * n_steps, "gradients", progress) as bar:
+                for _, _, (rows, steps, grads) in chunks(n * n_steps, size, work, step=n, bar=bar):
+                    total.add(grads, rows, weights[steps.cpu()])
+            maps = total.result()
+            if self._multiply_by_inputs:
+                maps = tuple((x - b) * g for x, b, g in zip(xs, bs, maps, strict=True))
+            return like(inputs, maps)

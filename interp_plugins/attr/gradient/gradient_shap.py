@@ -1,0 +1,365 @@
+"""GradientShap, also known as expected gradients (Erion et al. 2019, arXiv:1906.10670).
+
+    mean over draws of (x + noise - x') * dF/dx (x' + a (x + noise - x')),   a ~ U(0, 1), x' from the baselines
+
+The primary and the layer variant are one loop: with a layer, the gradient and the difference are read there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.attr.ensembles.noise_tunnel import _stdevs
+from interp_plugins.attr.shared.average import Average, Averages, Draws, report_reached, rounds
+from interp_plugins.attr.shared.base import GradientAttribution, Multiplying, batch_scores, completeness_error, prepared
+from interp_plugins.attr.shared.path import check_rows, points
+from interp_plugins.core.baseline import call_baseline
+from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.forward import Forward, gradients
+from interp_plugins.core.layers import Layer, run_and_read
+from interp_plugins.core.multi_target import Unsettled, each_target, repeated
+from interp_plugins.core.random import make_generator
+from interp_plugins.core.registry import register
+from interp_plugins.core.tensors import accumulation_dtype, as_tuple, check_float, describe, like, own
+from interp_plugins.engine.plan import planned
+
+
+def baseline_pool(baselines: Any, inputs: Any, xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The distribution to draw baselines from: (n_baselines, ...) per input, the rows of all inputs paired.
+
+    Raises:
+        InputTypeError, InputError: no tensors, other shapes than the inputs', or different numbers of rows.
+    """
+    if callable(baselines) and not isinstance(baselines, Tensor):
+        baselines = call_baseline(baselines, inputs)
+    many = as_tuple(baselines)
+    if len(many) != len(xs):
+        raise InputError(f"baselines has {len(many)} tensors for {len(xs)} inputs; give one per input.")
+    pool = []
+    for i, (b, x) in enumerate(zip(many, xs, strict=True)):
+        if not isinstance(b, Tensor):
+            raise InputTypeError(
+                f"Baselines distribution has to be provided in a form of a torch.Tensor: baselines[{i}] is "
+                f"{describe(b)}. "
+                "Give a tensor (n_baselines, ...) such as a batch of training data, or a function that returns one."
+            )
+        b = own(b).to(x)
+        if b.ndim != x.ndim or b.shape[1:] != x.shape[1:] or b.shape[0] == 0:
+            raise InputError(
+                f"baselines[{i}] has shape {tuple(b.shape)}; expected "
+                f"(n_baselines, {', '.join(map(str, x.shape[1:]))})."
+            )
+        pool.append(b)
+    if len({b.shape[0] for b in pool}) > 1:
+        raise InputError(
+            f"The baselines have {[b.shape[0] for b in pool]} rows; row i of all inputs belongs together, so the "
+            "numbers must be equal."
+        )
+    return tuple(pool)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The random numbers of some draws per sample, made before they are used; taken in place of a generator.
+
+    NoiseTunnel makes them copy by copy from its one stream of numbers, and then explains many copies in one call.
+
+    Attributes:
+        pick: which row of the baselines, (N, D).
+        alpha: the place on the path, (N, D).
+    """
+
+    pick: Tensor
+    alpha: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Drawn]) -> Drawn:
+        """For the samples of all parts, one part after the other."""
+        return cls(torch.cat([p.pick for p in parts]), torch.cat([p.alpha for p in parts]))
+
+    def at(self, rows: Tensor) -> Drawn:
+        """For these samples."""
+        return Drawn(*(t.index_select(0, rows.to(t.device)) for t in (self.pick, self.alpha)))
+
+
+class DrawsAhead:
+    """Methods on `expected_gradients`: their random numbers can be drawn before they run."""
+
+    def draws_ahead(
+        self, baselines: Any, n_samples: int = 5, **kwargs: Any
+    ) -> Callable[[torch.Generator, int, torch.dtype], Drawn]:
+        """A function (generator, samples, dtype) -> `Drawn`: what `attribute` would draw of that generator.
+
+        The baselines are tensors; the other arguments are those of `attribute`, without noise of its own.
+        """
+        size = len(as_tuple(baselines)[0])
+        check_chunk("n_samples", n_samples)
+
+        def draw(generator: torch.Generator, samples: int, dtype: torch.dtype) -> Drawn:
+            made = [_places(samples, size, dtype, generator) for _ in range(n_samples)]
+            return Drawn(*(torch.stack(column, 1) for column in zip(*made, strict=True)))
+
+        return draw
+
+
+def expected_gradients(
+    forward: Forward,
+    xs: tuple[Tensor, ...],
+    pool: tuple[Tensor, ...],
+    draws: Draws,
+    *,
+    stdevs: Any,
+    generator: torch.Generator | Drawn,
+    multiply: bool,
+    wrt: Sequence[Layer] | None = None,
+    deltas: bool = False,
+    chunk: int | None = None,
+    progress: bool | None = None,
+) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[int, ...]]:
+    """Mean over the draws, their deltas if asked for, and tensors per layer.
+
+    The deltas are (N * n_samples * companions,), sample by sample; with a tolerance, where samples have different
+    numbers of draws, their mean (N,).
+
+    Random numbers are drawn draw by draw for the whole batch, so the result does not depend on chunk sizes nor on which
+    samples have settled; as many draws as fill a pass are held at a time. A generator that is `Drawn` holds the numbers
+    of all draws.
+    """
+    stds = _stdevs(stdevs, xs)
+    n, device, targets = xs[0].shape[0], xs[0].device, each_target(forward.target)
+    count = n * len(targets)  # maps: a sample's targets stand together, and settle on their own
+    means, shortfall = Averages(count), Average(count)
+    kept: list[Tensor] = []
+    counts: tuple[int, ...] = ()
+    size = chunk or auto_chunk(list(xs))
+    runs = draws.companions
+    plain = forward
+    forward, wrt = planned(forward, xs, rows=n * draws.planned * runs, chunk=size, wrt=wrt)
+
+    def draw(k: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        if isinstance(generator, Drawn):
+            return _made(xs, pool, [None] * len(xs), generator.pick[:, k], generator.alpha[:, k], draws)
+        noise = [_noise(x, s, generator) for x, s in zip(xs, stds, strict=True)]
+        return _made(xs, pool, noise, *_places(n, len(pool[0]), xs[0].dtype, generator), draws)
+
+    with progress_bar(n * draws.planned * runs, "gradients", progress) as bar:
+        for due, unsettled in rounds(means.map_error, count, draws.tol, draws.n_samples, draws.max_samples):
+            asked = Unsettled.of(unsettled, targets)
+            who, wanted = asked.samples.to(device), replace(forward, target=asked.target)
+            known = _known_scores(replace(plain, target=asked.target), xs, pool, stds, chunk) if deltas else ()
+            at_once = max(1, size // (len(who) * runs))  # draws that fill a pass
+            for first in range(0, due, at_once):
+                made = [draw(first + k) for k in range(min(at_once, due - first))]
+                here = torch.cat([who + k * n for k in range(len(made) * runs)])
+                noisy, starts = (
+                    [torch.cat(column).index_select(0, here) for column in zip(*[d[part] for d in made])]
+                    for part in (0, 1)
+                )
+                alpha = torch.cat([d[2] for d in made]).index_select(0, here)
+
+                def work(
+                    lo: int,
+                    hi: int,
+                    forward: Forward = wanted,
+                    noisy: Any = noisy,
+                    starts: Any = starts,
+                    alpha: Any = alpha,
+                    here: Any = here,
+                    known: Sequence[Tensor | None] = known,
+                ) -> Any:
+                    rows, targets = here[lo:hi] % n, forward.target.count
+                    at = torch.arange(lo, hi, device=device)
+                    got = gradients(forward, points(noisy, starts, at, alpha[lo:hi]), rows, wrt=wrt)
+                    maps, ends, begins = got.grads, [x[lo:hi] for x in noisy], [b[lo:hi] for b in starts]
+                    if multiply:
+                        read = [repeated(_read(forward, p, rows, wrt), targets) for p in (ends, begins)]
+                        maps = tuple((e - b) * g for e, b, g in zip(*read, maps))
+                    check_rows(maps, (hi - lo) * targets)
+                    delta = None
+                    if deltas:
+                        both = zip((ends, begins), known, strict=True)
+                        end, begin = (_scores(forward, at, rows, scores) for at, scores in both)
+                        delta = completeness_error(maps, end, begin)
+                    return maps, delta, got.counts
+
+                parts = [p for _, _, p in chunks(len(here), size, work, step=len(who), bar=bar)]
+                counts = parts[0][2]
+                each = len(made) * runs
+                joined = [asked.pick(torch.cat(column), each) for column in zip(*[p[0] for p in parts], strict=True)]
+                means.add(joined, len(made), runs, unsettled)
+                if deltas:
+                    delta = asked.pick(torch.cat([p[1] for p in parts]), each).reshape(each, -1)
+                    kept.append(delta)
+                    shortfall.add(delta, unsettled)
+    errors = means.standard_error()
+    report_reached(means.count, means.map_error(), errors if len(errors) > 1 else errors[0], draws.tol, "draws")
+    if not deltas:
+        return means.result(), None, counts
+    delta = shortfall.mean if draws.tol is not None else torch.cat(kept).T
+    return means.result(), delta.reshape(-1), counts
+
+
+def _known_scores(
+    forward: Forward, xs: Sequence[Tensor], pool: Sequence[Tensor], stds: Sequence[float], chunk: int | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The scores at the ends and at the beginnings of the paths, where they are those of the samples on their own.
+
+    Without noise a path ends at the sample, and with one baseline all begin at it: other methods need these, too.
+    """
+    alike = all(bool((b == b[:1]).all()) for b in pool)
+    one = [b[:1].expand_as(x).contiguous() for b, x in zip(pool, xs, strict=True)] if alike else None
+    end = None if any(stds) else batch_scores(forward, xs, chunk)
+    return end, None if one is None else batch_scores(forward, one, chunk)
+
+
+def _scores(forward: Forward, at: Sequence[Tensor], rows: Tensor, known: Tensor | None) -> Tensor:
+    """The scores (R * K,) of rows, looked up where those of all samples are known."""
+    if known is None:
+        return forward.scores(at, rows)
+    return known.reshape(forward.n, -1).index_select(0, rows).reshape(-1)
+
+
+def _noise(x: Tensor, std: float, generator: torch.Generator) -> Tensor | None:
+    if not std:
+        return None
+    wide, device = accumulation_dtype(x.dtype), generator.device
+    return std * torch.randn(x.shape, generator=generator, dtype=wide, device=device).to(x)
+
+
+def _places(samples: int, size: int, dtype: torch.dtype, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """For each sample a row of `size` baselines and a place on the path."""
+    pick = torch.randint(size, (samples,), generator=generator, device=generator.device)
+    wide = accumulation_dtype(dtype)  # half precision: the same places, rounded
+    return pick, torch.rand(samples, generator=generator, dtype=wide, device=generator.device).to(dtype)
+
+
+def _made(
+    xs: Sequence[Tensor],
+    pool: Sequence[Tensor],
+    noise: Sequence[Tensor | None],
+    pick: Tensor,
+    alpha: Tensor,
+    draws: Draws,
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """One draw and its companions for every sample: noisy inputs, baselines, positions on the path, (runs * N, ...).
+
+    The baseline is the same row for all inputs. Antithetic: the noise with the other sign, the position from the other
+    end, the baseline from the other half of the pool. Stratified: four positions a quarter of the path apart, and
+    baselines a quarter of the pool apart.
+    """
+    device, size = xs[0].device, pool[0].shape[0]
+    pick, alpha = pick.to(device), alpha.to(device)
+    picks, alphas, signs = [pick], [alpha], [1]
+    if draws.stratified:
+        picks = [(pick + k * size // 4) % size for k in range(4)]
+        alphas = [(alpha + k / 4) % 1 for k in range(4)]
+        signs = [1, -1, 1, -1]
+    elif draws.antithetic:
+        picks, alphas, signs = [pick, (pick + size // 2) % size], [alpha, 1 - alpha], [1, -1]
+    noisy = [torch.cat([x if e is None else x + sign * e for sign in signs]) for x, e in zip(xs, noise, strict=True)]
+    return noisy, [b.index_select(0, torch.cat(picks)) for b in pool], torch.cat(alphas)
+
+
+def _read(forward: Forward, at: Sequence[Tensor], rows: Tensor, wrt: Sequence[Layer] | None) -> tuple[Tensor, ...]:
+    """The inputs themselves, or the layers' tensors for them."""
+    return tuple(at) if wrt is None else layer_tensors(forward, at, rows, wrt)
+
+
+def layer_tensors(
+    forward: Forward, at: Sequence[Tensor], rows: Tensor | None, layers: Sequence[Layer]
+) -> tuple[Tensor, ...]:
+    """The tensors of some layers for some rows, without gradient, flat over all layers."""
+    with torch.no_grad():
+        args, kwargs = forward.arguments(list(at), rows)
+        forward.passes["forward"] += at[0].shape[0]
+        _, found = run_and_read(forward.func, layers, *args, **kwargs)
+    return tuple(t for tensors in found for t in tensors)
+
+
+@register(
+    "gradient_shap",
+    aliases=("gradshap", "expected_gradients"),
+    baselines="distribution",
+    reference="Erion et al. 2019, arXiv:1906.10670",
+)
+class GradientShap(DrawsAhead, Multiplying, GradientAttribution):
+    """Expected gradients over random baselines and random points of the path.
+
+    Args:
+        forward_func: model or callable.
+        multiply_by_inputs: multiply by (input - baseline), the default.
+    """
+
+    shares_targets = True
+    shares_tolerance = True
+    compiles = True
+
+    def has_convergence_delta(self) -> bool:
+        """True."""
+        return True
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any,
+        n_samples: int = 5,
+        stdevs: float | tuple[float, ...] = 0.0,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        *,
+        antithetic: bool = False,
+        stratified: bool = False,
+        tol: float | None = None,
+        max_samples: int = 1000,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """Expected gradients.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first, floating point.
+            baselines: the distribution: tensor (n_baselines, ...), a tuple of these (row i of all belongs together), or
+                a function `f(inputs)` or `f()` returning one.
+            n_samples: draws per sample.
+            stdevs: standard deviation of noise on the inputs; a tuple for several inputs.
+            target: see `core.target.as_target`.
+            additional_forward_args: further positional arguments of the model.
+            return_convergence_delta: also return the delta of every draw (N * n_samples,), sample by sample; with
+                `tol`, the mean over each sample's draws (N,).
+            antithetic: follow each draw by its mirror image: the noise with the other sign, the point of the path from
+                its other end, a baseline from the other half (n_samples counts pairs). The expectation is the same.
+            stratified: draw in fours, from each quarter of the path and of the baselines (n_samples counts fours).
+            tol: go on, n_samples draws at a time, until each sample's map has, with 90 % confidence, a relative L2
+                error below this (`attr/shared/average.py`). What was reached is reported (`core.report`: n_draws,
+                map_error, standard_error), without a tolerance as well.
+            max_samples: at most so many draws (pairs, fours); a warning says when tol was not reached.
+            seed: seed of the draws. None: decided by `torch.manual_seed`; the global state is left as it was.
+            generator: draw from this generator instead (it is advanced).
+            batch_size: rows per pass; None = automatic.
+            progress: None = a bar for long work, True, False.
+        """
+        draws = Draws(n_samples, tol, max_samples, antithetic, stratified)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            check_float(xs)
+            maps, delta, _ = expected_gradients(
+                forward,
+                xs,
+                baseline_pool(baselines, inputs, xs),
+                draws,
+                stdevs=stdevs,
+                generator=generator if isinstance(generator, Drawn) else make_generator(seed, generator),
+                multiply=self._multiply_by_inputs,
+                deltas=return_convergence_delta,
+                chunk=check_chunk("batch_size", batch_size),
+                progress=progress,
+            )
+            return (like(inputs, maps), delta) if return_convergence_delta else like(inputs, maps)

@@ -1,0 +1,148 @@
+"""Integrated Hessians (Janizek, Sturmfels, Lee, JMLR 2021, arXiv:2002.04138): which features act together.
+
+    G_ij = (x_i - x'_i)(x_j - x'_j) * int int a b d2F/dx_i dx_j (x' + a b (x - x')) da db      for i != j
+    G_ii = the same, plus (x_i - x'_i) * int int dF/dx_i (x' + a b (x - x')) da db
+
+Row sums are integrated gradients, and the sum of all is F(x) - F(x'). With t = a b the double integrals become single
+ones, int -t ln t H(t) dt and int -ln t g(t) dt, and with t = u^2 smooth ones. Cost per node and sample: one forward
+pass and one backward pass more than there are features. Where all is piecewise linear (ReLU) second derivatives are
+zero: `smooth` computes with softplus in its place, as the paper advises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from interp_plugins.attr.shared.base import GradientAttribution, prepared
+from interp_plugins.attr.shared.path import RowSum, grid_rows, points
+from interp_plugins.attr.shared.quadrature import check_steps, quadrature
+from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.features import MaskFeatures
+from interp_plugins.core.tensors import accumulation_dtype, check_float
+
+_MOST = 256
+_RELU = {torch.relu, torch.relu_, F.relu, F.relu_, Tensor.relu, Tensor.relu_}
+
+
+class _Softplus(TorchFunctionMode):
+    """Every ReLU computed as softplus of the given sharpness; nothing on the model."""
+
+    def __init__(self, beta: float):
+        super().__init__()
+        self.beta = beta
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Softplus for ReLU, everything else as it is."""
+        return F.softplus(args[0], self.beta) if func in _RELU else func(*args, **(kwargs or {}))
+
+
+class IntegratedHessians(GradientAttribution):
+    """Pairwise interactions of features, in units of the score.
+
+    Not in the registry, because its result is a matrix per sample and not a map of the input.
+    """
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 30,
+        feature_mask: Any = None,
+        internal_batch_size: int | None = None,
+        *,
+        smooth: float | None = None,
+        progress: bool | None = None,
+    ) -> Tensor:
+        """The matrix of interactions per sample, (N, K, K) for K features, symmetric.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first, floating point.
+            baselines: start of the path, as in `IntegratedGradients`.
+            target: see `core.target.as_target`.
+            additional_forward_args: further positional arguments of the model.
+            n_steps: nodes of the integral (Gauss-Legendre).
+            feature_mask: groups of elements that count as one feature, see `FeatureAblation`; None: each on its own,
+                those of all inputs one after the other. At most 256 features.
+            internal_batch_size: rows per pass; None = automatic.
+            smooth: sharpness of the softplus that stands for every ReLU, such as 10; None: the model as it is.
+            progress: None = a bar for long work, True, False.
+
+        Raises:
+            InputError: more than 256 features.
+        """
+        check_steps("gausslegendre", n_steps)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            check_float(xs)
+            bs = as_baselines(baselines, xs, template=inputs)
+            features = MaskFeatures(xs, feature_mask)
+            if len(features) > _MOST:
+                raise InputError(
+                    f"There are {len(features)} features, and interactions need a matrix of all pairs: at most "
+                    f"{_MOST}. Group elements with feature_mask (superpixels, words)."
+                )
+            n, dtype = xs[0].shape[0], accumulation_dtype(xs[0].dtype)
+            ways = torch.cat([(x - b).reshape(n, -1).to(dtype) for x, b in zip(xs, bs, strict=True)], 1)
+            groups = torch.stack([_flat(features.masks(k), xs) for k in range(len(features))], 1).to(dtype)  # (N, K, D)
+            u, w = (torch.tensor(v, dtype=torch.float64) for v in _nodes(n_steps))
+            total = RowSum(n)
+
+            def work(start: int, stop: int) -> Any:
+                rows, steps = grid_rows(start, stop, n, xs[0].device)
+                t = (u[steps.cpu()] ** 2).to(xs[0]).to(rows.device)
+                leaves = [p.detach().requires_grad_() for p in points(xs, bs, rows, t)]
+                with _Softplus(smooth) if smooth is not None else torch.enable_grad():
+                    scores = forward.target.at(rows)(forward.raw([p.clone() for p in leaves], rows))
+                grads = torch.autograd.grad(scores.sum(), leaves, create_graph=True, allow_unused=True)
+                flat = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, leaves, strict=True)]
+                slope = torch.cat([g.reshape(len(rows), -1).to(dtype) for g in flat], 1) * ways[rows]
+                groups_here = groups[rows]
+                by_feature = torch.einsum("rd,rkd->rk", slope, groups_here)
+                weight = (-4 * u[steps.cpu()] * u[steps.cpu()].log() * w[steps.cpu()]).to(slope)
+                matrix = torch.diag_embed(by_feature.detach() * weight[:, None])
+                forward.passes["backward"] += len(rows) * (1 + len(features))
+                if by_feature.requires_grad:
+                    matrix = matrix + _second(by_feature, leaves, ways[rows], groups_here) * (
+                        weight * t.to(slope)
+                    ).reshape(-1, 1, 1)
+                return rows, [matrix]
+
+            size = check_chunk("internal_batch_size", internal_batch_size) or auto_chunk(list(xs))
+            with progress_bar(n * n_steps, "gradients", progress) as bar:
+                for _, _, (rows, parts) in chunks(n * n_steps, size, work, step=n, bar=bar):
+                    total.add(parts, rows)
+            return total.result()[0]
+
+
+def _nodes(n: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    rule = quadrature("gausslegendre", n)
+    # The integral of -4 u ln u over [0, 1] is one; the rule's own error there would be an error of completeness.
+    own = sum(-4 * u * math.log(u) * w for u, w in zip(rule.nodes, rule.weights, strict=True))
+    return rule.nodes, tuple(w / own for w in rule.weights)
+
+
+def _flat(masks: list[Tensor], xs: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([m.expand_as(x).reshape(len(x), -1) for m, x in zip(masks, xs, strict=True)], 1)
+
+
+def _second(by_feature: Tensor, leaves: list[Tensor], ways: Tensor, groups: Tensor) -> Tensor:
+    """(x - x')_A H_AB (x - x')_B for all pairs of features, (R, K, K)."""
+    rows = []
+    for k in range(by_feature.shape[1]):
+        found = torch.autograd.grad(by_feature[:, k].sum(), leaves, retain_graph=True, allow_unused=True)
+        flat = [torch.zeros_like(p) if g is None else g for g, p in zip(found, leaves, strict=True)]
+        hessian = torch.cat([g.reshape(len(g), -1).to(ways.dtype) for g in flat], 1) * ways
+        rows.append(torch.einsum("rd,rkd->rk", hessian, groups))
+    return torch.stack(rows, 1)

@@ -1,0 +1,130 @@
+"""Integrated Gradients (Sundararajan, Taly, Yan, ICML 2017, arXiv:1703.01365), equation 1.
+
+    IG_i(x) = (x_i - x'_i) * integral over a in [0, 1] of dF(x' + a (x - x'))/dx_i
+
+Completeness: the attributions sum to F(x) - F(x'). `tol` replaces the fixed number of steps by adaptive refinement
+(`attr/gradient/adaptive.py`), because no fixed number is right for all samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from interp_plugins.attr.gradient.adaptive import adaptive_path_gradients, check_tolerance
+from interp_plugins.attr.shared.base import GradientAttribution, Multiplying, convergence_delta, prepared
+from interp_plugins.attr.shared.path import path_gradients
+from interp_plugins.attr.shared.quadrature import check_steps, quadrature
+from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.multi_target import repeated
+from interp_plugins.core.registry import register
+from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import check_float, describe, like
+
+
+def path_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
+    """For `explain`: normalised pictures start from black, as in the paper; zero would be the data's mean colour."""
+    return {"baselines": "black"} if spec.kind == "image" and spec.normalised else {}
+
+
+def check_offsets(offsets: Any, n: int) -> Tensor | None:
+    """Refuse what is no position per sample."""
+    if offsets is None:
+        return None
+    if not isinstance(offsets, Tensor) or offsets.shape != (n,) or not bool(((offsets >= 0) & (offsets <= 1)).all()):
+        raise InputError(f"offsets must be a tensor ({n},) of positions from 0 to 1, got {describe(offsets)}.")
+    return offsets.detach()
+
+
+@register(
+    "integrated_gradients",
+    aliases=("ig",),
+    reference="Sundararajan et al. 2017, arXiv:1703.01365",
+    defaults=path_defaults,
+)
+class IntegratedGradients(Multiplying, GradientAttribution):
+    """Path integral of the gradient from a baseline to the input.
+
+    Args:
+        forward_func: model or callable.
+        multiply_by_inputs: multiply by (input - baseline), "global" attribution (default); False gives the mean
+            gradient along the path.
+    """
+
+    shares_targets = True
+    compiles = True
+
+    def has_convergence_delta(self) -> bool:
+        """True."""
+        return True
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        return_convergence_delta: bool = False,
+        *,
+        tol: float | None = None,
+        max_steps: int = 512,
+        offsets: Tensor | None = None,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """Integrated gradients.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first, floating point.
+            baselines: start of the path: None (zeros), number, name, tensor, tuple or function; see `as_baselines`.
+            target: see `core.target.as_target`.
+            additional_forward_args: further positional arguments of the model; batched tensors follow the batch.
+            n_steps: nodes of the quadrature, 50 by default. Not used with `tol`.
+            method: "gausslegendre" or "riemann_left", "_right", "_middle", "_trapezoid". Not used with `tol`.
+            internal_batch_size: rows (samples x steps) per pass; None = automatic, halved when memory runs out.
+            return_convergence_delta: also return sum(attributions) - (F(x) - F(x')) per sample.
+            tol: relative error that each sample's map (L2, estimated) and its sum (the completeness error, exact) may
+                have, such as 0.05. Nodes are added where the errors are largest, until both are below `tol` for each
+                sample or `max_steps` gradients were used; a `ConvergenceWarning` says when it was not reached. Both,
+                because the completeness error alone can be small by luck.
+            max_steps: gradients per sample at most, with `tol`.
+            offsets: positions of the nodes within the rule's cells, (N,) from 0 to 1, instead of the rule's own.
+                Uniform random ones make the expected map exact for any n_steps; averages (NoiseTunnel) use that.
+            batch_size: the same as internal_batch_size.
+            progress: None = a bar for long work, True, False.
+
+        Returns:
+            Attributions in the inputs' layout, or (attributions, delta (N,)). What `tol` reached is in
+            `core.report.collect()` ("map_error", "n_gradients" per sample) and in `Explanation.meta`.
+
+        Raises:
+            InputTypeError, InputError, TargetError, ModelError: each says what came and what was expected.
+        """
+        chunk = check_chunk("internal_batch_size", internal_batch_size) or check_chunk("batch_size", batch_size)
+        check_steps(method, n_steps)
+        check_tolerance(tol, max_steps)
+        if offsets is not None and tol is not None:
+            raise InputError("offsets move the nodes of a fixed rule; with tol, nodes go where they are needed.")
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            check_float(xs)
+            bs = as_baselines(baselines, xs, template=inputs)
+            if tol is None:
+                rule = quadrature(method, n_steps)
+                places = check_offsets(offsets, len(xs[0]))
+                grads, _ = path_gradients(forward, xs, bs, rule, offsets=places, chunk=chunk, progress=progress)
+            else:
+                grads = adaptive_path_gradients(forward, xs, bs, tol, max_steps, chunk=chunk, progress=progress)
+            maps: Sequence[Tensor] = grads
+            if self._multiply_by_inputs:
+                change = repeated([x - b for x, b in zip(xs, bs, strict=True)], forward.target.count)
+                maps = [d * g for d, g in zip(change, grads, strict=True)]
+            if not return_convergence_delta:
+                return like(inputs, maps)
+            return like(inputs, maps), convergence_delta(forward, maps, xs, bs, chunk)

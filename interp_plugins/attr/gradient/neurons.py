@@ -1,0 +1,142 @@
+"""Neuron variants: the plain method on a model whose output is the neuron (`core.layers.OfNeuron`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.attr.gradient.gradient_shap import DrawsAhead, GradientShap
+from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
+from interp_plugins.attr.gradient.saliency import Saliency
+from interp_plugins.attr.perturbation.ablation import FeatureAblation
+from interp_plugins.attr.shared.base import (
+    GradientAttribution,
+    InternalMultiplying,
+    NeuronAttribution,
+    PerturbationAttribution,
+)
+from interp_plugins.core.registry import register
+
+
+@register("neuron_gradient", site="neuron")
+class NeuronGradient(NeuronAttribution, GradientAttribution):
+    """Gradient of a neuron with respect to the input."""
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        neuron_selector: Any,
+        additional_forward_args: Any = None,
+        attribute_to_neuron_input: bool = False,
+    ) -> Any:
+        """The signed gradient, of the inputs' shapes.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first, floating point.
+            neuron_selector: index after the batch dimension (int or tuple; slices are summed), or a function of the
+                layer's tensor -> (N,).
+            additional_forward_args: further positional arguments of the model.
+            attribute_to_neuron_input: the neuron is in the layer's input.
+        """
+        func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
+        return Saliency(func).attribute(inputs, abs=False, additional_forward_args=additional_forward_args)
+
+
+@register("neuron_integrated_gradients", aliases=("neuron_ig",), site="neuron")
+class NeuronIntegratedGradients(InternalMultiplying, NeuronAttribution, GradientAttribution):
+    """Integrated gradients of a neuron."""
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        neuron_selector: Any,
+        baselines: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        attribute_to_neuron_input: bool = False,
+        *,
+        tol: float | None = None,
+        max_steps: int = 512,
+        progress: bool | None = None,
+    ) -> Any:
+        """As `IntegratedGradients.attribute`, for the neuron chosen as in `NeuronGradient.attribute`."""
+        func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
+        return IntegratedGradients(func, self._multiply_by_inputs).attribute(
+            inputs,
+            baselines,
+            additional_forward_args=additional_forward_args,
+            n_steps=n_steps,
+            method=method,
+            internal_batch_size=internal_batch_size,
+            tol=tol,
+            max_steps=max_steps,
+            progress=progress,
+        )
+
+
+@register("neuron_gradient_shap", site="neuron", baselines="distribution")
+class NeuronGradientShap(DrawsAhead, InternalMultiplying, NeuronAttribution, GradientAttribution):
+    """Expected gradients of a neuron."""
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        neuron_selector: Any,
+        baselines: Any,
+        n_samples: int = 5,
+        stdevs: float | tuple[float, ...] = 0.0,
+        additional_forward_args: Any = None,
+        attribute_to_neuron_input: bool = False,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """As `GradientShap.attribute`, for the neuron chosen as in `NeuronGradient.attribute`."""
+        func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
+        return GradientShap(func, self._multiply_by_inputs).attribute(
+            inputs,
+            baselines,
+            n_samples,
+            stdevs,
+            additional_forward_args=additional_forward_args,
+            seed=seed,
+            generator=generator,
+            progress=progress,
+        )
+
+
+@register("neuron_feature_ablation", needs="perturbation", site="neuron")
+class NeuronFeatureAblation(NeuronAttribution, PerturbationAttribution):
+    """Change of a neuron when a feature of the input is replaced."""
+
+    shares_targets = False  # no class
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        neuron_selector: Any,
+        baselines: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        attribute_to_neuron_input: bool = False,
+        perturbations_per_eval: int = 1,
+        *,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """As `FeatureAblation.attribute`, for the neuron chosen as in `NeuronGradient.attribute`."""
+        func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
+        return FeatureAblation(func).attribute(
+            inputs,
+            baselines,
+            additional_forward_args=additional_forward_args,
+            feature_mask=feature_mask,
+            perturbations_per_eval=perturbations_per_eval,
+            batch_size=batch_size,
+            progress=progress,
+        )

@@ -1,0 +1,1 @@
+"""Explaining what a language model generates."""

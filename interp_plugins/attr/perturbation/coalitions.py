@@ -1,0 +1,281 @@
+"""The model as a game: v(S) = F(x with the features outside S replaced by their baseline), for many S at once.
+
+Everything that explains by switching features off asks the same question: what is the score when only these features
+are there? `Game` answers it for a list of coalitions, sample by sample, in chunks that follow `core.batching`. A
+coalition is a row of switches, one per feature; soft masks (RISE, Sobol) are switches between 0 and 1, which blend the
+input with its baseline: b + m (x - b).
+
+Rows: coalition c of sample i is row c * N + i. A model that gives one value for the whole batch gets one pass per
+coalition. Outputs of several values per sample stay apart, so all classes come from the same passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp_plugins.attr.perturbation.perturb import clean_selected, merges_batch
+from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.errors import InputError, ModelError
+from interp_plugins.core.features import MaskFeatures
+from interp_plugins.core.forward import Forward
+from interp_plugins.core.report import note
+from interp_plugins.core.tensors import accumulation_dtype, widest
+from interp_plugins.engine.incremental import Walker
+from interp_plugins.engine.plan import planned
+
+Switches = Callable[[Tensor, Tensor], Sequence[Tensor]]
+"""(coalitions (R,), samples (R,)) -> one mask per input, broadcastable to (R, ...): bool, or numbers in [0, 1]."""
+
+
+_REMEMBERED = 2**24  # scores kept for coalitions that come again
+_SWITCHES = 2**24  # switches held at a time
+
+
+def _blend(x: Tensor, base: Tensor, mask: Tensor) -> Tensor:
+    """The baseline plus so much of the difference as the mask says; whole numbers are rounded."""
+    if x.is_floating_point() or x.is_complex():
+        return base + mask.to(x.dtype) * (x - base)
+    return (base + mask * (x.to(mask.dtype) - base)).round().to(x.dtype)
+
+
+class Game:
+    """Scores of perturbed inputs.
+
+    Args:
+        forward: what to evaluate; its target may leave several values per example.
+        inputs: the inputs, batch first.
+        baselines: what stands in for a missing feature; as `core.baseline.as_baselines` takes it.
+        feature_mask: groups of elements, as `FeatureAblation` takes them.
+        template: the caller's inputs (for baselines that are functions of them).
+        perturbations_per_eval: coalitions per forward pass; 1 leaves the size to the engine.
+        chunk: rows per forward pass; overrides the above.
+
+    Attributes:
+        features: the features; `d` is their number.
+        clean: F(x), (samples, K); samples is N, or 1 for a model with one value per batch.
+        shape: the shape of the clean score as the model gave it, with a first dimension of samples.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        inputs: Sequence[Tensor],
+        baselines: Any = None,
+        feature_mask: Any = None,
+        *,
+        template: Any = None,
+        perturbations_per_eval: int = 1,
+        chunk: int | None = None,
+    ):
+        check_chunk("perturbations_per_eval", perturbations_per_eval)
+        check_chunk("batch_size", chunk)
+        self.forward, self.inputs = forward, tuple(inputs)
+        self.baselines = as_baselines(baselines, self.inputs, template=template)
+        self.features = MaskFeatures(self.inputs, feature_mask)
+        self.d = len(self.features)
+        if self.d == 0:
+            raise InputError("There are no features to perturb: the inputs have no elements.")
+        self._positions: list[Tensor] | None = None
+        self.n, self.device = self.inputs[0].shape[0], self.inputs[0].device
+        explicit = perturbations_per_eval > 1
+        self.size = chunk or (perturbations_per_eval * self.n if explicit else max(self.n, auto_chunk(list(inputs))))
+        score = clean_selected(forward, self.inputs, self.size)
+        self.merged = score.ndim == 0 or score.shape[0] != self.n or (self.n > 1 and merges_batch(forward, inputs))
+        note(score=score if score.ndim == 1 and not self.merged else None)
+        if self.merged and explicit and self.n > 1:
+            raise ModelError(
+                "When perturbations_per_eval > 1, forward_func's output should be a tensor whose 1st dim grow with the "
+                f"input batch size: got shape {tuple(score.shape)} for {self.n} examples. Use perturbations_per_eval=1."
+            )
+        self.samples = 1 if self.merged else self.n
+        self.shape = (1, *score.shape) if self.merged and score.ndim == 0 else tuple(score.shape)
+        self.clean = score.reshape(self.samples, -1)
+        self.wide = widest(self.device)
+        self._bar: Any = None
+        self._plain = forward
+        self._due = 0  # rows that a plan has not been made for
+        self._explicit = explicit or chunk is not None
+        self._walker: Walker | None = None
+        self._known: dict[bytes, Tensor] = {}
+
+    # -- evaluation ----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def progress(self, coalitions: int, what: str, progress: bool | None) -> Iterator[None]:
+        """A bar over so many coalitions for the evaluations inside, and a plan for the model that runs them."""
+        if not self.merged:
+            self._due = self.n * (coalitions or self.d)
+        with progress_bar(coalitions * (1 if self.merged else self.n), what, progress) as bar:
+            self._bar = bar
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    @property
+    def group(self) -> int:
+        """Coalitions that fill a pass."""
+        return 1 if self.merged else max(1, self.size // self.n)
+
+    def scores(self, count: int, switches: Switches, samples: Tensor | None = None) -> Tensor:
+        """Scores of `count` coalitions for every sample, or for these: (count, samples, K), in the widest dtype."""
+        if self.merged:
+            everyone = torch.arange(self.n, device=self.device)
+            parts = [
+                self._run(torch.full_like(everyone, c), everyone, switches).reshape(1, 1, -1) for c in range(count)
+            ]
+            return torch.cat(parts)
+        who = torch.arange(self.n, device=self.device) if samples is None else samples.to(self.device)
+        rows = torch.arange(count * len(who), device=self.device)
+        found = self.pairs(rows // len(who), who[rows % len(who)], switches, step=len(who))
+        return found.reshape(count, len(who), -1)
+
+    def pairs(self, coalitions: Tensor, samples: Tensor, switches: Switches, step: int = 1) -> Tensor:
+        """Scores of single (coalition, sample) pairs: (pairs, K), in the widest dtype."""
+
+        def work(start: int, stop: int) -> Tensor:
+            out = self._run(coalitions[start:stop], samples[start:stop], switches)
+            if out.ndim == 0 or out.shape[0] != stop - start:
+                raise ModelError(
+                    f"The model gave an output of shape {tuple(out.shape)} for {stop - start} rows; expected a first "
+                    "dimension that is the batch."
+                )
+            return out.reshape(stop - start, -1)
+
+        parts = [p for _, _, p in chunks(len(coalitions), self.size, work, step=step, bar=self._bar)]
+        return torch.cat(parts)
+
+    def _run(self, coalitions: Tensor, samples: Tensor, switches: Switches) -> Tensor:
+        if self._due:
+            self.forward, _ = planned(self.forward, self.inputs, rows=self._due, chunk=self.size)
+            self._due = 0
+        return self._widened(self.forward.selected(self._perturbed(switches(coalitions, samples), samples), samples))
+
+    def _perturbed(self, masks: Sequence[Tensor], samples: Tensor) -> list[Tensor]:
+        xs = []
+        for x, b, m in zip(self.inputs, self.baselines, masks, strict=True):
+            rows, base = x.index_select(0, samples), b.index_select(0, samples)
+            xs.append(torch.where(m, rows, base) if m.dtype == torch.bool else _blend(rows, base, m))
+        return xs
+
+    def _widened(self, out: Tensor) -> Tensor:
+        return out.to(self.wide) if out.is_floating_point() else out.to(torch.get_default_dtype()).to(self.wide)
+
+    # -- features ------------------------------------------------------------------------------------------
+
+    @property
+    def positions(self) -> list[Tensor]:
+        """The feature number of every element, (1 or N, ...) per input."""
+        if self._positions is None:
+            self._positions = self.features.positions()
+        return self._positions
+
+    def spread(self, rows: Tensor, samples: Tensor) -> list[Tensor]:
+        """Switches (R, d) -> masks of the inputs' shapes, (R, ...)."""
+        out = []
+        for p in self.positions:
+            if p.shape[0] == 1:
+                out.append(rows.index_select(1, p.reshape(-1)).reshape(-1, *p.shape[1:]))
+            else:
+                mine = p.index_select(0, samples)
+                out.append(rows.gather(1, mine.reshape(len(samples), -1)).reshape(mine.shape))
+        return out
+
+    def of(self, coalitions: Tensor, samples: Tensor | None = None) -> Tensor:
+        """Scores of given coalitions, bool (C, d), for every sample or for these: (C, samples, K)."""
+        z = coalitions.to(self.device)
+        return self.scores(len(z), lambda c, who: self.spread(z.index_select(0, c), who), samples)
+
+    def once(self, coalitions: Tensor, samples: Tensor | None = None) -> Tensor:
+        """As `of`, but each coalition is evaluated once in the life of the game; samples may only become fewer."""
+        who = torch.arange(self.samples, device=self.device) if samples is None else samples.to(self.device)
+        keys = [row.tobytes() for row in np.packbits(coalitions.cpu().numpy(), axis=1)]
+        new = {key: i for i, key in enumerate(keys) if key not in self._known}
+        if new:
+            found = self.of(coalitions[list(new.values())], who)
+            full = found.new_full((len(new), self.samples, found.shape[2]), math.nan)
+            full[:, who] = found
+            fresh = dict(zip(new, full, strict=True))
+        else:
+            fresh = {}
+        if self._bar is not None:
+            self._bar.update((len(keys) - len(new)) * len(who))
+        out = torch.stack([fresh[key] if key in fresh else self._known[key] for key in keys])[:, who]
+        if len(self._known) * out[0].numel() < _REMEMBERED:
+            self._known.update(fresh)
+        return out
+
+    def along(self, orders: Tensor, samples: Tensor) -> Tensor:
+        """Scores of the first 1 .. d - 1 features of orders (P, d), for some samples: (P, d - 1, samples, K).
+
+        Each coalition is evaluated once in the life of the game, or computed from the one before
+        (`engine.incremental`).
+        """
+        count, d = orders.shape
+        if self._due and self._walker is None:
+            self._walker = self._walker_for(self._due)
+        if self._walker is not None:
+            size = int(self.size) if self._explicit else None
+            found = self._walker.scores(orders, samples.tolist(), size, self._bar)
+            if found is not None:
+                self._due = 0
+                return self._widened(found).reshape(count, d - 1, len(samples), -1)
+            self._walker = None
+        rank = torch.empty_like(orders)
+        rank.scatter_(1, orders, torch.arange(d, device=orders.device).expand(count, d))
+        at_once = max(1, _SWITCHES // d)
+        scores = []
+        for first in range(0, count * (d - 1), at_once):
+            c = torch.arange(first, min(count * (d - 1), first + at_once), device=orders.device)
+            scores.append(self.once(rank.index_select(0, c // (d - 1)) <= (c % (d - 1))[:, None], samples))
+        return torch.cat(scores).reshape(count, d - 1, len(samples), -1)
+
+    def _walker_for(self, rows: int) -> Walker | None:
+        def perturbed(z: Tensor, who: Tensor) -> Tensor:
+            return self._perturbed(self.spread(z, who), who)[0]
+
+        return Walker.of(self._plain, self.inputs, self.baselines, self.features, perturbed, rows)
+
+    @property
+    def empty(self) -> Tensor:
+        """F(baseline), (samples, K)."""
+        value = self.of(torch.zeros(1, self.d, dtype=torch.bool))[0]
+        one_each = value.shape[1] == self.forward.target.count and not self.merged
+        note(baseline_score=value.reshape(-1).to(self.dtype) if one_each else None)
+        return value
+
+    # -- results -------------------------------------------------------------------------------------------
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the maps: the score's, half precision widened, whole numbers made floats."""
+        clean = self.clean.dtype
+        return accumulation_dtype(clean) if clean.is_floating_point else torch.get_default_dtype()
+
+    @property
+    def rounding(self) -> Tensor:
+        """Per sample, the L2 error that a map of the features may have by the rounding of its scores."""
+        dtype = self.clean.dtype if self.clean.is_floating_point() else torch.get_default_dtype()
+        scale = self.clean.abs().amax(1).to("cpu", torch.float64)
+        return 16 * torch.finfo(dtype).eps * math.sqrt(self.d) * scale
+
+    def maps(self, values: Tensor) -> list[Tensor]:
+        """Values per feature (samples, K, d) -> maps (*score's shape, ...) of every input."""
+        flat = values.to(self.dtype)
+        out = []
+        for p in self.positions:
+            if p.shape[0] == 1 or self.merged:
+                one = flat.index_select(2, p[0].reshape(-1))
+            else:
+                index = p.reshape(self.n, 1, -1).expand(-1, flat.shape[1], -1)
+                one = flat.gather(2, index)
+            out.append(one.reshape(*self.shape, *p.shape[1:]))
+        return out

@@ -1,0 +1,322 @@
+"""Kernel SHAP: Shapley values by one weighted regression on random coalitions (Lundberg, Lee 2017, arXiv:1705.07874).
+
+    minimise  sum over S of k(S) (v(S) - v(0) - sum of phi_i in S)^2   with  sum of all phi_i = v(all) - v(0)
+
+    k(S) = (d - 1) / (C(d, |S|) |S| (d - |S|))
+
+Coalitions are drawn in proportion to k, so that all count alike, or all of them are taken where n_samples allows; then
+the values are exact. The constraint holds exactly: it is solved for, not weighted. Drawing each coalition together with
+its complement reduces the variance (Covert, Lee 2021, arXiv:2012.01536). The coalitions are shared by the samples of
+the batch, so one regression serves them all. Cost: n_samples rows per sample.
+
+The values are a function of means over independent draws, so they are asymptotically normal (ibid., section 3). Their
+standard errors come from the regression's residuals, inflated where a draw pulls the fit towards itself (HC3; MacKinnon
+and White 1985). A pair of complements has opposite rows in the regression and counts as one draw, of half the
+difference of its two scores.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.attr.perturbation.coalitions import Game
+from interp_plugins.attr.perturbation.lime import Lime, outputs_shape, warn_of_many
+from interp_plugins.attr.perturbation.shapley import coalition_sizes
+from interp_plugins.attr.perturbation.surrogate import LeastSquares, SkLearnLinearRegression
+from interp_plugins.attr.shared.average import check_tolerance, relative_error, report_reached, rounds
+from interp_plugins.attr.shared.base import prepared
+from interp_plugins.attr.shared.grid_features import cells
+from interp_plugins.core.random import make_generator
+from interp_plugins.core.registry import register
+from interp_plugins.core.tensors import as_tuple, like
+
+_ENDS = 2  # the empty and the whole coalition are among the n_samples
+
+
+@register(
+    "kernel_shap",
+    aliases=("kernelshap",),
+    needs="perturbation",
+    title="Kernel SHAP",
+    reference="Lundberg and Lee 2017, arXiv:1705.07874",
+    defaults=lambda inputs, spec: {"n_samples": 500, **cells(inputs, spec)},
+)
+class KernelShap(Lime):
+    """Shapley values by weighted least squares.
+
+    Args:
+        forward_func: model or callable.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any]):
+        super().__init__(
+            forward_func,
+            SkLearnLinearRegression(),
+            self.kernel_shap_similarity_kernel,
+            self.kernel_shap_perturb_generator,
+        )
+        self.inf_weight = 1000000.0
+
+    def kernel_shap_similarity_kernel(self, _: Any, __: Any, interpretable_sample: Tensor, **kwargs: Any) -> Tensor:
+        """The weight of a drawn coalition: one, and `inf_weight` for the empty and the whole (for use with `Lime`)."""
+        size = int(interpretable_sample.sum())
+        return torch.tensor([self.inf_weight if size in (0, kwargs["num_interp_features"]) else 1.0])
+
+    def kernel_shap_perturb_generator(self, original_inp: Any, **kwargs: Any) -> Iterator[Tensor]:
+        """The whole coalition, the empty one, then draws in proportion to the kernel (for use with `Lime`)."""
+        d, device = kwargs["num_interp_features"], as_tuple(original_inp)[0].device
+        yield torch.ones(1, d, dtype=torch.long, device=device)
+        yield torch.zeros(1, d, dtype=torch.long, device=device)
+        while d > 1:
+            yield _draw(d, torch.default_generator).long()[None].to(device)
+
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int = 25,
+        perturbations_per_eval: int = 1,
+        return_input_shape: bool = True,
+        show_progress: bool = False,
+        *,
+        paired: bool = False,
+        stratified: bool = False,
+        tol: float | None = None,
+        max_samples: int = 10_000,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """Shapley values, summing to F(x) - F(baseline).
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first.
+            baselines: what stands in for a missing feature: None (zeros), number, name, tensor, tuple or function.
+            target: see `core.target.as_target`. Without one, each output value per example gets its own map.
+            additional_forward_args: further positional arguments of the model.
+            feature_mask: integers, broadcastable to the input (tuple for several inputs); elements with the same
+                number, also across inputs, are one feature. None: every element is one.
+            n_samples: coalitions per sample, the empty and the whole one among them. From 2^d on, all coalitions are
+                taken once. With fewer than features, the values of smallest norm.
+            perturbations_per_eval: coalitions per forward pass; 1 leaves the size to the engine.
+            return_input_shape: maps of the inputs' shapes; False: the values (N, features).
+            show_progress: always show a progress bar.
+            paired: draw each coalition together with its complement: less variance at the same cost.
+            stratified: paired, and the sizes of the coalitions in the proportions of the kernel; the smallest and
+                largest coalitions are all taken, not drawn, where their share of n_samples pays for it.
+            tol: go on, n_samples coalitions at a time, until each sample's map has, with 90 % confidence, a relative L2
+                error below this (`attr/shared/average.py`); needs more coalitions than features. What was reached is
+                reported (`core.report`: n_draws, map_error, standard_error), without a tolerance as well.
+            max_samples: at most so many coalitions; a warning says when tol was not reached.
+            seed: seed of the draws. None: decided by `torch.manual_seed`; the global state is left as it was.
+            generator: draw from this generator instead (it is advanced).
+            batch_size: rows (coalitions x samples) per forward pass; overrides perturbations_per_eval.
+            progress: None = a bar for long work, True, False.
+
+        Returns:
+            Maps of the inputs' shapes; (N, K, ...) for K outputs per example, (1, ...) for a model that returns one
+            value for the whole batch.
+        """
+        check_tolerance(tol, n_samples, max_samples)
+        rng = make_generator(seed, generator)
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            game = Game(
+                forward,
+                xs,
+                baselines,
+                feature_mask,
+                template=inputs,
+                perturbations_per_eval=perturbations_per_eval,
+                chunk=batch_size,
+            )
+            game.shape = outputs_shape(game.clean.reshape(game.shape), game.merged)
+            warn_of_many(game.d, self.get_name())
+            regression = _Regression(game)
+            draws = _Stratified(game.d, rng) if stratified else _Independent(game.d, paired, rng)
+            every = 2**game.d
+            planned = n_samples if tol is None else max_samples
+            with game.progress(planned, self.get_name(), True if show_progress else progress):
+                for due, active in rounds(regression.map_error, game.samples, tol, n_samples, max_samples):
+                    used = int(regression.count.max())
+                    if used + due >= every:  # then all of them, which is exact
+                        regression.clear()
+                        regression.add(_every(game.d), active)
+                    else:
+                        regression.add(draws.draw(due - (0 if used else _ENDS)), active)
+            error = regression.standard_error
+            report_reached(regression.count, regression.map_error(), like(inputs, game.maps(error)), tol, "coalitions")
+            if not return_input_shape:
+                return regression.values.to(game.dtype).reshape(*game.shape, game.d)
+            return like(inputs, game.maps(regression.values))
+
+
+@dataclass
+class _Draws:
+    """Coalitions (m, d), each standing for itself or, paired, for itself and its complement.
+
+    Weights are those of the regression; what was drawn shares its weight among all that was drawn, and has a sampling
+    error.
+    """
+
+    coalitions: Tensor
+    weights: Tensor
+    drawn: Tensor
+    paired: Tensor
+
+    @classmethod
+    def of(cls, coalitions: Tensor, weight: float | Tensor, drawn: bool, paired: bool) -> _Draws:
+        """Coalitions that are all of one kind."""
+        each = torch.ones(len(coalitions), dtype=torch.float64)
+        return cls(coalitions, each * weight, each.bool() & drawn, each.bool() & paired)
+
+    def __add__(self, other: _Draws) -> _Draws:
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return _Draws(*(torch.cat(pair) for pair in pairs))
+
+    @property
+    def rows(self) -> int:
+        """Coalitions to evaluate."""
+        return len(self.coalitions) + int(self.paired.sum())
+
+
+class _Regression:
+    """The constrained least squares, growing round by round; samples that have settled take no part any more."""
+
+    def __init__(self, game: Game):
+        self.game = game
+        self.start = game.empty
+        self.change = game.clean.to(game.wide) - self.start  # (samples, K)
+        equal = (self.change / game.d)[..., None]
+        self.values = equal.expand(*self.change.shape, game.d).clone()
+        self.standard_error = torch.full_like(self.values, math.inf if game.d > 1 else 0.0)
+        self.count = torch.zeros(game.samples, dtype=torch.long)
+        self._degrees = torch.zeros(game.samples, dtype=torch.long)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the coalitions so far."""
+        self._draws = _Draws.of(torch.zeros(0, self.game.d, dtype=torch.bool), 1.0, False, False)
+        self._rest = torch.zeros(0, *self.change.shape, dtype=self.game.wide)
+
+    def add(self, draws: _Draws, samples: Tensor) -> None:
+        """Score more coalitions for some samples, and find their values and errors from all so far."""
+        game, at = self.game, samples.to(self.game.device)
+        rest = torch.full((len(draws.coalitions), *self.change.shape), math.nan, dtype=game.wide)
+        if len(rest):
+            rest[:, samples] = self._unexplained(draws, at).cpu()
+        self._draws, self._rest = self._draws + draws, torch.cat([self._rest, rest])
+        self.count[samples] = _ENDS + self._draws.rows
+        z, drawn, weights = self._draws.coalitions.to(game.wide), self._draws.drawn, self._draws.weights
+        if not len(z):
+            return
+        root = torch.where(drawn, weights / drawn.sum().clamp_min(1), weights).to(game.wide).sqrt()[:, None]
+        rows = z - z.mean(1, keepdim=True)  # values that sum to zero
+        fit = LeastSquares(root * rows, root * self._rest[:, samples].flatten(1))
+        shape = (len(samples), self.change.shape[1], game.d)
+        found, error = (t.t().reshape(shape).to(game.device) for t in (fit.solution, fit.standard_error(drawn)))
+        self.values[at] = (self.change[at] / game.d)[..., None] + found
+        self.standard_error[at] = error
+        self._degrees[samples] = len(z) - fit.rank
+
+    def _unexplained(self, draws: _Draws, samples: Tensor) -> Tensor:
+        """What is left of the scores (m, samples, K) when all get an equal share, which fulfils the constraint."""
+        z, pairs = draws.coalitions, draws.paired.to(self.game.device)
+        scores = self.game.once(torch.cat([z, ~z[draws.paired]]), samples) - self.start[samples]
+        share = z.to(self.game.device, self.game.wide).mean(1)[:, None, None]
+        rest = scores[: len(z)] - share * self.change[samples]
+        if bool(pairs.any()):  # half the difference: the complement's row is the opposite
+            rest[pairs] = (rest[pairs] - scores[len(z) :] + (1 - share[pairs]) * self.change[samples]) / 2
+        return rest
+
+    def map_error(self) -> Tensor:
+        """Per sample: the bound on the relative L2 error (`attr/shared/average.py`)."""
+        return relative_error(self._degrees, [self.standard_error], [self.values], self.game.rounding)
+
+
+class _Independent:
+    """Coalitions drawn in proportion to the kernel, alone or in pairs."""
+
+    def __init__(self, d: int, paired: bool, generator: torch.Generator):
+        self.d, self.paired, self.generator = d, paired, generator
+
+    def draw(self, count: int) -> _Draws:
+        """So many coalitions; an odd one stays alone."""
+        size = 2 if self.paired else 1
+        drawn = [_draw(self.d, self.generator) for _ in range(math.ceil(max(0, count) / size))]
+        z = torch.stack(drawn) if drawn else torch.zeros(0, self.d, dtype=torch.bool)
+        whole = max(0, count) // size
+        return _Draws.of(z[:whole], size, True, self.paired) + _Draws.of(z[whole:], 1, True, False)
+
+
+class _Stratified:
+    """Pairs of complements: small sizes all taken where that costs no more than drawing them, the rest in proportion.
+
+    A pair of size s has a coalition of s and one of d - s features. The kernel's mass of all pairs of size s is
+    proportional to 1 / (s (d - s)), half of it where both are of one size.
+    """
+
+    def __init__(self, d: int, generator: torch.Generator):
+        self.d, self.generator = d, generator
+        self.sizes = list(range(1, d // 2 + 1))
+        self.mass = {s: (1.0 if 2 * s < d else 0.5) / (s * (d - s)) for s in self.sizes}
+        self._begun = False
+
+    def draw(self, count: int) -> _Draws:
+        """About so many coalitions."""
+        pairs = math.ceil(max(0, count) / 2)
+        whole = _Draws.of(torch.zeros(0, self.d, dtype=torch.bool), 1.0, False, True)
+        if not self._begun:
+            self._begun, whole = True, self._take(pairs)
+        left = pairs - len(whole.coalitions)
+        if left <= 0 or not self.sizes:
+            return whole
+        mass = torch.tensor([self.mass[s] for s in self.sizes], dtype=torch.float64)
+        rng: dict[str, Any] = {"generator": self.generator, "device": self.generator.device}
+        quantiles = (torch.arange(left, dtype=torch.float64) + float(torch.rand((), **rng))) / left
+        which = torch.searchsorted(mass.cumsum(0) / mass.sum(), quantiles).clamp_max(len(mass) - 1)
+        order = torch.rand(left, self.d, **rng).cpu().argsort(1)
+        z = order < torch.tensor(self.sizes)[which][:, None]  # a permutation of places is one of features
+        return whole + _Draws.of(z, float(mass.sum()), True, True)
+
+    def _take(self, pairs: int) -> _Draws:
+        """All pairs of the smallest sizes, as long as drawing would take as many."""
+        taken = []
+        for s in tuple(self.sizes):
+            number = math.comb(self.d, s) // (2 if 2 * s == self.d else 1)
+            if number * sum(self.mass[t] for t in self.sizes) > pairs * self.mass[s]:
+                break
+            members = torch.tensor(list(itertools.islice(itertools.combinations(range(self.d), s), number)))
+            z = torch.zeros(number, self.d, dtype=torch.bool).scatter(1, members, True)
+            taken.append(_Draws.of(z, self.mass[s] / number, False, True))
+            self.sizes.remove(s)
+            pairs -= number
+        return sum(taken, _Draws.of(torch.zeros(0, self.d, dtype=torch.bool), 1.0, False, True))
+
+
+def _draw(d: int, generator: torch.Generator) -> Tensor:
+    """A coalition (d,), its size in proportion to 1 / (k (d - k)), all of one size alike."""
+    sizes = torch.arange(1, d, dtype=torch.get_default_dtype(), device=generator.device)
+    weights = torch.cat([sizes.new_zeros(1), 1 / (sizes * (d - sizes))])
+    size = int(torch.multinomial(weights[None], 1, True, generator=generator))
+    order = torch.randn(1, d, generator=generator, device=generator.device)[0].argsort(descending=True)
+    chosen = torch.zeros(d, dtype=torch.bool)
+    chosen[order[:size].cpu()] = True
+    return chosen
+
+
+def _every(d: int) -> _Draws:
+    """All coalitions but the empty and the whole, with their kernel weights."""
+    z, size = coalition_sizes(torch.arange(1, 2**d - 1), d)
+    kernel = [0.0] + [(d - 1) / (math.comb(d, s) * s * (d - s)) for s in range(1, d)]
+    return _Draws.of(z, torch.tensor(kernel, dtype=torch.float64)[size], False, False)

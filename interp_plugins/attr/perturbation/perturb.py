@@ -1,0 +1,290 @@
+"""The perturbation loop: replace a feature by its baseline, run the model, credit the change to the feature.
+
+    attribution(feature) = F(x) - F(x with the feature replaced)
+
+One loop serves disjoint features (FeatureAblation) and overlapping windows (Occlusion, averaged over the windows that
+cover an element). No gradient is needed. Cost: one forward row per feature and sample, plus one for F(x).
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from interp_plugins.core.batching import auto_chunk, chunks, progress_bar
+from interp_plugins.core.errors import ModelError
+from interp_plugins.core.features import MaskFeatures, Windows
+from interp_plugins.core.forward import Forward
+from interp_plugins.core.report import note
+from interp_plugins.core.tensors import accumulation_dtype
+from interp_plugins.engine.incremental import Incremental
+from interp_plugins.engine.plan import planned
+from interp_plugins.engine.shared_passes import MergesBatch, clean_selected
+
+
+class _Credit:
+    """Running sums of the changes, per input: (N * K, ...) for K outputs per example."""
+
+    def __init__(self, inputs: Sequence[Tensor], samples: int, outputs: int, dtype: torch.dtype, overlap: bool):
+        self.samples, self.outputs = samples, outputs
+        shapes = [tuple(x.shape[1:]) for x in inputs]
+        self.sums = [
+            torch.zeros(samples, outputs, *s, dtype=dtype, device=x.device) for s, x in zip(shapes, inputs, strict=True)
+        ]
+        self.counts = (
+            [torch.zeros(s, device=x.device) for s, x in zip(shapes, inputs, strict=True)] if overlap else None
+        )
+
+    def result(self) -> list[Tensor]:
+        out = []
+        for i, total in enumerate(self.sums):
+            if self.counts is not None:
+                total = total / self.counts[i].clamp_min(1).to(total.dtype)
+            out.append(total.reshape(self.samples * self.outputs, *total.shape[2:]))
+        return out
+
+
+class Replacement(Protocol):
+    """Replacement values that depend on the feature."""
+
+    def at(self, k: int, i: int) -> Tensor:
+        """For feature k, values of the shape of input i."""
+        ...
+
+
+def _replace(
+    x: Tensor,
+    baselines: Sequence[Tensor] | Replacement,
+    features: MaskFeatures | Windows,
+    k: int,
+    i: int,
+    lo: int,
+    hi: int,
+) -> None:
+    """Put the baseline into feature k of input i, in place, for the samples [lo, hi)."""
+    baseline = baselines[i] if isinstance(baselines, Sequence) else baselines.at(k, i)
+    if isinstance(features, Windows):
+        _, box = features.box(k)
+        x[(slice(None), *box)] = baseline[(slice(lo, hi), *box)]
+        return
+    mask = features.masks(k)[i]
+    mask = mask[lo:hi] if mask.shape[0] > 1 else mask
+    x.copy_(torch.where(mask, baseline[lo:hi], x))
+
+
+def _add(credit: _Credit, change: Tensor, features: MaskFeatures | Windows, k: int, lo: int, hi: int) -> None:
+    """Credit the changes (hi - lo, K) of the samples [lo, hi) to feature k."""
+    for i in features.inputs_of(k):
+        total = credit.sums[i]
+        value = change.reshape(*change.shape, *(1,) * (total.ndim - 2)).to(total)
+        if isinstance(features, Windows):
+            _, box = features.box(k)
+            total[(slice(lo, hi), slice(None), *box)] += value
+            if credit.counts is not None and lo == 0:
+                credit.counts[i][box] += 1
+        else:
+            mask = features.masks(k)[i]
+            mask = mask[lo:hi] if mask.shape[0] > 1 else mask
+            total[lo:hi] += value * mask[:, None].to(total)
+
+
+def merges_batch(forward: Forward, inputs: Sequence[Tensor]) -> bool:
+    """Whether the model gives one value for a batch, whatever its size: seen by sending one sample alone."""
+    one = torch.zeros(1, dtype=torch.long, device=inputs[0].device)
+    out = clean_selected(forward.of_rows(one), [x[:1] for x in inputs])
+    return out.ndim == 0 or out.shape[0] != 1
+
+
+T = TypeVar("T")
+Run = tuple[int, int, int]  # a feature, the first of its samples, the last one + 1
+
+
+def perturb(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    baselines: Sequence[Tensor] | Replacement,
+    features: MaskFeatures | Windows,
+    *,
+    perturbations_per_eval: int = 1,
+    chunk: int | None = None,
+    progress: bool | None = None,
+    what: str = "perturbations",
+) -> list[Tensor]:
+    """Attributions (N * K, ...) per input for K outputs per example, or (K, ...) for a model with one value per batch.
+
+    Args:
+        forward: what to evaluate; its target may leave several values per example.
+        inputs: the inputs, batch first.
+        baselines: replacement values of the same shapes, or an object that makes them feature by feature.
+        features: what is replaced together.
+        perturbations_per_eval: features per forward pass; 1 leaves the size to the engine.
+        chunk: rows per forward pass; overrides the above.
+        progress: None = a bar for long work, True, False.
+        what: name for the progress bar.
+    """
+
+    def all_features(changes: Changes) -> list[Tensor]:
+        with changes.progress(what, progress):
+            return changes.credited(changes.of(changes.everything))
+
+    return with_changes(forward, inputs, baselines, features, all_features, perturbations_per_eval, chunk)
+
+
+def with_changes(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    baselines: Sequence[Tensor] | Replacement,
+    features: MaskFeatures | Windows,
+    use: Callable[[Changes], T],
+    perturbations_per_eval: int = 1,
+    chunk: int | None = None,
+) -> T:
+    """What `use` makes of the changes of the score, for a model with a value per row or, failing that, per batch.
+
+    Arguments as of `perturb`.
+    """
+    n = inputs[0].shape[0]
+    explicit = perturbations_per_eval > 1
+    size = chunk or (perturbations_per_eval * n if explicit else max(n, auto_chunk(list(inputs))))
+    # The unperturbed pass of one sample gives its score as well.
+    incremental = Incremental.of(forward, inputs, baselines, features) if n == 1 else None
+    clean = clean_selected(forward, inputs, size) if incremental is None else incremental.clean(0)
+    per_row = clean.ndim > 0 and clean.shape[0] == n
+    note(score=clean if clean.ndim == 1 and per_row else None)
+    try:
+        if per_row:
+            if n > 1:
+                incremental = Incremental.of(forward, inputs, baselines, features)
+            rows = size if incremental is None or explicit or chunk is not None else incremental.chunk
+            scores = clean.reshape(n, -1)
+            return use(Changes(forward, inputs, baselines, features, scores, rows, incremental=incremental))
+    except MergesBatch:
+        pass
+    if explicit:
+        raise ModelError(
+            "When perturbations_per_eval > 1, forward_func's output should be a tensor whose 1st dim grow with the "
+            f"input batch size: got shape {tuple(clean.shape)} for {n} examples. Use perturbations_per_eval=1."
+        )
+    return use(Changes(forward, inputs, baselines, features, clean.reshape(1, -1), n, merged=True))
+
+
+class Changes:
+    """F(x) - F(x with a feature replaced), for any features and samples, in chunks.
+
+    Args:
+        forward: what to evaluate.
+        inputs: the inputs, batch first.
+        baselines: replacement values.
+        features: what is replaced together.
+        clean: F(x), (samples, K).
+        size: rows per forward pass.
+        merged: the model gives one value for the whole batch, which then counts as one sample.
+        incremental: the engine that computes only what changes, if there is one.
+
+    Attributes:
+        samples, outputs: samples and values per sample.
+        everything: all features of all samples, in the order in which they are fastest.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        inputs: Sequence[Tensor],
+        baselines: Sequence[Tensor] | Replacement,
+        features: MaskFeatures | Windows,
+        clean: Tensor,
+        size: int,
+        merged: bool = False,
+        incremental: Incremental | None = None,
+    ):
+        self.inputs, self.baselines, self.features, self.clean = inputs, baselines, features, clean
+        self.size, self.merged, self.incremental = size, merged, incremental
+        self.samples, self.outputs = clean.shape
+        self._n = inputs[0].shape[0]
+        self._bar: Any = None
+        self.everything: list[Run] = [(k, 0, self._n) for k in range(len(features))]
+        if incremental is None:
+            forward, _ = planned(forward, inputs, rows=self._n * len(features), chunk=size)
+        else:  # sample by sample
+            self.everything = [incremental.row(r) for r in range(self._n * len(features))]
+        self._forward = forward
+
+    @contextlib.contextmanager
+    def progress(self, what: str, progress: bool | None) -> Iterator[None]:
+        """A bar over all features and samples for the evaluations inside, and threads while they go on."""
+        with (
+            progress_bar(len(self.features) * self._n, what, progress) as self._bar,
+            self.incremental or contextlib.nullcontext(),
+        ):
+            yield
+
+    def sorted(self, pairs: Iterable[tuple[int, int]]) -> list[Run]:
+        """Runs of single (feature, sample) pairs, neighbours together."""
+        if self.merged:
+            return [(k, 0, self._n) for k, _ in sorted(pairs)]
+        if self.incremental is not None:
+            rank = self._rank
+            return [(k, s, s + 1) for k, s in sorted(pairs, key=lambda pair: (pair[1], rank[pair[0]]))]
+        return [(k, s, s + 1) for k, s in sorted(pairs)]
+
+    @functools.cached_property
+    def _rank(self) -> dict[int, int]:
+        return {k: i for i, (k, *_) in enumerate(self.everything[: len(self.features)])}
+
+    def of(self, runs: Sequence[Run]) -> Iterator[tuple[int, int, int, Tensor]]:
+        """For each run, in parts where it is long: feature, first sample, last + 1, changes (samples, K)."""
+        ends = list(itertools.accumulate(hi - lo for _, lo, hi in runs))
+
+        def parts(start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+            """(feature, first sample, last sample + 1, offset in the chunk) for the rows [start, stop)."""
+            for at in range(bisect.bisect_right(ends, start), len(runs)):
+                k, lo, hi = runs[at]
+                begin = ends[at] - (hi - lo)
+                if begin >= stop:
+                    return
+                first, last = max(start, begin), min(stop, ends[at])
+                yield k, lo + first - begin, lo + last - begin, first - start
+
+        def work(start: int, stop: int) -> Tensor:
+            return self._scores(list(parts(start, stop)), stop - start)
+
+        step = self._n if self.incremental is None else 1
+        for start, stop, out in chunks(ends[-1] if ends else 0, self.size, work, step=step, bar=self._bar):
+            for k, lo, hi, at in parts(start, stop):
+                if self.merged:
+                    yield k, 0, 1, self.clean - out
+                elif self.incremental is None:
+                    yield k, lo, hi, self.clean[lo:hi] - out[at : at + hi - lo]
+                else:
+                    yield k, lo, hi, self.incremental.clean(lo).reshape(1, -1) - out[at : at + 1]
+
+    def _scores(self, parts: Sequence[tuple[int, int, int, int]], rows: int) -> Tensor:
+        if self.incremental is not None:
+            return self.incremental.selected([(k, lo, hi) for k, lo, hi, _ in parts]).reshape(rows, -1)
+        who = torch.cat([torch.arange(lo, hi) for _, lo, hi, _ in parts]).to(self.inputs[0].device)
+        xs = [x.index_select(0, who) for x in self.inputs]
+        for k, lo, hi, at in parts:
+            for i in self.features.inputs_of(k):
+                _replace(xs[i][at : at + hi - lo], self.baselines, self.features, k, i, lo, hi)
+        out = self._forward.selected(xs, who)
+        if self.merged:
+            return out.reshape(1, -1)
+        if out.ndim == 0 or out.shape[0] != rows:
+            raise MergesBatch
+        return out.reshape(rows, -1)
+
+    def credited(self, changes: Iterable[tuple[int, int, int, Tensor]]) -> list[Tensor]:
+        """Maps (samples * K, ...) per input, of the changes of all features of all samples."""
+        clean = self.clean
+        dtype = accumulation_dtype(clean.dtype) if clean.is_floating_point() else torch.get_default_dtype()
+        credit = _Credit(self.inputs, self.samples, self.outputs, dtype, self.features.counts_overlap)
+        for k, lo, hi, change in changes:
+            _add(credit, change.to(dtype), self.features, k, lo, hi)
+        return credit.result()

@@ -1,0 +1,371 @@
+"""Base classes with Captum's public face, and the one way in: checked private inputs, a frozen model, a Forward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from interp_plugins.attr.evidence.randomised import tell_if_failing
+from interp_plugins.attr.shared.lookups import joint
+from interp_plugins.attr.shared.path import check_rows
+from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.batching import auto_chunk, chunks
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.forward import Call, Forward, Gradients, gradients, one_per_row
+from interp_plugins.core.guard import frozen
+from interp_plugins.core.layers import Layer, Neuron, OfNeuron, resolve_layer
+from interp_plugins.core.registry import info_of
+from interp_plugins.core.report import note
+from interp_plugins.core.target import as_target
+from interp_plugins.core.tensors import (
+    accumulation_dtype,
+    as_tuple,
+    check_float,
+    check_inputs,
+    describe,
+    per_sample_sum,
+)
+from interp_plugins.engine.shared_passes import clean_selected, once
+
+
+class Attribution:
+    """A method bound to a model.
+
+    Args:
+        forward_func: an `nn.Module` or any callable, called as `forward_func(*inputs, *additional_forward_args)`.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any]):
+        if not callable(forward_func):
+            raise InputError(f"forward_func must be an nn.Module or a callable, got {describe(forward_func)}.")
+        self.forward_func = forward_func
+        info = info_of(type(self))
+        tell_if_failing(type(self).__name__, info.name if info is not None else None)
+
+    # The parameters differ from method to method, as in Captum, so the base class names none.
+    attribute: Callable[..., Any]
+
+    # Whether integer inputs are explained at their look-ups, and whether the map is over a layer.
+    embeds_ids: bool = False
+    reads_layer: bool = False
+    # Whether a `core.multi_target.Several` target is explained in shared passes; else `explain` runs once per target.
+    shares_targets: bool = False
+    # Whether it does so with `tol` as well, where each target may need passes of its own.
+    shares_tolerance: bool = False
+    # Whether its passes are calls of the whole model, which `torch.compile` can take.
+    compiles: bool = False
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether attributions are multiplied by (input - baseline): "global" rather than "local" attribution."""
+        return False
+
+    def has_convergence_delta(self) -> bool:
+        """Whether `attribute` takes `return_convergence_delta`."""
+        return False
+
+    def compute_convergence_delta(
+        self,
+        attributions: Tensor | tuple[Tensor, ...],
+        start_point: Any,
+        end_point: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Tensor:
+        """sum(attributions) - (F(end_point) - F(start_point)) per example (N,): zero where completeness holds.
+
+        Raises:
+            InputError: attributions for another number of examples.
+        """
+        with prepared(self.forward_func, end_point, target, additional_forward_args) as (ends, forward):
+            starts = as_baselines(start_point, ends, template=end_point)
+            return convergence_delta(forward, as_tuple(attributions), ends, starts)
+
+    def attribute_future(self, *args: Any, **kwargs: Any) -> torch.futures.Future[Any]:
+        """`attribute` for a model that answers later; perturbation methods have it.
+
+        Raises:
+            NotImplementedError: not for this method, as in Captum.
+        """
+        raise NotImplementedError(
+            f"attribute_future is not implemented for {type(self).__name__}: it is for methods that only evaluate the "
+            "model (FeatureAblation, ShapleyValueSampling, ...). Use attribute."
+        )
+
+    @classmethod
+    def get_name(cls) -> str:
+        """The class name with spaces: "Integrated Gradients"."""
+        return "".join(c if c.islower() or i == 0 else f" {c}" for i, c in enumerate(cls.__name__))
+
+    def explain(self, inputs: Tensor | tuple[Tensor, ...], **kwargs: Any) -> Explanation:
+        """`interp_plugins.explain` with this method: an `Explanation` with target, scores and pictures."""
+        from interp_plugins.api.explain import explain
+
+        return explain(self.forward_func, inputs, methods=self, **kwargs)[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({_short(self.forward_func)})"
+
+
+def _short(func: Any) -> str:
+    if isinstance(func, Call):
+        func = func.func
+    return type(func).__name__ if isinstance(func, nn.Module) else getattr(func, "__name__", repr(func))
+
+
+class GradientAttribution(Attribution):
+    """A method that needs gradients.
+
+    Integer inputs (tokens, categories) are explained at the rows that they are looked up as, jointly with the float
+    inputs (`attr/shared/lookups.py`). Baselines of ids: None = rows of zeros, since any id would be arbitrary; numbers
+    and tensors are ids, `core.baseline.NO_ID` a row of zeros; a `core.baseline.Sample` is the mean of its rows. The
+    maps have the ids' shape: what an id's row got, summed. Masks that the model computes from the ids stay the input's.
+    """
+
+    embeds_ids = True
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "attribute" in vars(cls):
+            cls.attribute = joint(cls.attribute)  # type: ignore[method-assign]
+
+
+class PerturbationAttribution(Attribution):
+    """A method that only evaluates the model."""
+
+    shares_targets = True
+    compiles = True
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Differences of outputs are global attributions."""
+        return True
+
+    def attribute_future(self, *args: Any, **kwargs: Any) -> torch.futures.Future[Any]:
+        """The future of what `attribute` returns; for a forward function that returns `torch.futures.Future`s.
+
+        Each evaluation is waited for before the next is asked for, so the future that comes back is done. The arguments
+        are those of `attribute`, which takes such functions as well.
+        """
+        future: torch.futures.Future[Any] = torch.futures.Future()
+        future.set_result(self.attribute(*args, **kwargs))
+        return future
+
+
+class InternalAttribution(Attribution):
+    """A method about a layer.
+
+    Args:
+        forward_func: as for `Attribution`.
+        layer: a module, its dotted name, or a `core.Layer`; a list of these where the method allows it.
+        device_ids: accepted for Captum's sake; not needed.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any], layer: Any, device_ids: list[int] | None = None):
+        super().__init__(forward_func)
+        self.layer, self.device_ids = layer, device_ids
+
+    def sites(self, attribute_to_layer_input: bool = False) -> list[Layer]:
+        """The layer (or layers), resolved; `attribute_to_layer_input` chooses the side unless a `Layer` says it."""
+        io = "input" if attribute_to_layer_input else "output"
+        out = []
+        for layer in self.layer if isinstance(self.layer, list) else [self.layer]:
+            site = resolve_layer(self.forward_func, layer)
+            out.append(
+                site if isinstance(layer, Layer) and not attribute_to_layer_input else Layer(site.module, io, site.call)
+            )
+        return out
+
+    def formatted(self, tensors: Sequence[Tensor], counts: Sequence[int]) -> Any:
+        """Captum's layout: a tensor or tuple per layer, and a list of these for a list of layers."""
+        per_layer, start = [], 0
+        for count in counts:
+            part = tuple(tensors[start : start + count])
+            per_layer.append(part if count > 1 else part[0])
+            start += count
+        return per_layer if isinstance(self.layer, list) else per_layer[0]
+
+
+class Multiplying(Attribution):
+    """A method that can multiply its gradients by (input - baseline).
+
+    Args:
+        forward_func: as for `Attribution`.
+        multiply_by_inputs: multiply, "global" attribution (default); False gives the averaged gradient itself.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True):
+        super().__init__(forward_func)
+        self._multiply_by_inputs = multiply_by_inputs
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As given to the constructor."""
+        return self._multiply_by_inputs
+
+
+class InternalMultiplying(InternalAttribution):
+    """A method about a layer that can multiply by the difference to the baseline.
+
+    Args:
+        forward_func: as for `Attribution`.
+        layer: as for `InternalAttribution`.
+        device_ids: not needed.
+        multiply_by_inputs: as for `Multiplying`.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Any,
+        device_ids: list[int] | None = None,
+        multiply_by_inputs: bool = True,
+    ):
+        super().__init__(forward_func, layer, device_ids)
+        self._multiply_by_inputs = multiply_by_inputs
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As given to the constructor."""
+        return self._multiply_by_inputs
+
+
+class LayerAttribution(InternalAttribution):
+    """A method whose map is over a layer's tensor."""
+
+    embeds_ids = False  # unless its path runs in the input
+    reads_layer = True
+    compiles = False
+
+    @staticmethod
+    def interpolate(
+        layer_attribution: Tensor, interpolate_dims: int | tuple[int, ...], interpolate_mode: str = "nearest"
+    ) -> Tensor:
+        """Resize a layer map (N, C, ...) to spatial size `interpolate_dims` with `torch.nn.functional.interpolate`."""
+        return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
+
+
+class NeuronAttribution(InternalAttribution):
+    """A method whose map is over the input, for a neuron inside the model."""
+
+    compiles = False
+
+    def neuron_func(self, neuron_selector: Any, attribute_to_neuron_input: bool = False) -> Any:
+        """The model with the neuron as its output, for use as a `forward_func`."""
+        if isinstance(self.layer, list):
+            raise InputError("A neuron lives in one layer; got a list of layers.")
+        neuron = Neuron(self.sites(attribute_to_neuron_input)[0], neuron_selector)
+        func = self.forward_func
+        if isinstance(func, Call):
+            return Call(OfNeuron(func.func, neuron), func.kwargs)
+        return OfNeuron(func, neuron)
+
+
+@contextlib.contextmanager
+def prepared(
+    func: Callable[..., Any], inputs: Any, target: Any = None, additional_forward_args: Any = None
+) -> Iterator[tuple[tuple[Tensor, ...], Forward]]:
+    """Private, checked inputs and a `Forward`, inside `frozen(func)`; reports the passes used."""
+    with frozen(func):
+        xs = check_inputs(inputs)
+        n = xs[0].shape[0]
+        forward = Forward.of(func, n, as_target(target, n), additional_forward_args)
+        try:
+            yield xs, forward
+        finally:
+            note(forward_passes=forward.passes["forward"], backward_passes=forward.passes["backward"])
+
+
+def batch_gradients(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    *,
+    wrt: Sequence[Layer] | None = None,
+    chunk: int | None = None,
+    compute: Callable[..., Gradients] = gradients,
+    known_as: Hashable = None,
+) -> Gradients:
+    """Scores and gradients (or what `compute` gives in their place) of every sample once, in chunks of samples.
+
+    Methods of one call that ask for the same gradients share them; those of another `compute` if `known_as` names it.
+    """
+    if wrt is None:
+        check_float(inputs)
+
+    def found() -> tuple[Any, ...]:
+        got = _batch_gradients(forward, inputs, wrt, chunk, compute)
+        return got.scores, got.grads, got.activations, got.counts
+
+    if compute is not gradients and known_as is None:
+        return Gradients(*found())
+    what = ("gradients", known_as, id(forward.target), None if wrt is None else tuple(wrt))
+    return Gradients(*once(forward, inputs, what, found))
+
+
+def _batch_gradients(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    wrt: Sequence[Layer] | None,
+    chunk: int | None,
+    compute: Callable[..., Gradients],
+) -> Gradients:
+    n, device = inputs[0].shape[0], inputs[0].device
+
+    def work(start: int, stop: int) -> Gradients:
+        if stop - start == n:
+            return compute(forward, inputs, wrt=wrt)
+        rows = torch.arange(start, stop, device=device)
+        return compute(forward, [x[start:stop] for x in inputs], rows, wrt=wrt)
+
+    size = chunk or max(auto_chunk(list(inputs)), min(n, 64))
+    parts = [part for _, _, part in chunks(n, size, work)]
+    if len(parts) == 1:
+        return parts[0]
+    for part in parts:
+        check_rows(part.grads, part.scores.shape[0])
+
+    def joined(columns: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+        return tuple(torch.cat(list(column)) for column in zip(*columns, strict=True))
+
+    return Gradients(
+        torch.cat([p.scores for p in parts]),
+        joined([p.grads for p in parts]),
+        joined([p.activations for p in parts]),
+        parts[0].counts,
+    )
+
+
+def batch_scores(forward: Forward, inputs: Sequence[Tensor], chunk: int | None = None) -> Tensor:
+    """F(x) of every sample (N,), in chunks of samples."""
+    return one_per_row(clean_selected(forward, inputs, chunk), inputs[0].shape[0], forward.target.count)
+
+
+def convergence_delta(
+    forward: Forward,
+    attributions: Sequence[Tensor],
+    ends: Sequence[Tensor],
+    starts: Sequence[Tensor],
+    chunk: int | None = None,
+) -> Tensor:
+    """sum(attributions) - (F(end) - F(start)), per sample (N,); of K targets (N * K,)."""
+    n = ends[0].shape[0]
+    if any(a.shape[0] != n * forward.target.count for a in attributions):
+        raise InputError(
+            f"Attributions for {[a.shape[0] for a in attributions]} examples came for {n} inputs; the first dimensions "
+            "must be equal."
+        )
+    end, start = batch_scores(forward, ends, chunk), batch_scores(forward, starts, chunk)
+    note(score=end, baseline_score=start)
+    return completeness_error(attributions, end, start)
+
+
+def completeness_error(maps: Sequence[Tensor], end: Tensor, start: Tensor) -> Tensor:
+    """sum(maps) - (end - start) per row, in float32 at least: half precision would round the difference away."""
+    wide = accumulation_dtype(end.dtype)
+    return per_sample_sum(maps).to(wide) - (end.to(wide) - start.to(wide))

@@ -1,0 +1,66 @@
+"""Explanations of one method, made sample by sample, as one: samples of different lengths are padded with zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.explanation import Explanation
+
+
+def joined(parts: Sequence[Explanation], pad: int = 0) -> Explanation:
+    """One explanation of all samples, in order.
+
+    Args:
+        parts: explanations of one method and target; tensors may differ in their second dimension (tokens).
+        pad: what shorter inputs and baselines are filled up with; attributions get zeros.
+
+    Raises:
+        InputError: nothing to join, or different methods.
+    """
+    if not parts:
+        raise InputError("There is nothing to join: no explanation.")
+    if len({(p.method, p.layer) for p in parts}) > 1:
+        raise InputError(f"Explanations of different methods cannot be one: {', '.join(p.method for p in parts)}.")
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    lists = ("target", "target_label", "prediction", "prediction_label", "names", "tokens", "values")
+    tensors = ("probability", "score", "baseline_score", "convergence_delta")
+    changes: dict[str, Any] = {name: _chained([getattr(p, name) for p in parts]) for name in lists}
+    changes |= {name: _stacked([getattr(p, name) for p in parts], 0) for name in tensors}
+    changes |= {name: _stacked([getattr(p, name) for p in parts], pad) for name in ("inputs", "baselines")}
+    changes["attributions"] = _stacked([p.attributions for p in parts], 0)
+    changes["seconds"] = sum(p.seconds or 0.0 for p in parts)
+    meta = dict(first.meta)
+    for key in ("forward_passes", "backward_passes"):
+        if key in meta:
+            meta[key] = sum(p.meta.get(key, 0) for p in parts)
+    if "per_sample" in meta:
+        names = meta["per_sample"]
+        meta["per_sample"] = {k: [v for p in parts for v in p.meta["per_sample"][k]] for k in names}
+    return replace(first, **changes, meta=meta)
+
+
+def _chained(values: Sequence[Any]) -> Any:
+    return None if any(v is None for v in values) else tuple(e for v in values for e in v)
+
+
+def _stacked(values: Sequence[Any], pad: int) -> Any:
+    if any(v is None for v in values):
+        return None
+    if isinstance(values[0], tuple):
+        return tuple(_stacked(column, pad) for column in zip(*values, strict=True))
+    width = max((v.shape[1] for v in values if v.ndim > 1), default=0)
+    return torch.cat([_widened(v, width, pad) for v in values])
+
+
+def _widened(value: Tensor, width: int, pad: int) -> Tensor:
+    if value.ndim < 2 or value.shape[1] == width:
+        return value
+    return torch.cat([value, value.new_full((value.shape[0], width - value.shape[1], *value.shape[2:]), pad)], 1)

@@ -1,0 +1,315 @@
+"""Sites: where a map lives (`Input`, `Layer`) and what inside a model can be explained (`Neuron`).
+
+A layer is handled by re-parametrisation. `AtLayer(func, layer)` is a plain callable whose inputs are that layer's
+activations; a hook substitutes them. Every method for inputs is then a method for layers, and `OfNeuron(func, layer,
+selector)`, whose output is a neuron, makes every method one for neurons. Only forward hooks are used, and they are
+removed in `finally`; gradients come from `torch.autograd.grad`, never from backward hooks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from interp_plugins.core.errors import InputTypeError, InterpWarning, LayerError, did_you_mean
+from interp_plugins.core.guard import modules_of
+from interp_plugins.core.target import Index, as_target
+from interp_plugins.core.tensors import describe
+
+_WRAPPERS = ("module", "_orig_mod")
+
+
+@dataclass(frozen=True)
+class Input:
+    """The model's own inputs."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's output (or input).
+
+    Args:
+        module: the module, or its dotted name (names inside `DataParallel` or a compiled module work without prefix).
+        io: "output" or "input".
+        call: which call of the module within one forward pass counts (0 = first), for modules that are used several
+            times. None: the only call; where there are several, the last one, with a warning.
+    """
+
+    module: nn.Module | str
+    io: str = "output"
+    call: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.io not in ("input", "output"):
+            raise LayerError(f"Layer io must be 'input' or 'output', got {self.io!r}.")
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """A scalar per example inside the model.
+
+    Args:
+        layer: where.
+        selector: index after the batch dimension (int or tuple; slices are summed), or a function of the layer's
+            tensor (tuple of tensors, if it has several) -> (N,).
+    """
+
+    layer: Layer
+    selector: int | tuple[int | slice, ...] | Callable[..., Tensor]
+
+    def select(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The neuron's value per row (R,), from the layer's tensors."""
+        chosen = self.select_block(tensors)
+        return chosen.reshape(chosen.shape[0], -1).sum(1) if chosen.ndim > 1 else chosen
+
+    def select_block(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The selected elements per row, before any sum over slices."""
+        if callable(self.selector):
+            return self.selector(tuple(tensors) if len(tensors) > 1 else tensors[0])
+        if len(tensors) != 1:
+            raise LayerError(
+                f"Cannot select neuron index from layer with multiple tensors ({len(tensors)}); give a function of "
+                "the tuple of tensors as neuron_selector instead."
+            )
+        chosen = as_target(self.selector, 0)
+        if not isinstance(chosen, Index):
+            raise InputTypeError(
+                f"neuron_selector must be an int, a tuple of ints or slices, or a function; got "
+                f"{describe(self.selector)}."
+            )
+        return chosen(tensors[0])
+
+
+def layer_name(func: Any, module: nn.Module) -> str:
+    """Dotted name of a module inside the model behind func; its class name if it is not found there."""
+    for root in modules_of(func):
+        for name, m in root.named_modules():
+            if m is module:
+                return ".".join(p for p in name.split(".") if p not in _WRAPPERS) or type(module).__name__
+    return type(module).__name__
+
+
+def resolve_layer(func: Any, layer: Any) -> Layer:
+    """A `Layer` with a module, from a module, a dotted name, a `Layer`, or a function model -> module.
+
+    Raises:
+        LayerError: no such module, with the nearest names.
+    """
+    site = layer if isinstance(layer, Layer) else Layer(layer)
+    module = site.module
+    roots = modules_of(func)
+    if callable(module) and not isinstance(module, nn.Module) and roots:
+        module = module(roots[0])
+    if isinstance(module, str):
+        names: dict[str, nn.Module] = {}
+        for root in roots:
+            for name, m in root.named_modules():
+                plain = ".".join(p for p in name.split(".") if p not in _WRAPPERS)
+                names.setdefault(plain, m)
+                names.setdefault(name, m)
+        if module not in names:
+            known = [n for n in names if n]
+            raise LayerError(
+                f"No layer named {module!r}.{did_you_mean(module, known)} The model has {len(known)} named modules"
+                + (f", for instance {', '.join(known[-6:])}. " if known else " (no nn.Module behind this callable). ")
+                + "See dict(model.named_modules())."
+            )
+        module = names[module]
+    if not isinstance(module, nn.Module):
+        raise LayerError(f"A layer must be an nn.Module or its dotted name, got {describe(module)}.")
+    return Layer(module, site.io, site.call)
+
+
+def _tensor_leaves(value: Any, module: nn.Module) -> tuple[list[Any], list[int], Any]:
+    """Leaves of nested containers, which of them are float tensors, and the tree to rebuild."""
+    leaves, tree = pytree.tree_flatten(value)
+    where = [i for i, v in enumerate(leaves) if isinstance(v, Tensor) and v.is_floating_point()]
+    if not where:
+        raise LayerError(
+            f"The layer {type(module).__name__} gave no floating-point tensor but {describe(value)}; choose another "
+            "layer or the other side (attribute_to_layer_input)."
+        )
+    return leaves, where, tree
+
+
+class _Tap:
+    """Hooks on one layer: reads its tensors call by call, substitutes them (`replace`), or adds to them (`add`)."""
+
+    def __init__(
+        self,
+        site: Layer,
+        replace: Sequence[Tensor] | None = None,
+        total_calls: int | None = None,
+        add: Iterator[Tensor] | None = None,
+    ):
+        assert isinstance(site.module, nn.Module)
+        self.add = add
+        self.site, self.module, self.replace, self.total = site, site.module, replace, total_calls
+        self.calls = 0
+        self.seen: list[tuple[Tensor, ...]] = []
+
+    def _touch(self, value: Any) -> Any:
+        leaves, where, tree = _tensor_leaves(value, self.module)
+        call, self.calls = self.calls, self.calls + 1
+        mine = self.site.call == call or (self.site.call is None and call == (self.total or 1) - 1)
+        if self.add is not None:
+            if mine:
+                for i in where:
+                    leaves[i] = leaves[i] + next(self.add)
+        elif self.replace is None:
+            for i in where:
+                # Token ids in, frozen weights: the graph starts here.
+                if torch.is_grad_enabled() and not leaves[i].requires_grad:
+                    leaves[i] = leaves[i].detach().requires_grad_()
+            self.seen.append(tuple(leaves[i] for i in where))
+            # The network goes on with a copy: an in-place operation behind the layer cannot change what was seen.
+            for i in where:
+                leaves[i] = leaves[i].clone()
+        elif mine:
+            if len(where) != len(self.replace):
+                raise LayerError(f"The layer gave {len(where)} tensors, {len(self.replace)} are to be put in.")
+            for i, new in zip(where, self.replace, strict=True):
+                leaves[i] = new.clone()
+        return pytree.tree_unflatten(leaves, tree)
+
+    def _pre(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._touch((args, kwargs))
+
+    def _post(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return self._touch(output)
+
+    def attach(self) -> Any:
+        if self.site.io == "input":
+            return self.module.register_forward_pre_hook(self._pre, with_kwargs=True, prepend=False)
+        return self.module.register_forward_hook(self._post, prepend=True)
+
+    def chosen(self, func: Any) -> tuple[Tensor, ...]:
+        """The tensors of the call asked for."""
+        name = layer_name(func, self.module)
+        if not self.seen:
+            raise LayerError(
+                f"Forward hook did not obtain any outputs for given layer: {name!r} "
+                f"({type(self.module).__name__}) did not run in this forward pass. Choose a layer that the model "
+                "calls (some modules are only containers, or used through their weights)."
+            )
+        if self.site.call is None:
+            if len(self.seen) > 1:
+                warnings.warn(
+                    f"The layer {name!r} runs {len(self.seen)} times in one forward pass; its last call is explained. "
+                    f"Choose with Layer({name!r}, call=0..{len(self.seen) - 1}).",
+                    InterpWarning,
+                    stacklevel=2,
+                )
+            return self.seen[-1]
+        if not -len(self.seen) <= self.site.call < len(self.seen):
+            raise LayerError(f"Layer {name!r} ran {len(self.seen)} times; call={self.site.call} does not exist.")
+        return self.seen[self.site.call]
+
+
+@contextlib.contextmanager
+def _attached(taps: Sequence[_Tap]) -> Iterator[None]:
+    handles: list[Any] = []
+    try:
+        for tap in taps:
+            handles.append(tap.attach())
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run_and_read(
+    func: Callable[..., Any], layers: Sequence[Layer], *args: Any, **kwargs: Any
+) -> tuple[Any, list[tuple[Tensor, ...]]]:
+    """Call func once; return its output and each layer's tensors (still in the graph)."""
+    taps = [_Tap(layer) for layer in layers]
+    with _attached(taps):
+        output = func(*args, **kwargs)
+    return output, [tap.chosen(func) for tap in taps]
+
+
+class AtLayer:
+    """func as a function of some layers' activations: `f(*activations, *inputs, *args)`.
+
+    The original inputs follow the activations as ordinary (batched) arguments, so that whatever expands the
+    activations over steps, samples or perturbations expands them as well.
+    """
+
+    def __init__(self, func: Callable[..., Any], layers: Sequence[Layer]):
+        self.func, self.layers = func, list(layers)
+        self.counts: list[int] = []
+        self.calls: list[int] = [1] * len(layers)
+
+    def wrapped_callables(self) -> list[Any]:
+        """The callables inside (for the guard)."""
+        return [self.func]
+
+    def sites(self) -> list[Layer]:
+        """The layers, calls counted from the first (known after `encode`)."""
+        return [
+            layer if layer.call is None or layer.call >= 0 else Layer(layer.module, layer.io, calls + layer.call)
+            for layer, calls in zip(self.layers, self.calls, strict=True)
+        ]
+
+    def encode(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        """The layers' activations for ordinary inputs, detached; one flat tuple over all layers."""
+        taps = [_Tap(layer) for layer in self.layers]
+        with torch.no_grad(), _attached(taps):
+            self.func(*args, **kwargs)
+        found = [tap.chosen(self.func) for tap in taps]
+        self.counts = [len(tensors) for tensors in found]
+        self.calls = [tap.calls for tap in taps]
+        return tuple(t.detach() for tensors in found for t in tensors)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call func with the activations (first) put in at the layers, on the inputs that follow."""
+        taps, start = [], 0
+        for site, count, calls in zip(self.sites(), self.counts, self.calls, strict=True):
+            taps.append(_Tap(site, replace=args[start : start + count], total_calls=calls))
+            start += count
+        with _attached(taps):
+            return self.func(*args[start:], **kwargs)
+
+
+class NoisyAt:
+    """func with noise added to some layers' tensors: `f(*inputs, *args, *noise)`, one noise tensor per layer tensor.
+
+    The noise comes last, as ordinary batched arguments, so that it stays with its rows.
+    """
+
+    def __init__(self, at: AtLayer):
+        self.func, self.layers, self.calls, self.count = at.func, at.sites(), at.calls, sum(at.counts)
+
+    def wrapped_callables(self) -> list[Any]:
+        """The callables inside (for the guard)."""
+        return [self.func]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call func on the arguments before the noise, with the noise added at the layers."""
+        noise = iter(args[len(args) - self.count :])
+        taps = [_Tap(site, add=noise, total_calls=calls) for site, calls in zip(self.layers, self.calls, strict=True)]
+        with _attached(taps):
+            return self.func(*args[: len(args) - self.count], **kwargs)
+
+
+class OfNeuron:
+    """func with a neuron as its output: `f(*inputs, *args) -> (N,)`."""
+
+    def __init__(self, func: Callable[..., Any], neuron: Neuron):
+        self.func, self.neuron = func, neuron
+
+    def wrapped_callables(self) -> list[Any]:
+        """The callables inside (for the guard)."""
+        return [self.func]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The neuron's value per row."""
+        _, (tensors,) = run_and_read(self.func, [self.neuron.layer], *args, **kwargs)
+        return self.neuron.select(tensors)

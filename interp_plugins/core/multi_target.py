@@ -1,0 +1,166 @@
+"""Several targets of one call: all classes, or any list of targets, from the passes of one.
+
+A model gives all its scores at once. A method that evaluates the model needs no pass more for a hundred targets than
+for one; a method that differentiates shares the forward pass and goes backward once per target. `Several` is the target
+that leaves all of them, and the maps that come of it stand sample by sample, target by target: (N * K, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.core.errors import ModelError
+from interp_plugins.core.target import Target
+
+
+@dataclass(frozen=True)
+class AllClasses:
+    """Every class of a classifier, each explained on its own; `explain(..., target="all")` says the same.
+
+    For an output (N, C) these are its C columns, for a segmentation (N, C, H, W) the region of every class that the
+    model predicts in the batch.
+    """
+
+
+@dataclass(frozen=True)
+class Several(Target):
+    """Some targets side by side: output (R, ...) -> (R, K)."""
+
+    targets: tuple[Target, ...]
+
+    @property
+    def count(self) -> int:
+        """Scalars per row, K."""
+        return len(self.targets)
+
+    def at(self, rows: Tensor | None) -> Target:
+        """Each target's rows."""
+        return Several(tuple(t.at(rows) for t in self.targets))
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """The scores of all targets, (R, K); (1, K) of a model that gives one value per batch."""
+        return torch.stack([t(output).reshape(-1) for t in self.targets], 1)
+
+    def describe(self, i: int) -> str | None:
+        """The targets' descriptions."""
+        return "; ".join(str(t.describe(i)) for t in self.targets)
+
+
+def each_target(target: Any) -> tuple[Any, ...]:
+    """The targets of a `Several`; anything else is one."""
+    return target.targets if isinstance(target, Several) else (target,)
+
+
+@dataclass(frozen=True)
+class Unsettled:
+    """The samples and targets that a mean over draws still needs draws for (`attr/shared/average.py`).
+
+    Passes are shared by all of these samples and targets, so some of their combinations may have settled already.
+
+    Attributes:
+        samples: their numbers.
+        targets: their targets.
+        keep: which of the combinations, sample by sample, have not settled; None: all.
+    """
+
+    samples: Tensor
+    targets: tuple[Any, ...]
+    keep: Tensor | None
+
+    @classmethod
+    def of(cls, maps: Tensor, targets: tuple[Any, ...]) -> Unsettled:
+        """From the numbers of the maps, of which sample i has i * K to i * K + K - 1, one per target."""
+        count = len(targets)
+        samples, which = (maps // count).unique(), (maps % count).unique()
+        both = (samples[:, None] * count + which).reshape(-1)
+        keep = None if len(both) == len(maps) else torch.isin(both, maps).nonzero().flatten()
+        return cls(samples, tuple(targets[k] for k in which.tolist()), keep)
+
+    @property
+    def target(self) -> Any:
+        """The targets as one."""
+        return self.targets[0] if len(self.targets) == 1 else Several(self.targets)
+
+    def pick(self, values: Tensor, draws: int) -> Tensor:
+        """What belongs to the unsettled maps, of values for all samples and targets, draw by draw."""
+        (values,) = target_by_target([values], draws * len(self.samples), len(self.targets))
+        if self.keep is None:
+            return values
+        values = values.unflatten(0, (draws, len(self.samples) * len(self.targets), -1))
+        return values.index_select(1, self.keep.to(values.device)).flatten(0, 2)
+
+
+def side_by_side(per_target: Sequence[Sequence[Tensor]], rows: int) -> tuple[Tensor, ...]:
+    """One tensor of all targets, (R * K, ...) with a row's targets together, from those of each target, (R, ...).
+
+    A tensor may have several entries per row (a layer that folds the batch with another axis); they stay together.
+
+    Raises:
+        ModelError: a first dimension that cannot be told apart by rows.
+    """
+    out = []
+    for column in zip(*per_target, strict=True):
+        shape = column[0].shape
+        if not shape or shape[0] % rows:
+            raise _not_apart(column[0], rows)
+        out.append(torch.stack([t.reshape(rows, -1) for t in column], 1).reshape(-1, *shape[1:]))
+    return tuple(out)
+
+
+def target_by_target(maps: Sequence[Tensor], rows: int, count: int) -> list[Tensor]:
+    """Maps (R * K, ...), of methods that give these and of methods that give (R, K, ...).
+
+    Raises:
+        ModelError: a first dimension that cannot be told apart by rows and targets.
+    """
+    if count == 1:
+        return list(maps)
+    out = []
+    for m in maps:
+        if m.ndim > 1 and tuple(m.shape[:2]) == (rows, count):
+            m = m.flatten(0, 1)
+        if not m.ndim or m.shape[0] % (rows * count):
+            raise _not_apart(m, rows)
+        out.append(m)
+    return out
+
+
+def _not_apart(tensor: Tensor, rows: int) -> ModelError:
+    return ModelError(
+        f"A tensor of shape {tuple(tensor.shape)} came for {rows} rows: its first dimension is not the batch, so "
+        "several targets cannot share a pass. Explain one target at a time."
+    )
+
+
+def repeated(tensors: Sequence[Tensor], count: int) -> Sequence[Tensor]:
+    """Each row `count` times, to stand beside what comes of `count` targets."""
+    return tensors if count == 1 else [t.repeat_interleave(count, 0) for t in tensors]
+
+
+def part_of(value: Any, k: int, count: int, n: int) -> Any:
+    """What belongs to target k of `count`: of tensors (N * K, ...) or (N, K, ...) and tuples, lists and dicts of them.
+
+    A list of N * K numbers is one, too. Anything that is not of n samples times `count` targets stays as it is.
+    """
+    if isinstance(value, Tensor):
+        if not value.ndim or value.shape[0] % n or value.numel() % (n * count) or not value.numel():
+            return value
+        apart = value.ndim > 1 and value.shape[0] == n and value.shape[1] == count
+        if not apart and value.shape[0] % (n * count):
+            return value
+        entries = () if apart else (value.shape[0] // (n * count),)
+        rest = value.shape[2:] if apart else value.shape[1:]
+        chosen = value.reshape(n, count, *entries, *rest)[:, k]
+        return chosen if apart else chosen.reshape(-1, *rest)
+    if isinstance(value, list) and len(value) == n * count and all(isinstance(v, (int, float)) for v in value):
+        return value[k::count]
+    if isinstance(value, (tuple, list)) and any(isinstance(v, (Tensor, tuple, list)) for v in value):
+        return type(value)(part_of(v, k, count, n) for v in value)
+    if isinstance(value, Mapping):
+        return {key: part_of(v, k, count, n) for key, v in value.items()}
+    return value

@@ -1,0 +1,166 @@
+"""`Incremental`: the scores of perturbed inputs, computing only what the perturbation can reach.
+
+A window of 15 x 15 pixels changes few positions of a network's first maps, and all of its last ones. So the unperturbed
+pass is kept, and each perturbation runs as the *change* it makes: a small box that grows from layer to layer
+(receptive-field projection: Nakandala, Kumar, Papakonstantinou, SIGMOD 2019), until it covers the map.
+
+Exact: nothing is left out, and rounding is relative to the change instead of to the activations. One or two
+perturbations are compared with the plain model first; whatever does not agree, or cannot be traced, is left to the
+plain engine.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.core.forward import Forward, select_output
+from interp_plugins.core.guard import preserved_rng
+from interp_plugins.engine.incremental.boxes import Boxes
+from interp_plugins.engine.incremental.change import Change
+from interp_plugins.engine.incremental.checks import close, prepared
+from interp_plugins.engine.incremental.run import Rows
+from interp_plugins.engine.incremental.traced_model import Plan, Reference
+from interp_plugins.engine.incremental.workers import Workers
+
+MIN_FEATURES = 8  # fewer perturbations than this do not pay for the preparation,
+MIN_ELEMENTS = 10**6  # nor do fewer elements of perturbed inputs (a hundred pictures of 64 x 64 pixels),
+MIN_ELEMENTS_CUDA = 5 * 10**7  # (there so many pass before the preparation is over)
+MIN_PRODUCTS = 5 * 10**8  # or fewer multiplications in all
+MIN_GAIN = 1.15  # multiplications of a planned forward over those done
+MANY = 200  # features from which two are compared with the plain model, not one
+PIECE = 16  # rows run together by one thread
+
+
+class Incremental:
+    """Scores of perturbations of one picture after the other.
+
+    Args:
+        plan: the traced model.
+        first: the unperturbed pass of the first sample.
+        forward: what selects the scores.
+        x: the input (N, C, H, W).
+        boxes: where the features lie and what they are replaced by.
+
+    Attributes:
+        order: features, neighbours close to each other.
+        chunk: rows that one call should get.
+    """
+
+    def __init__(self, plan: Plan, first: Reference, forward: Forward, x: Tensor, boxes: Boxes):
+        self.plan, self.forward, self.boxes, self._x = plan, forward, boxes, x
+        self.order = boxes.order()
+        self._reference: tuple[int, Reference] | None = (0, first)
+        self._clean: dict[int, Tensor] = {}
+        self._known: dict[int, Tensor] = {}  # outputs of the first features that were run, of sample 0
+        self._workers = Workers(x.device)
+        self.chunk = PIECE * self._workers.count * (2 if self._workers.count > 1 else 1)
+
+    @classmethod
+    def of(cls, forward: Forward, inputs: Sequence[Tensor], baselines: Any, features: Any) -> Incremental | None:
+        """The incremental engine for this model and these features, or None where the plain one has to do it."""
+        x = inputs[0]
+        worth = MIN_ELEMENTS_CUDA if x.device.type == "cuda" else MIN_ELEMENTS
+        if len(features) < MIN_FEATURES or len(features) * x.numel() < worth:
+            return None
+        found = prepared(forward, inputs, baselines, features)
+        if found is None:
+            return None
+        plan, first, boxes = found
+        try:
+            with preserved_rng():
+                made = cls(plan, first, forward, x, boxes)
+                return made if made._agrees() else None
+        except Exception:  # whatever a model may raise when it is called piece by piece
+            return None
+
+    def _agrees(self) -> bool:
+        """Whether it pays, and a few perturbations of the first sample give what the model gives."""
+        chosen = [self.order[len(self.order) // 2], self.order[0]]
+        with torch.inference_mode():
+            if not self._of(0).finite():
+                return False
+            rows = self.rows(0, chosen)
+            made = select_output(rows.output(), self.forward.output).clone()
+        if made.ndim == 0 or len(made) != len(chosen):  # a model that merges the batch
+            return False
+        self._known = dict(zip(chosen, made))
+        with torch.inference_mode():
+            clean = select_output(self._of(0).output, self.forward.output).clone()
+        rest = self.plan.others
+        everything = self.plan.planned
+        if everything * len(self.order) * len(self._x) < MIN_PRODUCTS:
+            return False
+        if everything * len(chosen) < MIN_GAIN * (sum(rows.products.values()) + rest * len(chosen)):
+            return False
+        if len(self.order) < MANY:
+            chosen, made = chosen[:1], made[:1]
+        with torch.no_grad():
+            same = torch.zeros(len(chosen), dtype=torch.long, device=self._x.device)
+            truth = self.forward.raw([torch.cat([self.boxes.perturbed(k, 0) for k in chosen])], same)
+        return close(made, truth, clean)
+
+    def _of(self, sample: int) -> Reference:
+        if self._reference is None or self._reference[0] != sample:
+            self._reference = None  # the old maps go before the new ones come
+            self._reference = (sample, Reference.of(self.plan, self._x[sample : sample + 1]))
+        return self._reference[1]
+
+    def rows(self, sample: int, features: Sequence[int]) -> Rows:
+        """The run of some features of one sample, not yet started."""
+        reference = self._of(sample)
+        delta, y, x = self.boxes.changes(features, [sample] * len(features))
+        return Rows(self.plan, reference.maps, Change(delta, y, x))
+
+    def row(self, r: int) -> tuple[int, int, int]:
+        """Feature, sample and sample + 1 of row r: all features of the first sample, then those of the next."""
+        sample, i = divmod(r, len(self.order))
+        return self.order[i], sample, sample + 1
+
+    def selected(self, rows: Sequence[tuple[int, int, int]]) -> Tensor:
+        """What the target selects for some rows, as `row` names them; those of a sample, and neighbours, together."""
+        parts: list[Tensor] = []
+        for sample, group in itertools.groupby(rows, key=lambda row: row[1]):
+            self.clean(sample)
+            parts.append(self._outputs(sample, [k for k, *_ in group]))
+        # Ordinary tensors again: a target may do with them as it likes.
+        return self.forward.select(
+            torch.cat(parts).clone(), torch.tensor([s for _, s, _ in rows], device=self._x.device)
+        )
+
+    def clean(self, sample: int) -> Tensor:
+        """What the target selects for the unperturbed sample (1, ...), from the same pass as the changes."""
+        if sample not in self._clean:
+            with torch.inference_mode():
+                output = select_output(self._of(sample).output, self.forward.output)
+            self._clean[sample] = self.forward.select(output.clone(), torch.tensor([sample], device=self._x.device))
+        return self._clean[sample]
+
+    def _outputs(self, sample: int, features: Sequence[int]) -> Tensor:
+        known = self._known if sample == 0 else {}
+        todo = [k for k in features if k not in known]
+        with torch.inference_mode():
+            self._of(sample)
+
+        def run(piece: Sequence[int]) -> Tensor:
+            with torch.inference_mode():
+                return select_output(self.rows(sample, piece).output(), self.forward.output)
+
+        size = max(1, min(PIECE, -(-len(todo) // self._workers.count)))
+        made = self._workers.map(run, [todo[i : i + size] for i in range(0, len(todo), size)])
+        if len(todo) == len(features):
+            return torch.cat(made)
+        fresh = iter([row for part in made for row in part])
+        return torch.stack([known[k] if k in known else next(fresh) for k in features])
+
+    def __enter__(self) -> Incremental:
+        """Threads are started when needed."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """And ended here."""
+        self._workers.end()

@@ -1,0 +1,93 @@
+"""The model as a graph of calls, traced by torch.fx through a private view of its modules.
+
+So whatever a forward sets, counts or appends on `self` while it is traced (or run on intermediate values later) stays
+out of the user's model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.modules import module as _hooks
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from interp_plugins.core.guard import hook_numbers
+from interp_plugins.engine.plan.view import View
+
+_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
+
+
+class _Tracer(fx.Tracer):
+    """Modules whose forward is one of torch.nn's are calls of the graph, also when a subclass inherits it."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        of_torch = any(
+            "forward" in vars(base) and base.__module__.startswith("torch.nn.modules.")
+            for base in [next(b for b in type(m).__mro__ if "forward" in vars(b))]
+        )
+        return of_torch and not isinstance(m, nn.Sequential)
+
+
+def trace(model: nn.Module) -> fx.GraphModule | None:
+    """The graph over a private view of an evaluated model; None where it has hooks or cannot be traced."""
+    if not is_plain(model):
+        return None
+    try:
+        view = View().module(model)
+        tracer = _Tracer()
+        graph = tracer.trace(view)
+    except Exception:  # no view, control flow, functions that need values, whatever a forward may raise on proxies
+        return None
+    if _mutates_what_is_used_again(graph, dict(view.named_modules())):
+        return None
+    return fx.GraphModule(view, graph)
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether a model is evaluated, and nothing but its modules' classes says what they do: no hooks, no scripts."""
+    hooked = any(getattr(_hooks, name, None) for name in _GLOBAL_HOOKS)
+    return not hooked and not any(_resists(m) for m in model.modules())
+
+
+def _resists(m: nn.Module) -> bool:
+    return (
+        m.training
+        or "forward" in vars(m)
+        or "__call__" in vars(m)
+        or isinstance(m, LazyModuleMixin)
+        or bool(hook_numbers([m]))
+    )
+
+
+def _mutates_what_is_used_again(graph: fx.Graph, modules: dict[str, nn.Module]) -> bool:
+    """Whether some call works in place on a tensor that a later call reads by its old name."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        source = node.args[0] if node.args else None
+        if not in_place(node, modules) or not isinstance(source, fx.Node):
+            continue
+        if any(order[user] > order[node] for user in source.users):
+            return True
+    return False
+
+
+def in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a call says that it works in place."""
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op.startswith("call_") and (
+        bool(node.kwargs.get("inplace", False))
+        or (name.endswith("_") and not name.endswith("__"))
+        or name in ("iadd", "imul", "isub", "itruediv", "setitem")
+    )
+
+
+def depends_on_input(graph: fx.Graph) -> set[Any]:
+    """The nodes that the input has a say in."""
+    found: set[Any] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found

@@ -1,0 +1,74 @@
+"""Batch normalisation folded into the convolution or linear layer before it.
+
+In eval mode batch normalisation is y = s z + t per channel, with s = weight / sqrt(var + eps) and
+t = bias - mean s. Behind z = W x + b it is W' x + b' with W' = s W and b' = s b + t: one layer fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from interp_plugins.core.layers import Layer
+from interp_plugins.core.tensors import widest
+from interp_plugins.engine.plan.tracer import Probe, is_plain
+from interp_plugins.engine.plan.view import shallow
+
+LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def folded(probe: Probe, sites: Sequence[Layer]) -> dict[int, nn.Module]:
+    """Stand-ins, by module id, for every pair that can be folded without anybody noticing.
+
+    A pair is folded where the norm is all that ever reads the linear layer's output, both run once, and no site looks
+    between them.
+    """
+    watched = {id(site.module) for site in sites}
+    out: dict[int, nn.Module] = {}
+    last = {id(v.gave[0]): v for v in probe.visits if len(v.gave) == 1 and is_plain(v.module, LINEAR)}
+    for norm in probe.visits:
+        if not is_plain(norm.module, NORMS) or len(norm.taken) != 1:
+            continue
+        before = last.get(id(norm.taken[0]))
+        if before is None or probe.uses[id(norm.taken[0])] != 1:
+            continue
+        if any(len(probe.calls(m)) != 1 for m in (before.module, norm.module)):
+            continue
+        between = norm.taken[0]
+        seen_by = [v for v in probe.visits if any(t is between for t in (*v.taken, *v.gave))]
+        if any(id(v.module) in watched for v in seen_by):
+            continue
+        if isinstance(norm.module, nn.BatchNorm1d) and isinstance(before.module, nn.Linear) and between.ndim != 2:
+            continue  # the norm's channels are not the layer's features
+        pair = _fold(before.module, norm.module)
+        if pair is not None:
+            out[id(before.module)], out[id(norm.module)] = pair, nn.Identity()
+    return out
+
+
+def _fold(linear: nn.Module, norm: nn.Module) -> nn.Module | None:
+    mean, var = norm.running_mean, norm.running_var
+    if mean is None or var is None:  # statistics of the batch
+        return None
+    assert isinstance(mean, Tensor) and isinstance(var, Tensor)
+    weight = linear.weight
+    assert isinstance(weight, Tensor)
+    if weight.dtype != var.dtype or not weight.is_floating_point():
+        return None
+    dtype = widest(var.device)
+    scale = torch.rsqrt(var.to(dtype) + float(norm.eps))  # type: ignore[arg-type]
+    if isinstance(norm.weight, Tensor):
+        scale = scale * norm.weight.to(dtype)
+    shift = -mean.to(dtype) * scale
+    if isinstance(norm.bias, Tensor):
+        shift = shift + norm.bias.to(dtype)
+    if isinstance(linear.bias, Tensor):
+        shift = shift + linear.bias.to(dtype) * scale
+    wide = weight.to(dtype) * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+    mine = shallow(linear)
+    mine._parameters["weight"] = nn.Parameter(wide.to(weight), requires_grad=False)
+    mine._parameters["bias"] = nn.Parameter(shift.to(weight), requires_grad=False)
+    return mine

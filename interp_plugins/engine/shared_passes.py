@@ -1,0 +1,179 @@
+"""What runs once for all methods of a call: passes on the samples themselves.
+
+The prediction, the ends of completeness deltas, the unperturbed scores of perturbation methods and the gradients that
+the class activation maps of a layer begin with are the same few passes. `once` remembers what came of one for as long
+as the model is frozen (`core/caches.py`), and gives it again only where everything it depends on is as it was: model,
+weights, buffers, hooks, inputs and arguments (bit by bit), target, autocast. A pass that drew random numbers or left a
+state behind in the model is not remembered, nor is what takes much memory.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from interp_plugins.core.batching import auto_chunk, chunks
+from interp_plugins.core.caches import remembered
+from interp_plugins.core.forward import Forward
+from interp_plugins.core.guard import hook_numbers, modules_of
+from interp_plugins.engine.switch import enabled
+
+T = TypeVar("T")
+
+_MOST = 32  # results remembered,
+_BYTES = 2**26  # and how large one of them may be
+_SHORT = 64  # containers longer than this are data, not a state
+_OF_TORCH = frozenset(vars(nn.Module()))
+
+
+class _Pass:
+    """All that the result of a pass depends on, and, once it ran, that result."""
+
+    def __init__(self, forward: Forward, inputs: Sequence[Tensor], what: Hashable):
+        device = inputs[0].device.type
+        leaves, tree = pytree.tree_flatten((tuple(inputs), forward.args, dict(forward.kwargs), forward.output))
+        self.modules = [m for root in modules_of(forward.func) for m in root.modules()]
+        weights = [p for m in self.modules for p in m._parameters.values() if p is not None]
+        self.alive = (forward, leaves, weights)  # so that identities stay their own
+        self.facts = (
+            (what, id(forward.func), tree, tuple(_fact(v) for v in leaves if not isinstance(v, Tensor))),
+            (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)),
+            tuple((id(p), p._version) for p in weights),
+            hook_numbers(self.modules),
+        )
+        buffers = [b for m in self.modules for b in m._buffers.values() if b is not None]
+        self.tensors = _versions([*(v for v in leaves if isinstance(v, Tensor)), *buffers])
+        self.result: Any = None
+        self.made: list[tuple[Tensor, int]] = []
+
+    def holds(self, now: _Pass) -> bool:
+        """Whether the result that was remembered here is that of another, equal pass."""
+        return (
+            self.facts == now.facts
+            and len(self.tensors) == len(now.tensors)
+            and all(t._version == version for t, version in (*self.tensors, *self.made))
+            and all(_equal(a, b) for (a, _), (b, _) in zip(self.tensors, now.tensors, strict=True))
+        )
+
+    def state(self) -> tuple[Any, ...]:
+        """What a pass may leave behind: the generators' states, buffers, tensors in plain attributes."""
+        name, keys, *rest = np.random.get_state()  # noqa: NPY002 - what a model may draw from
+        generators = [torch.get_rng_state()]
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            generators += torch.cuda.get_rng_state_all()
+        own = [value for m in self.modules for key, value in vars(m).items() if key not in _OF_TORCH]
+        own += [m._buffers for m in self.modules]
+        short = [v for v in own if isinstance(v, Tensor) or (isinstance(v, (list, tuple, dict)) and len(v) <= _SHORT)]
+        held = [t for t in pytree.tree_leaves(short) if isinstance(t, Tensor)]
+        return (
+            (random.getstate(), name, keys.tobytes(), *rest),  # type: ignore[attr-defined]
+            [g.numpy().tobytes() for g in generators],
+            [(id(t), t._version) for t in held],
+        )
+
+
+def _fact(value: Any) -> tuple[type, Any]:
+    return type(value), value if isinstance(value, (bool, int, float, str)) else id(value)
+
+
+def _versions(tensors: Sequence[Tensor]) -> list[tuple[Tensor, int]]:
+    return [(t, t._version) for t in tensors]
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same bits."""
+    if a is b:
+        return True
+    if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
+        return False
+    bits = [t.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8) for t in (a, b)]
+    return torch.equal(*bits)
+
+
+def once(forward: Forward, inputs: Sequence[Tensor], what: Hashable, compute: Callable[[], T]) -> T:
+    """`compute()`, or what it gave before in this scope.
+
+    Args:
+        forward: the model call.
+        inputs: the samples.
+        what: names what is computed, with everything besides model, inputs and arguments that it depends on. A target
+            goes in as `id(forward.target)`: the forward that is remembered keeps it alive.
+        compute: gives tensors in tuples, lists or dicts, and whatever else does not change; None is not remembered.
+    """
+    memory = remembered().setdefault(("once",), [])
+    try:
+        mine = _Pass(forward, inputs, what) if enabled() else None
+    except RuntimeError:  # tensors without a version (of inference mode), modules without weights yet
+        mine = None
+    if mine is None:
+        return compute()
+    for known in memory:
+        if known.holds(mine):
+            return pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, known.result)
+    if len(memory) == _MOST:
+        return compute()
+    before = mine.state()
+    result = compute()
+    made = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
+    if result is not None and sum(t.nbytes for t in made) <= _BYTES and mine.state() == before:
+        mine.result, mine.made = result, _versions(made)
+        memory.append(mine)
+    return result
+
+
+class MergesBatch(Exception):
+    """The model gives one value for the whole batch."""
+
+
+def clean_selected(forward: Forward, inputs: Sequence[Tensor], size: int | None = None) -> Tensor:
+    """What the target selects for every sample, without gradient: outputs are computed once for all targets.
+
+    A model that gives one value per batch gets the whole batch.
+
+    Args:
+        forward: the model call.
+        inputs: the samples.
+        size: samples per pass; None = automatic.
+    """
+    n, device = inputs[0].shape[0], inputs[0].device
+    size = size or max(auto_chunk(list(inputs)), min(n, 64))
+    selected: list[Tensor] = []
+
+    def work(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        if stop - start == n:
+            output = forward.raw(inputs)
+            return output, forward.target(output)
+        rows = torch.arange(start, stop, device=device)
+        output = forward.raw([x[start:stop] for x in inputs], rows)
+        chosen = forward.target.at(rows)(output)
+        if chosen.ndim == 0 or chosen.shape[0] != stop - start:
+            raise MergesBatch
+        return output, chosen
+
+    def outputs() -> Tensor | None:
+        """All of them, unless they take much memory, or cannot be put together."""
+        parts: list[Tensor] | None = []
+        for start, stop, (output, chosen) in chunks(n, size, work):
+            selected.append(chosen)
+            whole = stop - start == n
+            if not whole and (output.ndim == 0 or output.shape[0] != stop - start):
+                parts = None
+            if parts is not None:
+                fits = output.nbytes // (stop - start) * n <= _BYTES
+                parts = [*parts, output] if fits else None
+        return None if parts is None else parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    with torch.no_grad():
+        try:
+            output = once(forward, inputs, "output", outputs)
+        except MergesBatch:
+            return forward.selected(inputs)
+        if output is not None:
+            return forward.target(output).detach()
+        return selected[0].detach() if len(selected) == 1 else torch.cat(selected)

@@ -1,0 +1,53 @@
+"""What one stage has in store: which of its epochs are explained, on which samples, and what was found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interp_plugins.core.explanation import Explanations
+from interp_plugins.lightning.samples import Samples
+
+
+class Watch:
+    """The state of one stage from `setup` to the end of the loop.
+
+    Args:
+        n_samples: number of samples.
+        every: the first epoch is explained and every `every`-th after it.
+        fixed: whether the samples of the first epoch serve for all.
+    """
+
+    def __init__(self, n_samples: int, every: int, fixed: bool):
+        self.n_samples, self.every, self.fixed = n_samples, every, fixed
+        self.samples = Samples(n_samples)
+        self.epochs = 0
+        self.due = False
+        self.found: Explanations | None = None
+        self.before: Explanations | None = None  # the run before, to compare with
+
+    def begin(self) -> None:
+        """A new epoch."""
+        self.due = self.epochs % self.every == 0
+        self.epochs += 1
+        self.found = None
+        if not self.fixed:
+            self.samples = Samples(self.n_samples)
+
+    def give_up(self) -> None:
+        """Nothing more in this epoch; samples that are incomplete are collected anew in the next."""
+        self.due = False
+        self.found = None
+        if not self.samples.closed:
+            self.samples = Samples(self.n_samples)
+
+
+def is_last_batch(trainer: Any, testing: bool, batch_idx: int, dataloader_idx: int) -> bool:
+    """Whether no further batch of this dataloader comes in this validation or test epoch, as far as is known."""
+    counts = trainer.num_test_batches if testing else trainer.num_val_batches
+    if dataloader_idx < len(counts) and batch_idx + 1 >= counts[dataloader_idx]:
+        return True
+    if testing:
+        loop = trainer.test_loop
+    else:
+        loop = trainer.validate_loop if trainer.state.fn == "validate" else trainer.fit_loop.epoch_loop.val_loop
+    return bool(loop.batch_progress.is_last_batch)
