@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "acceleration": "engine.switch",
+    "acceleration": "engine",
     "Contrast": "core.target",
     "explain": "api.explain",
-    "Explanation": "core.explanation",
-    "Explanations": "core.explanation",
+    "Explanation": "api.explain",
+    "Explanations": "api.explain",
     "InputSpec": "core.spec",
     "Layer": "core.layers",
-    "list_methods": "core.registry",
+    "list_methods": "api.binding",
 }
 
 __all__ = [
@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from interp_plugins.api.binding import list_methods
     from interp_plugins.api.explain import explain
     from interp_plugins.core.explanation import Explanation, Explanations
     from interp_plugins.core.layers import Layer
-    from interp_plugins.core.registry import list_methods
     from interp_plugins.core.spec import InputSpec
     from interp_plugins.core.target import Contrast
-    from interp_plugins.engine.switch import acceleration
+    from interp_plugins.engine import acceleration
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from interp_plugins.api.binding import list_methods, method_info
 from interp_plugins.core.errors import InterpError
-from interp_plugins.core.registry import list_methods, method_info
 
 app = typer.Typer(help="Explain PyTorch models.", no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+import interp_plugins.attr  # noqa: F401 - registers the methods
 from interp_plugins.core.errors import InputError, InputTypeError, did_you_mean
 from interp_plugins.core.registry import MethodInfo, canonical_name, info_of, list_methods, method_info
 from interp_plugins.core.spec import InputSpec

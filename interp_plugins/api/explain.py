@@ -20,22 +20,20 @@ from torch import Tensor, nn
 from interp_plugins.api.binding import Bound, bind_methods
 from interp_plugins.api.named_inputs import by_name, in_order
 from interp_plugins.api.prediction import Asked, Prediction, asked_targets, predict, target_probability
+from interp_plugins.attr.shared.grid_layer import last_grid_layer
 from interp_plugins.core.baseline import IdBaseline, Sample, as_baselines
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.forward import Call, Forward, one_per_row
-from interp_plugins.core.grid import last_grid_layer
 from interp_plugins.core.guard import frozen, modules_of
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
-from interp_plugins.core.multi_target import Several, part_of
+from interp_plugins.core.multi_target import MultiTarget, part_of
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.report import collect
 from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.tensors import as_tuple, check_inputs, is_float, like, widest
-from interp_plugins.engine.plan.compiled import as_backend, check_methods, compilation
-from interp_plugins.engine.shared_passes import clean_selected
-from interp_plugins.engine.switch import acceleration, enabled
+from interp_plugins.engine import acceleration, as_backend, check_methods, clean_scores, compilation, enabled
 
 _PASSES = ("forward_passes", "backward_passes", "compiled_rows", "shared_by_targets")
 DEFAULT_METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
@@ -135,7 +133,7 @@ def explain(
         n = xs[0].shape[0]
         spec = as_spec(input_spec, xs[0])
         clean = Forward.of(func, n, additional_forward_args=additional_forward_args)
-        bound = bind_methods(methods, func, xs, spec, layer, params, lambda: default_layer(clean, xs, body))
+        bound = bind_methods(methods, func, xs, spec, layer, params, lambda: last_grid_layer(clean, xs, body))
         if compile:
             check_methods([(one.name, one.method) for one in bound])
         prediction = predict(clean, xs, activation, threshold)
@@ -172,11 +170,6 @@ def _fitting(spec: InputSpec, prediction: Prediction) -> InputSpec:
     return replace(spec, vocab=None)
 
 
-def default_layer(forward: Forward, inputs: tuple[Tensor, ...], body: nn.Module | None = None) -> Layer:
-    """The last layer whose output is a grid of places that the score depends on; see `core.grid.last_grid_layer`."""
-    return last_grid_layer(forward, inputs, body)
-
-
 @dataclass(frozen=True)
 class _Job:
     """What all methods of one call share."""
@@ -201,7 +194,7 @@ class _Job:
 
     def _run(self, bound: Bound, asked: Sequence[Asked], prediction: Prediction) -> list[Explanation]:
         count, n = len(asked), self.xs[0].shape[0]
-        together = asked[0] if count == 1 else Asked(Several(tuple(a.target for a in asked)), None, ())
+        together = asked[0] if count == 1 else Asked(MultiTarget(tuple(a.target for a in asked)), None, ())
         kwargs, baselines = self._arguments(bound, together)
         begin = time.perf_counter()
         with collect() as report:
@@ -236,7 +229,7 @@ class _Job:
         if baseline_score is None and delta is not None and baselines is not None:
             n = self.xs[0].shape[0]
             forward = Forward.of(self.func, n, asked.target, self.args)
-            baseline_score = one_per_row(clean_selected(forward, baselines), n)
+            baseline_score = one_per_row(clean_scores(forward, baselines), n)
         labels = prediction.classes if prediction.several is None else None
         return Explanation(
             attributions=_cpu(result),

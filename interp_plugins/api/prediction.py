@@ -18,7 +18,7 @@ from interp_plugins.core.multi_target import AllClasses
 from interp_plugins.core.region import ClassRegion
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Contrast, Index, PerSample, Probability, Region, Target, Whole, as_target
-from interp_plugins.engine.shared_passes import clean_selected
+from interp_plugins.engine import clean_scores
 
 _FEW = 4  # outputs of a regression that are all explained where none is named
 
@@ -78,7 +78,7 @@ def predict(
     """
     n = inputs[0].shape[0]
     with torch.no_grad():
-        output = clean_selected(forward, inputs)
+        output = clean_scores(forward, inputs)
         classes = probabilities = None
         if output.ndim == 2 and output.shape[0] == n and output.shape[1] > 1:
             probabilities = _softmax(output) if activation is None else activation(output)

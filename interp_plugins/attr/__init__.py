@@ -60,13 +60,8 @@ from interp_plugins.attr.gradient.guided_ig import GuidedIG
 from interp_plugins.attr.gradient.hessians import IntegratedHessians
 from interp_plugins.attr.gradient.idgi import IDGI
 from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
-from interp_plugins.attr.gradient.layers import LayerFeatureAblation, LayerGradientShap, LayerIntegratedGradients
-from interp_plugins.attr.gradient.neurons import (
-    NeuronFeatureAblation,
-    NeuronGradient,
-    NeuronGradientShap,
-    NeuronIntegratedGradients,
-)
+from interp_plugins.attr.gradient.layers import LayerGradientShap, LayerIntegratedGradients
+from interp_plugins.attr.gradient.neurons import NeuronGradient, NeuronGradientShap, NeuronIntegratedGradients
 from interp_plugins.attr.gradient.saliency import InputXGradient, Saliency
 from interp_plugins.attr.gradient.xrai import XRAI
 from interp_plugins.attr.language.interpretable import (
@@ -90,6 +85,7 @@ from interp_plugins.attr.perturbation.permutation import FeaturePermutation, Lay
 from interp_plugins.attr.perturbation.rise import RISE
 from interp_plugins.attr.perturbation.sensitivity import HSIC, Sobol
 from interp_plugins.attr.perturbation.shapley import ShapleyValues, ShapleyValueSampling
+from interp_plugins.attr.perturbation.sites import LayerFeatureAblation, NeuronFeatureAblation
 from interp_plugins.attr.shared.base import (
     Attribution,
     GradientAttribution,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from interp_plugins.core.caches import kept, remembered
+from interp_plugins.core.caches import call_cache, model_cache
 from interp_plugins.core.errors import InputError, OutOfMemoryError
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def auto_chunk(row: list[Tensor]) -> AutoSize:
     else:
         rows = min(_MAX_ROWS, _CPU_ELEMENTS // elements)
     shapes = tuple((t.shape[1:], t.dtype, device.type) for t in row)
-    size = AutoSize(max(1, min(rows, kept().get(("fits", shapes), rows))))
+    size = AutoSize(max(1, min(rows, model_cache().get(("fits", shapes), rows))))
     size.shapes = shapes
     return size
 
@@ -100,9 +100,9 @@ def chunks(
                     "device with more memory, or a method without gradients (occlusion)."
                 ) from error
             size = max(1, (stop - start) // 2)
-            remembered()["most", "rows"] = size
+            call_cache()["most", "rows"] = size
             if shapes is not None:
-                kept()["fits", shapes] = size
+                model_cache()["fits", shapes] = size
             error.__traceback__ = None  # the failed frames hold the tensors that have to go
             del error
             gc.collect()
@@ -117,7 +117,7 @@ def chunks(
 
 def most_rows() -> int | None:
     """The rows per call that were left when memory ran out, while the model is frozen; None if it never did."""
-    return remembered().get(("most", "rows"))
+    return call_cache().get(("most", "rows"))
 
 
 def progress_bar(total: int, what: str, progress: bool | None) -> Any:

@@ -16,20 +16,20 @@ _of_models: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 _held: ContextVar[tuple[dict[Any, Any], dict[Any, Any]] | None] = ContextVar("interp_plugins_scope", default=None)
 
 
-def remembered() -> dict[Any, Any]:
+def call_cache() -> dict[Any, Any]:
     """The scope's memory; outside of any scope an empty one that nobody keeps."""
     held = _held.get()
     return {} if held is None else held[0]
 
 
-def kept() -> dict[Any, Any]:
+def model_cache() -> dict[Any, Any]:
     """The memory of the model that the scope was opened for; the scope's own where there is no model."""
     held = _held.get()
     return {} if held is None else held[1]
 
 
 @contextlib.contextmanager
-def remembering(owner: Any = None) -> Iterator[None]:
+def cache_scope(owner: Any = None) -> Iterator[None]:
     """Open a scope for an owner, the model, unless one is open."""
     if _held.get() is not None:
         yield

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.fields import LISTED, TENSORS, names_of
 
 
 def joined(parts: Sequence[Explanation], pad: int = 0) -> Explanation:
@@ -30,12 +31,10 @@ def joined(parts: Sequence[Explanation], pad: int = 0) -> Explanation:
     first = parts[0]
     if len(parts) == 1:
         return first
-    lists = ("target", "target_label", "prediction", "prediction_label", "names", "tokens", "values")
-    tensors = ("probability", "score", "baseline_score", "convergence_delta")
-    changes: dict[str, Any] = {name: _chained([getattr(p, name) for p in parts]) for name in lists}
-    changes |= {name: _stacked([getattr(p, name) for p in parts], 0) for name in tensors}
-    changes |= {name: _stacked([getattr(p, name) for p in parts], pad) for name in ("inputs", "baselines")}
-    changes["attributions"] = _stacked([p.attributions for p in parts], 0)
+    padded = names_of(first, TENSORS, fill="pad")
+    changes: dict[str, Any] = {k: _chained([getattr(p, k) for p in parts]) for k in names_of(first, LISTED)}
+    for name in names_of(first, TENSORS):
+        changes[name] = _stacked([getattr(p, name) for p in parts], pad if name in padded else 0)
     changes["seconds"] = sum(p.seconds or 0.0 for p in parts)
     meta = dict(first.meta)
     for key in ("forward_passes", "backward_passes"):

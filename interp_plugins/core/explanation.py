@@ -17,7 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp_plugins.core import saving
 from interp_plugins.core.errors import InputError, unknown
+from interp_plugins.core.fields import LISTED, TENSORS, listed, names_of, tensors
+from interp_plugins.core.frame import frame
+from interp_plugins.core.registry import canonical_name
 from interp_plugins.core.spec import InputSpec
 
 if TYPE_CHECKING:
@@ -70,26 +74,26 @@ class Explanation:
         meta: versions, model fingerprint, passes used, error reached.
     """
 
-    attributions: Tensors
-    inputs: Tensors
+    attributions: Tensors = field(metadata=tensors(fill="zero"))
+    inputs: Tensors = field(metadata=tensors(fill="pad"))
     method: str
     title: str = ""
-    baselines: Tensors | None = None
-    target: tuple[Any, ...] | None = None
-    target_label: tuple[Any, ...] | None = None
-    prediction: tuple[int, ...] | None = None
-    prediction_label: tuple[Any, ...] | None = None
-    probability: Tensor | None = None
-    region: Tensor | None = None
-    score: Tensor | None = None
-    baseline_score: Tensor | None = None
-    convergence_delta: Tensor | None = None
+    baselines: Tensors | None = field(default=None, metadata=tensors(fill="pad"))
+    target: tuple[Any, ...] | None = field(default=None, metadata=listed(column=True))
+    target_label: tuple[Any, ...] | None = field(default=None, metadata=listed(told=True, column=True))
+    prediction: tuple[int, ...] | None = field(default=None, metadata=listed(column=True))
+    prediction_label: tuple[Any, ...] | None = field(default=None, metadata=listed(told=True, column=True))
+    probability: Tensor | None = field(default=None, metadata=tensors(column=True))
+    region: Tensor | None = field(default=None, metadata=tensors())
+    score: Tensor | None = field(default=None, metadata=tensors(column=True))
+    baseline_score: Tensor | None = field(default=None, metadata=tensors(column=True))
+    convergence_delta: Tensor | None = field(default=None, metadata=tensors(column=True))
     params: Mapping[str, Any] = field(default_factory=dict)
     layer: str | None = None
     spec: InputSpec = field(default_factory=InputSpec)
-    names: tuple[str, ...] | None = None
-    tokens: tuple[list[str], ...] | None = None
-    values: tuple[tuple[Any, ...], ...] | None = None
+    names: tuple[str, ...] | None = field(default=None, metadata=listed(told=True))
+    tokens: tuple[list[str], ...] | None = field(default=None, metadata=listed(told=True))
+    values: tuple[tuple[Any, ...], ...] | None = field(default=None, metadata=listed(told=True))
     seed: int | None = None
     seconds: float | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -152,18 +156,8 @@ class Explanation:
         def cut_list(v: Any) -> Any:
             return None if v is None else tuple(v[r] for r in rows)
 
-        lists = ("target", "target_label", "prediction", "prediction_label", "names", "tokens", "values")
-        tensors = (
-            "attributions",
-            "inputs",
-            "baselines",
-            "probability",
-            "region",
-            "score",
-            "baseline_score",
-            "convergence_delta",
-        )
-        changes = {k: cut_list(getattr(self, k)) for k in lists} | {k: cut(getattr(self, k)) for k in tensors}
+        changes = {k: cut_list(getattr(self, k)) for k in names_of(self, LISTED)}
+        changes |= {k: cut(getattr(self, k)) for k in names_of(self, TENSORS)}
         per_sample = self.meta.get("per_sample", {})
         meta = {**self.meta, "per_sample": {k: [v[r] for r in rows] for k, v in per_sample.items()}}
         found = dataclasses.replace(self, **changes, meta=meta if per_sample else self.meta)
@@ -209,9 +203,7 @@ class Explanation:
         Example:
             exp.annotated(tokens=[tokenizer.convert_ids_to_tokens(ids)]).show()
         """
-        from interp_plugins.core.annotating import annotated
-
-        return annotated(self, known)
+        return _annotated(self, known)
 
     def show(self, ctx: Any = None, kind: str = "side", **kwargs: Any) -> Any:
         """Draw one sample into `ctx` (a matplotlib axis) or a new figure; returns the axis.
@@ -287,8 +279,33 @@ def _trimmed(exp: Explanation) -> Explanation:
             return tuple(map(cut, v))
         return v[:, :width] if isinstance(v, Tensor) and v.ndim > 1 and v.shape[1] == whole else v
 
-    changes = {name: cut(getattr(exp, name)) for name in ("attributions", "inputs", "baselines")}
-    return dataclasses.replace(exp, **changes)
+    ragged = (*names_of(exp, TENSORS, fill="zero"), *names_of(exp, TENSORS, fill="pad"))
+    return dataclasses.replace(exp, **{name: cut(getattr(exp, name)) for name in ragged})
+
+
+def _annotated(exp: Explanation, known: Mapping[str, Any]) -> Explanation:
+    """A copy of exp with the facts in `known`; see `Explanation.annotated`."""
+    told, facts = names_of(exp, LISTED, told=True), tuple(f.name for f in dataclasses.fields(InputSpec))
+    for name in known:
+        if name not in told + facts:
+            raise unknown("fact", name, told + facts)
+    lists: dict[str, Any] = {}
+    for name in told:
+        if known.get(name) is not None:
+            lists[name] = tuple(known[name])
+            if len(lists[name]) != len(exp):
+                raise InputError(f"{name} has {len(lists[name])} entries for {len(exp)} samples; give one per sample.")
+    spec: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in known.items() if k in facts
+    }  # a spec is frozen
+    if "tokens" in lists:
+        lists["tokens"] = tuple([str(token) for token in row] for row in lists["tokens"])
+        if not (isinstance(exp.inputs, tuple) and len(exp.inputs) > 1):  # else it is open which of them is the text
+            longest, places = max(map(len, lists["tokens"])), exp.input.shape[1:2].numel()
+            if longest > places:
+                raise InputError(f"A text has {longest} tokens, but the input has {places} positions.")
+            spec.setdefault("kind", "text")
+    return dataclasses.replace(exp, **lists, spec=dataclasses.replace(exp.spec, **spec))
 
 
 class Explanations(Sequence[Explanation]):
@@ -306,8 +323,6 @@ class Explanations(Sequence[Explanation]):
     def __getitem__(self, key: slice) -> Explanations: ...
     def __getitem__(self, key: int | str | slice) -> Explanation | Explanations:
         if isinstance(key, str):
-            from interp_plugins.core.registry import canonical_name
-
             name = canonical_name(key, default=key)
             asked = {key, name, canonical_name(f"layer_{name}", default=name)}  # "ig" at a layer is the layer's variant
             for exp in self._items:
@@ -359,19 +374,13 @@ class Explanations(Sequence[Explanation]):
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file (tensors and JSON metadata, no pickle). Returns the path."""
-        from interp_plugins.core.saving import save
-
-        return save(self._items, path)
+        return saving.save(self._items, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Explanations:
         """Read what `save` wrote."""
-        from interp_plugins.core.saving import load
-
-        return cls(load(path))
+        return cls(saving.load(path, Explanation))
 
     def to_df(self) -> pd.DataFrame:
         """A table (needs pandas) with a row per method and sample."""
-        from interp_plugins.core.saving import to_df
-
-        return to_df(self._items)
+        return frame(self._items)

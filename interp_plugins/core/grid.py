@@ -22,9 +22,7 @@ from torch import Tensor, nn
 from interp_plugins.core.errors import InputError, LayerError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import modules_of
-from interp_plugins.core.layers import Layer
 from interp_plugins.core.tensors import describe, is_float
-from interp_plugins.engine.shared_passes import once
 
 _MOST_PREFIX = 16
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
@@ -64,7 +62,7 @@ class Grid:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class ModuleOutput:
     """A tensor that a module gave in a forward pass, or its shape alone."""
 
     module: nn.Module
@@ -72,18 +70,18 @@ class Seen:
     tensor: Tensor | None = None
 
 
-def watch(forward: Forward, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Seen]]:
+def trace_shapes(forward: Forward, inputs: Sequence[Tensor]) -> tuple[Tensor, list[ModuleOutput]]:
     """Run the first sample and list what every module gives, in the order of execution; with the output.
 
     The tensors are in the graph where the inputs are floating point.
     """
-    seen: list[Seen] = []
+    seen: list[ModuleOutput] = []
     handles: list[Any] = []
 
     def hook(module: nn.Module, args: Any, out: Any) -> None:
         out = out[0] if isinstance(out, (tuple, list)) and len(out) == 1 else out
         if isinstance(out, Tensor) and out.is_floating_point():
-            seen.append(Seen(module, tuple(out.shape), out))
+            seen.append(ModuleOutput(module, tuple(out.shape), out))
 
     first = [x[:1].clone().requires_grad_(is_float(x)) for x in inputs]
     try:
@@ -95,15 +93,6 @@ def watch(forward: Forward, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Seen
         for handle in handles:
             handle.remove()
     return output, seen
-
-
-def shapes_seen(forward: Forward, inputs: Sequence[Tensor]) -> list[Seen]:
-    """What `watch` lists, without the tensors: one pass for all methods of a call."""
-    return once(forward, inputs, "shapes seen", lambda: _shapes(watch(forward, inputs)[1]))
-
-
-def _shapes(seen: Sequence[Seen]) -> list[Seen]:
-    return [Seen(one.module, one.shape) for one in seen]
 
 
 def as_grid(layout: Any, tensor: Tensor) -> Grid | None:
@@ -132,14 +121,14 @@ def as_grid(layout: Any, tensor: Tensor) -> Grid | None:
     )
 
 
-def find_grid(module: nn.Module, shape: Sequence[int], inputs: Sequence[Tensor], seen: Sequence[Seen]) -> Grid:
+def find_grid(module: nn.Module, shape: Sequence[int], inputs: Sequence[Tensor], seen: Sequence[ModuleOutput]) -> Grid:
     """The grid of a tensor of that shape, from the inputs' shapes and what else the forward pass gave.
 
     Args:
         module: the layer.
         shape: of its tensor, batch first.
         inputs: the model's inputs; the largest one with axes of space counts.
-        seen: what `watch` saw.
+        seen: what `trace_shapes` saw.
 
     Raises:
         LayerError: it cannot be told; the text says what would.
@@ -168,7 +157,7 @@ def _sides(shape: tuple[int, ...], space: tuple[int, ...]) -> tuple[bool, bool]:
     return _fits(shape[2:], space), _fits(shape[1:-1], space)
 
 
-def _picture(module: nn.Module, shape: tuple[int, ...], space: tuple[int, ...], seen: Sequence[Seen]) -> Grid:
+def _picture(module: nn.Module, shape: tuple[int, ...], space: tuple[int, ...], seen: Sequence[ModuleOutput]) -> Grid:
     first, last = _sides(shape, space)
     if not first and not last and any(len(s.shape) == 3 for s in seen):
         raise LayerError(_cannot_tell(shape, (1, 0, *space), "no two of its axes have the input's proportions"))
@@ -182,7 +171,7 @@ def _picture(module: nn.Module, shape: tuple[int, ...], space: tuple[int, ...], 
     return Grid("first", shape[2:]) if first else Grid("last", shape[1:-1])
 
 
-def _tokens(shape: tuple[int, ...], space: tuple[int, ...], seen: Sequence[Seen]) -> Grid:
+def _tokens(shape: tuple[int, ...], space: tuple[int, ...], seen: Sequence[ModuleOutput]) -> Grid:
     tokens = shape[1]
     grids = {s.shape[2:] for s in seen if len(s.shape) == len(space) + 2 and _fits(s.shape[2:], space)}
     near = sorted({(tokens - math.prod(g), g) for g in grids if 0 <= tokens - math.prod(g) <= _MOST_PREFIX})
@@ -200,7 +189,9 @@ def _tokens(shape: tuple[int, ...], space: tuple[int, ...], seen: Sequence[Seen]
     raise LayerError(_cannot_tell(shape, (1, 0, *space), why))
 
 
-def _sequence(module: nn.Module, shape: tuple[int, ...], inputs: Sequence[Tensor], seen: Sequence[Seen]) -> Grid:
+def _sequence(
+    module: nn.Module, shape: tuple[int, ...], inputs: Sequence[Tensor], seen: Sequence[ModuleOutput]
+) -> Grid:
     lengths = {x.shape[1] if x.ndim == 2 else x.shape[2] for x in inputs if x.ndim in (2, 3)}
     lengths |= {x.shape[1] for x in inputs if x.ndim == 3 and not _has_conv1d(seen)}
     if isinstance(module, _CHANNELS_LAST) or (shape[1] in lengths) > (shape[2] in lengths):
@@ -212,7 +203,7 @@ def _sequence(module: nn.Module, shape: tuple[int, ...], inputs: Sequence[Tensor
     raise LayerError(_cannot_tell(shape, inputs[0].shape, "neither axis has the length of the input"))
 
 
-def _has_conv1d(seen: Iterable[Seen]) -> bool:
+def _has_conv1d(seen: Iterable[ModuleOutput]) -> bool:
     return any(isinstance(s.module, nn.Conv1d) for s in seen)
 
 
@@ -224,65 +215,3 @@ def _cannot_tell(shape: Sequence[int], inputs: Sequence[int], why: str) -> str:
         + f": {why}. Say so with layout='first' (N, C, H, W), layout='last' (N, H, W, C), layout=(h, w) for tokens, or "
         "a function tensor -> (N, C, h, w)."
     )
-
-
-def last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None = None) -> Layer:
-    """The last layer whose output is a grid of more than one place per axis that the model's output depends on.
-
-    Behind the last attention of a transformer with a class token the places no longer count: there the gradient at
-    them is zero, and an earlier layer is chosen.
-
-    Args:
-        forward: the model call; its first sample is run.
-        inputs: checked inputs.
-        body: a part of the model; its last such layer goes before those of the rest.
-
-    Raises:
-        LayerError: the model has none.
-    """
-    return once(forward, inputs, ("last grid layer", body), lambda: _last_grid_layer(forward, inputs, body))
-
-
-def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None) -> Layer:
-    output, seen = watch(forward, inputs)
-    once(forward, inputs, "shapes seen", lambda: _shapes(seen))  # in case it is asked for
-    found: list[tuple[Seen, Grid]] = []
-    for one in seen:
-        if one.shape[0] != 1:  # windows folded into the batch
-            continue
-        try:
-            grid = find_grid(one.module, one.shape, inputs, seen)
-        except LayerError:
-            continue
-        if grid.size and min(grid.size) > 1 and (len(grid.size) > 1 or grid.kind == "tokens"):
-            found.append((one, grid))
-    if not found:
-        raise LayerError(
-            "This method needs a layer, and the model has none with a spatial output (N, C, H, W) to choose by itself. "
-            "Give layer=: a module or its dotted name."
-        )
-    # Of a transformer the residual stream counts, which is what norms give: not hidden units, queries, keys or values.
-    stream = {one.shape[2] for one, g in found if g.kind == "tokens" and "norm" in type(one.module).__name__.lower()}
-    found = [
-        (one, g)
-        for one, g in found
-        if g.kind != "tokens" or not stream or (one.shape[2] in stream and not isinstance(one.module, nn.Linear))
-    ]
-    used = _used(output, found) or [one for one, _ in found]
-    within = {id(m) for m in body.modules()} if body is not None else set()
-    chosen = next((one for one in reversed(used) if id(one.module) in within), used[-1])
-    calls = [one for one in seen if one.module is chosen.module]
-    call = next(k for k, one in enumerate(calls) if one is chosen)
-    return Layer(chosen.module, call=call if len(calls) > 1 else None)
-
-
-def _used(output: Tensor, found: Sequence[tuple[Seen, Grid]]) -> list[Seen]:
-    """The tensors at whose places the output has a gradient."""
-    sources = [(one, grid, one.tensor) for one, grid in found if one.tensor is not None and one.tensor.requires_grad]
-    if not sources or not output.requires_grad:
-        return []
-    # Weights of both signs: probabilities add up to one, and their plain sum has no gradient.
-    weights = torch.cos(torch.arange(output.numel(), dtype=output.dtype, device=output.device))
-    score = (output.reshape(-1) * weights).sum()
-    grads = torch.autograd.grad(score, [tensor for *_, tensor in sources], allow_unused=True)
-    return [one for (one, grid, _), g in zip(sources, grads) if g is not None and bool(grid.lay_out(g).any())]

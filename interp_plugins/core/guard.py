@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree as pytree
 
-from interp_plugins.core.caches import remembering
+from interp_plugins.core.caches import cache_scope
 
 _LARGE_BUFFER = 64 * 2**20  # bytes; larger buffers are packed weights, not running statistics
 _MANY = 64  # containers longer than this are data, not ensembles
@@ -210,7 +210,7 @@ def frozen(func: Callable[..., Any], *, seed: int | None = None) -> Iterator[Non
         _eager(),
         _quiet_modules(roots),
         cudnn,
-        remembering(roots[0] if roots else None),
+        cache_scope(roots[0] if roots else None),
     ):
         if seed is not None:
             random.seed(seed)

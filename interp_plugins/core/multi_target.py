@@ -1,8 +1,8 @@
 """Several targets of one call: all classes, or any list of targets, from the passes of one.
 
 A model gives all its scores at once. A method that evaluates the model needs no pass more for a hundred targets than
-for one; a method that differentiates shares the forward pass and goes backward once per target. `Several` is the target
-that leaves all of them, and the maps that come of it stand sample by sample, target by target: (N * K, ...).
+for one; a method that differentiates shares the forward pass and goes backward once per target. `MultiTarget` is the
+target that leaves all of them, and the maps that come of it stand sample by sample, target by target: (N * K, ...).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class AllClasses:
 
 
 @dataclass(frozen=True)
-class Several(Target):
+class MultiTarget(Target):
     """Some targets side by side: output (R, ...) -> (R, K)."""
 
     targets: tuple[Target, ...]
@@ -40,7 +40,7 @@ class Several(Target):
 
     def at(self, rows: Tensor | None) -> Target:
         """Each target's rows."""
-        return Several(tuple(t.at(rows) for t in self.targets))
+        return MultiTarget(tuple(t.at(rows) for t in self.targets))
 
     def __call__(self, output: Tensor) -> Tensor:
         """The scores of all targets, (R, K); (1, K) of a model that gives one value per batch."""
@@ -52,12 +52,12 @@ class Several(Target):
 
 
 def each_target(target: Any) -> tuple[Any, ...]:
-    """The targets of a `Several`; anything else is one."""
-    return target.targets if isinstance(target, Several) else (target,)
+    """The targets of a `MultiTarget`; anything else is one."""
+    return target.targets if isinstance(target, MultiTarget) else (target,)
 
 
 @dataclass(frozen=True)
-class Unsettled:
+class Unconverged:
     """The samples and targets that a mean over draws still needs draws for (`attr/shared/average.py`).
 
     Passes are shared by all of these samples and targets, so some of their combinations may have settled already.
@@ -73,7 +73,7 @@ class Unsettled:
     keep: Tensor | None
 
     @classmethod
-    def of(cls, maps: Tensor, targets: tuple[Any, ...]) -> Unsettled:
+    def of(cls, maps: Tensor, targets: tuple[Any, ...]) -> Unconverged:
         """From the numbers of the maps, of which sample i has i * K to i * K + K - 1, one per target."""
         count = len(targets)
         samples, which = (maps // count).unique(), (maps % count).unique()
@@ -84,7 +84,7 @@ class Unsettled:
     @property
     def target(self) -> Any:
         """The targets as one."""
-        return self.targets[0] if len(self.targets) == 1 else Several(self.targets)
+        return self.targets[0] if len(self.targets) == 1 else MultiTarget(self.targets)
 
     def pick(self, values: Tensor, draws: int) -> Tensor:
         """What belongs to the unsettled maps, of values for all samples and targets, draw by draw."""

@@ -1,8 +1,11 @@
-"""The registry of methods: one decorator, read by `explain`, the docs tables, the tests and the command line."""
+"""The registry of methods: one decorator, read by `explain`, the docs tables, the tests and the command line.
+
+It holds what has been imported: `interp_plugins.attr` registers the built-in methods, and `api`, which binds names,
+imports that.
+"""
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -89,14 +92,8 @@ def register(
     return add
 
 
-def _load() -> None:
-    """Register the built-in methods on the first look-up (loaded by name: the core depends on no method)."""
-    importlib.import_module("interp_plugins.attr")
-
-
 def canonical_name(name: str, default: str | None = None) -> str:
     """The registered name for a name or alias. Raises UnknownNameError unless a default is given."""
-    _load()
     found = _ALIASES.get(_key(name))
     if found is not None:
         return found
@@ -112,7 +109,6 @@ def method_info(name: str) -> MethodInfo:
 
 def info_of(cls: type) -> MethodInfo | None:
     """The registration of a class, or None for a class that is not registered."""
-    _load()
     return next((m for m in _METHODS.values() if m.cls is cls), None)
 
 
@@ -124,7 +120,6 @@ def list_methods(needs: str | None = None, layer: bool | None = None, site: str 
         layer: True: only methods that explain a layer; False: only those that explain the input.
         site: only methods at "input", "layer" or "neuron".
     """
-    _load()
     if needs not in (None, "gradient", "perturbation", "forward"):
         raise unknown("need", needs, ("gradient", "perturbation", "forward"))
     if site not in (None, "input", "layer", "neuron"):

@@ -24,7 +24,7 @@ class Target:
 
     @property
     def count(self) -> int:
-        """Scalars per row: 1, but for `core.multi_target.Several`."""
+        """Scalars per row: 1, but for `core.multi_target.MultiTarget`."""
         return 1
 
     def at(self, rows: Tensor | None) -> Target:

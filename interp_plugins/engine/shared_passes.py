@@ -1,10 +1,10 @@
 """What runs once for all methods of a call: passes on the samples themselves.
 
 The prediction, the ends of completeness deltas, the unperturbed scores of perturbation methods and the gradients that
-the class activation maps of a layer begin with are the same few passes. `once` remembers what came of one for as long
-as the model is frozen (`core/caches.py`), and gives it again only where everything it depends on is as it was: model,
-weights, buffers, hooks, inputs and arguments (bit by bit), target, autocast. A pass that drew random numbers or left a
-state behind in the model is not remembered, nor is what takes much memory.
+the class activation maps of a layer begin with are the same few passes. `cached_pass` remembers what came of one for
+as long as the model is frozen (`core/caches.py`), and gives it again only where everything it depends on is as it was:
+model, weights, buffers, hooks, inputs and arguments (bit by bit), target, autocast. A pass that drew random numbers or
+left a state behind in the model is not remembered, nor is what takes much memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from interp_plugins.core.batching import auto_chunk, chunks
-from interp_plugins.core.caches import remembered
+from interp_plugins.core.caches import call_cache
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import hook_numbers, modules_of
 from interp_plugins.engine.switch import enabled
@@ -96,7 +96,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return torch.equal(*bits)
 
 
-def once(forward: Forward, inputs: Sequence[Tensor], what: Hashable, compute: Callable[[], T]) -> T:
+def cached_pass(forward: Forward, inputs: Sequence[Tensor], what: Hashable, compute: Callable[[], T]) -> T:
     """`compute()`, or what it gave before in this scope.
 
     Args:
@@ -106,7 +106,7 @@ def once(forward: Forward, inputs: Sequence[Tensor], what: Hashable, compute: Ca
             goes in as `id(forward.target)`: the forward that is remembered keeps it alive.
         compute: gives tensors in tuples, lists or dicts, and whatever else does not change; None is not remembered.
     """
-    memory = remembered().setdefault(("once",), [])
+    memory = call_cache().setdefault(("once",), [])
     try:
         mine = _Pass(forward, inputs, what) if enabled() else None
     except RuntimeError:  # tensors without a version (of inference mode), modules without weights yet
@@ -131,7 +131,7 @@ class MergesBatch(Exception):
     """The model gives one value for the whole batch."""
 
 
-def clean_selected(forward: Forward, inputs: Sequence[Tensor], size: int | None = None) -> Tensor:
+def clean_scores(forward: Forward, inputs: Sequence[Tensor], size: int | None = None) -> Tensor:
     """What the target selects for every sample, without gradient: outputs are computed once for all targets.
 
     A model that gives one value per batch gets the whole batch.
@@ -171,7 +171,7 @@ def clean_selected(forward: Forward, inputs: Sequence[Tensor], size: int | None 
 
     with torch.no_grad():
         try:
-            output = once(forward, inputs, "output", outputs)
+            output = cached_pass(forward, inputs, "output", outputs)
         except MergesBatch:
             return forward.selected(inputs)
         if output is not None:

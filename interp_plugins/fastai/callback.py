@@ -19,17 +19,17 @@ from fastai.learner import Recorder
 from fastai.torch_core import get_model, rank_distrib
 from torch import Tensor
 
+from interp_plugins.api.binding import canonical_name
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InterpWarning, unknown
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.guard import preserved_rng
-from interp_plugins.core.registry import canonical_name
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain
 from interp_plugins.fastai.interpretation import decoded, length
 from interp_plugins.fastai.learner_info import valid
 from interp_plugins.fastai.loggers import log_figure, write_png
-from interp_plugins.fastai.restore import unremembered
+from interp_plugins.fastai.restore import restored_state
 from interp_plugins.fastai.show import draw_table, truth_of
 from interp_plugins.fastai.timeline import draw_film
 
@@ -228,7 +228,7 @@ class AttributionCallback(Callback):
     def _errors(self) -> Iterator[None]:
         """Random numbers stay as they were; an error is a warning, or raised."""
         try:
-            with preserved_rng(), unremembered(self.learn.dls, get_model(self.learn.model)):
+            with preserved_rng(), restored_state(self.learn.dls, get_model(self.learn.model)):
                 yield
         except Exception as error:
             if self.on_error == "raise":

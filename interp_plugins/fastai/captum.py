@@ -25,11 +25,11 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
+from interp_plugins.api.binding import canonical_name
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.baseline import BASELINES
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explanation import Explanation
-from interp_plugins.core.registry import canonical_name
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain
 from interp_plugins.fastai.learner_info import image_class
 from interp_plugins.fastai.show import caption

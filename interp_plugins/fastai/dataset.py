@@ -20,7 +20,7 @@ from interp_plugins.fastai.batch import Batch, from_dl, joined
 from interp_plugins.fastai.items import is_item, names_of
 from interp_plugins.fastai.learner import explain_batch
 from interp_plugins.fastai.learner_info import class_names, image_class
-from interp_plugins.fastai.restore import unremembered
+from interp_plugins.fastai.restore import restored_state
 from interp_plugins.store import ExplanationStore
 from interp_plugins.store.dataset import draws, run_facts
 from interp_plugins.store.job import Explained, Job, Settings
@@ -73,7 +73,7 @@ def explain_dataset(
 
     def explained(samples: list[Batch], at: int) -> Explained:
         batch = joined(samples)
-        with preserved_rng(), unremembered(self.dls, model):
+        with preserved_rng(), restored_state(self.dls, model):
             found = explain_batch(self, batch, methods, target=target, seed=at, progress=False, **options)
         return Explained(found, _labels(batch))
 
@@ -131,7 +131,7 @@ class _Rows:
 
     def __getitem__(self, i: int) -> Batch:
         """Row i as a batch of one."""
-        with unremembered(self.learn.dls, get_model(self.learn.model)):
+        with restored_state(self.learn.dls, get_model(self.learn.model)):
             return from_dl(self.learn.dls, self.dl, [i])
 
     @property

@@ -25,7 +25,7 @@ from interp_plugins.core.tensors import as_tuple
 from interp_plugins.fastai.batch import Batch, from_items, to_model
 from interp_plugins.fastai.items import is_item
 from interp_plugins.fastai.learner import explain_batch, read_batches
-from interp_plugins.fastai.restore import unremembered
+from interp_plugins.fastai.restore import restored_state
 from interp_plugins.fastai.tabular import is_table
 from interp_plugins.fastai.text import tokens_of
 from interp_plugins.insights import Ask, Live, Made, Session, serve, widget
@@ -130,7 +130,7 @@ class LearnerSubject(Live):
         self.params = params or {}
         model = get_model(learn.model)
         self.models, self.functions = [type(model).__name__], [model]
-        with preserved_rng(), unremembered(learn.dls, model):
+        with preserved_rng(), restored_state(learn.dls, model):
             try:
                 self.batches = read_batches(learn, *source, labelled=True, rm_type_tfms=rm_type_tfms)
             except TargetError:  # raw items without a ground truth
@@ -215,7 +215,7 @@ class LearnerSubject(Live):
     @contextlib.contextmanager
     def _unchanged(self) -> Iterator[None]:
         """Random generators, transforms and hooks as they were, also after an error."""
-        with preserved_rng(), unremembered(self.learn.dls, get_model(self.learn.model)):
+        with preserved_rng(), restored_state(self.learn.dls, get_model(self.learn.model)):
             yield
 
 

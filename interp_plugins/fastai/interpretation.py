@@ -21,7 +21,7 @@ from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.ex
 from interp_plugins.fastai.batch import Batch, from_dl
 from interp_plugins.fastai.items import indices
 from interp_plugins.fastai.learner_info import valid
-from interp_plugins.fastai.restore import unremembered
+from interp_plugins.fastai.restore import restored_state
 from interp_plugins.fastai.show import show_explanations as _show
 
 _OURS = ["item", "xb", "dl", "ds_idx", "idxs", "methods", "self", "params"]  # what is not passed on as it came
@@ -112,7 +112,7 @@ def explain_and_show(
     """Explain rows of a loader and show them by the types of their inputs and targets."""
     if not rows:
         raise InputError("There is nothing to show: no rows were chosen. Give max_n (or k) of at least 1.")
-    with preserved_rng(), unremembered(learn.dls, get_model(learn.model)):
+    with preserved_rng(), restored_state(learn.dls, get_model(learn.model)):
         exps = learn.explain(dl=dl, idxs=rows, methods=methods, **kwargs)
         x, y, samples = decoded(learn.dls, dl, rows)
         return _show(x, y, samples, exps, max_n=len(rows), **drawing)

@@ -21,7 +21,7 @@ from interp_plugins.fastai.batch import Batch, Repacked, from_dl, from_items, fr
 from interp_plugins.fastai.items import is_item
 from interp_plugins.fastai.labels import wants_label
 from interp_plugins.fastai.learner_info import activation_of, body_of, spec_of, threshold_of
-from interp_plugins.fastai.restore import unremembered
+from interp_plugins.fastai.restore import restored_state
 from interp_plugins.fastai.tabular import Rows, explain_rows, is_table
 from interp_plugins.fastai.targets import as_asked
 from interp_plugins.fastai.text import Texts, explain_texts, tokens_of
@@ -82,7 +82,7 @@ def explain(
         "progress": progress,
         **params,
     }
-    with preserved_rng(), unremembered(self.dls, model):
+    with preserved_rng(), restored_state(self.dls, model):
         found = read_batches(self, *source, labelled=wants_label(target), rm_type_tfms=rm_type_tfms)
         if (tokens := tokens_of(self.dls)) is not None:
             return _explain_texts(self, Texts(self, tokens), found, methods, baselines=baselines, **ask)

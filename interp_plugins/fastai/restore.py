@@ -15,7 +15,7 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def unremembered(dls: Any, model: nn.Module) -> Iterator[None]:
+def restored_state(dls: Any, model: nn.Module) -> Iterator[None]:
     """Leave transforms and fastai's hooks as they were, also when the block raises.
 
     Args:

@@ -18,7 +18,7 @@ from interp_plugins.insights.captum import (
     ImageFeature,
     TextFeature,
 )
-from interp_plugins.insights.precomputed import Given
+from interp_plugins.insights.precomputed import Precomputed
 from interp_plugins.insights.report import report_html, write_report
 from interp_plugins.insights.server import Server, serve
 from interp_plugins.insights.session import Session
@@ -32,7 +32,7 @@ __all__ = [
     "EmptyFeature",
     "Feature",
     "GeneralFeature",
-    "Given",
+    "Precomputed",
     "ImageFeature",
     "Live",
     "Made",

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from interp_plugins.api.binding import SUPPLIED
+from interp_plugins.api.binding import SUPPLIED, list_methods, method_info
 from interp_plugins.core.errors import InputError
-from interp_plugins.core.registry import MethodInfo, list_methods, method_info
+from interp_plugins.core.registry import MethodInfo
 from interp_plugins.core.spec import InputSpec
 
 _MACHINERY = {

@@ -1,4 +1,4 @@
-"""`Given`: explanations that have been made, as the subject of a viewer, with or without their model."""
+"""`Precomputed`: explanations that have been made, as the subject of a viewer, with or without their model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from interp_plugins.viz.renderer import is_signed
 from interp_plugins.viz.titles import sample_text
 
 
-class Given(Subject):
+class Precomputed(Subject):
     """Explanations of the same samples.
 
     Args:

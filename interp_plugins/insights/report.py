@@ -18,7 +18,7 @@ from string import Template
 from typing import Any
 
 from interp_plugins.core.explanation import Explanation
-from interp_plugins.insights.precomputed import Given
+from interp_plugins.insights.precomputed import Precomputed
 from interp_plugins.insights.subject import Subject
 from interp_plugins.insights.wire import SCHEMA, input_record, made_records, palettes, plain
 
@@ -174,7 +174,7 @@ def report_html(
     Raises:
         InputError: no explanation, explanations of different samples, or labels that do not fit.
     """
-    subject = Given(exps, labels, model, **call)
+    subject = Precomputed(exps, labels, model, **call)
     return file_html(catalogue(subject, title=title), *records_of(subject))
 
 

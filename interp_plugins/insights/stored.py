@@ -13,7 +13,7 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.insights.outcomes import number
-from interp_plugins.insights.precomputed import Given
+from interp_plugins.insights.precomputed import Precomputed
 from interp_plugins.insights.subject import Made, Subject
 from interp_plugins.store import ExplanationStore
 
@@ -123,7 +123,7 @@ class Saved(Subject):
                 same.append(exp)
         if not groups:
             raise InputError("The file holds no explanation.")
-        self.parts = [Given(group) for group in groups]
+        self.parts = [Precomputed(group) for group in groups]
         places = [(part, i) for part in self.parts for i in range(part.n)]
         self.total, self.places = len(places), places[:most]
         self.n, self.spec, self.models = len(self.places), self.parts[0].spec, self.parts[0].models

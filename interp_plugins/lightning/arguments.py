@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from interp_plugins.api.binding import layer_variant
+from interp_plugins.api.binding import canonical_name, layer_variant
 from interp_plugins.core.errors import InputError, InputTypeError, unknown
-from interp_plugins.core.registry import canonical_name
 from interp_plugins.core.tensors import describe
 
 

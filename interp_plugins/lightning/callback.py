@@ -26,8 +26,8 @@ from interp_plugins.lightning.arguments import check_choice, check_count, check_
 from interp_plugins.lightning.batch import read_batch
 from interp_plugins.lightning.namespace import Callback
 from interp_plugins.lightning.report import GrowingReport
-from interp_plugins.lightning.sinks import Places, directory_of, logged_step
-from interp_plugins.lightning.stage_state import Watch, is_last_batch
+from interp_plugins.lightning.sinks import Sinks, directory_of, logged_step
+from interp_plugins.lightning.stage_state import StageState, is_last_batch
 from interp_plugins.lightning.subject import Subject, built_late, check_strategy, find_subject
 
 if TYPE_CHECKING:
@@ -154,9 +154,9 @@ class AttributionCallback(Callback):
         self.tag, self.on_error = tag, on_error
         self.n_runs = 0
         self.last = Explanations()
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[str, StageState] = {}
         self.history: list[dict[str, Any]] = []
-        self._places: Places | None = None
+        self._places: Sinks | None = None
         self._reports: dict[str, GrowingReport] = {}
         self._resumed = False
 
@@ -210,10 +210,10 @@ class AttributionCallback(Callback):
         if self.layer is not None:
             check_layer_methods(self.methods, self.method_kwargs)
         for one in wanted:
-            self._watches[one] = Watch(self.n_samples, self.every_n_epochs, self.fixed_samples)
+            self._watches[one] = StageState(self.n_samples, self.every_n_epochs, self.fixed_samples)
         asked = self.loggers != "none" or self.report is not None
         directory = directory_of(trainer, self.dirpath) if asked else None
-        self._places = Places.of(directory, self.loggers, self.dirpath) if directory is not None else None
+        self._places = Sinks.of(directory, self.loggers, self.dirpath) if directory is not None else None
         if self.report is not None and directory is not None:
             for one in wanted:
                 self._reports.setdefault(one, GrowingReport(directory, f"{self.tag}-{one}", f"{self.tag}, {one}"))
@@ -301,7 +301,7 @@ class AttributionCallback(Callback):
         if watch is not None and not trainer.sanity_checking:
             watch.begin()
 
-    def _due(self, stage: str, trainer: "Trainer") -> Watch | None:
+    def _due(self, stage: str, trainer: "Trainer") -> StageState | None:
         """The stage's watch if this process has something to do in this epoch."""
         watch = self._watches.get(stage)
         if watch is None or not watch.due or trainer.sanity_checking or not trainer.is_global_zero:
@@ -326,12 +326,12 @@ class AttributionCallback(Callback):
             if watch.samples.closed or is_last_batch(trainer, stage == "test", batch_idx, dataloader_idx):
                 self._explain(watch, trainer, pl_module)
 
-    def _collect(self, watch: Watch, pl_module: "LightningModule", batch: Any) -> None:
+    def _collect(self, watch: StageState, pl_module: "LightningModule", batch: Any) -> None:
         if self.input_fn is not None:
             batch = own_tree(batch)  # a user's function may work in place
         watch.samples.add(read_batch(batch, self._subject(pl_module).module, self.input_key, self.input_fn))
 
-    def _explain(self, watch: Watch, trainer: "Trainer", pl_module: "LightningModule") -> None:
+    def _explain(self, watch: StageState, trainer: "Trainer", pl_module: "LightningModule") -> None:
         watch.samples.closed = True
         sample = watch.samples.joined()
         watch.found = run.run(
@@ -381,7 +381,7 @@ class AttributionCallback(Callback):
             self._places.pictures(exps, trainer, self.tag, stage, self.n_runs)
 
     @contextlib.contextmanager
-    def _errors(self, watch: Watch) -> Iterator[None]:
+    def _errors(self, watch: StageState) -> Iterator[None]:
         """Random numbers stay as they were; an error ends this epoch's work, and is a warning or raised."""
         try:
             with preserved_rng():

@@ -42,7 +42,7 @@ class GrowingReport:
         """
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-        from interp_plugins.insights.precomputed import Given
+        from interp_plugins.insights.precomputed import Precomputed
         from interp_plugins.insights.report import catalogue, file_html, records_of, run_blocks
 
         files, root = url_to_fs(self.directory)
@@ -54,7 +54,7 @@ class GrowingReport:
             while not self.runs and files.exists(self.path):
                 version += 1
                 self.path = f"{root}/{self.name}-v{version}.html"
-        subject = Given(exps, _classes(labels, exps))
+        subject = Precomputed(exps, _classes(labels, exps))
         inputs, maps = records_of(subject)
         if self.runs == 0:
             text = file_html(catalogue(subject, title=self.title), inputs, maps, run)

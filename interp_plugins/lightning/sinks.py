@@ -48,7 +48,7 @@ def logged_step(trainer: Trainer, stage: str) -> int:
 
 
 @dataclass(frozen=True)
-class Places:
+class Sinks:
     """The places for pictures and numbers.
 
     Args:
@@ -62,7 +62,7 @@ class Places:
     to_files: bool | None
 
     @classmethod
-    def of(cls, directory: str, loggers: str, dirpath: str | None) -> Places | None:
+    def of(cls, directory: str, loggers: str, dirpath: str | None) -> Sinks | None:
         """From the callback's arguments; None for "none"."""
         if loggers == "none":
             return None

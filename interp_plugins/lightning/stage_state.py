@@ -8,7 +8,7 @@ from interp_plugins.core.explanation import Explanations
 from interp_plugins.lightning.samples import Samples
 
 
-class Watch:
+class StageState:
     """The state of one stage from `setup` to the end of the loop.
 
     Args:

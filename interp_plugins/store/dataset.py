@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from interp_plugins.api.binding import attribute_names
+from interp_plugins.api.binding import attribute_names, method_info
 from interp_plugins.api.explain import DEFAULT_METHODS, explain
 from interp_plugins.core.errors import InputError, InputTypeError, TargetError
 from interp_plugins.core.guard import modules_of
-from interp_plugins.core.registry import method_info
 from interp_plugins.core.tensors import describe
 from interp_plugins.store.fingerprint import described, method_facts, model_facts
 from interp_plugins.store.job import Explained, Job, Settings

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.api.binding import canonical_name
 from interp_plugins.core.guard import modules_of
-from interp_plugins.core.registry import canonical_name
 
 _DEEPEST = 5
 

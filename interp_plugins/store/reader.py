@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from interp_plugins.api.binding import canonical_name
 from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.explanation import Explanation, Explanations
-from interp_plugins.core.registry import canonical_name
 from interp_plugins.store import arrays, manifest, table_parts
 from interp_plugins.store.errors import StoreError, need
 from interp_plugins.store.layout import Array, Layout, Map

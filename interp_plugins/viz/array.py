@@ -11,11 +11,11 @@ from matplotlib.cm import ScalarMappable
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import bare
-from interp_plugins.viz.renderer import Medium, register
+from interp_plugins.viz.renderer import Renderer, register
 from interp_plugins.viz.scale import Scale, finite
 
 
-class ArrayMedium(Medium):
+class ArrayMedium(Renderer):
     """Inputs and attributions of any shape, batch first."""
 
     kinds: ClassVar[tuple[str, ...]] = ("array",)

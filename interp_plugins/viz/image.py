@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour, pixels
 from interp_plugins.viz.figure import bare, compact, png_of_pixels
-from interp_plugins.viz.renderer import Medium, register
+from interp_plugins.viz.renderer import Renderer, register
 from interp_plugins.viz.scale import Scale, finite
 from interp_plugins.viz.tiles import rows_and_columns, tile_names
 
@@ -29,7 +29,7 @@ _MOST_CHANNELS = 12
 
 
 @register
-class ImageMedium(Medium):
+class ImageMedium(Renderer):
     """Inputs (N, C, H, W) with attributions of the same layout, or of a layer with two spatial axes."""
 
     name: ClassVar[str] = "image"

@@ -1,4 +1,4 @@
-"""`Medium`: how one kind of data is drawn. A new kind of data is a new file with one registered subclass."""
+"""`Renderer`: how one kind of data is drawn. A new kind of data is a new file with one registered subclass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from interp_plugins.viz.figure import add_colorbar, new_figure, png_of_figure
 from interp_plugins.viz.scale import Scale, ScaleRule
 
 
-class Medium:
+class Renderer:
     """How inputs and attributions of one kind of data look.
 
     Attributes:
@@ -66,8 +66,8 @@ class Medium:
         return png_of_figure(fig)
 
 
-M = TypeVar("M", bound=type[Medium])
-_MEDIA: dict[str, Medium] = {}
+M = TypeVar("M", bound=type[Renderer])
+_MEDIA: dict[str, Renderer] = {}
 
 
 def register(medium: M) -> M:
@@ -76,13 +76,13 @@ def register(medium: M) -> M:
     return medium
 
 
-def input_medium(exp: Explanation) -> Medium:
+def input_medium(exp: Explanation) -> Renderer:
     """The medium that draws exp's input."""
     medium = _MEDIA.get(exp.spec.kind)
     return medium if medium is not None and medium.accepts_input(exp) else _MEDIA["generic"]
 
 
-def attribution_medium(exp: Explanation) -> Medium:
+def attribution_medium(exp: Explanation) -> Renderer:
     """The medium that draws exp's attributions: that of the data, or plain arrays (a layer's units, say)."""
     medium = _MEDIA.get(exp.spec.kind)
     return medium if medium is not None and medium.accepts(exp) else _MEDIA["generic"]
@@ -93,7 +93,7 @@ def all_kinds() -> tuple[str, ...]:
     return tuple(dict.fromkeys(("original", *(k for m in _MEDIA.values() for k in m.kinds))))
 
 
-def resolve_kind(medium: Medium, kind: str, others: tuple[str, ...] = ()) -> str:
+def resolve_kind(medium: Renderer, kind: str, others: tuple[str, ...] = ()) -> str:
     """The picture to draw: `kind`, or the medium's own picture if it has no such kind.
 
     Raises UnknownNameError for a name that no medium knows; it names `others` as well.

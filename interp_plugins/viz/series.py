@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour
-from interp_plugins.viz.renderer import Medium, register
+from interp_plugins.viz.renderer import Renderer, register
 from interp_plugins.viz.scale import Scale, finite
 from interp_plugins.viz.titles import shorten
 
@@ -23,7 +23,7 @@ MAX_LANES = 8
 _FILL = 0.8  # the part of a lane's height that its line takes
 
 
-class _Lanes(Medium):
+class _Lanes(Renderer):
     """What both layouts of time series share; values are (C, T) everywhere below."""
 
     kinds: ClassVar[tuple[str, ...]] = ("line", "band", "heatmap")

@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import bare, compact
-from interp_plugins.viz.renderer import Medium, register
+from interp_plugins.viz.renderer import Renderer, register
 from interp_plugins.viz.scale import Scale, finite
 from interp_plugins.viz.titles import shorten
 
@@ -19,7 +19,7 @@ MAX_BARS = 12
 
 
 @register
-class TabularMedium(Medium):
+class TabularMedium(Renderer):
     """Inputs and attributions (N, F)."""
 
     name: ClassVar[str] = "tabular"

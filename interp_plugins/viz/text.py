@@ -23,7 +23,7 @@ from matplotlib.patches import Rectangle
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import bare
-from interp_plugins.viz.renderer import Medium, register
+from interp_plugins.viz.renderer import Renderer, register
 from interp_plugins.viz.scale import Scale, finite
 
 _COLUMNS, _FONT = 52, 8.0  # characters per line and points of a picture
@@ -45,7 +45,7 @@ class _Placed(NamedTuple):
 
 
 @register
-class TextMedium(Medium):
+class TextMedium(Renderer):
     """Token ids (N, T) or embeddings (N, T, D) with their tokens; attributions are added up over a token's features."""
 
     name: ClassVar[str] = "text"

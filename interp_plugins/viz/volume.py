@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour, pixels
-from interp_plugins.viz.renderer import Medium, register
+from interp_plugins.viz.renderer import Renderer, register
 from interp_plugins.viz.scale import Scale, finite
 from interp_plugins.viz.tiles import rows_and_columns, tile_names
 
@@ -24,7 +24,7 @@ _AXES = ("z", "y", "x")
 
 
 @register
-class VolumeMedium(Medium):
+class VolumeMedium(Renderer):
     """Inputs (N, C, D, H, W) with attributions of the same layout, or of a layer with three spatial axes."""
 
     name: ClassVar[str] = "volume"

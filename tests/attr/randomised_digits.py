@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import explain
-from interp_plugins.core.registry import list_methods, method_info
+from interp_plugins.api.binding import list_methods, method_info
 from interp_plugins.metrics import spearman_correlation
 
 FEW = {"n_steps": 10, "n_samples": 60, "sliding_window_shapes": (1, 2, 2), "progress": False}

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 import interp_plugins.attr as attr
 from interp_plugins import explain
 from interp_plugins.attr.gradient.full_grad import full_gradient
+from interp_plugins.attr.shared.grid_layer import last_grid_layer
 from interp_plugins.core.errors import InputError, InterpWarning, LayerError, TargetError, UnknownNameError
 from interp_plugins.core.forward import Call, Forward
-from interp_plugins.core.grid import find_grid, last_grid_layer, watch
+from interp_plugins.core.grid import find_grid, trace_shapes
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.layers import layer_name
 from interp_plugins.core.target import as_target
@@ -288,7 +289,7 @@ def test_tokens_are_laid_out_and_the_layer_is_found(source: str, make: Any, grid
     with frozen(func):
         forward = Forward.of(func, 2)
         layer = last_grid_layer(forward, (x,))
-        _, seen = watch(forward, (x,))
+        _, seen = trace_shapes(forward, (x,))
         shapes = [s.shape for s in seen if s.module is layer.module]
         place = find_grid(layer.module, shapes[layer.call or 0], (x,), seen)
     assert place.size == grid

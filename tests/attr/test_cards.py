@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from interp_plugins.api.binding import list_methods, method_info
 from interp_plugins.attr.evidence import randomised
 from interp_plugins.attr.evidence.cards import CARDS, card, methods_page
 from interp_plugins.attr.evidence.randomised import CASCADE, DIGITS, INSTEAD, LIMIT, PASSING_WORDS, TRANSFORMER, verdict
 from interp_plugins.core.errors import RandomisationWarning
-from interp_plugins.core.registry import list_methods, method_info
 from tests.attr.randomised_digits import CHECKED, measured
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"

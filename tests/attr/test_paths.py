@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import interp_plugins.attr as attr
-from interp_plugins.attr.gradient.blur_ig import blurred
 from interp_plugins.attr.gradient.xrai import ranked, regions
 from interp_plugins.attr.perturbation.extremal import smooth_mask
+from interp_plugins.attr.shared.images import blurred
 from interp_plugins.attr.shared.quadrature import quadrature
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.report import collect

@@ -16,7 +16,7 @@ from interp_plugins.attr import GradientShap, IntegratedGradients, NoiseTunnel
 from interp_plugins.core.errors import InputError, ModelError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.layers import Layer
-from interp_plugins.core.multi_target import Several, target_by_target
+from interp_plugins.core.multi_target import MultiTarget, target_by_target
 from interp_plugins.core.report import collect
 from interp_plugins.core.target import Index
 
@@ -196,7 +196,7 @@ def test_token_ids_share_the_draws_as_well() -> None:
 def test_deltas_of_several_targets_are_sample_by_sample_target_by_target(net: Counted, x: Tensor) -> None:
     more: dict[str, Any] = {"nt_samples": 3, "stdevs": 0.3, "return_convergence_delta": True, "seed": 0, "n_steps": 3}
     tunnel = NoiseTunnel(IntegratedGradients(net))
-    _, deltas = tunnel.attribute(x, target=Several((Index((0,)), Index((2,)))), **more)
+    _, deltas = tunnel.attribute(x, target=MultiTarget((Index((0,)), Index((2,)))), **more)
     alone = [tunnel.attribute(x, target=k, **more)[1].reshape(2, 3) for k in (0, 2)]
     torch.testing.assert_close(deltas.reshape(2, 2, 3), torch.stack(alone, 1))
 

@@ -14,8 +14,8 @@ from interp_plugins.attr.perturbation.window_grid import Lattice
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.features import Windows
 from interp_plugins.core.report import collect
+from interp_plugins.engine import acceleration
 from interp_plugins.engine.incremental import engine
-from interp_plugins.engine.switch import acceleration
 
 
 class Score(nn.Module):

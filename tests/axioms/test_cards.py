@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from interp_plugins.api.binding import list_methods, method_info
 from interp_plugins.attr.evidence.cards import C, D, I, L, S, card
-from interp_plugins.core.registry import list_methods, method_info
 from tests.axioms.test_axioms import close, net
 
 few = settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

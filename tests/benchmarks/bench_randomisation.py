@@ -32,10 +32,9 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import explain
-from interp_plugins.api.binding import attribute_names
+from interp_plugins.api.binding import attribute_names, list_methods, method_info
 from interp_plugins.attr import IntegratedGradients
 from interp_plugins.attr.evidence.randomised import TRANSFORMER
-from interp_plugins.core.registry import list_methods, method_info
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.demo.network import MEAN, STD, lite0
 from interp_plugins.demo.photographs import save_photographs

@@ -65,7 +65,7 @@ def test_tolerance_estimated_against_true_error(tmp_path: Path) -> None:
             assert report["map_error"][0] <= tol
 
 
-def remembered(net: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def call_cache(net: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """The network, which evaluates a row once: so that all tolerances cost one run."""
     known: dict[bytes, torch.Tensor] = {}
 
@@ -84,7 +84,7 @@ def test_occlusion_estimated_against_true_error(tmp_path: Path, side: int, windo
     print(f"\n{'picture':12s} {'windows':>14s} {'tol':>5s} {'evaluated':>12s} {'estimate':>9s} {'map error':>9s}")
     for path in save_photographs(tmp_path, tuple(PHOTOGRAPHS)):
         x = torch.nn.functional.interpolate(photograph(path), (side, side), mode="area")
-        occlusion = Occlusion(remembered(lite0()))
+        occlusion = Occlusion(call_cache(lite0()))
         with torch.no_grad():
             target = int(occlusion.forward_func(x)[0].argmax())
         how = {"sliding_window_shapes": (3, window, window), "strides": (3, stride, stride), "target": target}

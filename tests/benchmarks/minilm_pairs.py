@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import explain
-from interp_plugins.api.binding import attribute_names
-from interp_plugins.core.registry import method_info
+from interp_plugins.api.binding import attribute_names, method_info
 from interp_plugins.metrics import spearman_correlation
 
 STAGES = (

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import interp_plugins.attr as ours
-from interp_plugins.core.registry import list_methods, method_info
+from interp_plugins.api.binding import list_methods, method_info
 
 # -- nets: tiny, each with one trait ---------------------------------------------------------------------------
 

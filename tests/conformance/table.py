@@ -5,7 +5,7 @@ python -m tests.conformance.table > docs/conformance.md
 
 from __future__ import annotations
 
-from interp_plugins.core.registry import list_methods, method_info
+from interp_plugins.api.binding import list_methods, method_info
 from tests.conformance.cases import BY_NAME, VARIANTS, accepted, applies, make
 from tests.conformance.test_results import BY_PLACE, CHUNKS, SEEDED, SHUFFLED
 from tests.conformance.test_targets import COMPARES_CLASSES, TARGETS, WAYS

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.api.binding import method_info
 from interp_plugins.core.errors import ConvergenceWarning
-from interp_plugins.core.registry import method_info
 from tests.conformance.cases import (
     ATTENTION,
     BY_NAME,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import explain
-from interp_plugins.core.registry import list_methods, method_info
-from interp_plugins.engine.switch import acceleration
+from interp_plugins.api.binding import list_methods, method_info
+from interp_plugins.engine import acceleration
 from tests.conformance.cases import (
     BY_NAME,
     VARIANTS,

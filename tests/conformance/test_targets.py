@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import explain
+from interp_plugins.api.binding import list_methods, method_info
 from interp_plugins.core.errors import InputError, TargetError
 from interp_plugins.core.explanation import Explanation, Explanations
-from interp_plugins.core.multi_target import AllClasses, Several, part_of
-from interp_plugins.core.registry import list_methods, method_info
+from interp_plugins.core.multi_target import AllClasses, MultiTarget, part_of
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Contrast, Index, Probability
 from tests.conformance.cases import COMPARES_CLASSES, Case, Problem, accepted, leaves, make, typical
@@ -247,7 +247,7 @@ def test_parts_of_several_targets() -> None:
     assert part_of(folded, 1, 2, 3).tolist() == [2, 3, 6, 7, 10, 11]
     assert part_of({"a": (flat, 5), "b": "word"}, 0, 2, 3)["a"][0].tolist() == flat[0::2].tolist()
     assert part_of(torch.ones(()), 0, 2, 3).ndim == 0
-    two = Several((Index((0,)), Index((1,))))
+    two = MultiTarget((Index((0,)), Index((1,))))
     assert two(torch.tensor([[1.0, 2.0]])).tolist() == [[1.0, 2.0]] and two.count == 2 and two.describe(0) == "0; 1"
 
 

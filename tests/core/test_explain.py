@@ -392,10 +392,10 @@ def test_tolerance_reports_what_it_reached_per_sample(net: Net, x: Tensor) -> No
         explain(net, x, "ig", tol=1e-9, max_steps=9)
 
 
-def test_method_objects_explain_by_themselves(net: Net, x: Tensor) -> None:
-    exp = Occlusion(net).explain(x, sliding_window_shapes=(3, 2, 2), target=1)
+def test_method_objects_are_methods(net: Net, x: Tensor) -> None:
+    exp = explain(net, x, Occlusion(net), sliding_window_shapes=(3, 2, 2), target=1)[0]
     assert isinstance(exp, Explanation) and exp.method == "occlusion"
-    assert NoiseTunnel(Saliency(net)).explain(x, nt_samples=2).title.startswith("Noise Tunnel")
+    assert explain(net, x, NoiseTunnel(Saliency(net)), nt_samples=2)[0].title.startswith("Noise Tunnel")
 
 
 def test_inputs_on_display_are_plain_copies(net: Net, x: Tensor) -> None:

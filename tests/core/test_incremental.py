@@ -18,9 +18,10 @@ from interp_plugins.attr import FeatureAblation, FeaturePermutation, Occlusion
 from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.target import as_target
-from interp_plugins.engine.incremental import Incremental, engine, occlusion_cost
+from interp_plugins.engine import Incremental, acceleration
+from interp_plugins.engine.incremental import engine
+from interp_plugins.engine.incremental.cost import occlusion_cost
 from interp_plugins.engine.kernels.winograd import Winograd
-from interp_plugins.engine.switch import acceleration
 
 
 @pytest.fixture(autouse=True)

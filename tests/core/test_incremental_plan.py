@@ -11,9 +11,9 @@ from interp_plugins.core.features import Windows
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.target import as_target
-from interp_plugins.engine.incremental import Incremental, checks, engine
+from interp_plugins.engine import Incremental, acceleration
+from interp_plugins.engine.incremental import checks, engine
 from interp_plugins.engine.incremental.trace import trace
-from interp_plugins.engine.switch import acceleration
 
 
 @pytest.fixture(autouse=True)

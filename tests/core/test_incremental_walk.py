@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr import ShapleyValueSampling
-from interp_plugins.engine.incremental import Walker, walk
-from interp_plugins.engine.switch import acceleration
+from interp_plugins.engine import Walker, acceleration
+from interp_plugins.engine.incremental import walk
 from tests.core.test_incremental import FALLBACKS, NETS, both, net, picture, same, simple
 
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from interp_plugins import explain
 from interp_plugins.attr import GuidedBackprop, IntegratedGradients, Saliency
-from interp_plugins.core.caches import remembered
+from interp_plugins.core.caches import call_cache
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.target import Index
 from interp_plugins.engine import shared_passes as module
-from interp_plugins.engine.shared_passes import clean_selected, once
+from interp_plugins.engine.shared_passes import cached_pass, clean_scores
 
 
 class Net(nn.Module):
@@ -100,9 +100,9 @@ def ask(net: Net, x: Tensor) -> Callable[..., int]:
     def count(between: Callable[[], None] = lambda: None, again: Any = None, args: tuple[Any, Any] = (0.0, 0.0)) -> int:
         forward = [Forward(net, len(x), Index((1,)), (a,)) for a in args]
         with frozen(net):
-            first = clean_selected(forward[0], [x])
+            first = clean_scores(forward[0], [x])
             between()
-            second = clean_selected(forward[1], [x.clone() if again is None else again])
+            second = clean_scores(forward[1], [x.clone() if again is None else again])
             runs = len(net.seen.rows)
             assert torch.equal(second, net(x if again is None else again, args[1])[:, 1].detach())
             assert torch.equal(first, second) == (runs == 1)
@@ -144,19 +144,19 @@ def test_what_was_changed_in_place_is_computed_again(net: Net, x: Tensor) -> Non
     forward = Forward(net, len(x), Index((1,)))
     with frozen(net):
         inputs = x.clone()
-        clean_selected(forward, [inputs])
+        clean_scores(forward, [inputs])
         inputs.zero_()
-        found = clean_selected(forward, [inputs])
+        found = clean_scores(forward, [inputs])
         assert torch.equal(found, net(torch.zeros_like(x))[:, 1])
-        made = once(forward, [x], "made", lambda: torch.ones(3))
+        made = cached_pass(forward, [x], "made", lambda: torch.ones(3))
         made.zero_()
-        assert once(forward, [x], "made", lambda: torch.ones(3)).sum() == 3
+        assert cached_pass(forward, [x], "made", lambda: torch.ones(3)).sum() == 3
 
 
 def test_targets_share_outputs_but_not_gradients(net: Net, x: Tensor) -> None:
     with frozen(net):
         for k in range(3):
-            found = clean_selected(Forward(net, len(x), Index((k,))), [x])
+            found = clean_scores(Forward(net, len(x), Index((k,))), [x])
             assert torch.equal(found, net(x)[:, k]) and len(net.seen.rows) == 2 + k  # one, and this line's
         maps = [Saliency(net).attribute(x, target=k, abs=False) for k in range(3)]
     alone = [Saliency(net).attribute(x, target=k, abs=False) for k in range(3)]
@@ -219,19 +219,19 @@ class Counting(Recurrent):
 def test_a_pass_that_is_not_a_function_of_its_inputs_is_not_remembered(model: nn.Module) -> None:
     forward, rows = Forward(model, 2, Index((0,))), torch.rand(2, 4)
     with frozen(model):
-        first, second = (clean_selected(forward, [rows]) for _ in range(2))
+        first, second = (clean_scores(forward, [rows]) for _ in range(2))
         assert not torch.equal(first, second)
-        assert not remembered()[("once",)]
+        assert not call_cache()[("once",)]
 
 
 def test_nothing_outlives_the_call(net: Net, x: Tensor) -> None:
     explain(net, x, ["ig", "saliency"], n_steps=3)
-    assert remembered() == {}
+    assert call_cache() == {}
     held: list[weakref.ref[Any]] = []
     forward = Forward(net, len(x), Index((1,)))
     with frozen(net):
-        clean_selected(forward, [x])
-        held.append(weakref.ref(remembered()[("once",)][0]))
+        clean_scores(forward, [x])
+        held.append(weakref.ref(call_cache()[("once",)][0]))
     gc.collect()
     assert held[0]() is None
 
@@ -241,13 +241,13 @@ def test_large_and_many_results_are_not_kept(net: Net, x: Tensor, monkeypatch: p
     forward = Forward(net, len(x), Index((1,)))
     with frozen(net):
         for size in (None, 1):
-            assert torch.allclose(clean_selected(forward, [x], size), net(x)[:, 1])
-        assert not remembered()[("once",)]
+            assert torch.allclose(clean_scores(forward, [x], size), net(x)[:, 1])
+        assert not call_cache()[("once",)]
         monkeypatch.setattr(module, "_BYTES", 2**26)
         monkeypatch.setattr(module, "_MOST", 2)
         for k in range(4):
-            once(forward, [x], k, lambda k=k: torch.tensor(k))
-        assert [one.facts[0][0] for one in remembered()[("once",)]] == [0, 1]
+            cached_pass(forward, [x], k, lambda k=k: torch.tensor(k))
+        assert [one.facts[0][0] for one in call_cache()[("once",)]] == [0, 1]
 
 
 def test_a_delta_on_its_own_still_counts_both_ends(net: Net, x: Tensor) -> None:

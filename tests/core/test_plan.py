@@ -23,7 +23,7 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.target import as_target
-from interp_plugins.engine.plan import _plan
+from interp_plugins.engine.plan.planned import _plan
 from interp_plugins.engine.plan.view import View
 
 

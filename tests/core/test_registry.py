@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 import interp_plugins
+from interp_plugins.api.binding import canonical_name, info_of, list_methods, method_info
 from interp_plugins.attr import IntegratedGradients, LayerGradCam
 from interp_plugins.core.errors import UnknownNameError
-from interp_plugins.core.registry import canonical_name, info_of, list_methods, method_info, register
+from interp_plugins.core.registry import register
 
 
 @pytest.mark.parametrize("name", list_methods())

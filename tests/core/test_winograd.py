@@ -18,9 +18,10 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.target import as_target
 from interp_plugins.engine.kernels import weight_cache, winograd
-from interp_plugins.engine.kernels.weight_cache import Kernels, OfModel
+from interp_plugins.engine.kernels.weight_cache import Kernels, WeightCache
 from interp_plugins.engine.kernels.winograd import Winograd
-from interp_plugins.engine.plan import _plan, convolutions, linear_map
+from interp_plugins.engine.plan import convolutions, linear_map
+from interp_plugins.engine.plan.planned import _plan
 
 
 def direct(x: Tensor, weight: Tensor, padding: Any = 1) -> Tensor:
@@ -123,7 +124,7 @@ def block() -> tuple[nn.Module, Tensor]:
 
 def kept_of(net: nn.Module) -> list[Kernels | None]:
     with frozen(net):
-        mine = OfModel.here()
+        mine = WeightCache.here()
     return [mine._known.get(("planned", id(net.get_parameter(f"conv{i}.weight")))) for i in (1, 2)]
 
 

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.insights import Given, report_html, serve, write_report
+from interp_plugins.insights import Precomputed, report_html, serve, write_report
 from interp_plugins.insights.report import catalogue, file_html, records_of, run_blocks
 from tests.insights.nets import CLASSES, Broken, Squares, squares
 
@@ -181,7 +181,7 @@ def test_a_growing_file_has_a_slider_over_its_runs(page, tmp_path):
     text = ""
     for run in range(3):
         exp = explained(2, attributions=squares(2) * (-1 if run == 1 else 1), score=torch.full((2,), float(run)))
-        subject = Given([exp], [0, 1])
+        subject = Precomputed([exp], [0, 1])
         inputs, maps = records_of(subject)
         if run == 0:
             text = file_html(catalogue(subject, title="Runs"), inputs, maps, "epoch 0")

@@ -10,7 +10,7 @@ from interp_plugins import explain
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Probability
-from interp_plugins.insights import Given, Session
+from interp_plugins.insights import Precomputed, Session
 from interp_plugins.metrics import removal_curves
 from tests.insights.nets import CLASSES, Squares, squares
 
@@ -67,7 +67,9 @@ def test_layers_and_several_inputs_have_curves_too(talk):
 
 def test_a_map_that_lies_on_no_input_says_so(talk):
     session = Session(nn.Sequential(nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 2)), torch.rand(1, 4))
-    session.made(0).append(Given([Explanation(torch.rand(1, 7), torch.rand(1, 4), "layer_activation")]).given(0)[0])
+    session.made(0).append(
+        Precomputed([Explanation(torch.rand(1, 7), torch.rand(1, 4), "layer_activation")]).given(0)[0]
+    )
     answer = talk(session, type="curves", sample=0, key=0)[-1]
     session.close()
     assert answer["type"] == "error" and "(1, 7) does not lie on the input ((1, 4))" in answer["error"]
@@ -76,6 +78,6 @@ def test_a_map_that_lies_on_no_input_says_so(talk):
 def test_a_file_has_curves_where_the_model_is_given():
     x, model = squares(2), Squares()
     exps = explain(model, x, methods="saliency", input_spec=SPEC)
-    made = Given(exps, model=model).given(1)[0]
+    made = Precomputed(exps, model=model).given(1)[0]
     assert made.curves["of"] == "probability" and len(made.curves["insertion"]) == 21
-    assert Given(exps).given(1)[0].curves is None
+    assert Precomputed(exps).given(1)[0].curves is None

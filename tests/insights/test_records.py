@@ -12,7 +12,7 @@ import torch
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.insights import Given, report_html
+from interp_plugins.insights import Precomputed, report_html
 from interp_plugins.insights.report import catalogue
 from interp_plugins.insights.wire import input_record, map_record, quantised
 
@@ -116,9 +116,9 @@ def test_the_file_holds_no_foreign_markup_and_no_addresses():
 )
 def test_what_does_not_fit_together_is_refused(exps, labels, text):
     with pytest.raises(InputError, match=text):
-        Given(exps, labels)
+        Precomputed(exps, labels)
 
 
 def test_truth_and_prediction_are_compared_only_where_both_are_known():
-    samples = catalogue(Given([explanation()], [None, 0]))["samples"]
+    samples = catalogue(Precomputed([explanation()], [None, 0]))["samples"]
     assert [s["models"][0]["correct"] for s in samples] == [None, False]

@@ -13,8 +13,8 @@ import captum.attr
 import torch
 
 import interp_plugins.attr as ours
+from interp_plugins.api.binding import method_info
 from interp_plugins.core.features import MaskFeatures
-from interp_plugins.core.registry import method_info
 from tests.conformance.cases import CASES, Case, Problem, accepted, applies, arguments, distance, innermost, make
 
 RULES = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import interp_plugins.attr as ours
-from interp_plugins.core.registry import list_methods, method_info
+from interp_plugins.api.binding import list_methods, method_info
 from tests.conformance.cases import BY_NAME, VARIANTS, Case, arguments, distance, innermost, make
 from tests.reference.oracle import FEWEST, LEFT_OUT, RULES, SEED, agreement, both, captums, comparable, double, settings
 

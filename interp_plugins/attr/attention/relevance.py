@@ -21,10 +21,11 @@ from torch import Tensor
 from interp_plugins.attr.attention.legrad import layer_scores
 from interp_plugins.attr.attention.maps import Attention, attentions
 from interp_plugins.attr.shared.base import GradientAttribution, prepared
+from interp_plugins.attr.shared.grid_layer import shapes_of_modules
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks
 from interp_plugins.core.errors import InputError, LayerError, unknown
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.grid import Grid, find_grid, shapes_seen
+from interp_plugins.core.grid import Grid, find_grid
 from interp_plugins.core.registry import register
 
 FUSIONS = ("mean", "max", "min")
@@ -35,7 +36,7 @@ def token_map(forward: Forward, xs: tuple[Tensor, ...], tokens: Tensor) -> Tenso
     if not any(x.ndim >= 4 for x in xs):
         return tokens
     shape = (tokens.shape[0], tokens.shape[1], 2)
-    grid: Grid = find_grid(torch.nn.Identity(), shape, xs, shapes_seen(forward, xs))
+    grid: Grid = find_grid(torch.nn.Identity(), shape, xs, shapes_of_modules(forward, xs))
     return grid.lay_out(tokens[:, :, None])
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from interp_plugins.attr.backward.rules.paired import PairedMode, paired_gradients
 from interp_plugins.attr.backward.rules.reveal_cancel import RevealCancelMode
-from interp_plugins.attr.gradient.gradient_shap import baseline_pool
-from interp_plugins.attr.shared.base import GradientAttribution, Multiplying, completeness_error, prepared
+from interp_plugins.attr.shared.base import GradientAttribution, MultipliesByInputs, completeness_error, prepared
+from interp_plugins.attr.shared.draws import baseline_pool
 from interp_plugins.attr.shared.path import RowSum, targets_of
 from interp_plugins.core.baseline import as_baselines, call_baseline
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
@@ -162,7 +162,7 @@ def custom_maps(
 @register(
     "deep_lift", aliases=("deeplift", "dl"), title="DeepLIFT", reference="Shrikumar et al. 2017, arXiv:1704.02685"
 )
-class DeepLift(Multiplying, GradientAttribution):
+class DeepLift(MultipliesByInputs, GradientAttribution):
     """DeepLIFT, with the rescale rule for whatever functions and modules the model is made of.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.backward.deep_lift import CustomAttribution, DeepLift, DeepLiftShap, pooled
-from interp_plugins.attr.gradient.layers import AtLayerProblem, encode_rows, start_at_layer
+from interp_plugins.attr.shared.at_layer import AtLayerProblem, encode_rows, start_at_layer
 from interp_plugins.attr.shared.base import (
     GradientAttribution,
     InternalAttribution,

@@ -14,33 +14,19 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interp_plugins.attr.cam import weights
 from interp_plugins.attr.cam.weights import Weighting
 from interp_plugins.attr.shared.base import LayerAttribution, batch_gradients, prepared
+from interp_plugins.attr.shared.grid_layer import last_grid_layer, shapes_of_modules
+from interp_plugins.attr.shared.images import averaged
 from interp_plugins.core.batching import check_chunk
-from interp_plugins.core.errors import InputError, InterpWarning
+from interp_plugins.core.errors import InterpWarning
 from interp_plugins.core.forward import Forward, Gradients
-from interp_plugins.core.grid import Grid, as_grid, find_grid, last_grid_layer, shapes_seen
+from interp_plugins.core.grid import Grid, as_grid, find_grid
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
 from interp_plugins.core.registry import register
-
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-
-def enlarged(t: Tensor, size: Sequence[int]) -> Tensor:
-    """A map (N, C, *space) at another size, by (bi-, tri-)linear interpolation with aligned corners off."""
-    if tuple(t.shape[2:]) == tuple(size):
-        return t
-    return F.interpolate(t, tuple(size), mode=_MODES[t.ndim - 2], align_corners=False)
-
-
-def input_size(inputs: Sequence[Tensor], space: int) -> tuple[int, ...] | None:
-    """The size of the first input with that many axes of space, or None."""
-    return next((tuple(x.shape[2:]) for x in inputs if x.ndim == space + 2), None)
 
 
 class ClassActivationMap(LayerAttribution):
@@ -142,27 +128,8 @@ def layouts(
     given = [as_grid(layout, t) for t in tensors]
     if all(t.ndim < 3 for t in tensors):
         return [g or Grid("none") for g in given]
-    seen = shapes_seen(forward, xs) if None in given else []
+    seen = shapes_of_modules(forward, xs) if None in given else []
     return [g or find_grid(m, t.shape, xs, seen) for g, m, t in zip(given, modules, tensors, strict=True)]
-
-
-def averaged(maps: Sequence[Tensor], xs: Sequence[Tensor]) -> Tensor:
-    """The mean of maps of several layers, each divided by its peak, at the input's size (or the largest map's)."""
-    dims = {m.ndim for m in maps}
-    if len(dims) > 1:
-        raise InputError(
-            f"Maps of several layers are averaged, but theirs have different axes: {[tuple(m.shape) for m in maps]}. "
-            "Choose layers of one kind."
-        )
-    space = maps[0].ndim - 2
-    largest = max((tuple(m.shape[2:]) for m in maps), key=lambda s: s)
-    size = input_size(xs, space) or largest
-    parts = []
-    for m in maps:
-        peak = m.abs().flatten(1).amax(1).reshape(-1, *(1,) * (m.ndim - 1))
-        scaled = m / peak.where(peak > 0, peak.new_ones(()))
-        parts.append(enlarged(scaled, size) if space else scaled)
-    return torch.stack(parts).mean(0)
 
 
 @register(

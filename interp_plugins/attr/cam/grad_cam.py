@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from interp_plugins.attr.cam import weights
-from interp_plugins.attr.cam.base import averaged, grids
+from interp_plugins.attr.cam.base import grids
 from interp_plugins.attr.shared.base import LayerAttribution, batch_gradients, prepared
+from interp_plugins.attr.shared.images import averaged
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.registry import register
 

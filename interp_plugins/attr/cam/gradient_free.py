@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.cam.base import ClassActivationMap, averaged, enlarged, grids, input_size
+from interp_plugins.attr.cam.base import ClassActivationMap, grids
 from interp_plugins.attr.cam.weights import first_component
 from interp_plugins.attr.shared.base import batch_scores, prepared
+from interp_plugins.attr.shared.images import averaged, enlarged, input_size
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward, Gradients

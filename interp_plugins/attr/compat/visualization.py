@@ -8,7 +8,6 @@ For an `Explanation`, its own `show`, `plot` and `to_html` say more (target, sca
 
 from __future__ import annotations
 
-import importlib
 from enum import Enum
 from typing import Any
 
@@ -58,24 +57,23 @@ class VisualizeSign(Enum):
 
 
 def drawing(room: str) -> Any:
-    """A file of the drawing room: "plain" (arrays), "masks", "words" (text), "language" (language models)."""
+    """The part of `interp_plugins.viz` that draws "image" (arrays), "masks", "text" or "llm" (language models).
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     try:
-        if room == "plain":
-            return importlib.import_module("interp_plugins.viz.captum_image")
-        if room == "masks":
-            return importlib.import_module("interp_plugins.viz.masks")
-        if room == "words":
-            return importlib.import_module("interp_plugins.viz.captum_text")
-        return importlib.import_module("interp_plugins.viz.captum_llm")
+        from interp_plugins.viz import captum_image, captum_llm, captum_text, masks
     except ModuleNotFoundError as err:
         if err.name and err.name.startswith("matplotlib"):
             raise ImportError("Pictures need matplotlib: pip install 'interp-plugins[viz]'.") from err
         raise
+    return {"image": captum_image, "masks": masks, "text": captum_text, "llm": captum_llm}[room]
 
 
 _PLACES = {
     **dict.fromkeys(("draw_mask_border", "draw_mask_legend"), "masks"),
-    **dict.fromkeys(("visualize_image_attr", "visualize_image_attr_multiple", "visualize_timeseries_attr"), "plain"),
+    **dict.fromkeys(("visualize_image_attr", "visualize_image_attr_multiple", "visualize_timeseries_attr"), "image"),
     **dict.fromkeys(
         (
             "VisualizationDataRecord",
@@ -85,7 +83,7 @@ _PLACES = {
             "format_word_importances",
             "visualize_text",
         ),
-        "words",
+        "text",
     ),
 }
 

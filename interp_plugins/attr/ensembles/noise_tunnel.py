@@ -23,16 +23,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from interp_plugins.attr.ensembles.inner_method import Folding, Inner, expanded, for_copies
-from interp_plugins.attr.gradient.integrated_gradients import path_defaults
 from interp_plugins.attr.shared.average import Average, Averages, Draws, report_reached, rounds
 from interp_plugins.attr.shared.base import Attribution, InternalAttribution
+from interp_plugins.attr.shared.defaults import path_defaults
+from interp_plugins.attr.shared.draws import as_stdevs
 from interp_plugins.attr.shared.lookups import at_lookups, has_ids
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.forward import Call
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.layers import AtLayer, NoisyAt, resolve_layer
-from interp_plugins.core.multi_target import Unsettled, each_target
+from interp_plugins.core.multi_target import Unconverged, each_target
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
 from interp_plugins.core.spec import InputSpec
@@ -40,27 +41,7 @@ from interp_plugins.core.tensors import accumulation_dtype, as_tuple, check_inpu
 
 NT_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 _FEW_STEPS = 5  # of a path per noisy copy, where copies go on to a tolerance: their errors average out
-_SPREAD = 0.15  # of the input's range, the noise where none is named
 _GROUP_ELEMENTS = 2**24  # elements of noisy input handed to the inner method at a time; it chunks on its own
-
-
-def _stdevs(stdevs: Any, inputs: tuple[Tensor, ...]) -> tuple[float, ...]:
-    many = stdevs if isinstance(stdevs, tuple) else (stdevs,) * len(inputs)
-    if len(many) != len(inputs):
-        raise InputError(
-            f"The number of input tensors in {len(inputs)} must be equal to the number of stdevs values {len(many)}."
-        )
-    many = tuple(_SPREAD * _range(x) if s is None else s for s, x in zip(many, inputs, strict=True))
-    for s in many:
-        if isinstance(s, bool) or not isinstance(s, (int, float)):
-            raise InputTypeError(f"stdevs must be type float (or a tuple, one per input). Given: {describe(s)}")
-        if not 0 <= s < float("inf"):
-            raise InputError(f"stdevs are standard deviations, finite and not negative. Given: {s}")
-    return tuple(float(s) for s in many)
-
-
-def _range(x: Tensor) -> float:
-    return float(x.max() - x.min()) if is_float(x) and x.numel() else 0.0
 
 
 def noise_tunnel_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
@@ -259,7 +240,7 @@ class _Smoothing:
         With tensors `at` (a layer's), the inputs stay clean, and noise of those shapes goes into the last arguments.
         """
         xs = check_inputs(inputs)
-        stdevs = _stdevs(self.stdevs, at or xs)
+        stdevs = as_stdevs(self.stdevs, at or xs)
         n, pair = xs[0].shape[0], self.draws.companions
         targets = each_target(kwargs.get("target"))
         group = self.group or max(1, _GROUP_ELEMENTS // (n * sum(x[0].numel() for x in xs)))
@@ -278,7 +259,7 @@ class _Smoothing:
         layout: Any = None
         sizes = [-(-m // pair) for m in (self.draws.n_samples, self.draws.max_samples)]
         for due, unsettled in rounds(averages.map_error, count, self.draws.tol, *sizes):
-            asked = Unsettled.of(unsettled, targets)
+            asked = Unconverged.of(unsettled, targets)
             active = asked.samples
             given = {**kwargs, "target": asked.target}
             for first in range(0, due, max(1, group // pair)):

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from interp_plugins.attr.cam.base import averaged
-from interp_plugins.attr.gradient.integrated_gradients import path_defaults
 from interp_plugins.attr.shared.base import Attribution, InternalAttribution
+from interp_plugins.attr.shared.defaults import path_defaults
+from interp_plugins.attr.shared.images import averaged
 from interp_plugins.core.errors import InputError, InputTypeError, did_you_mean, unknown
 from interp_plugins.core.forward import Call
 from interp_plugins.core.guard import frozen, modules_of

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.shared.base import InternalMultiplying, LayerAttribution, batch_gradients, prepared
+from interp_plugins.attr.shared.base import InternalMultipliesByInputs, LayerAttribution, batch_gradients, prepared
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.layers import run_and_read
 from interp_plugins.core.registry import register
@@ -43,7 +43,7 @@ class LayerActivation(LayerAttribution):
 
 
 @register("layer_gradient_x_activation", aliases=("gradient_x_activation",), site="layer")
-class LayerGradientXActivation(InternalMultiplying, LayerAttribution):
+class LayerGradientXActivation(InternalMultipliesByInputs, LayerAttribution):
     """Activation times the gradient of the score with respect to it.
 
     Args:

@@ -35,7 +35,7 @@ from interp_plugins.core.errors import ConvergenceWarning, InputError
 from interp_plugins.core.forward import Forward, gradients
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import accumulation_dtype
-from interp_plugins.engine.plan import planned
+from interp_plugins.engine import planned
 
 _START = 9  # nodes of the first estimate: one panel cut into three, twice
 _SAFETY = 1.2  # the expected error of a few kinks is often exceeded; this keeps nine maps of ten within 1.5 tol

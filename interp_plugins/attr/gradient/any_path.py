@@ -20,7 +20,7 @@ from interp_plugins.attr.shared.path import RowSum, grid_rows, points
 from interp_plugins.attr.shared.quadrature import Quadrature
 from interp_plugins.core.batching import auto_chunk, chunks, progress_bar
 from interp_plugins.core.forward import Forward, Gradients, gradients
-from interp_plugins.engine.plan import planned
+from interp_plugins.engine import planned
 
 Path = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 Contribution = Callable[[Gradients, Sequence[Tensor], Sequence[Tensor], Tensor], Sequence[Tensor]]

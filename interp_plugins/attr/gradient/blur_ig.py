@@ -10,34 +10,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from interp_plugins.attr.gradient.any_path import sum_over_cells
-from interp_plugins.attr.gradient.full_grad import check_one_picture
 from interp_plugins.attr.shared.base import GradientAttribution, prepared
+from interp_plugins.attr.shared.images import blurred, check_one_picture
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import accumulation_dtype, check_float, like
-
-
-def blurred(x: Tensor, sigma: Tensor) -> Tensor:
-    """Rows (R, C, *space) blurred by Gaussians of sigma (R,) pixels along every axis of space; weights add up to one.
-
-    The kernel is a matrix per axis, so that every row can have its own width, and the border needs no padding.
-    """
-    wide = x.to(accumulation_dtype(x.dtype))
-    for axis in range(2, x.ndim):
-        place = torch.arange(x.shape[axis], dtype=wide.dtype, device=x.device)
-        squares = (place[:, None] - place) ** 2
-        logits = -squares / (2 * sigma.to(wide)[:, None, None] ** 2).clamp_min(1e-12)
-        kernel = logits.softmax(-1)
-        moved = wide.movedim(axis, -1)
-        flat = moved.reshape(len(x), -1, moved.shape[-1]) @ kernel.transpose(1, 2)
-        wide = flat.reshape(moved.shape).movedim(-1, axis)
-    return wide.to(x.dtype)
+from interp_plugins.core.tensors import check_float, like
 
 
 @register(

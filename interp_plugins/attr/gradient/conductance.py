@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.gradient.gradient_shap import layer_tensors
+from interp_plugins.attr.shared.at_layer import layer_tensors
 from interp_plugins.attr.shared.base import (
     GradientAttribution,
-    InternalMultiplying,
+    InternalMultipliesByInputs,
     LayerAttribution,
     NeuronAttribution,
     convergence_delta,
@@ -37,7 +37,7 @@ from interp_plugins.core.layers import Layer, Neuron
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import check_float, like
-from interp_plugins.engine.plan import planned
+from interp_plugins.engine import planned
 
 
 def path_conductance(
@@ -198,7 +198,7 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
 
 
 @register("neuron_conductance", site="neuron", reference="Shrikumar, Su, Kundaje 2018, arXiv:1807.09946")
-class NeuronConductance(InternalMultiplying, NeuronAttribution, GradientAttribution):
+class NeuronConductance(InternalMultipliesByInputs, NeuronAttribution, GradientAttribution):
     """The part of the integrated gradients that flows through one neuron.
 
     Args:

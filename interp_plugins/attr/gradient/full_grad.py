@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp_plugins.attr.cam.base import enlarged
 from interp_plugins.attr.shared.base import GradientAttribution, batch_gradients, prepared
+from interp_plugins.attr.shared.grid_layer import shapes_of_modules
+from interp_plugins.attr.shared.images import check_one_picture, enlarged
 from interp_plugins.core.batching import check_chunk
-from interp_plugins.core.errors import InputError, ModelError
+from interp_plugins.core.errors import ModelError
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.grid import shapes_seen
 from interp_plugins.core.guard import modules_of
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.registry import register
@@ -49,7 +49,7 @@ def bias_layers(forward: Forward, inputs: Sequence[Tensor]) -> list[tuple[Layer,
     """Every call of every layer with a bias, in one forward pass, with the bias."""
     calls: dict[int, int] = {}
     found = []
-    for one in shapes_seen(forward, inputs):
+    for one in shapes_of_modules(forward, inputs):
         bias = bias_of(one.module)
         if bias is not None:
             call = calls[id(one.module)] = calls.get(id(one.module), -1) + 1
@@ -129,12 +129,3 @@ class FullGrad(GradientAttribution):
                 if part.ndim == xs[0].ndim:
                     total = total + _psi(part, size)
             return (total,) if isinstance(inputs, tuple) else total
-
-
-def check_one_picture(name: str, xs: Sequence[Tensor]) -> None:
-    """Refuse several inputs, and inputs without axes of space."""
-    if len(xs) != 1 or xs[0].ndim < 3:
-        raise InputError(
-            f"{name} makes a map of one input with axes of space, (N, C, H, W) for pictures; got "
-            f"{[tuple(x.shape) for x in xs]}. Further inputs belong into additional_forward_args."
-        )

@@ -14,54 +14,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.ensembles.noise_tunnel import _stdevs
+from interp_plugins.attr.shared.at_layer import layer_tensors
 from interp_plugins.attr.shared.average import Average, Averages, Draws, report_reached, rounds
-from interp_plugins.attr.shared.base import GradientAttribution, Multiplying, batch_scores, completeness_error, prepared
+from interp_plugins.attr.shared.base import (
+    GradientAttribution,
+    MultipliesByInputs,
+    batch_scores,
+    completeness_error,
+    prepared,
+)
+from interp_plugins.attr.shared.draws import as_stdevs, baseline_pool
 from interp_plugins.attr.shared.path import check_rows, points
-from interp_plugins.core.baseline import call_baseline
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
-from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.forward import Forward, gradients
-from interp_plugins.core.layers import Layer, run_and_read
-from interp_plugins.core.multi_target import Unsettled, each_target, repeated
+from interp_plugins.core.layers import Layer
+from interp_plugins.core.multi_target import Unconverged, each_target, repeated
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import accumulation_dtype, as_tuple, check_float, describe, like, own
-from interp_plugins.engine.plan import planned
-
-
-def baseline_pool(baselines: Any, inputs: Any, xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The distribution to draw baselines from: (n_baselines, ...) per input, the rows of all inputs paired.
-
-    Raises:
-        InputTypeError, InputError: no tensors, other shapes than the inputs', or different numbers of rows.
-    """
-    if callable(baselines) and not isinstance(baselines, Tensor):
-        baselines = call_baseline(baselines, inputs)
-    many = as_tuple(baselines)
-    if len(many) != len(xs):
-        raise InputError(f"baselines has {len(many)} tensors for {len(xs)} inputs; give one per input.")
-    pool = []
-    for i, (b, x) in enumerate(zip(many, xs, strict=True)):
-        if not isinstance(b, Tensor):
-            raise InputTypeError(
-                f"Baselines distribution has to be provided in a form of a torch.Tensor: baselines[{i}] is "
-                f"{describe(b)}. "
-                "Give a tensor (n_baselines, ...) such as a batch of training data, or a function that returns one."
-            )
-        b = own(b).to(x)
-        if b.ndim != x.ndim or b.shape[1:] != x.shape[1:] or b.shape[0] == 0:
-            raise InputError(
-                f"baselines[{i}] has shape {tuple(b.shape)}; expected "
-                f"(n_baselines, {', '.join(map(str, x.shape[1:]))})."
-            )
-        pool.append(b)
-    if len({b.shape[0] for b in pool}) > 1:
-        raise InputError(
-            f"The baselines have {[b.shape[0] for b in pool]} rows; row i of all inputs belongs together, so the "
-            "numbers must be equal."
-        )
-    return tuple(pool)
+from interp_plugins.core.tensors import accumulation_dtype, as_tuple, check_float, like
+from interp_plugins.engine import planned
 
 
 @dataclass(frozen=True)
@@ -131,7 +102,7 @@ def expected_gradients(
     samples have settled; as many draws as fill a pass are held at a time. A generator that is `Drawn` holds the numbers
     of all draws.
     """
-    stds = _stdevs(stdevs, xs)
+    stds = as_stdevs(stdevs, xs)
     n, device, targets = xs[0].shape[0], xs[0].device, each_target(forward.target)
     count = n * len(targets)  # maps: a sample's targets stand together, and settle on their own
     means, shortfall = Averages(count), Average(count)
@@ -150,7 +121,7 @@ def expected_gradients(
 
     with progress_bar(n * draws.planned * runs, "gradients", progress) as bar:
         for due, unsettled in rounds(means.map_error, count, draws.tol, draws.n_samples, draws.max_samples):
-            asked = Unsettled.of(unsettled, targets)
+            asked = Unconverged.of(unsettled, targets)
             who, wanted = asked.samples.to(device), replace(forward, target=asked.target)
             known = _known_scores(replace(plain, target=asked.target), xs, pool, stds, chunk) if deltas else ()
             at_once = max(1, size // (len(who) * runs))  # draws that fill a pass
@@ -271,24 +242,13 @@ def _read(forward: Forward, at: Sequence[Tensor], rows: Tensor, wrt: Sequence[La
     return tuple(at) if wrt is None else layer_tensors(forward, at, rows, wrt)
 
 
-def layer_tensors(
-    forward: Forward, at: Sequence[Tensor], rows: Tensor | None, layers: Sequence[Layer]
-) -> tuple[Tensor, ...]:
-    """The tensors of some layers for some rows, without gradient, flat over all layers."""
-    with torch.no_grad():
-        args, kwargs = forward.arguments(list(at), rows)
-        forward.passes["forward"] += at[0].shape[0]
-        _, found = run_and_read(forward.func, layers, *args, **kwargs)
-    return tuple(t for tensors in found for t in tensors)
-
-
 @register(
     "gradient_shap",
     aliases=("gradshap", "expected_gradients"),
     baselines="distribution",
     reference="Erion et al. 2019, arXiv:1906.10670",
 )
-class GradientShap(DrawsAhead, Multiplying, GradientAttribution):
+class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
     """Expected gradients over random baselines and random points of the path.
 
     Args:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.gradient.integrated_gradients import path_defaults
 from interp_plugins.attr.shared.base import GradientAttribution, convergence_delta, prepared
+from interp_plugins.attr.shared.defaults import path_defaults
 from interp_plugins.attr.shared.quadrature import check_steps
 from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar

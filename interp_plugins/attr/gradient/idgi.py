@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.gradient.any_path import straight, sum_over_cells
-from interp_plugins.attr.gradient.integrated_gradients import path_defaults
 from interp_plugins.attr.shared.base import GradientAttribution, convergence_delta, prepared
+from interp_plugins.attr.shared.defaults import path_defaults
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import check_chunk

@@ -8,13 +8,14 @@ Completeness: the attributions sum to F(x) - F(x'). `tol` replaces the fixed num
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from interp_plugins.attr.gradient.adaptive import adaptive_path_gradients, check_tolerance
-from interp_plugins.attr.shared.base import GradientAttribution, Multiplying, convergence_delta, prepared
+from interp_plugins.attr.shared.base import GradientAttribution, MultipliesByInputs, convergence_delta, prepared
+from interp_plugins.attr.shared.defaults import path_defaults
 from interp_plugins.attr.shared.path import path_gradients
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.baseline import as_baselines
@@ -22,13 +23,7 @@ from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
-from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import check_float, describe, like
-
-
-def path_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
-    """For `explain`: normalised pictures start from black, as in the paper; zero would be the data's mean colour."""
-    return {"baselines": "black"} if spec.kind == "image" and spec.normalised else {}
 
 
 def check_offsets(offsets: Any, n: int) -> Tensor | None:
@@ -46,7 +41,7 @@ def check_offsets(offsets: Any, n: int) -> Tensor | None:
     reference="Sundararajan et al. 2017, arXiv:1703.01365",
     defaults=path_defaults,
 )
-class IntegratedGradients(Multiplying, GradientAttribution):
+class IntegratedGradients(MultipliesByInputs, GradientAttribution):
     """Path integral of the gradient from a baseline to the input.
 
     Args:

@@ -10,12 +10,10 @@ from torch import Tensor
 from interp_plugins.attr.gradient.gradient_shap import DrawsAhead, GradientShap
 from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
 from interp_plugins.attr.gradient.saliency import Saliency
-from interp_plugins.attr.perturbation.ablation import FeatureAblation
 from interp_plugins.attr.shared.base import (
     GradientAttribution,
-    InternalMultiplying,
+    InternalMultipliesByInputs,
     NeuronAttribution,
-    PerturbationAttribution,
 )
 from interp_plugins.core.registry import register
 
@@ -45,7 +43,7 @@ class NeuronGradient(NeuronAttribution, GradientAttribution):
 
 
 @register("neuron_integrated_gradients", aliases=("neuron_ig",), site="neuron")
-class NeuronIntegratedGradients(InternalMultiplying, NeuronAttribution, GradientAttribution):
+class NeuronIntegratedGradients(InternalMultipliesByInputs, NeuronAttribution, GradientAttribution):
     """Integrated gradients of a neuron."""
 
     def attribute(
@@ -79,7 +77,7 @@ class NeuronIntegratedGradients(InternalMultiplying, NeuronAttribution, Gradient
 
 
 @register("neuron_gradient_shap", site="neuron", baselines="distribution")
-class NeuronGradientShap(DrawsAhead, InternalMultiplying, NeuronAttribution, GradientAttribution):
+class NeuronGradientShap(DrawsAhead, InternalMultipliesByInputs, NeuronAttribution, GradientAttribution):
     """Expected gradients of a neuron."""
 
     def attribute(
@@ -106,37 +104,5 @@ class NeuronGradientShap(DrawsAhead, InternalMultiplying, NeuronAttribution, Gra
             additional_forward_args=additional_forward_args,
             seed=seed,
             generator=generator,
-            progress=progress,
-        )
-
-
-@register("neuron_feature_ablation", needs="perturbation", site="neuron")
-class NeuronFeatureAblation(NeuronAttribution, PerturbationAttribution):
-    """Change of a neuron when a feature of the input is replaced."""
-
-    shares_targets = False  # no class
-
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        neuron_selector: Any,
-        baselines: Any = None,
-        additional_forward_args: Any = None,
-        feature_mask: Any = None,
-        attribute_to_neuron_input: bool = False,
-        perturbations_per_eval: int = 1,
-        *,
-        batch_size: int | None = None,
-        progress: bool | None = None,
-    ) -> Any:
-        """As `FeatureAblation.attribute`, for the neuron chosen as in `NeuronGradient.attribute`."""
-        func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
-        return FeatureAblation(func).attribute(
-            inputs,
-            baselines,
-            additional_forward_args=additional_forward_args,
-            feature_mask=feature_mask,
-            perturbations_per_eval=perturbations_per_eval,
-            batch_size=batch_size,
             progress=progress,
         )

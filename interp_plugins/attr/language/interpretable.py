@@ -275,4 +275,4 @@ class ImageMaskInput(InterpretableInput):
 
     def plot_mask_overlay(self, show: bool = False, border_width: int = 0, show_legends: bool = True) -> Any:
         """Draw the segments over the picture; returns (figure, axis), or None after showing them."""
-        return drawing("language").plot_segments(self, show, border_width, show_legends)
+        return drawing("llm").plot_segments(self, show, border_width, show_legends)

@@ -92,11 +92,11 @@ class LLMAttributionResult:
                 "token_attr is None (no token-level attribution was performed), please use plot_seq_attr instead for "
                 "the sequence-level attribution plot."
             )
-        return drawing("language").plot_tokens(self.token_attr, self.input_tokens, self.output_tokens, show)
+        return drawing("llm").plot_tokens(self.token_attr, self.input_tokens, self.output_tokens, show)
 
     def plot_seq_attr(self, show: bool = False) -> Any:
         """A bar per input token; returns (figure, axis), or None after showing it."""
-        return drawing("language").plot_sequence(self.seq_attr, self.input_tokens, show)
+        return drawing("llm").plot_sequence(self.seq_attr, self.input_tokens, show)
 
     def plot_image_heatmap(
         self,
@@ -126,7 +126,7 @@ class LLMAttributionResult:
                 (target_token_pos, target_token_pos + 1) if isinstance(target_token_pos, int) else target_token_pos
             )
             values = self.token_attr[first:last].sum(0)
-        return drawing("language").plot_heatmap(self.inp, values, show, border_width, show_legends)
+        return drawing("llm").plot_heatmap(self.inp, values, show, border_width, show_legends)
 
     def __repr__(self) -> str:
         return (

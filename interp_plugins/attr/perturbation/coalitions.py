@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.perturbation.perturb import clean_selected, merges_batch
+from interp_plugins.attr.perturbation.perturb import clean_scores, merges_batch
 from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError, ModelError
@@ -28,8 +28,7 @@ from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import accumulation_dtype, widest
-from interp_plugins.engine.incremental import Walker
-from interp_plugins.engine.plan import planned
+from interp_plugins.engine import Walker, planned
 
 Switches = Callable[[Tensor, Tensor], Sequence[Tensor]]
 """(coalitions (R,), samples (R,)) -> one mask per input, broadcastable to (R, ...): bool, or numbers in [0, 1]."""
@@ -87,7 +86,7 @@ class Game:
         self.n, self.device = self.inputs[0].shape[0], self.inputs[0].device
         explicit = perturbations_per_eval > 1
         self.size = chunk or (perturbations_per_eval * self.n if explicit else max(self.n, auto_chunk(list(inputs))))
-        score = clean_selected(forward, self.inputs, self.size)
+        score = clean_scores(forward, self.inputs, self.size)
         self.merged = score.ndim == 0 or score.shape[0] != self.n or (self.n > 1 and merges_batch(forward, inputs))
         note(score=score if score.ndim == 1 and not self.merged else None)
         if self.merged and explicit and self.n > 1:

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp_plugins.attr.gradient.blur_ig import blurred
 from interp_plugins.attr.shared.base import Attribution, prepared
+from interp_plugins.attr.shared.images import blurred
 from interp_plugins.attr.shared.quadrature import check_steps
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError

@@ -30,7 +30,7 @@ from interp_plugins.attr.perturbation.lime_sampling import (
     get_exp_kernel_similarity_function,
     orthogonal_perturb_generator,
 )
-from interp_plugins.attr.perturbation.perturb import clean_selected, merges_batch
+from interp_plugins.attr.perturbation.perturb import clean_scores, merges_batch
 from interp_plugins.attr.perturbation.surrogate import SkLearnLasso, Surrogate
 from interp_plugins.attr.shared.average import check_tolerance, relative_error, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
@@ -44,7 +44,7 @@ from interp_plugins.core.random import drawing_from, make_generator
 from interp_plugins.core.registry import register
 from interp_plugins.core.report import collecting, note
 from interp_plugins.core.tensors import accumulation_dtype, as_tuple, describe, like
-from interp_plugins.engine.plan import planned
+from interp_plugins.engine import planned
 
 _PARTS = 10  # of the copies, left out in turn for the error
 _MANY_FEATURES = 10_000
@@ -335,7 +335,7 @@ class Lime(LimeBase):
             size = check_chunk("batch_size", batch_size) or (
                 perturbations_per_eval if perturbations_per_eval > 1 else auto_chunk(list(xs))
             )
-            clean = clean_selected(forward, xs, batch_size or max(size, n))
+            clean = clean_scores(forward, xs, batch_size or max(size, n))
             merged = clean.ndim == 0 or clean.shape[0] != n or (n > 1 and merges_batch(forward, xs))
             if merged and perturbations_per_eval > 1 and n > 1:
                 raise ModelError(

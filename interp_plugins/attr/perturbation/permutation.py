@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.gradient.layers import start_at_layer
 from interp_plugins.attr.perturbation.ablation import FeatureAblation
 from interp_plugins.attr.perturbation.perturb import perturb
+from interp_plugins.attr.shared.at_layer import start_at_layer
 from interp_plugins.attr.shared.base import LayerAttribution, PerturbationAttribution, prepared
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError

@@ -24,9 +24,7 @@ from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import accumulation_dtype
-from interp_plugins.engine.incremental import Incremental
-from interp_plugins.engine.plan import planned
-from interp_plugins.engine.shared_passes import MergesBatch, clean_selected
+from interp_plugins.engine import Incremental, MergesBatch, clean_scores, planned
 
 
 class _Credit:
@@ -98,7 +96,7 @@ def _add(credit: _Credit, change: Tensor, features: MaskFeatures | Windows, k: i
 def merges_batch(forward: Forward, inputs: Sequence[Tensor]) -> bool:
     """Whether the model gives one value for a batch, whatever its size: seen by sending one sample alone."""
     one = torch.zeros(1, dtype=torch.long, device=inputs[0].device)
-    out = clean_selected(forward.of_rows(one), [x[:1] for x in inputs])
+    out = clean_scores(forward.of_rows(one), [x[:1] for x in inputs])
     return out.ndim == 0 or out.shape[0] != 1
 
 
@@ -155,7 +153,7 @@ def with_changes(
     size = chunk or (perturbations_per_eval * n if explicit else max(n, auto_chunk(list(inputs))))
     # The unperturbed pass of one sample gives its score as well.
     incremental = Incremental.of(forward, inputs, baselines, features) if n == 1 else None
-    clean = clean_selected(forward, inputs, size) if incremental is None else incremental.clean(0)
+    clean = clean_scores(forward, inputs, size) if incremental is None else incremental.clean(0)
     per_row = clean.ndim > 0 and clean.shape[0] == n
     note(score=clean if clean.ndim == 1 and per_row else None)
     try:

@@ -16,7 +16,6 @@ from interp_plugins.attr.shared.path import check_rows
 from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import auto_chunk, chunks
 from interp_plugins.core.errors import InputError
-from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.forward import Call, Forward, Gradients, gradients, one_per_row
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.layers import Layer, Neuron, OfNeuron, resolve_layer
@@ -31,7 +30,7 @@ from interp_plugins.core.tensors import (
     describe,
     per_sample_sum,
 )
-from interp_plugins.engine.shared_passes import clean_selected, once
+from interp_plugins.engine import cached_pass, clean_scores
 
 
 class Attribution:
@@ -54,7 +53,8 @@ class Attribution:
     # Whether integer inputs are explained at their look-ups, and whether the map is over a layer.
     embeds_ids: bool = False
     reads_layer: bool = False
-    # Whether a `core.multi_target.Several` target is explained in shared passes; else `explain` runs once per target.
+    # Whether a `core.multi_target.MultiTarget` target is explained in shared passes; else `explain` runs once per
+    # target.
     shares_targets: bool = False
     # Whether it does so with `tol` as well, where each target may need passes of its own.
     shares_tolerance: bool = False
@@ -102,12 +102,6 @@ class Attribution:
     def get_name(cls) -> str:
         """The class name with spaces: "Integrated Gradients"."""
         return "".join(c if c.islower() or i == 0 else f" {c}" for i, c in enumerate(cls.__name__))
-
-    def explain(self, inputs: Tensor | tuple[Tensor, ...], **kwargs: Any) -> Explanation:
-        """`interp_plugins.explain` with this method: an `Explanation` with target, scores and pictures."""
-        from interp_plugins.api.explain import explain
-
-        return explain(self.forward_func, inputs, methods=self, **kwargs)[0]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({_short(self.forward_func)})"
@@ -192,7 +186,7 @@ class InternalAttribution(Attribution):
         return per_layer if isinstance(self.layer, list) else per_layer[0]
 
 
-class Multiplying(Attribution):
+class MultipliesByInputs(Attribution):
     """A method that can multiply its gradients by (input - baseline).
 
     Args:
@@ -210,14 +204,14 @@ class Multiplying(Attribution):
         return self._multiply_by_inputs
 
 
-class InternalMultiplying(InternalAttribution):
+class InternalMultipliesByInputs(InternalAttribution):
     """A method about a layer that can multiply by the difference to the baseline.
 
     Args:
         forward_func: as for `Attribution`.
         layer: as for `InternalAttribution`.
         device_ids: not needed.
-        multiply_by_inputs: as for `Multiplying`.
+        multiply_by_inputs: as for `MultipliesByInputs`.
     """
 
     def __init__(
@@ -305,7 +299,7 @@ def batch_gradients(
     if compute is not gradients and known_as is None:
         return Gradients(*found())
     what = ("gradients", known_as, id(forward.target), None if wrt is None else tuple(wrt))
-    return Gradients(*once(forward, inputs, what, found))
+    return Gradients(*cached_pass(forward, inputs, what, found))
 
 
 def _batch_gradients(
@@ -343,7 +337,7 @@ def _batch_gradients(
 
 def batch_scores(forward: Forward, inputs: Sequence[Tensor], chunk: int | None = None) -> Tensor:
     """F(x) of every sample (N,), in chunks of samples."""
-    return one_per_row(clean_selected(forward, inputs, chunk), inputs[0].shape[0], forward.target.count)
+    return one_per_row(clean_scores(forward, inputs, chunk), inputs[0].shape[0], forward.target.count)
 
 
 def convergence_delta(

@@ -22,7 +22,7 @@ from interp_plugins.core.forward import Forward, Gradients, gradients
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.tensors import accumulation_dtype, expand_rows
-from interp_plugins.engine.plan import BehindStem, behind_stem, planned
+from interp_plugins.engine import BehindFirstLayer, behind_first_layer, planned
 
 _STEM_BYTES = 2**28  # held behind the first layer at a time
 _CHUNKS = 8  # that a group of samples fills, at least
@@ -125,7 +125,7 @@ def path_gradients(
     size = chunk or auto_chunk(list(inputs))
     with progress_bar(rows, "gradients", progress) as bar:
         if wrt is None and len(inputs) == 1:
-            start = behind_stem(forward, inputs, rows=rows, chunk=size)
+            start = behind_first_layer(forward, inputs, rows=rows, chunk=size)
             if start is not None:
                 return (_from_stem(*start, inputs[0], baselines[0], rule, offsets, size, bar),), ()
         forward, wrt = planned(forward, inputs, rows=rows, chunk=size, wrt=wrt)
@@ -134,7 +134,7 @@ def path_gradients(
 
 def _from_stem(
     forward: Forward,
-    behind: BehindStem,
+    behind: BehindFirstLayer,
     x: Tensor,
     baseline: Tensor,
     rule: Quadrature,

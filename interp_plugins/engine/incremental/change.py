@@ -1,4 +1,4 @@
-"""`Change`: what perturbations change of one map, one box per row; `Map`: the same map without perturbation.
+"""`Change`: what perturbations change of one map, one box per row; `FeatureMap`: the same map without perturbation.
 
 Maps lie channels-last, (H, W, C), so that a crop is a gather of whole positions. A gather reads from a store with one
 more position than the map has: the value that stands for everything outside.
@@ -136,7 +136,7 @@ class Geometry:
         return change.like(delta, dirty=False)
 
 
-class Map:
+class FeatureMap:
     """One tensor of the unperturbed pass, (H, W, C)."""
 
     def __init__(self, data: Tensor):

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp_plugins.core.caches import remembered
+from interp_plugins.core.caches import call_cache
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import preserved_rng
 from interp_plugins.engine.incremental.boxes import Boxes
 from interp_plugins.engine.incremental.trace import is_plain, trace
-from interp_plugins.engine.incremental.traced_model import Plan, Reference
+from interp_plugins.engine.incremental.traced_model import Reference, TracedModel
 from interp_plugins.engine.switch import enabled
 
 _DTYPES = (torch.float32, torch.float64)
@@ -37,7 +37,7 @@ def may_pay(forward: Forward, inputs: Sequence[Tensor]) -> bool:
 
 def prepared(
     forward: Forward, inputs: Sequence[Tensor], baselines: Any, features: Any
-) -> tuple[Plan, Reference, Boxes] | None:
+) -> tuple[TracedModel, Reference, Boxes] | None:
     """The plan, the pass of the first sample and the features' boxes; None where changes cannot be followed."""
     boxes = Boxes.of(inputs[0], baselines, features) if may_pay(forward, inputs) else None
     if boxes is None:
@@ -64,11 +64,11 @@ def close(made: Tensor, truth: Tensor, clean: Tensor) -> bool:
     return bool(((made - truth).abs() <= allowed).all())
 
 
-def plan_of(model: Any, x: Tensor) -> tuple[Plan, Reference] | None:
+def plan_of(model: Any, x: Tensor) -> tuple[TracedModel, Reference] | None:
     """The plan of a model, remembered while it is frozen, and the pass of a sample x (1, C, H, W)."""
     if not is_plain(model):
         return None
-    memory = remembered()
+    memory = call_cache()
     weights = tuple((id(p), p._version) for p in model.parameters() if not p.is_inference())
     key = ("incremental", id(model), weights, x.shape, x.dtype, x.device)
     with torch.inference_mode():
@@ -76,6 +76,6 @@ def plan_of(model: Any, x: Tensor) -> tuple[Plan, Reference] | None:
             plan = memory[key][1]
             return None if plan is None else (plan, Reference.of(plan, x))
         traced = trace(model)
-        found = None if traced is None else Plan.of(traced, x)
+        found = None if traced is None else TracedModel.of(traced, x)
     memory[key] = (model, None if found is None else found[0])  # with the model, so that its identity stays its own
     return found

@@ -14,7 +14,7 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.engine.incremental.boxes import Boxes
 from interp_plugins.engine.incremental.engine import PIECE, Incremental
 from interp_plugins.engine.incremental.trace import trace
-from interp_plugins.engine.incremental.traced_model import Plan
+from interp_plugins.engine.incremental.traced_model import TracedModel
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def occlusion_cost(model: nn.Module, shape: tuple[int, int, int], window: int, s
     if boxes is None:
         return None
     with torch.inference_mode():
-        plan, first = Plan.of(traced, x)
+        plan, first = TracedModel.of(traced, x)
         incremental = Incremental(plan, first, Forward(model, 1), x, boxes)
         done: dict[str, float] = defaultdict(float)
         for start in range(0, len(features), PIECE):

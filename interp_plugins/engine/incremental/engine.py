@@ -23,8 +23,8 @@ from interp_plugins.core.guard import preserved_rng
 from interp_plugins.engine.incremental.boxes import Boxes
 from interp_plugins.engine.incremental.change import Change
 from interp_plugins.engine.incremental.checks import close, prepared
-from interp_plugins.engine.incremental.run import Rows
-from interp_plugins.engine.incremental.traced_model import Plan, Reference
+from interp_plugins.engine.incremental.run import ChangeRun
+from interp_plugins.engine.incremental.traced_model import Reference, TracedModel
 from interp_plugins.engine.incremental.workers import Workers
 
 MIN_FEATURES = 8  # fewer perturbations than this do not pay for the preparation,
@@ -51,7 +51,7 @@ class Incremental:
         chunk: rows that one call should get.
     """
 
-    def __init__(self, plan: Plan, first: Reference, forward: Forward, x: Tensor, boxes: Boxes):
+    def __init__(self, plan: TracedModel, first: Reference, forward: Forward, x: Tensor, boxes: Boxes):
         self.plan, self.forward, self.boxes, self._x = plan, forward, boxes, x
         self.order = boxes.order()
         self._reference: tuple[int, Reference] | None = (0, first)
@@ -110,11 +110,11 @@ class Incremental:
             self._reference = (sample, Reference.of(self.plan, self._x[sample : sample + 1]))
         return self._reference[1]
 
-    def rows(self, sample: int, features: Sequence[int]) -> Rows:
+    def rows(self, sample: int, features: Sequence[int]) -> ChangeRun:
         """The run of some features of one sample, not yet started."""
         reference = self._of(sample)
         delta, y, x = self.boxes.changes(features, [sample] * len(features))
-        return Rows(self.plan, reference.maps, Change(delta, y, x))
+        return ChangeRun(self.plan, reference.maps, Change(delta, y, x))
 
     def row(self, r: int) -> tuple[int, int, int]:
         """Feature, sample and sample + 1 of row r: all features of the first sample, then those of the next."""

@@ -46,7 +46,7 @@ _FUNCTION_HOMES = ("torch", "_operator", "builtins")
 
 
 @dataclass
-class Call:
+class GraphCall:
     """A call with what is known of its arguments from the unperturbed pass.
 
     Attributes:
@@ -107,7 +107,7 @@ class Matched:
     layout: str
 
 
-def match(call: Call) -> Matched | None:
+def match(call: GraphCall) -> Matched | None:
     """The operation behind a call, if it is one that changes are known to go through."""
     found = _module(call) if call.node.op == "call_module" else _function(call)
     if found is None:
@@ -124,7 +124,7 @@ def is_a(module: nn.Module | None, *kinds: type[nn.Module]) -> bool:
     return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
-def _module(call: Call) -> tuple[Op, str] | None:
+def _module(call: GraphCall) -> tuple[Op, str] | None:
     m: Any = call.module
     layout = call.first
     if m is None or layout is None or len(call.node.args) != 1 or call.node.kwargs:
@@ -187,7 +187,7 @@ def affine(scale: Tensor, shift: Tensor) -> Pointwise:
     return op
 
 
-def _flatten(call: Call, function: Callable[[Tensor], Tensor]) -> tuple[Op, str] | None:
+def _flatten(call: GraphCall, function: Callable[[Tensor], Tensor]) -> tuple[Op, str] | None:
     if call.first == FLAT:
         return Same(function), FLAT
     value = call.argument(0, "input")
@@ -195,7 +195,7 @@ def _flatten(call: Call, function: Callable[[Tensor], Tensor]) -> tuple[Op, str]
     return (Same(function), FLAT) if single else None
 
 
-def _adaptive(call: Call, function: Callable[[Tensor], Tensor], size: Any) -> tuple[Op, str] | None:
+def _adaptive(call: GraphCall, function: Callable[[Tensor], Tensor], size: Any) -> tuple[Op, str] | None:
     value = call.argument(0, "input")
     size = (size, size) if size is None or isinstance(size, int) else tuple(size)
     wanted = tuple(have if want is None else want for want, have in zip(size, value.shape[2:], strict=True))
@@ -204,7 +204,7 @@ def _adaptive(call: Call, function: Callable[[Tensor], Tensor], size: Any) -> tu
     return (GlobalMean(function), FIRST) if wanted == (1, 1) else None
 
 
-def _function(call: Call) -> tuple[Op, str] | None:
+def _function(call: GraphCall) -> tuple[Op, str] | None:
     name, layout = call.name, call.first
     if name in _BINARY_NAMES:
         return _binary(call, _BINARY_NAMES[name])
@@ -233,16 +233,16 @@ def _function(call: Call) -> tuple[Op, str] | None:
     return _spatial(call, name) if layout == FIRST else None
 
 
-def _training(call: Call) -> bool:
+def _training(call: GraphCall) -> bool:
     return call.name.endswith("dropout") and bool(call.argument(2, "training", call.name == "dropout"))
 
 
-def _tensors(call: Call) -> bool:
+def _tensors(call: GraphCall) -> bool:
     """Whether tensors stand among the further arguments: they might differ from position to position."""
     return any(isinstance(call.value(n), Tensor) for n in call.node.all_input_nodes[1:])
 
 
-def _spatial(call: Call, name: str) -> tuple[Op, str] | None:
+def _spatial(call: GraphCall, name: str) -> tuple[Op, str] | None:
     get = call.argument
     if name == "conv2d":
         padding = get(4, "padding", 0)
@@ -270,11 +270,11 @@ def _spatial(call: Call, name: str) -> tuple[Op, str] | None:
     return None
 
 
-def _is_max_pool(call: Call) -> bool:
+def _is_max_pool(call: GraphCall) -> bool:
     return call.node.target in (F.max_pool2d, torch.max_pool2d) and not call.argument(6, "return_indices", False)
 
 
-def _binary(call: Call, kind: str) -> tuple[Op, str] | None:
+def _binary(call: GraphCall, kind: str) -> tuple[Op, str] | None:
     if len(call.node.args) != 2 or any(k != "alpha" for k in call.node.kwargs):
         return None
     left, right = call.node.args
@@ -319,7 +319,7 @@ def _channelwise(constant: Any, layout: str) -> bool:
     return shape[0] == 1 and (shape[2:] == (1, 1) if layout == FIRST else shape[1:3] == (1, 1))
 
 
-def _concat(call: Call) -> tuple[Op, str] | None:
+def _concat(call: GraphCall) -> tuple[Op, str] | None:
     parts = call.node.args[0] if call.node.args else None
     dim = call.argument(1, "dim", 0)
     if not isinstance(parts, (list, tuple)) or not all(isinstance(p, fx.Node) for p in parts):

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp_plugins.engine.incremental.change import Change, Geometry, Map, as_map, from_map, padded
-from interp_plugins.engine.incremental.regions import Kernel, Span, Step, steps
+from interp_plugins.engine.incremental.change import Change, FeatureMap, Geometry, as_map, from_map, padded
+from interp_plugins.engine.incremental.regions import AxisKernel, AxisStep, Span, steps
 from interp_plugins.engine.kernels import winograd
-from interp_plugins.engine.kernels.weight_cache import Kernels, OfModel
+from interp_plugins.engine.kernels.weight_cache import Kernels, WeightCache
 
 _TILES = 64  # that Winograd's algorithm multiplies at a time: boxes have any size
 
@@ -45,15 +45,17 @@ class Op:
         """The call itself, in the model's layout."""
         raise NotImplementedError
 
-    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[Map], out: Map) -> Change | None:
+    def change(
+        self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap
+    ) -> Change | None:
         """The change of the output; None where only the whole map will do."""
         raise NotImplementedError
 
-    def products(self, out: Map) -> float:
+    def products(self, out: FeatureMap) -> float:
         """Multiplications per map, for counting."""
         return 0.0
 
-    def fewest(self, out: Map) -> float:
+    def fewest(self, out: FeatureMap) -> float:
         """The same in a planned forward, which knows Winograd's algorithm, too."""
         return self.products(out)
 
@@ -86,12 +88,12 @@ class Conv(Op):
             padding = tuple(d * (k - 1) // 2 for d, k in zip(self.dilation, size, strict=True))
         self.padding = _pair(padding)
         self.kernels = [
-            Kernel(k, s, p, d) for k, s, p, d in zip(size, self.stride, self.padding, self.dilation, strict=True)
+            AxisKernel(k, s, p, d) for k, s, p, d in zip(size, self.stride, self.padding, self.dilation, strict=True)
         ]
         plain_kernel = size == (3, 3) and self.stride == self.dilation == (1, 1) and groups == 1
         self.can_be_fast = plain_kernel and winograd.Winograd.suits(self.weight)
         self._kernels: Kernels | None = None
-        self._kept, self._lock = OfModel.here(), threading.Lock()
+        self._kept, self._lock = WeightCache.here(), threading.Lock()
 
     @property
     def fast(self) -> winograd.Winograd:
@@ -115,7 +117,7 @@ class Conv(Op):
         """The convolution with its bias."""
         return F.conv2d(inputs[0], self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[Map], out: Map) -> Change:
+    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
         """Zeros around the box, no bias."""
         given = at.geometry.clean(inputs[0])
         sy, sx = steps(given.y, given.x, self.kernels, out.extents)
@@ -132,7 +134,7 @@ class Conv(Op):
             delta = self._direct(given.delta, sy, sx)
         return Change(delta, sy.out, sx.out, dirty=sy.out.hangs or sx.out.hangs)
 
-    def _direct(self, delta: Tensor, sy: Step, sx: Step) -> Tensor:
+    def _direct(self, delta: Tensor, sy: AxisStep, sx: AxisStep) -> Tensor:
         padding = (sy.before, sx.before)
         if sy.before != sy.after or sx.before != sx.after or min(padding) < 0:
             delta, padding = padded(delta, sy.before, sy.after, sx.before, sx.after), (0, 0)
@@ -140,11 +142,11 @@ class Conv(Op):
         made = F.conv2d(image, self.weight, None, self.stride, padding, self.dilation, self.groups)
         return made.permute(0, 2, 3, 1).contiguous()
 
-    def products(self, out: Map) -> float:
+    def products(self, out: FeatureMap) -> float:
         """Height x width x kernel."""
         return float(out.extents[0] * out.extents[1] * self.weight.numel())
 
-    def fewest(self, out: Map) -> float:
+    def fewest(self, out: FeatureMap) -> float:
         """As `engine.plan` does it."""
         k, c = self.weight.shape[:2]
         return min(self.products(out), winograd.cost(*out.extents, c, k)) if self.can_be_fast else self.products(out)
@@ -160,13 +162,13 @@ class Dense(Op):
         """With its bias."""
         return F.linear(inputs[0], self.weight, self.bias)
 
-    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[Map], out: Map) -> Change:
+    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
         """Without."""
         (given,) = inputs
         at.count(given.delta[..., 0].numel() * float(self.weight.numel()))
         return given.like(F.linear(given.delta, self.weight))
 
-    def products(self, out: Map) -> float:
+    def products(self, out: FeatureMap) -> float:
         """Per position."""
         return float(out.extents[0] * out.extents[1] * self.weight.numel())
 
@@ -180,7 +182,7 @@ class Rectifier(Op):
         """ReLU."""
         return F.relu(inputs[0])
 
-    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[Map], out: Map) -> Change:
+    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
         """Outside of the map the two terms cancel, so the box becomes clean."""
         (given,), (p,) = inputs, maps
         large = torch.finfo(given.delta.dtype).max / 4
@@ -220,7 +222,7 @@ class Pointwise(Op):
     def _on(self, function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
         return as_map(function(from_map(t, self.layout)), self.layout)
 
-    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[Map], out: Map) -> Change:
+    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
         """With the change and without."""
         (given,), (p,) = inputs, maps
         if self.linear is not None:
@@ -243,7 +245,7 @@ class Same(Op):
         """The call."""
         return self.function(inputs[0])
 
-    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[Map], out: Map) -> Change:
+    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
         """The same."""
         return inputs[0]
 
@@ -258,7 +260,9 @@ class Sum(Op):
         """Sum or difference."""
         return torch.add(inputs[0], inputs[1], alpha=self.sign)
 
-    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[Map], out: Map) -> Change | None:
+    def change(
+        self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap
+    ) -> Change | None:
         """In a box that holds both."""
         if maps[0].data.shape != maps[1].data.shape:
             return None
@@ -275,7 +279,9 @@ class Product(Op):
         """Product."""
         return inputs[0] * inputs[1]
 
-    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[Map], out: Map) -> Change | None:
+    def change(
+        self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap
+    ) -> Change | None:
         """One factor may be a single position that scales the whole other map (squeeze and excitation)."""
         if maps[0].extents != maps[1].extents:
             inputs = [at.geometry.clean(c).whole() for c in inputs]
@@ -305,7 +311,7 @@ class Concat(Op):
         """Along the channels."""
         return torch.cat(inputs, self.dim)
 
-    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[Map], out: Map) -> Change:
+    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
         """In a box that holds all."""
         many = _joined(inputs)
         return many[0].like(torch.cat([c.delta for c in many], 3), dirty=any(c.dirty for c in many))
@@ -319,13 +325,13 @@ class MaxPool(Op):
     def __init__(self, size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool):
         self.size, self.padding, self.dilation, self.ceil_mode = _pair(size), _pair(padding), _pair(dilation), ceil_mode
         self.stride = self.size if stride is None or stride == [] else _pair(stride)
-        self.kernels = [Kernel(*v) for v in zip(self.size, self.stride, self.padding, self.dilation, strict=True)]
+        self.kernels = [AxisKernel(*v) for v in zip(self.size, self.stride, self.padding, self.dilation, strict=True)]
 
     def plain(self, *inputs: Tensor) -> Tensor:
         """Max pooling."""
         return F.max_pool2d(inputs[0], self.size, self.stride, self.padding, self.dilation, self.ceil_mode)
 
-    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[Map], out: Map) -> Change:
+    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
         """Minus infinity outside, as PyTorch pads."""
         given = at.geometry.clean(inputs[0])
         sy, sx = steps(given.y, given.x, self.kernels, out.extents)
@@ -338,7 +344,7 @@ class MaxPool(Op):
         return Change(delta, sy.out, sx.out, dirty=sy.out.hangs or sx.out.hangs)
 
 
-def _read(s: Step) -> Span:
+def _read(s: AxisStep) -> Span:
     """The input positions that a step reads."""
     return Span(s.given.start - s.before, s.before + s.given.size + s.after, s.given.extent)
 
@@ -350,14 +356,14 @@ class AvgPool(Op):
         self.size, self.padding = _pair(size), _pair(padding)
         self.stride = self.size if stride is None or stride == [] else _pair(stride)
         self.rest = (ceil_mode, count_include_pad, divisor)
-        self.kernels = [Kernel(*v) for v in zip(self.size, self.stride, self.padding, strict=True)]
-        self.factors: Map | None = None
+        self.kernels = [AxisKernel(*v) for v in zip(self.size, self.stride, self.padding, strict=True)]
+        self.factors: FeatureMap | None = None
 
     def plain(self, *inputs: Tensor) -> Tensor:
         """Average pooling."""
         return F.avg_pool2d(inputs[0], self.size, self.stride, self.padding, *self.rest)
 
-    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[Map], out: Map) -> Change:
+    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
         """Sum times the factor."""
         given = at.geometry.clean(inputs[0])
         sy, sx = steps(given.y, given.x, self.kernels, out.extents)
@@ -367,7 +373,7 @@ class AvgPool(Op):
         factors = self._factors(maps[0]).crop(at.geometry, sy.out, sx.out)
         return Change(sums * factors, sy.out, sx.out, dirty=sy.out.hangs or sx.out.hangs)
 
-    def _factors(self, p: Map) -> Map:
+    def _factors(self, p: FeatureMap) -> FeatureMap:
         """Average over sum, for one map of ones with one corner of a kernel always inside."""
         if self.factors is None or self.factors.data.device != p.data.device:
             ones = p.data.new_ones(1, 1, *p.extents)
@@ -384,7 +390,7 @@ class AvgPool(Op):
             )
             total = F.avg_pool2d(wide, self.size, self.stride, divisor_override=1)
             total = total[:, :, : average.shape[2], : average.shape[3]]
-            self.factors = Map((average / total)[0].permute(1, 2, 0))
+            self.factors = FeatureMap((average / total)[0].permute(1, 2, 0))
         return self.factors
 
 
@@ -402,7 +408,7 @@ class GlobalMean(Op):
         """The call."""
         return self.function(inputs[0])
 
-    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[Map], out: Map) -> Change:
+    def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
         """The change's sum over the number of positions."""
         given = at.geometry.clean(inputs[0])
         height, width = maps[0].extents

@@ -63,7 +63,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class AxisKernel:
     """A sliding kernel along one axis."""
 
     size: int
@@ -78,7 +78,7 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Step:
+class AxisStep:
     """One axis of one layer: the outputs to compute, and which inputs they read."""
 
     given: Span  # the input intervals, moved here first
@@ -87,7 +87,7 @@ class Step:
     after: int
 
 
-def step(span: Span, kernel: Kernel, out_extent: int, *, whole: bool = False) -> Step:
+def step(span: Span, kernel: AxisKernel, out_extent: int, *, whole: bool = False) -> AxisStep:
     """What the change of the input intervals can reach; `whole` asks for all outputs."""
     if whole:
         given, out = span.whole(), Span(np.zeros_like(span.start), out_extent, out_extent)
@@ -103,10 +103,10 @@ def step(span: Span, kernel: Kernel, out_extent: int, *, whole: bool = False) ->
     read = int(out.start[0]) * kernel.stride - kernel.padding
     before = int(given.start[0]) - read
     after = (out.size - 1) * kernel.stride + kernel.reach + 1 - before - given.size
-    return Step(given, out, before, after)
+    return AxisStep(given, out, before, after)
 
 
-def steps(y: Span, x: Span, kernels: Sequence[Kernel], extents: tuple[int, int]) -> tuple[Step, Step]:
+def steps(y: Span, x: Span, kernels: Sequence[AxisKernel], extents: tuple[int, int]) -> tuple[AxisStep, AxisStep]:
     """Both axes; all of the map where the boxes cover most of it anyway."""
     ky, kx = kernels
     sy, sx = step(y, ky, extents[0]), step(x, kx, extents[1])

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import fx
 
-from interp_plugins.engine.incremental.change import Change, Geometry, Map, from_map
-from interp_plugins.engine.incremental.traced_model import Plan
+from interp_plugins.engine.incremental.change import Change, FeatureMap, Geometry, from_map
+from interp_plugins.engine.incremental.traced_model import TracedModel
 
 _ASKS_SHAPE = ("size", "dim", "shape", "ndim", "dtype", "device")
 
 
-class Rows:
+class ChangeRun:
     """One run of some perturbations of one sample.
 
     Args:
@@ -26,7 +26,7 @@ class Rows:
         products: multiplications per node.
     """
 
-    def __init__(self, plan: Plan, maps: Mapping[fx.Node, Map], change: Change):
+    def __init__(self, plan: TracedModel, maps: Mapping[fx.Node, FeatureMap], change: Change):
         self.plan, self.maps, self._input = plan, maps, change
         self.rows = change.delta.shape[0]
         self.geometry = Geometry()

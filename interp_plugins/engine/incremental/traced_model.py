@@ -1,4 +1,4 @@
-"""`Plan`: a traced model as operations, batch normalisation folded into the convolutions before it."""
+"""`TracedModel`: a traced model as operations, batch normalisation folded into the convolutions before it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from interp_plugins.engine.incremental.change import FIRST, Map, as_map
-from interp_plugins.engine.incremental.match import Call, Matched, match
+from interp_plugins.engine.incremental.change import FIRST, FeatureMap, as_map
+from interp_plugins.engine.incremental.match import GraphCall, Matched, match
 from interp_plugins.engine.incremental.ops import Conv, Pointwise, Same, Sum
 from interp_plugins.engine.incremental.trace import depends_on_input
 
 
-class Plan:
+class TracedModel:
     """The operations of a model, and which calls of the graph only the model itself can answer. Made by `of`.
 
     Attributes:
@@ -49,7 +49,7 @@ class Plan:
             self.done_after.setdefault(node, []).append(source)
 
     @classmethod
-    def of(cls, traced: fx.GraphModule, x: Tensor) -> tuple[Plan, Reference]:
+    def of(cls, traced: fx.GraphModule, x: Tensor) -> tuple[TracedModel, Reference]:
         """The plan of a traced model, and the pass of a sample x (1, C, H, W), which shows it the shapes."""
         plan = cls(traced)
         reference = plan._match(x)
@@ -75,7 +75,9 @@ class Plan:
                 values[node] = self.constants[node] = found.detach() if isinstance(found, Tensor) else found
             elif node.op != "output":
                 module = self.modules[str(node.target)] if node.op == "call_module" else None
-                matched = match(Call(node, module, values.__getitem__, self.layouts)) if node in self.dynamic else None
+                matched = (
+                    match(GraphCall(node, module, values.__getitem__, self.layouts)) if node in self.dynamic else None
+                )
                 if matched is not None and matched.sources:
                     self.matched[node], self.layouts[node] = matched, matched.layout
                     values[node] = matched.op.plain(*[values[s] for s in matched.sources])
@@ -89,7 +91,7 @@ class Plan:
                     )
             else:
                 output = fx.node.map_arg(node.args[0], values.__getitem__)
-        maps = {node: Map(as_map(values[node], layout)[0]) for node, layout in self.layouts.items()}
+        maps = {node: FeatureMap(as_map(values[node], layout)[0]) for node, layout in self.layouts.items()}
         return Reference(maps, output)
 
     def _fold(self, first: Reference) -> None:
@@ -160,16 +162,16 @@ class Reference:
         output: what the model returns.
     """
 
-    maps: dict[fx.Node, Map]
+    maps: dict[fx.Node, FeatureMap]
     output: Any
 
     @classmethod
-    def of(cls, plan: Plan, x: Tensor) -> Reference:
+    def of(cls, plan: TracedModel, x: Tensor) -> Reference:
         """One more pass, of the sample x (1, C, H, W)."""
-        maps: dict[fx.Node, Map] = {}
+        maps: dict[fx.Node, FeatureMap] = {}
 
         def found(node: fx.Node, value: Tensor) -> None:
-            maps[node] = Map(value[0])
+            maps[node] = FeatureMap(value[0])
 
         return cls(maps, plan.run(x, found))
 

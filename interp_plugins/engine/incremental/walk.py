@@ -20,10 +20,10 @@ from torch import Tensor, fx
 from interp_plugins.core.batching import chunks
 from interp_plugins.core.forward import Forward, select_output
 from interp_plugins.engine.incremental.boxes import Boxes
-from interp_plugins.engine.incremental.change import Change, Geometry, Map, as_map
+from interp_plugins.engine.incremental.change import Change, FeatureMap, Geometry, as_map
 from interp_plugins.engine.incremental.checks import close, prepared
-from interp_plugins.engine.incremental.run import Rows
-from interp_plugins.engine.incremental.traced_model import Plan
+from interp_plugins.engine.incremental.run import ChangeRun
+from interp_plugins.engine.incremental.traced_model import TracedModel
 from interp_plugins.engine.incremental.workers import Workers
 
 MIN_FEATURES = 16  # with fewer, boxes are large and coalitions come again
@@ -56,7 +56,7 @@ class Steps:
     places: Sequence[int]
 
 
-class Standing(Map):
+class Standing(FeatureMap):
     """A map of each row, (R, H, W, C), that moves on with it.
 
     Args:
@@ -89,7 +89,7 @@ class Standing(Map):
         name: str = "",
         derive: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """The box of each row's map, (R, h, w, C); arguments as in `Map.crop`."""
+        """The box of each row's map, (R, h, w, C); arguments as in `FeatureMap.crop`."""
         assert self.kept
         if y.full and x.full:
             return self.data if derive is None else derive(self.data)
@@ -108,7 +108,7 @@ class Standing(Map):
         self.data.view(-1, self.data.shape[3]).index_add_(0, index, by.delta.reshape(-1, self.data.shape[3]))
 
 
-class _Step(Rows):
+class _Step(ChangeRun):
     """A step of some rows: maps are moved once nobody asks for what they were."""
 
     maps: Mapping[fx.Node, Standing]
@@ -135,7 +135,7 @@ class Walk:
         output: what the model returns for where they stand, until the next step.
     """
 
-    def __init__(self, plan: Plan, x: Tensor):
+    def __init__(self, plan: TracedModel, x: Tensor):
         self.plan = plan
         self.maps: dict[fx.Node, Standing] = {}
         held: set[int] = set()
@@ -175,7 +175,7 @@ class Walker:
     """
 
     def __init__(
-        self, plan: Plan, forward: Forward, boxes: Boxes, inputs: Callable[[Tensor, Tensor], Tensor], size: int
+        self, plan: TracedModel, forward: Forward, boxes: Boxes, inputs: Callable[[Tensor, Tensor], Tensor], size: int
     ):
         self.plan, self.forward, self.boxes, self.inputs, self.size = plan, forward, boxes, inputs, size
         self._checked = False

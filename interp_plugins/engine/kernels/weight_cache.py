@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from interp_plugins.core.caches import kept
+from interp_plugins.core.caches import model_cache
 from interp_plugins.engine.kernels.product import Product
 from interp_plugins.engine.kernels.winograd import Winograd
 
@@ -25,7 +25,7 @@ _MOST_BYTES = 1 << 30  # that are kept of all models
 F = TypeVar("F", Winograd, Product)
 
 
-class Transformed(Generic[F]):
+class PackedWeight(Generic[F]):
     """A weight and its forms, made when first needed: for the layer, and for its gradient.
 
     Args:
@@ -60,7 +60,7 @@ class Transformed(Generic[F]):
         return self.weight.nbytes * (1 + 2 * self.growth)
 
 
-class Kernels(Transformed[Winograd]):
+class Kernels(PackedWeight[Winograd]):
     """Of a 3 x 3 convolution (K, C, 3, 3), for `how` tiles at a time; back with rotated, transposed kernels."""
 
     growth = 4
@@ -73,7 +73,7 @@ class Kernels(Transformed[Winograd]):
         return Winograd(self.weight.transpose(0, 1).flip(2, 3) if back else self.weight, self.count)
 
 
-class Matrix(Transformed[Product]):
+class Matrix(PackedWeight[Product]):
     """Of a linear layer (O, I); back transposed."""
 
     growth = 1
@@ -82,12 +82,12 @@ class Matrix(Transformed[Product]):
         return Product(self.weight.t() if back else self.weight)
 
 
-_kept: WeakSet[Transformed[Winograd] | Transformed[Product]] = WeakSet()
+_kept: WeakSet[PackedWeight[Winograd] | PackedWeight[Product]] = WeakSet()
 _lock = threading.Lock()
 T = TypeVar("T", Kernels, Matrix)
 
 
-class OfModel:
+class WeightCache:
     """What there is of the model that is being explained.
 
     Attributes:
@@ -99,9 +99,9 @@ class OfModel:
         self._known: dict[Hashable, Kernels | Matrix] = {}
 
     @staticmethod
-    def here() -> OfModel:
+    def here() -> WeightCache:
         """What is kept, or nothing yet."""
-        found: OfModel = kept().setdefault("transformed", OfModel())
+        found: WeightCache = model_cache().setdefault("transformed", WeightCache())
         return found
 
     def find(self, kind: type[T], key: Hashable, weight: Tensor, how: Hashable = None) -> T | None:

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from interp_plugins.engine.kernels.weight_cache import Kernels
 from interp_plugins.engine.kernels.winograd import Winograd, at_once, cost, tiles
-from interp_plugins.engine.plan.linear_map import Candidate, Way, apply
-from interp_plugins.engine.plan.tracer import Probe, is_plain
-from interp_plugins.engine.plan.view import recast
+from interp_plugins.engine.plan.linear_map import Candidate, LinearDirection, apply
+from interp_plugins.engine.plan.tracer import Tracer, is_plain
+from interp_plugins.engine.plan.view import with_class
 
 _PREPARED = 250  # multiplications that take as long as transforming one element of the kernels
 _FEWEST = 16  # tiles in a product: with fewer it takes as long as reading the kernels does
 
 
-class _Way(Way):
+class _Way(LinearDirection):
     """(N, C, H, W) to (N, K, H', W'), channels-last.
 
     Attributes:
@@ -52,7 +52,7 @@ class _Way(Way):
         winograd.into(y.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1), self.padding, given)
         return y
 
-    def settle(self) -> None:
+    def enable_small_batches(self) -> None:
         """Let calls with less than half of the tiles run directly."""
         self.fewest = self._kernels.count // 2
 
@@ -73,15 +73,15 @@ class WinogradConv2d(nn.Conv2d):
     @classmethod
     def of(cls, conv: nn.Conv2d, kernels: Kernels) -> WinogradConv2d:
         """The same convolution by its transformed kernels."""
-        mine = recast(cls, conv)
+        mine = with_class(cls, conv)
         mine.way = _Way(kernels, None if conv.bias is None else conv.bias.detach(), _padding(conv), fewest=0)
         unread = conv.weight.new_full((), torch.nan).expand(conv.weight.shape)
         mine._parameters["weight"] = nn.Parameter(unread, requires_grad=False)
         return mine
 
-    def settle(self) -> None:
+    def enable_small_batches(self) -> None:
         """From now on (it was checked), let calls with few rows run directly."""
-        self.way.settle()
+        self.way.enable_small_batches()
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
@@ -91,7 +91,7 @@ class WinogradConv2d(nn.Conv2d):
 
 
 def winograd_candidates(
-    probe: Probe, stand_ins: Mapping[int, nn.Module], rows: int
+    probe: Tracer, stand_ins: Mapping[int, nn.Module], rows: int
 ) -> Iterator[Candidate[Kernels, WinogradConv2d]]:
     """Convolutions among the stand-ins that could run faster.
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.engine.plan.fold import LINEAR
-from interp_plugins.engine.plan.tracer import Probe, is_plain
+from interp_plugins.engine.plan.tracer import Tracer, is_plain
 
 
-class Stem(nn.Module):
+class FirstLayer(nn.Module):
     """Stands in for the first layer; gives what was put in, if anything was."""
 
     def __init__(self, layer: nn.Module):
@@ -31,7 +31,7 @@ class Stem(nn.Module):
         return self.layer(x) if self.given is None else self.given
 
 
-def first_layer(probe: Probe, x: Tensor) -> nn.Module | None:
+def first_layer(probe: Tracer, x: Tensor) -> nn.Module | None:
     """The linear layer that is all that ever reads the input x, if there is one."""
     if probe.uses[id(x)] != 1:
         return None
@@ -41,7 +41,7 @@ def first_layer(probe: Probe, x: Tensor) -> nn.Module | None:
     return readers[0].module
 
 
-class BehindStem:
+class BehindFirstLayer:
     """A model as a function of its first layer's output: `f(y, *args)`.
 
     The input itself is NaN of the right shape: if anything else reads it, the score shows.
@@ -49,7 +49,7 @@ class BehindStem:
 
     makes_copies = True
 
-    def __init__(self, func: Callable[..., Any], stem: Stem, shape: tuple[int, ...], last: bool):
+    def __init__(self, func: Callable[..., Any], stem: FirstLayer, shape: tuple[int, ...], last: bool):
         self.func, self.stem, self.shape, self.last = func, stem, shape, last
 
     def wrapped_callables(self) -> list[Any]:

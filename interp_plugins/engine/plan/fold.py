@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.tensors import widest
-from interp_plugins.engine.plan.tracer import Probe, is_plain
+from interp_plugins.engine.plan.tracer import Tracer, is_plain
 from interp_plugins.engine.plan.view import shallow
 
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def folded(probe: Probe, sites: Sequence[Layer]) -> dict[int, nn.Module]:
+def folded(probe: Tracer, sites: Sequence[Layer]) -> dict[int, nn.Module]:
     """Stand-ins, by module id, for every pair that can be folded without anybody noticing.
 
     A pair is folded where the norm is all that ever reads the linear layer's output, both run once, and no site looks

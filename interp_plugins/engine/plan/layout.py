@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp_plugins.engine.plan.tracer import Probe, is_plain
+from interp_plugins.engine.plan.tracer import Tracer, is_plain
 from interp_plugins.engine.plan.view import shallow
 
 
-def pays(probe: Probe, x: Tensor) -> bool:
+def pays(probe: Tracer, x: Tensor) -> bool:
     """Whether the layout is faster: for the 2-D convolutions of pictures, in float32 on a CPU."""
     pictures = x.ndim == 4 and x.dtype == torch.float32 and x.device.type == "cpu"
     return pictures and any(is_plain(visit.module, (nn.Conv2d,)) for visit in probe.visits)
 
 
-def channels_last(probe: Probe, stand_ins: dict[int, nn.Module]) -> None:
+def channels_last(probe: Tracer, stand_ins: dict[int, nn.Module]) -> None:
     """Give all 2-D convolutions stand-ins, by module id, with channels-last weights; those there are become it."""
     done: set[int] = set()
     for visit in probe.visits:

@@ -13,26 +13,26 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from interp_plugins.engine.kernels.weight_cache import Kernels, Matrix, OfModel
+from interp_plugins.engine.kernels.weight_cache import Kernels, Matrix, WeightCache
 from interp_plugins.engine.plan.view import M
 
 _MOST_BYTES = 64 << 20  # that a plan transforms, each way, unless as much is kept already
 
 
-class Way:
+class LinearDirection:
     """One direction of a linear map, which knows the other one."""
 
-    def __init__(self, opposite: Way | None = None):
+    def __init__(self, opposite: LinearDirection | None = None):
         self._opposite, self.is_back = opposite, opposite is not None
 
     @property
-    def back(self) -> Way:
+    def back(self) -> LinearDirection:
         """From the gradient at the output to the one at the input."""
         if self._opposite is None:
             self._opposite = self._turned()
         return self._opposite
 
-    def _turned(self) -> Way:
+    def _turned(self) -> LinearDirection:
         raise NotImplementedError
 
     def __call__(self, x: Tensor, bias: bool) -> Tensor:
@@ -42,7 +42,7 @@ class Way:
 
 class _LinearMap(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, way: Way, bias: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, way: LinearDirection, bias: bool) -> Tensor:
         ctx.way = way
         return way(x, bias)
 
@@ -51,7 +51,7 @@ class _LinearMap(torch.autograd.Function):
         return _LinearMap.apply(grad, ctx.way.back, False), None, None
 
 
-def apply(way: Way, x: Tensor) -> Tensor:
+def apply(way: LinearDirection, x: Tensor) -> Tensor:
     """The map of x, differentiable in x."""
     made: Tensor = _LinearMap.apply(x, way, True)
     return made
@@ -109,7 +109,7 @@ def faster(candidates: Sequence[Candidate[Any, Any]], rows: int) -> dict[int, nn
         candidates: to choose from.
         rows: rows that are going to be sent through.
     """
-    mine = OfModel.here()
+    mine = WeightCache.here()
     known = [mine.find(one.kind, one.key, one.layer.weight, one.how) for one in candidates]
     mine.rows += rows
     room = max(_MOST_BYTES, sum(one.nbytes for one, found in zip(candidates, known, strict=True) if found is not None))

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from interp_plugins.engine.kernels.product import Product
 from interp_plugins.engine.kernels.weight_cache import Matrix
-from interp_plugins.engine.plan.linear_map import Candidate, Way, apply
-from interp_plugins.engine.plan.tracer import Probe, is_plain
-from interp_plugins.engine.plan.view import recast
+from interp_plugins.engine.plan.linear_map import Candidate, LinearDirection, apply
+from interp_plugins.engine.plan.tracer import Tracer, is_plain
+from interp_plugins.engine.plan.view import with_class
 
 _SMALLEST = 1 << 16  # elements of a matrix: products with smaller ones are faster as they are
 _SAVED = 0.12  # of the time, as measured on AVX-512
 _PREPARED = 500  # multiplications that take as long as laying out one element
 
 
-class _Way(Way):
+class _Way(LinearDirection):
     """(..., I) to (..., O)."""
 
     def __init__(self, matrix: Matrix, bias: Tensor | None, opposite: _Way | None = None):
@@ -40,7 +40,7 @@ class PackedLinear(nn.Linear):
     @classmethod
     def of(cls, linear: nn.Linear, matrix: Matrix) -> PackedLinear:
         """The same layer by its matrix in another layout."""
-        mine = recast(cls, linear)
+        mine = with_class(cls, linear)
         mine.way = _Way(matrix, None if linear.bias is None else linear.bias.detach())
         return mine
 
@@ -55,7 +55,7 @@ def may_pay(linear: nn.Module) -> bool:
 
 
 def linear_candidates(
-    probe: Probe, stand_ins: Mapping[int, nn.Module], watched_rows: int, without: Container[int] = ()
+    probe: Tracer, stand_ins: Mapping[int, nn.Module], watched_rows: int, without: Container[int] = ()
 ) -> Iterator[Candidate[Matrix, PackedLinear]]:
     """Linear layers that could run faster.
 

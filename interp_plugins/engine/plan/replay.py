@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.layers import AtLayer
-from interp_plugins.engine.plan.tracer import Probe, Visit
+from interp_plugins.engine.plan.tracer import ModuleCall, Tracer
 from interp_plugins.engine.plan.view import shallow
 
 _BYTES = 2**28  # remembered outputs at most
@@ -116,13 +116,13 @@ class Replaying:
         return True
 
 
-def before(probe: Probe, at: AtLayer) -> dict[int, tuple[nn.Module, int]]:
+def before(probe: Tracer, at: AtLayer) -> dict[int, tuple[nn.Module, int]]:
     """The outermost modules that ended before the first layer put in, with their numbers of calls until then."""
     ends = [_put_in(probe, site.module, site.io, site.call) for site in at.sites()]
     if any(end is None for end in ends):
         return {}
     limit = min(end for end in ends if end is not None)
-    outermost: list[Visit] = []
+    outermost: list[ModuleCall] = []
     for visit in probe.visits:  # in the order of their beginnings
         inside = outermost and visit.end < outermost[-1].end
         if inside and any(visit.module is site.module for site in at.layers):
@@ -135,9 +135,9 @@ def before(probe: Probe, at: AtLayer) -> dict[int, tuple[nn.Module, int]]:
     return found
 
 
-def _put_in(probe: Probe, module: Any, io: str, call: int | None) -> int | None:
+def _put_in(probe: Tracer, module: Any, io: str, call: int | None) -> int | None:
     """The event up to which nothing depends on the tensor put in at a layer."""
-    calls: Sequence[Visit] = probe.calls(module)
+    calls: Sequence[ModuleCall] = probe.calls(module)
     which = len(calls) - 1 if call is None else call
     if not 0 <= which < len(calls):
         return None

@@ -18,7 +18,7 @@ _LOOKS = {"__get__", "__len__", "size", "dim", "ndimension", "numel", "stride", 
 
 
 @dataclass
-class Visit:
+class ModuleCall:
     """One call of a module: its tensors in and out, and when it began and ended (numbers of events)."""
 
     module: nn.Module
@@ -29,7 +29,7 @@ class Visit:
 
 
 @dataclass
-class Probe(TorchFunctionMode):
+class Tracer(TorchFunctionMode):
     """Watches one call. Tensors are kept alive while the probe is, so that their identities stay unique.
 
     Attributes:
@@ -37,13 +37,13 @@ class Probe(TorchFunctionMode):
         uses: how often each tensor was an argument of a torch function, by identity.
     """
 
-    visits: list[Visit] = field(default_factory=list)
+    visits: list[ModuleCall] = field(default_factory=list)
     uses: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         super().__init__()
         self._events = 0
-        self._open: list[Visit] = []
+        self._open: list[ModuleCall] = []
         self._kept: list[Any] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -59,7 +59,7 @@ class Probe(TorchFunctionMode):
         with self._watching(func), self:
             return func(*args, **kwargs)
 
-    def calls(self, module: nn.Module) -> list[Visit]:
+    def calls(self, module: nn.Module) -> list[ModuleCall]:
         """The calls of one module."""
         return [v for v in self.visits if v.module is module]
 
@@ -77,7 +77,7 @@ class Probe(TorchFunctionMode):
                 handle.remove()
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        visit = Visit(module, self._events, taken=_tensors((args, kwargs)))
+        visit = ModuleCall(module, self._events, taken=_tensors((args, kwargs)))
         self._events += 1
         self.visits.append(visit)
         self._open.append(visit)

@@ -104,7 +104,7 @@ def shallow(module: nn.Module) -> nn.Module:
     return mine
 
 
-def recast(cls: type[M], module: nn.Module) -> M:
+def with_class(cls: type[M], module: nn.Module) -> M:
     """The same, as an object of a class of our own that runs otherwise."""
     mine = shallow(module)
     mine.__class__ = cls

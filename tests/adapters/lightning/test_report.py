@@ -23,11 +23,11 @@ def test_every_epoch_is_in_one_file(make_net, make_loader, make_trainer, make_ca
     callback = make_callback(report="html", class_names=["a", "b", "c"])
     sizes = []
 
-    class Watch(type(callback).__mro__[1]):
+    class StageState(type(callback).__mro__[1]):
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             sizes.append((tmp_path / "attributions" / "attribution-validate.html").stat().st_size)
 
-    make_trainer(callback, Watch(), max_epochs=3).fit(make_net(), make_loader(), make_loader(seed=1))
+    make_trainer(callback, StageState(), max_epochs=3).fit(make_net(), make_loader(), make_loader(seed=1))
     path = tmp_path / "attributions" / "attribution-validate.html"
     about, runs, maps = blocks(path, "data")[""], blocks(path, "run"), blocks(path, "maps")
     assert [about["run"], *(run["name"] for run in runs.values())] == [

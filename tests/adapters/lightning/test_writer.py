@@ -89,15 +89,15 @@ def test_a_try_out_explains_one_sample_and_writes_nothing(write, tmp_path) -> No
 
 
 def test_one_of_several_dataloaders(write, make_loader, net_class, make_net) -> None:
-    class Several(net_class):
+    class MultiTarget(net_class):
         def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
             return self(batch[0])
 
     loaders = [make_loader(4), make_loader(6, seed=1)]
-    store = write(loaders, make_net(Several), dataloader_idx=1).store
+    store = write(loaders, make_net(MultiTarget), dataloader_idx=1).store
     assert torch.equal(torch.tensor(store.array("inputs")[:]), make_loader(6, seed=1).dataset.tensors[0])
     with pytest.raises(InputError, match="dataloader_idx=2, but there are 2 predict dataloaders"):
-        write(loaders, make_net(Several), dataloader_idx=2)
+        write(loaders, make_net(MultiTarget), dataloader_idx=2)
 
 
 def test_the_module_stays_as_it_was_and_inference_mode_does_no_harm(write, make_net) -> None:

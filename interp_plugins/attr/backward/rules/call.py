@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-Rule = Callable[["Call", tuple[Tensor, ...]], Sequence[Tensor | None]]
+Rule = Callable[["OpCall", tuple[Tensor, ...]], Sequence[Tensor | None]]
 
 
-class Kept:
+class SavedValue:
     """A value as it was at a certain moment, copied only if its memory is about to be written to."""
 
     __slots__ = ("__weakref__", "value")
@@ -27,15 +27,15 @@ class Kept:
         self.value = value.detach()
 
 
-class Shelf:
+class SavedValues:
     """The kept values, by memory block."""
 
     def __init__(self) -> None:
-        self._blocks: dict[int, list[weakref.ref[Kept]]] = {}
+        self._blocks: dict[int, list[weakref.ref[SavedValue]]] = {}
 
-    def keep(self, value: Tensor) -> Kept:
+    def keep(self, value: Tensor) -> SavedValue:
         """Remember a value without copying it yet."""
-        kept = Kept(value)
+        kept = SavedValue(value)
         self._blocks.setdefault(block_of(value), []).append(weakref.ref(kept))
         return kept
 
@@ -62,7 +62,7 @@ def is_real(v: Any) -> bool:
 
 
 @dataclass(eq=False)
-class Call:
+class OpCall:
     """A call with some of its arguments as operands.
 
     Attributes:
@@ -86,7 +86,7 @@ class Call:
     tree: Any
     where: list[int]
     operands: list[Tensor]
-    kept: list[Kept]
+    kept: list[SavedValue]
     rule: Rule
     base: list[Tensor] | None = None
     module: tuple[str, nn.Module] | None = None
@@ -97,8 +97,15 @@ class Call:
 
     @classmethod
     def of(
-        cls, name: str, func: Callable[..., Any], args: Any, kwargs: Any, where: list[int], rule: Rule, shelf: Shelf
-    ) -> Call:
+        cls,
+        name: str,
+        func: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        where: list[int],
+        rule: Rule,
+        shelf: SavedValues,
+    ) -> OpCall:
         """Record a call; the operands leave the list of arguments, so that it holds no part of the graph."""
         leaves, tree = pytree.tree_flatten((args, kwargs))
         operands = [leaves[i] for i in where]
@@ -151,7 +158,7 @@ class _Ruled(torch.autograd.Function):
     """A call whose backward pass is its rule."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *operands: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, call: OpCall, *operands: Tensor) -> tuple[Tensor, ...]:
         ctx.call = call
         if call.value is not None:
             return (call.value.detach().clone(),)
@@ -163,14 +170,14 @@ class _Ruled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        call: Call = ctx.call
+        call: OpCall = ctx.call
         with torch.no_grad():
             found = call.rule(call, grads)
         fitting = [None if g is None else g.to(x.dtype).reshape(x.shape) for g, x in zip(found, call.xs, strict=True)]
         return (None, *fitting)
 
 
-def ruled(call: Call) -> Any:
+def ruled(call: OpCall) -> Any:
     """Run the call; what it returns has the rule as its backward pass."""
     outputs = _Ruled.apply(call, *call.operands)
     if call.value is not None:
@@ -178,7 +185,7 @@ def ruled(call: Call) -> Any:
     return pytree.tree_unflatten(list(outputs), call.run_tree)
 
 
-def call_behind(value: Tensor) -> Call | None:
+def call_behind(value: Tensor) -> OpCall | None:
     """The ruled call that gave this tensor, if one did."""
     found = getattr(value.grad_fn, "call", None)
-    return found if isinstance(found, Call) else None
+    return found if isinstance(found, OpCall) else None

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from interp_plugins.attr.backward.rules.call import Call, Rule, Shelf, is_real, ruled
+from interp_plugins.attr.backward.rules.call import OpCall, Rule, SavedValues, is_real, ruled
 from interp_plugins.attr.backward.rules.names import MOVES, PLAIN, op_name, out_of_place
 
 
@@ -29,7 +29,7 @@ class RuleMode(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.shelf = Shelf()
+        self.shelf = SavedValues()
 
     def choose(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], carrying: list[Tensor]) -> Rule | None:
         """The rule for a call whose arguments `carrying` carry a gradient; None: plain differentiation."""
@@ -38,7 +38,7 @@ class RuleMode(TorchFunctionMode):
     def seen(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Called for every call that may get a rule, before `choose`."""
 
-    def made(self, call: Call, seen: Any) -> Any:
+    def made(self, call: OpCall, seen: Any) -> Any:
         """Called with the record of a ruled call; returns the result."""
         return ruled(call)
 
@@ -75,7 +75,7 @@ class RuleMode(TorchFunctionMode):
         if kwargs.get("inplace"):
             kwargs = {**kwargs, "inplace": False}
         where = self.operands(name, leaves, where)
-        call = Call.of(name, twin, args, kwargs, where, rule, self.shelf)
+        call = OpCall.of(name, twin, args, kwargs, where, rule, self.shelf)
         result = self.made(call, seen)
         if written is None:
             return result

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from interp_plugins.attr.backward.rules.call import Call, Kept, Rule, is_real, ruled
+from interp_plugins.attr.backward.rules.call import OpCall, Rule, SavedValue, is_real, ruled
 from interp_plugins.attr.backward.rules.decompose import ATTENTION, STATISTICS, divided, log_softmax
 from interp_plugins.attr.backward.rules.mode import RuleMode
 from interp_plugins.attr.backward.rules.names import (
@@ -59,7 +59,7 @@ class PairedMode(RuleMode):
 
     def __init__(self, eps: float = 1e-10):
         super().__init__()
-        self.recorded: list[tuple[str, list[Kept | None] | None]] = []
+        self.recorded: list[tuple[str, list[SavedValue | None] | None]] = []
         self.position: int | None = None
         rescale, largest = Rescale(eps), Winner(eps)
         self.rules: dict[str, Rule] = {
@@ -110,7 +110,7 @@ class PairedMode(RuleMode):
             return along_the_way
         return rule
 
-    def made(self, call: Call, seen: list[Kept | None] | None) -> Any:
+    def made(self, call: OpCall, seen: list[SavedValue | None] | None) -> Any:
         """The call by its rule, with the values of the baseline's run."""
         self.attach(call, seen)
         if call.name not in _KNOWN and not all(is_real(y) for y in call.run()):
@@ -118,7 +118,7 @@ class PairedMode(RuleMode):
             return call.func(*args, **kwargs)  # numbers, positions: nothing to differentiate by a rule
         return ruled(call)
 
-    def attach(self, call: Call, seen: list[Kept | None] | None) -> None:
+    def attach(self, call: OpCall, seen: list[SavedValue | None] | None) -> None:
         """Attach the values of the baseline's run."""
         assert seen is not None
         found = [seen[i] for i in call.where]

@@ -14,17 +14,17 @@ from typing import Any
 
 from torch import Tensor
 
-from interp_plugins.attr.backward.rules.call import Call, Rule
+from interp_plugins.attr.backward.rules.call import OpCall, Rule
 from interp_plugins.attr.backward.rules.mode import RuleMode
 from interp_plugins.attr.backward.rules.recurrent import RECURRENT
 
 
-def guided(call: Call, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+def guided(call: OpCall, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
     """The positive part of the gradient."""
     return [g.clamp(min=0) for g in call.pull(grads)]
 
 
-def deconvolution(call: Call, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+def deconvolution(call: OpCall, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
     """The positive part of what arrives, wherever the rectifier stands."""
     return [g.clamp(min=0) for g in grads]
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.backward.rules.call import Call
+from interp_plugins.attr.backward.rules.call import OpCall
 from interp_plugins.attr.backward.rules.decompose import STATISTICS
 from interp_plugins.attr.backward.rules.names import PRODUCTS, WEIGHTED
 from interp_plugins.core.errors import InputError
@@ -46,7 +46,7 @@ class Account:
 class RelevanceRule:
     """Base of the rules: called with a call and the relevance of its outputs, gives that of its operands."""
 
-    def __call__(self, call: Call, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def __call__(self, call: OpCall, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
         """Relevance of the operands."""
         raise NotImplementedError
 
@@ -64,7 +64,7 @@ class Epsilon(RelevanceRule):
 
     epsilon: float = 1e-9
 
-    def __call__(self, call: Call, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def __call__(self, call: OpCall, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
         """The contribution x * dz/dx, times R / stabilized(z)."""
         parts = len(call.where) if call.name in PRODUCTS else 1
 
@@ -86,7 +86,7 @@ class Epsilon(RelevanceRule):
 class Pass(RelevanceRule):
     """Hands the relevance on unchanged, where an operand has the output's shape; shares by Epsilon elsewhere."""
 
-    def __call__(self, call: Call, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def __call__(self, call: OpCall, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
         """The relevance itself."""
         if len(call.where) == 1 and len(relevance) == 1 and relevance[0].shape == call.xs[0].shape:
             return [relevance[0]]
@@ -97,7 +97,7 @@ class Pass(RelevanceRule):
 class Route(RelevanceRule):
     """Hands the relevance to where the value came from: all of it to the winner of a maximum."""
 
-    def __call__(self, call: Call, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def __call__(self, call: OpCall, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
         """The plain derivative of a selection."""
         return call.pull(relevance)
 
@@ -114,7 +114,7 @@ class FixedScale(RelevanceRule):
 
     epsilon: float = 1e-9
 
-    def __call__(self, call: Call, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def __call__(self, call: OpCall, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
         """Epsilon on the linear function that the normalization is at this point."""
         take_apart = STATISTICS.get(call.name)
         if take_apart is None or len(call.where) != 1:
@@ -135,7 +135,7 @@ class FixedScale(RelevanceRule):
         return [x * c]
 
 
-def _directional(call: Call, take_apart: Callable[..., Any], x: Tensor) -> Tensor:
+def _directional(call: OpCall, take_apart: Callable[..., Any], x: Tensor) -> Tensor:
     """The linear part's value: z(x) - z(0) for the same fixed scale, by taking the bias away."""
     args, kwargs = call.arguments([x])
     names = ("input", "shape", "weight", "bias") if call.name != "instance_norm" else ("", "", "", "", "bias")
@@ -199,7 +199,7 @@ class Weights:
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
     @classmethod
-    def of(cls, call: Call) -> Weights | None:
+    def of(cls, call: OpCall) -> Weights | None:
         """The parts of the call, or None where the function has no weights of its own."""
         if len(call.where) != 1:
             return None
@@ -231,7 +231,7 @@ class WeightRule(RelevanceRule):
         """The terms of the rule."""
         raise NotImplementedError
 
-    def __call__(self, call: Call, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def __call__(self, call: OpCall, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
         """Sum over the groups."""
         linear = Weights.of(call)
         if linear is None:

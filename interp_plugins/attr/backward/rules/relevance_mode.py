@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from interp_plugins.attr.backward.rules.call import Call, Rule, call_behind, ruled
+from interp_plugins.attr.backward.rules.call import OpCall, Rule, call_behind, ruled
 from interp_plugins.attr.backward.rules.composites import Composite, kind_of
 from interp_plugins.attr.backward.rules.decompose import ATTENTION
 from interp_plugins.attr.backward.rules.mode import RuleMode
@@ -118,7 +118,7 @@ class RelevanceMode(RuleMode):
         kept = {id(t) for t in self._signals(name, [leaves[i] for i in where])}
         return [i for i in where if id(leaves[i]) in kept]
 
-    def made(self, call: Call, seen: Any) -> Any:
+    def made(self, call: OpCall, seen: Any) -> Any:
         """Run the call, with its batch norm merged where the composite says so."""
         call.account = self.account
         if call.name == "batch_norm" and self.composite.merge_batch_norm:
@@ -138,7 +138,7 @@ def is_gate(value: Tensor) -> bool:
         if node is None:
             return False
         call = getattr(node, "call", None)
-        if isinstance(call, Call):
+        if isinstance(call, OpCall):
             if call.name in _GATES:
                 return True
             if call.name != "rsub" and not (call.name == "sub" and len(call.where) == 1):
@@ -152,7 +152,7 @@ def is_gate(value: Tensor) -> bool:
     return False
 
 
-def merged(norm: Call) -> Call | None:
+def merged(norm: OpCall) -> OpCall | None:
     """One call for a batch norm (with running statistics) and the layer whose output it takes; None if there is none.
 
     The layer must be what the norm's operand comes from directly, and its operand unchanged since.
@@ -179,6 +179,6 @@ def merged(norm: Call) -> Call | None:
     new_bias = offset if bias is None else offset + bias * (one - offset)
     rest = {k: v for k, v in kwargs.items() if k not in ("input", "weight", "bias")}
     leaves, tree = pytree.tree_flatten(((None, new_weight.detach(), new_bias.detach(), *args[3:]), rest))
-    made = Call(layer.name, layer.func, leaves, tree, [0], layer.operands, layer.kept, layer.rule)
+    made = OpCall(layer.name, layer.func, leaves, tree, [0], layer.operands, layer.kept, layer.rule)
     made.value = norm.run()[0]
     return made

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.backward.rules.call import Call
+from interp_plugins.attr.backward.rules.call import OpCall
 from interp_plugins.attr.backward.rules.names import softmax_dim
 from interp_plugins.attr.shared.quadrature import quadrature
 
@@ -35,7 +35,7 @@ def significant(change: Tensor, x: Tensor, base: Tensor, eps: float) -> Tensor:
     return (change.abs() > eps) & (change.abs() > rounding) & change.isfinite()
 
 
-def bases(call: Call) -> list[Tensor]:
+def bases(call: OpCall) -> list[Tensor]:
     """The operands in the paired run."""
     assert call.base is not None
     return call.base
@@ -47,7 +47,7 @@ class Rescale:
     def __init__(self, eps: float):
         self.eps = eps
 
-    def __call__(self, call: Call, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def __call__(self, call: OpCall, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
         """The multiplier (y - y') / (x - x'), times g."""
         (x,), (base,), (g,) = call.xs, bases(call), grads
         (y,), (y_base,) = call.run(), call.run([base])
@@ -69,7 +69,7 @@ class Winner:
     def __init__(self, eps: float, larger: Callable[[Tensor, Tensor], Tensor] = torch.maximum):
         self.eps, self.larger = eps, larger
 
-    def __call__(self, call: Call, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def __call__(self, call: OpCall, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
         """Contributions of the two winners, divided by how far they moved."""
         xs, base, g = call.xs, bases(call), grads[0]
         y, y_base = call.run()[0], call.run(base)[0]
@@ -86,14 +86,14 @@ class Winner:
         return found
 
 
-def half_way(call: Call, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+def half_way(call: OpCall, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
     """The derivative in the middle: exact for products of two operands; for one operand, plain."""
     if len(call.where) == 1:
         return call.pull(grads)
     return call.pull(grads, [(x + b) / 2 for x, b in zip(call.xs, bases(call), strict=True)])
 
 
-def along_the_way(call: Call, grads: tuple[Tensor, ...], nodes: int = 32) -> Sequence[Tensor | None]:
+def along_the_way(call: OpCall, grads: tuple[Tensor, ...], nodes: int = 32) -> Sequence[Tensor | None]:
     """The derivative averaged from x' to x (Gauss-Legendre): exact for polynomials up to degree 2 * nodes - 1."""
     xs, base = call.xs, bases(call)
     ends = call.pull(grads, xs), call.pull(grads, base)
@@ -108,7 +108,7 @@ def along_the_way(call: Call, grads: tuple[Tensor, ...], nodes: int = 32) -> Seq
     return total
 
 
-def softmax_rule(call: Call, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+def softmax_rule(call: OpCall, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
     """Multipliers of a softmax, row by row: no row depends on another.
 
     With s_i = 1 / sum_j exp(x_j - x_i), rescaling the exponentials and the reciprocal gives for j != i
@@ -148,7 +148,7 @@ def _pairs(change: Tensor, s: Tensor, s_base: Tensor, part: slice) -> Tensor:
     return torch.where(near, series, (one - two) / d.masked_fill(near, 1))
 
 
-def logsumexp_rule(call: Call, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+def logsumexp_rule(call: OpCall, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
     """Multipliers of log(sum(exp(x))): rescaled exponentials and logarithm.
 
     The row is centred first (a linear step, its weights the mean of both softmaxes), so that the multipliers sum to one

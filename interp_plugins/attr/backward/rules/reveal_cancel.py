@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
-from interp_plugins.attr.backward.rules.call import Call, Kept, Rule, is_real, ruled
+from interp_plugins.attr.backward.rules.call import OpCall, Rule, SavedValue, is_real, ruled
 from interp_plugins.attr.backward.rules.names import ELEMENTWISE, LINEAR, MOVES, PLAIN, out_of_place, words
 from interp_plugins.attr.backward.rules.paired import PairedMode
 from interp_plugins.attr.backward.rules.rescale import Rescale, bases, significant
@@ -86,7 +86,7 @@ class RevealCancelMode(PairedMode):
             return None
         if kwargs.get("inplace"):
             kwargs = {**kwargs, "inplace": False}
-        call = Call.of(name, twin, args, kwargs, where, _no_rule, self.shelf)
+        call = OpCall.of(name, twin, args, kwargs, where, _no_rule, self.shelf)
         how = linear_step(call)
         if how is None or any(k is not None and k.value.shape != x.shape for k, x in zip(bases, call.xs, strict=True)):
             return None
@@ -96,7 +96,7 @@ class RevealCancelMode(PairedMode):
 
     def _bases(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: list[int]
-    ) -> list[Kept | None] | None:
+    ) -> list[SavedValue | None] | None:
         """The operands in the baseline's run, as far as they were recorded; None: nothing to carry."""
         assert self.position is not None
         if not where or _moves_one(name, args, kwargs):
@@ -104,7 +104,7 @@ class RevealCancelMode(PairedMode):
         there, base = self.recorded[self.position] if self.position < len(self.recorded) else ("", None)
         return [base[i] for i in where] if there == name and base is not None else None  # else `seen` says so
 
-    def _parts(self, value: Tensor, base: Kept | None) -> Parts | None:
+    def _parts(self, value: Tensor, base: SavedValue | None) -> Parts | None:
         found = self.known.get(value)
         if found is not None and found[0] == value._version:
             return found[1]  # type: ignore[no-any-return]
@@ -114,7 +114,7 @@ class RevealCancelMode(PairedMode):
         self.known[value] = (value._version, source)
         return source
 
-    def made(self, call: Call, seen: list[Kept | None] | None) -> Any:
+    def made(self, call: OpCall, seen: list[SavedValue | None] | None) -> Any:
         """RevealCancel for a nonlinearity behind linear steps; rescale's rules for the rest."""
         known = self.known.get(call.operands[0]) if call.name in _DEFINED and len(call.where) == 1 else None
         if known is None or known[0] != call.operands[0]._version or not isinstance(known[1], Output):
@@ -124,9 +124,9 @@ class RevealCancelMode(PairedMode):
         if y.shape != call.xs[0].shape:
             return ruled(call)
         plus, minus = known[1].pair()
-        of_parts = Call(
-            call.name, call.func, call.leaves, call.tree, call.where, [plus, minus], [Kept(plus), Kept(minus)],
-            _Nonlinearity(call, self.eps), value=y,
+        of_parts = OpCall(
+            call.name, call.func, call.leaves, call.tree, call.where, [plus, minus], [SavedValue(plus),
+            SavedValue(minus)], _Nonlinearity(call, self.eps), value=y,
         )  # fmt: skip
         return ruled(of_parts)
 
@@ -135,17 +135,17 @@ def _moves_one(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool
     return name in MOVES and sum(is_real(v) for v in pytree.tree_leaves((args, kwargs))) < 2
 
 
-def _no_rule(call: Call, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+def _no_rule(call: OpCall, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
     raise AssertionError(f"{call.name!r} is differentiated plainly")
 
 
 class _Nonlinearity:
     """The rule of y = f(z), whose operands are d+ and d-."""
 
-    def __init__(self, call: Call, eps: float):
+    def __init__(self, call: OpCall, eps: float):
         self.call, self.eps = call, eps
 
-    def __call__(self, parts: Call, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def __call__(self, parts: OpCall, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
         """The multipliers e+ / d+ and e- / d-, times g."""
         (z,), (base,), (g,), (up, down) = self.call.xs, bases(self.call), grads, parts.xs
         (y,), (y_base,), (y_up,), (y_down,) = (self.call.run([v]) for v in (z, base, base + up, base + down))

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.backward.rules.call import Call, Kept, Shelf, block_of, is_real
+from interp_plugins.attr.backward.rules.call import OpCall, SavedValue, SavedValues, block_of, is_real
 from interp_plugins.attr.backward.rules.names import MOVES, WEIGHTED
 from interp_plugins.attr.backward.rules.relevance import Weights
 
@@ -50,7 +50,7 @@ class Parts(Protocol):
 class Source:
     """A tensor that no linear step made: one contribution."""
 
-    def __init__(self, value: Tensor, base: Kept):
+    def __init__(self, value: Tensor, base: SavedValue):
         self.value, self.base = value, base
         self._pair: Pair | None = None
 
@@ -66,7 +66,7 @@ class Source:
 class Step:
     """A linear call; its outputs' parts come from those of its operands."""
 
-    def __init__(self, call: Call, operands: Sequence[Parts], how: Callable[[Call, list[Pair]], list[Pair]]):
+    def __init__(self, call: OpCall, operands: Sequence[Parts], how: Callable[[OpCall, list[Pair]], list[Pair]]):
         self.call, self.operands, self.how = call, operands, how
         self._pairs: list[Pair] | None = None
 
@@ -89,14 +89,14 @@ class Output:
         return plus.expand(self.shape), minus.expand(self.shape)
 
 
-class Sources(Shelf):
+class Sources(SavedValues):
     """Kept values; and sources, whose parts are computed before somebody writes to their memory."""
 
     def __init__(self) -> None:
         super().__init__()
         self._sources: dict[int, list[weakref.ref[Source]]] = {}
 
-    def source(self, value: Tensor, base: Kept) -> Source:
+    def source(self, value: Tensor, base: SavedValue) -> Source:
         """A tensor as one contribution."""
         found = Source(value, base)
         self._sources.setdefault(block_of(value), []).append(weakref.ref(found))
@@ -112,7 +112,7 @@ class Sources(Shelf):
         super().about_to_write(value)
 
 
-def linear_step(call: Call) -> Callable[[Call, list[Pair]], list[Pair]] | None:
+def linear_step(call: OpCall) -> Callable[[OpCall, list[Pair]], list[Pair]] | None:
     """How a call carries the parts of its operands; None where it is not linear in them or its signs are not known."""
     name, args, kwargs = call.name, *call.arguments()
     if name in _NO_VALUE or ("dropout" in name and kwargs.get("training", args[2:3] != (False,)) is not False):
@@ -133,11 +133,11 @@ def linear_step(call: Call) -> Callable[[Call, list[Pair]], list[Pair]] | None:
     return None
 
 
-def _runs(call: Call, values: Sequence[Tensor]) -> list[Tensor]:
+def _runs(call: OpCall, values: Sequence[Tensor]) -> list[Tensor]:
     return [y for y in call.run(values) if is_real(y)]
 
 
-def _summed(call: Call, pairs: list[Pair]) -> list[Pair]:
+def _summed(call: OpCall, pairs: list[Pair]) -> list[Pair]:
     """No weight is negative; what the call adds by itself (the value of a padding) is taken off again."""
     nothing = _runs(call, [torch.zeros_like(p) for p, _ in pairs])
     plus, minus = (_runs(call, [p[sign] for p in pairs]) for sign in (0, 1))
@@ -149,7 +149,7 @@ def _less(value: Tensor, constant: Tensor) -> Tensor:
     return value - constant if bool(finite.all()) else torch.where(finite, value - constant, 0)
 
 
-def _signed(call: Call, pairs: list[Pair]) -> list[Pair]:
+def _signed(call: OpCall, pairs: list[Pair]) -> list[Pair]:
     """A sum of terms with a factor each."""
     device, dtype = pairs[0][0].device, pairs[0][0].dtype
     leaves = call.leaves
@@ -174,7 +174,7 @@ def _total(terms: list[Tensor]) -> Tensor:
     return total
 
 
-def _scaled(call: Call, pairs: list[Pair]) -> list[Pair]:
+def _scaled(call: OpCall, pairs: list[Pair]) -> list[Pair]:
     """Times or by constants."""
     ((plus, minus),) = pairs
     args, _ = call.arguments()
@@ -186,7 +186,7 @@ def _scaled(call: Call, pairs: list[Pair]) -> list[Pair]:
     return [(torch.where(positive, p, m), torch.where(positive, m, p))]
 
 
-def _weighted(call: Call, pairs: list[Pair]) -> list[Pair]:
+def _weighted(call: OpCall, pairs: list[Pair]) -> list[Pair]:
     """A linear layer, a convolution, a product with a constant matrix."""
     ((plus, minus),) = pairs
     linear = Weights.of(call)
@@ -200,7 +200,7 @@ def _weighted(call: Call, pairs: list[Pair]) -> list[Pair]:
     ]
 
 
-def _by_channel(call: Call, pairs: list[Pair]) -> list[Pair]:
+def _by_channel(call: OpCall, pairs: list[Pair]) -> list[Pair]:
     """Batch norm by its running statistics: a factor per channel."""
     ((plus, minus),) = pairs
     one = plus.new_ones(1, plus.shape[1], *(1,) * (plus.ndim - 2))

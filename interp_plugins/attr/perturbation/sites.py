@@ -1,0 +1,112 @@
+"""Feature ablation at a layer, and of a neuron."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from interp_plugins.attr.perturbation.ablation import FeatureAblation
+from interp_plugins.attr.shared.at_layer import AtLayerProblem, start_at_layer
+from interp_plugins.attr.shared.base import (
+    LayerAttribution,
+    NeuronAttribution,
+    PerturbationAttribution,
+)
+from interp_plugins.core.registry import register
+
+
+@register("layer_feature_ablation", aliases=("layer_ablation",), needs="perturbation", site="layer")
+class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
+    """Replace units of a layer by a baseline, one feature at a time."""
+
+    def at_layer(
+        self,
+        inputs: Any,
+        layer_baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        layer_mask: Any = None,
+        attribute_to_layer_input: bool = False,
+        **kwargs: Any,
+    ) -> AtLayerProblem:
+        """The plain problem at the layer (also used by `NoiseTunnel(noise_at="layer")`)."""
+        tupled = {
+            name: v if v is None or isinstance(v, (tuple, int, float, str)) else (v,)
+            for name, v in (("baselines", layer_baselines), ("feature_mask", layer_mask))
+        }
+        more = {"target": target, **tupled, **kwargs}
+        return start_at_layer(self, FeatureAblation, inputs, additional_forward_args, attribute_to_layer_input, more)
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        layer_baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        layer_mask: Any = None,
+        attribute_to_layer_input: bool = False,
+        perturbations_per_eval: int = 1,
+        *,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """Ablation at the layer, of its shape; arguments as in `FeatureAblation.attribute`.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first.
+            layer_baselines: replacement values in the *layer's* space. None = zeros.
+            target: see `core.target.as_target`.
+            additional_forward_args: further positional arguments of the model.
+            layer_mask: integers grouping the layer's units; None: each is its own feature.
+            attribute_to_layer_input: ablate the layer's input instead of its output.
+            perturbations_per_eval: features per forward pass; 1 leaves the size to the engine.
+            batch_size: rows per forward pass.
+            progress: None = a bar for long work, True, False.
+        """
+        more: dict[str, Any] = {
+            "perturbations_per_eval": perturbations_per_eval,
+            "batch_size": batch_size,
+            "progress": progress,
+        }
+        start = (
+            inputs,
+            layer_baselines,
+            target,
+            additional_forward_args,
+            layer_mask,
+            attribute_to_layer_input,
+        )
+        return self.at_layer(*start, **more).solve()
+
+
+@register("neuron_feature_ablation", needs="perturbation", site="neuron")
+class NeuronFeatureAblation(NeuronAttribution, PerturbationAttribution):
+    """Change of a neuron when a feature of the input is replaced."""
+
+    shares_targets = False  # no class
+
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        neuron_selector: Any,
+        baselines: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        attribute_to_neuron_input: bool = False,
+        perturbations_per_eval: int = 1,
+        *,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """As `FeatureAblation.attribute`, for the neuron chosen as in `NeuronGradient.attribute`."""
+        func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
+        return FeatureAblation(func).attribute(
+            inputs,
+            baselines,
+            additional_forward_args=additional_forward_args,
+            feature_mask=feature_mask,
+            perturbations_per_eval=perturbations_per_eval,
+            batch_size=batch_size,
+            progress=progress,
+        )

@@ -1,0 +1,113 @@
+"""Starting at a layer: the plain method, at a layer's activations instead of the inputs.
+
+`start_at_layer` re-parametrises the model (`core.layers.AtLayer`), encodes inputs and baselines into activations, and
+hands over to the plain method; the original inputs ride along as additional arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.attr.shared.base import (
+    LayerAttribution,
+)
+from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.batching import auto_chunk, check_chunk, chunks
+from interp_plugins.core.errors import LayerError
+from interp_plugins.core.forward import Call, Forward
+from interp_plugins.core.guard import frozen
+from interp_plugins.core.layers import AtLayer, Layer, layer_name, run_and_read
+from interp_plugins.core.tensors import (
+    as_tuple,
+    check_inputs,
+    own_tree,
+    take_rows,
+)
+
+
+@dataclass(frozen=True)
+class AtLayerProblem:
+    """A plain method at a layer: run `method.attribute(inputs, **kwargs)` and format the result."""
+
+    method: Any
+    inputs: tuple[Tensor, ...]
+    kwargs: dict[str, Any]
+    formatted: Callable[[Any], Any]
+
+    def solve(self) -> Any:
+        """Run and format."""
+        return self.formatted(self.method.attribute(self.inputs, **self.kwargs))
+
+
+def encode_rows(
+    at: AtLayer, inputs: tuple[Tensor, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any], size: int | None
+) -> tuple[Tensor, ...]:
+    """The layers' tensors for a batch, in chunks of samples."""
+    n, device = inputs[0].shape[0], inputs[0].device
+
+    def work(start: int, stop: int) -> tuple[Tensor, ...]:
+        rows = None if stop - start == n else torch.arange(start, stop, device=device)
+        found = at.encode(*take_rows((*inputs, *args), rows, n), **take_rows(dict(kwargs), rows, n))
+        for act in found:
+            if act.ndim == 0 or act.shape[0] != stop - start:
+                name = layer_name(at.func, at.layers[0].module)  # type: ignore[arg-type]
+                raise LayerError(
+                    f"The layer {name!r} gave a tensor of shape {tuple(act.shape)} for {stop - start} samples: its "
+                    "first dimension is not the batch, so its map cannot be told apart per sample. Choose a layer "
+                    "whose tensors have the batch first."
+                )
+        return found
+
+    parts = [part for _, _, part in chunks(n, size or max(auto_chunk(list(inputs)), min(n, 64)), work)]
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def start_at_layer(
+    owner: LayerAttribution,
+    plain: Callable[[Any], Any],
+    inputs: Any,
+    args: Any,
+    to_input: bool,
+    kwargs: dict[str, Any],
+    input_baselines: Any = ...,
+) -> AtLayerProblem:
+    """Encode inputs (and a baseline in input space, unless left out) and build the problem at the layer."""
+    kwargs = dict(kwargs)
+    func = owner.forward_func
+    bound = func if isinstance(func, Call) else Call(func)
+    sites = owner.sites(to_input)
+    at = AtLayer(bound.func, sites)
+    extra = () if args is None else own_tree(as_tuple(args))
+    with frozen(func):
+        xs = check_inputs(inputs)
+        for name in ("internal_batch_size", "batch_size"):
+            check_chunk(name, kwargs.get(name))
+        size = kwargs.get("internal_batch_size") or kwargs.get("batch_size")
+        acts = encode_rows(at, xs, extra, bound.kwargs, size)
+        if input_baselines is not ...:
+            bs = as_baselines(input_baselines, xs, template=inputs)
+            kwargs["baselines"] = encode_rows(at, bs, extra, bound.kwargs, size)
+
+    def formatted(result: Any) -> Any:
+        if kwargs.get("return_convergence_delta"):
+            return owner.formatted(result[0], at.counts), result[1]
+        return owner.formatted(result, at.counts)
+
+    method = plain(Call(at, bound.kwargs, bound.output))
+    return AtLayerProblem(method, acts, {**kwargs, "additional_forward_args": (*xs, *extra)}, formatted)
+
+
+def layer_tensors(
+    forward: Forward, at: Sequence[Tensor], rows: Tensor | None, layers: Sequence[Layer]
+) -> tuple[Tensor, ...]:
+    """The tensors of some layers for some rows, without gradient, flat over all layers."""
+    with torch.no_grad():
+        args, kwargs = forward.arguments(list(at), rows)
+        forward.passes["forward"] += at[0].shape[0]
+        _, found = run_and_read(forward.func, layers, *args, **kwargs)
+    return tuple(t for tensors in found for t in tensors)

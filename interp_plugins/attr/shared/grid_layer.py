@@ -1,0 +1,85 @@
+"""The layer that is explained where none is named: the last grid of places that the score depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from interp_plugins.core.errors import LayerError
+from interp_plugins.core.forward import Forward
+from interp_plugins.core.grid import Grid, ModuleOutput, find_grid, trace_shapes
+from interp_plugins.core.layers import Layer
+from interp_plugins.engine import cached_pass
+
+
+def shapes_of_modules(forward: Forward, inputs: Sequence[Tensor]) -> list[ModuleOutput]:
+    """What `trace_shapes` lists, without the tensors: one pass for all methods of a call."""
+    return cached_pass(forward, inputs, "shapes seen", lambda: _shapes(trace_shapes(forward, inputs)[1]))
+
+
+def _shapes(seen: Sequence[ModuleOutput]) -> list[ModuleOutput]:
+    return [ModuleOutput(one.module, one.shape) for one in seen]
+
+
+def last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None = None) -> Layer:
+    """The last layer whose output is a grid of more than one place per axis that the model's output depends on.
+
+    Behind the last attention of a transformer with a class token the places no longer count: there the gradient at
+    them is zero, and an earlier layer is chosen.
+
+    Args:
+        forward: the model call; its first sample is run.
+        inputs: checked inputs.
+        body: a part of the model; its last such layer goes before those of the rest.
+
+    Raises:
+        LayerError: the model has none.
+    """
+    return cached_pass(forward, inputs, ("last grid layer", body), lambda: _last_grid_layer(forward, inputs, body))
+
+
+def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None) -> Layer:
+    output, seen = trace_shapes(forward, inputs)
+    cached_pass(forward, inputs, "shapes seen", lambda: _shapes(seen))  # in case it is asked for
+    found: list[tuple[ModuleOutput, Grid]] = []
+    for one in seen:
+        if one.shape[0] != 1:  # windows folded into the batch
+            continue
+        try:
+            grid = find_grid(one.module, one.shape, inputs, seen)
+        except LayerError:
+            continue
+        if grid.size and min(grid.size) > 1 and (len(grid.size) > 1 or grid.kind == "tokens"):
+            found.append((one, grid))
+    if not found:
+        raise LayerError(
+            "This method needs a layer, and the model has none with a spatial output (N, C, H, W) to choose by itself. "
+            "Give layer=: a module or its dotted name."
+        )
+    # Of a transformer the residual stream counts, which is what norms give: not hidden units, queries, keys or values.
+    stream = {one.shape[2] for one, g in found if g.kind == "tokens" and "norm" in type(one.module).__name__.lower()}
+    found = [
+        (one, g)
+        for one, g in found
+        if g.kind != "tokens" or not stream or (one.shape[2] in stream and not isinstance(one.module, nn.Linear))
+    ]
+    used = _used(output, found) or [one for one, _ in found]
+    within = {id(m) for m in body.modules()} if body is not None else set()
+    chosen = next((one for one in reversed(used) if id(one.module) in within), used[-1])
+    calls = [one for one in seen if one.module is chosen.module]
+    call = next(k for k, one in enumerate(calls) if one is chosen)
+    return Layer(chosen.module, call=call if len(calls) > 1 else None)
+
+
+def _used(output: Tensor, found: Sequence[tuple[ModuleOutput, Grid]]) -> list[ModuleOutput]:
+    """The tensors at whose places the output has a gradient."""
+    sources = [(one, grid, one.tensor) for one, grid in found if one.tensor is not None and one.tensor.requires_grad]
+    if not sources or not output.requires_grad:
+        return []
+    # Weights of both signs: probabilities add up to one, and their plain sum has no gradient.
+    weights = torch.cos(torch.arange(output.numel(), dtype=output.dtype, device=output.device))
+    score = (output.reshape(-1) * weights).sum()
+    grads = torch.autograd.grad(score, [tensor for *_, tensor in sources], allow_unused=True)
+    return [one for (one, grid, _), g in zip(sources, grads) if g is not None and bool(grid.lay_out(g).any())]
