@@ -47,7 +47,7 @@ def test_contributing_shows_the_two_files_of_a_method_as_they_are() -> None:
 def test_a_method_is_named_only_where_contributing_says() -> None:
     package = ROOT / "interp_plugins"
     named = {p for p in package.rglob("*.py") if re.search(r"\bidgi\b|\bIDGI\(", p.read_text(encoding="utf-8"))}
-    where = {"idgi.py", "__init__.py", "cards.py", "randomised.py"}
+    where = {"gradient/idgi.py", "__init__.py", "evidence/cards.py", "evidence/randomised.py"}
     assert named == {package / "attr" / name for name in where}
 
 

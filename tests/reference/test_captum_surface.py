@@ -306,7 +306,7 @@ class Words(nn.Module):
 def test_embedding_is_swapped_and_put_back() -> None:
     model, ids = Words(), torch.tensor([[1, 2, 3]])
     before, names, expected = model.body.embedding, list(model.state_dict()), model(ids)
-    with pytest.warns(ours.embeddings.InterpWarning, match="'body.embedding' now takes vectors instead of ids"):
+    with pytest.warns(InterpWarning, match="'body.embedding' now takes vectors instead of ids"):
         layer = ours.configure_interpretable_embedding_layer(model, "body.embedding")
     vectors = layer.indices_to_embeddings(ids)
     assert torch.equal(model(vectors), expected) and layer.embedding_dim == 4
