@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import interp_plugins.attr as ours
+from interp_plugins.core.errors import InterpWarning
 
 NAMES = sorted(theirs.__all__)
 INNER = {"attribute_future", "satisfies_attribute_criteria", "multiply_gradient_acts"}  # of no use to callers
