@@ -378,7 +378,7 @@ class Explanations(Sequence[Explanation]):
 
     @classmethod
     def load(cls, path: str | Path) -> Explanations:
-        """Read what `save` wrote."""
+        """Read an explanation that `save` wrote."""
         return cls(saving.load(path, Explanation))
 
     def to_df(self) -> pd.DataFrame:

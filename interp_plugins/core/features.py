@@ -57,7 +57,7 @@ class MaskFeatures:
         return [m == self.ids[k] for m in self._masks]
 
     def positions(self) -> list[Tensor]:
-        """For every element the number k of its feature, (1 or N, ...) per input; of the inputs' shapes."""
+        """The number k of the feature of every element, (1 or N, ...) per input; of the inputs' shapes."""
         ids = torch.tensor(self.ids)
         return [
             torch.searchsorted(ids.to(m.device), m.contiguous()).expand(m.shape[0], *shape)

@@ -137,7 +137,7 @@ class Forward:
         return (*inputs, *take_rows(self.args, rows, self.n)), take_rows(dict(self.kwargs), rows, self.n)
 
     def of_rows(self, rows: Tensor) -> Forward:
-        """The same problem for some of the samples; passes are counted together."""
+        """The problem for some of the samples; its passes are counted with those of the whole."""
         args, kwargs = take_rows((self.args, dict(self.kwargs)), rows, self.n)
         return replace(self, n=len(rows), target=self.target.at(rows), args=args, kwargs=kwargs)
 

@@ -63,7 +63,7 @@ class AtLookups:
         )
 
     def owner(self) -> list[int]:
-        """For each slot, the number of the integer input that it holds rows of (of the first, if of several)."""
+        """The number of the integer input whose rows each slot holds (the first, if of several)."""
         first = [int(slot.columns[0]) for slot in self.slots.values()]
         return [max(i for i, start in enumerate(self.starts[:-1]) if start <= c) for c in first]
 

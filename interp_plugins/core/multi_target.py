@@ -39,7 +39,7 @@ class MultiTarget(Target):
         return len(self.targets)
 
     def at(self, rows: Tensor | None) -> Target:
-        """Each target's rows."""
+        """The targets of the given rows alone."""
         return MultiTarget(tuple(t.at(rows) for t in self.targets))
 
     def __call__(self, output: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class MultiTarget(Target):
         return torch.stack([t(output).reshape(-1) for t in self.targets], 1)
 
     def describe(self, i: int) -> str | None:
-        """The targets' descriptions."""
+        """What the targets explain of sample i, in words, joined by semicolons."""
         return "; ".join(str(t.describe(i)) for t in self.targets)
 
 
@@ -83,7 +83,7 @@ class Unconverged:
 
     @property
     def target(self) -> Any:
-        """The targets as one."""
+        """The targets that are left, as one target."""
         return self.targets[0] if len(self.targets) == 1 else MultiTarget(self.targets)
 
     def pick(self, values: Tensor, draws: int) -> Tensor:

@@ -62,7 +62,7 @@ def _check_index(output: Tensor, index: tuple[Any, ...]) -> None:
 
 @dataclass(frozen=True)
 class Index(Target):
-    """The same index (one per output dimension after the batch, slices allowed) for every sample."""
+    """One index (one per output dimension after the batch, slices allowed) for every sample."""
 
     index: tuple[int | slice, ...]
 

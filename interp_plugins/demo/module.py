@@ -26,7 +26,7 @@ class ImageNetModule(pl.LightningModule):
         return self.net(x)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log the accuracy."""
+        """Log the accuracy of a batch of pictures and labels."""
         x, y = batch
         self.log("val_acc", (self(x).argmax(1) == y).float().mean())
 

@@ -21,7 +21,7 @@ class ArrayMedium(Renderer):
     kinds: ClassVar[tuple[str, ...]] = ("array",)
 
     def size(self, exp: Explanation, kind: str) -> tuple[float, float]:
-        """Wider than high."""
+        """Width and height of a panel in inches: wider than high."""
         return 3.4, 2.2
 
     def original(self, ax: Axes, exp: Explanation, i: int) -> str:

@@ -60,7 +60,7 @@ class ImageMedium(Renderer):
         return pixels.heat(exp, i)
 
     def original(self, ax: Axes, exp: Explanation, i: int) -> str:
-        """The photograph."""
+        """Draw the photograph of sample i; give back a note of what was changed to show it."""
         rgb, note = pixels.photo(exp, i)
         ax.imshow(pixels.outlined(rgb, exp, i))
         bare(ax)

@@ -116,7 +116,7 @@ def in_range(raw: Tensor, spec: InputSpec) -> tuple[Tensor, str]:
 
 
 def grey(rgb: np.ndarray) -> np.ndarray:
-    """Brightness (H, W, 1)."""
+    """The brightness of colours (H, W, 3), as (H, W, 1)."""
     return (rgb @ _LUMA)[..., None]
 
 
@@ -126,7 +126,7 @@ def faint(rgb: np.ndarray) -> np.ndarray:
 
 
 def heatmap(rgb: np.ndarray, values: np.ndarray, scale: Scale) -> np.ndarray:
-    """The map alone."""
+    """The colours of a map alone, without the photograph: (H, W, 3)."""
     return scale.rgb(values)
 
 

@@ -34,7 +34,7 @@ class TabularMedium(Renderer):
         return exp.attribution.ndim == 2 and exp.attribution.shape == exp.input.shape
 
     def size(self, exp: Explanation, kind: str) -> tuple[float, float]:
-        """As high as its bars."""
+        """Width and height of a panel in inches: as high as its bars need."""
         return (2.4 if kind == "original" else 3.8), 0.8 + 0.24 * min(exp.input.shape[1], MAX_BARS + 1)
 
     def original(self, ax: Axes, exp: Explanation, i: int) -> str:

@@ -60,7 +60,7 @@ class TextMedium(Renderer):
         return self.accepts_input(exp) and exp.attribution.ndim > 1 and exp.attribution.shape[:2] == exp.input.shape[:2]
 
     def size(self, exp: Explanation, kind: str) -> tuple[float, float]:
-        """As high as the longest text."""
+        """Width and height of a panel in inches: as high as the longest text needs."""
         lines = max(max((p.line for p in _placed(tokens)), default=0) + 1 for tokens in exp.tokens or ([],))
         return _WIDTH, 0.2 + _LINE * min(lines, _MOST_LINES)
 
@@ -70,7 +70,7 @@ class TextMedium(Renderer):
         return values.reshape(len(values), -1).sum(1) if values.ndim > 1 else values
 
     def original(self, ax: Axes, exp: Explanation, i: int) -> str:
-        """The tokens."""
+        """Write the tokens of sample i without any colour."""
         return _write(ax, exp, i, None)
 
     def draw(self, ax: Axes, exp: Explanation, i: int, kind: str, scale: Scale) -> ScalarMappable | None:

@@ -178,7 +178,7 @@ class DeepLift(MultipliesByInputs, GradientAttribution):
         self.eps = eps
 
     def has_convergence_delta(self) -> bool:
-        """True."""
+        """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
     def _mode(self, rule: str) -> Callable[[], PairedMode]:

@@ -38,7 +38,7 @@ class _Multiplying(InternalAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """As given to the constructor."""
+        """Whether the maps multiply by the inputs, as given to the constructor."""
         return self._multiply_by_inputs
 
 
@@ -49,7 +49,7 @@ class LayerDeepLift(_Multiplying, LayerAttribution, GradientAttribution):
     shares_targets = True
 
     def has_convergence_delta(self) -> bool:
-        """True."""
+        """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
     def at_layer(
@@ -124,7 +124,7 @@ class LayerDeepLiftShap(_Multiplying, LayerAttribution, GradientAttribution):
     shares_targets = True
 
     def has_convergence_delta(self) -> bool:
-        """True."""
+        """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
     def attribute(
@@ -179,7 +179,7 @@ class LayerDeepLiftShap(_Multiplying, LayerAttribution, GradientAttribution):
 
 @register("neuron_deep_lift", aliases=("neuron_deeplift",), site="neuron", title="Neuron DeepLIFT")
 class NeuronDeepLift(_Multiplying, NeuronAttribution, GradientAttribution):
-    """DeepLIFT of a neuron."""
+    """DeepLIFT contributions of the inputs to a neuron."""
 
     def attribute(
         self,

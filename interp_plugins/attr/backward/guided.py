@@ -111,7 +111,7 @@ class NeuronGuidedBackprop(_NeuronRectified):
 
 @register("neuron_deconvolution", site="neuron")
 class NeuronDeconvolution(_NeuronRectified):
-    """Deconvolution of a neuron."""
+    """Deconvolution from a neuron to the inputs."""
 
     plain = Deconvolution
 

@@ -40,7 +40,7 @@ class _Relevance(GradientAttribution):
         return True
 
     def has_convergence_delta(self) -> bool:
-        """True."""
+        """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
     def compute_convergence_delta(  # type: ignore[override]  # Captum's LRP takes the output itself

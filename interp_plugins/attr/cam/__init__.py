@@ -1,1 +1,1 @@
-"""Class activation maps."""
+"""Class activation maps: a layer's channels, weighted and added up, laid over the picture."""

@@ -44,7 +44,7 @@ class Finer(Target):
         self.of, self.alpha, self.n_similar = of, alpha, n_similar
 
     def at(self, rows: Tensor | None) -> Target:
-        """The same for some rows."""
+        """The target for some rows alone."""
         return Finer(self.of.at(rows), self.alpha, self.n_similar)
 
     def describe(self, i: int) -> str | None:

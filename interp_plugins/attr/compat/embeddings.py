@@ -119,7 +119,7 @@ def _swap(owner: Any, last: str, name: str) -> InterpretableEmbeddingBase:
 
 
 def remove_interpretable_embedding_layer(model: nn.Module, interpretable_emb: InterpretableEmbeddingBase) -> None:
-    """Put the embedding back.
+    """Put the model's own embedding back.
 
     Raises:
         InputError: the layer is not the one that was swapped in, so putting it back would lose what is there.
@@ -166,7 +166,7 @@ class InputIdentity(nn.Module):
         self.input_name = input_name
 
     def forward(self, x: Any) -> Any:
-        """The argument, unchanged."""
+        """Give the argument back as it came."""
         return x
 
 

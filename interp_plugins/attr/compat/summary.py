@@ -44,7 +44,7 @@ class Stat:
         raise NotImplementedError(f"{type(self).__name__} has no get().")
 
     def fresh(self) -> Stat:
-        """The same statistic with nothing taken in."""
+        """A statistic of this kind and name with nothing taken in."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__)
         new.reset()
@@ -66,7 +66,7 @@ class Stat:
 
 
 class Count(Stat):
-    """How many tensors."""
+    """How many tensors were taken in."""
 
     def __init__(self, name: str | None = None):
         super().__init__(name)
@@ -77,11 +77,11 @@ class Count(Stat):
         self.n: int | None = None
 
     def update(self, x: Tensor) -> None:
-        """One more."""
+        """Take in a tensor: count it."""
         self.n = (self.n or 0) + 1
 
     def get(self) -> int | None:
-        """The number."""
+        """The number of tensors so far; None before the first."""
         return self.n
 
 
@@ -95,7 +95,7 @@ class _Moments(Stat):
         self.squares: Tensor | None = None
 
     def update(self, x: Tensor) -> None:
-        """One more tensor."""
+        """Take in a tensor: its share of the mean and of the squared deviations."""
         value = x.detach() if x.is_floating_point() else x.detach().to(widest(x.device))
         self.n += 1
         if self.mean is None or self.squares is None:
@@ -114,7 +114,7 @@ class Mean(_Moments):
         self.reset()
 
     def get(self) -> Tensor | None:
-        """The mean."""
+        """The mean of the tensors so far; None before the first."""
         return self.mean
 
 
@@ -180,11 +180,11 @@ class _Fold(Stat):
         self.result: Tensor | None = None
 
     def update(self, x: Tensor) -> None:
-        """One more tensor."""
+        """Take in a tensor: combine it with the result so far."""
         self.result = x.detach().clone() if self.result is None else self.fn(self.result, x.detach())
 
     def get(self) -> Tensor | None:
-        """The combination of all."""
+        """The combination of all tensors so far; None before the first."""
         return self.result
 
 
@@ -239,7 +239,7 @@ class SummarizerSingleTensor:
 
     @property
     def summary(self) -> dict[str, StatValue | None]:
-        """Values by name."""
+        """The value of each statistic, by its name."""
         return {stat.name: stat.get() for stat in self._shown}
 
 

@@ -30,7 +30,7 @@ __all__ = [  # noqa: F822 - they come late, from viz
 
 
 class ImageVisualizationMethod(Enum):
-    """How `visualize_image_attr` draws."""
+    """The ways in which `visualize_image_attr` draws, under Captum's names."""
 
     heat_map = 1
     blended_heat_map = 2
@@ -40,7 +40,7 @@ class ImageVisualizationMethod(Enum):
 
 
 class TimeseriesVisualizationMethod(Enum):
-    """How `visualize_timeseries_attr` draws."""
+    """The ways in which `visualize_timeseries_attr` draws, under Captum's names."""
 
     overlay_individual = 1
     overlay_combined = 2
@@ -48,7 +48,7 @@ class TimeseriesVisualizationMethod(Enum):
 
 
 class VisualizeSign(Enum):
-    """Which values are drawn."""
+    """The signs whose values are drawn, under Captum's names."""
 
     positive = 1
     absolute_value = 2

@@ -45,7 +45,7 @@ _GROUP_ELEMENTS = 2**24  # elements of noisy input handed to the inner method at
 
 
 def noise_tunnel_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
-    """For `explain`: squares of ten maps, noise of 15 % of each input's range, few steps (errors average out)."""
+    """What `explain` sets: squares of ten maps, noise of 15 % of each input's range, few steps (errors average out)."""
     return {
         "nt_type": "smoothgrad_sq",
         "nt_samples": 10,
@@ -79,7 +79,7 @@ class NoiseTunnel(Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """That of the inner method."""
+        """Whether the inner method's maps multiply by the inputs."""
         return bool(getattr(self.attribution_method, "multiplies_by_inputs", False))
 
     @property
@@ -103,7 +103,7 @@ class NoiseTunnel(Attribution):
         return bool(getattr(self.attribution_method, "embeds_ids", False))
 
     def has_convergence_delta(self) -> bool:
-        """That of the inner method."""
+        """Whether the inner method gives a completeness error."""
         inner = getattr(self.attribution_method, "has_convergence_delta", None)
         return bool(inner()) if inner is not None else False
 
@@ -378,7 +378,7 @@ class _Variance(Averages):
         return [variance for variance, _ in self._moments()]
 
     def errors(self) -> list[Tensor]:
-        """Their standard errors."""
+        """Standard errors of the variances, in the shapes of the maps."""
         n = self.parts[0].count[:, None]
         return [
             torch.where(n > 1, ((fourth - variance**2).clamp_min(0) / n.to(fourth)).sqrt(), math.inf)

@@ -46,7 +46,7 @@ class _Around(Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """That of the inner method."""
+        """Whether the inner method's maps multiply by the inputs."""
         return bool(getattr(self.attribution_method, "multiplies_by_inputs", False))
 
     @property
@@ -60,7 +60,7 @@ class _Around(Attribution):
         return bool(getattr(self.attribution_method, "compiles", False))
 
     def has_convergence_delta(self) -> bool:
-        """That of the inner method."""
+        """Whether the inner method gives a completeness error."""
         inner = getattr(self.attribution_method, "has_convergence_delta", None)
         return bool(inner()) if inner is not None else False
 
@@ -292,7 +292,7 @@ class _Inside(nn.Module):
         self.training = model.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The callable."""
+        """Call the callable with the module's present parameters."""
         return self._func[0](*args, **kwargs)
 
 

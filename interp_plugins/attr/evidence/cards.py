@@ -101,7 +101,7 @@ def card(name: str) -> Card | None:
 
 
 def methods_page() -> str:
-    """`docs/methods.md`."""
+    """The text of `docs/methods.md`, made from the registry and the cards."""
     head = [
         "# Methods",
         "",

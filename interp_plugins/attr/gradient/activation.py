@@ -16,7 +16,7 @@ from interp_plugins.core.registry import register
 
 @register("layer_activation", aliases=("activation",), needs="forward", site="layer")
 class LayerActivation(LayerAttribution):
-    """The layer's tensor itself."""
+    """The tensor that a layer gives (or takes), as it is."""
 
     def attribute(
         self,

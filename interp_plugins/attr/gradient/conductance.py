@@ -114,7 +114,7 @@ class LayerConductance(LayerAttribution, GradientAttribution):
     embeds_ids = True
 
     def has_convergence_delta(self) -> bool:
-        """True."""
+        """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
     def attribute(

@@ -51,11 +51,11 @@ class Drawn:
 
     @classmethod
     def joined(cls, parts: Sequence[Drawn]) -> Drawn:
-        """For the samples of all parts, one part after the other."""
+        """The random numbers for the samples of all parts, one part after the other."""
         return cls(torch.cat([p.pick for p in parts]), torch.cat([p.alpha for p in parts]))
 
     def at(self, rows: Tensor) -> Drawn:
-        """For these samples."""
+        """The random numbers of the given samples alone."""
         return Drawn(*(t.index_select(0, rows.to(t.device)) for t in (self.pick, self.alpha)))
 
 
@@ -204,7 +204,7 @@ def _noise(x: Tensor, std: float, generator: torch.Generator) -> Tensor | None:
 
 
 def _places(samples: int, size: int, dtype: torch.dtype, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For each sample a row of `size` baselines and a place on the path."""
+    """Draw a row of `size` baselines and a place on the path for each sample."""
     pick = torch.randint(size, (samples,), generator=generator, device=generator.device)
     wide = accumulation_dtype(dtype)  # half precision: the same places, rounded
     return pick, torch.rand(samples, generator=generator, dtype=wide, device=generator.device).to(dtype)
@@ -261,7 +261,7 @@ class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
     compiles = True
 
     def has_convergence_delta(self) -> bool:
-        """True."""
+        """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
     def attribute(

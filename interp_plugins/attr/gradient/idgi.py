@@ -38,7 +38,7 @@ class IDGI(GradientAttribution):
         return True
 
     def has_convergence_delta(self) -> bool:
-        """True."""
+        """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
     def attribute(

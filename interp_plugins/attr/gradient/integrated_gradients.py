@@ -54,7 +54,7 @@ class IntegratedGradients(MultipliesByInputs, GradientAttribution):
     compiles = True
 
     def has_convergence_delta(self) -> bool:
-        """True."""
+        """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
     def attribute(

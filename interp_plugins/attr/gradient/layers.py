@@ -39,7 +39,7 @@ class LayerIntegratedGradients(InternalMultipliesByInputs, LayerAttribution, Gra
     shares_targets = True
 
     def has_convergence_delta(self) -> bool:
-        """True."""
+        """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
     def at_layer(
@@ -133,7 +133,7 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
     embeds_ids = True
 
     def has_convergence_delta(self) -> bool:
-        """True."""
+        """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
     def attribute(

@@ -52,7 +52,7 @@ class ProductBaselines:
         return found
 
     def __call__(self) -> Values:
-        """A sample."""
+        """Draw one value for each feature, as `sample` does."""
         return self.sample()
 
 
@@ -137,11 +137,11 @@ class TextTemplateInput(InterpretableInput):
         return given
 
     def to_tensor(self) -> Tensor:
-        """Ones (1, n_itp_features)."""
+        """A one for each feature, (1, n_itp_features): nothing is perturbed yet."""
         return torch.ones(1, self.n_itp_features)
 
     def to_model_input(self, perturbed_tensor: Tensor | None = None) -> str:
-        """The text."""
+        """The text with the values of the features that are kept, and baselines for the others."""
         values = list(self.values)
         if perturbed_tensor is not None:
             bases = self.baselines
@@ -193,7 +193,7 @@ class TextTokenInput(InterpretableInput):
         )
 
     def to_tensor(self) -> Tensor:
-        """Ones (1, n_itp_features)."""
+        """A one for each feature, (1, n_itp_features): nothing is perturbed yet."""
         return torch.ones_like(self.itp_tensor)
 
     def to_model_input(self, perturbed_tensor: Tensor | None = None) -> Tensor:
@@ -249,7 +249,7 @@ class ImageMaskInput(InterpretableInput):
         self.original_model_inputs = processor_fn(image)
 
     def to_tensor(self) -> Tensor:
-        """Ones (1, n_itp_features)."""
+        """A one for each feature, (1, n_itp_features): nothing is perturbed yet."""
         return torch.ones(1, self.n_itp_features)
 
     def get_mask_list(self) -> list[Tensor]:

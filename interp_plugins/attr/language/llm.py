@@ -88,7 +88,7 @@ class _LLM(Attribution):
 
     @property
     def device(self) -> torch.device:
-        """The model's."""
+        """The device of the model; the CPU where it does not say."""
         known = getattr(self.model, "device", None)
         if known is None and isinstance(self.model, nn.Module):
             known = next((p.device for p in self.model.parameters()), None)
@@ -277,7 +277,7 @@ class _AtToken:
         return self.of_ids(self.inp.to_model_input(switches).to(self.owner.device))
 
     def of_ids(self, ids: Tensor) -> Tensor:
-        """The same as a function of the input's token ids (rows, tokens)."""
+        """The log-probability of the target's token, as a function of the input's token ids (rows, tokens)."""
         before = self.target[: self.position].to(ids.device).expand(len(ids), -1)
         logits = self.owner.model(torch.cat([ids, before], 1)).logits[:, -1]
         return logits.log_softmax(-1)[:, int(self.target[self.position])]

@@ -46,7 +46,7 @@ def _blend(x: Tensor, base: Tensor, mask: Tensor) -> Tensor:
 
 
 class Game:
-    """Scores of perturbed inputs.
+    """The model as a game: scores of inputs with some features present and the others replaced.
 
     Args:
         forward: what to evaluate; its target may leave several values per example.
@@ -245,7 +245,7 @@ class Game:
 
     @property
     def empty(self) -> Tensor:
-        """F(baseline), (samples, K)."""
+        """The score of the baseline, where no feature is present: (samples, K)."""
         value = self.of(torch.zeros(1, self.d, dtype=torch.bool))[0]
         one_each = value.shape[1] == self.forward.target.count and not self.merged
         note(baseline_score=value.reshape(-1).to(self.dtype) if one_each else None)

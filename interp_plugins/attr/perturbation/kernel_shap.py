@@ -186,7 +186,7 @@ class _Draws:
 
     @property
     def rows(self) -> int:
-        """Coalitions to evaluate."""
+        """How many coalitions the model has to evaluate, complements included."""
         return len(self.coalitions) + int(self.paired.sum())
 
 
@@ -273,7 +273,7 @@ class _Stratified:
         self._begun = False
 
     def draw(self, count: int) -> _Draws:
-        """About so many coalitions."""
+        """Draw about so many coalitions."""
         pairs = math.ceil(max(0, count) / 2)
         whole = _Draws.of(torch.zeros(0, self.d, dtype=torch.bool), 1.0, False, True)
         if not self._begun:

@@ -242,7 +242,7 @@ class LimeBase(PerturbationAttribution):
     defaults=lambda inputs, spec: {"n_samples": 500, **cells(inputs, spec)},
 )
 class Lime(LimeBase):
-    """LIME over switched-off features.
+    """LIME: a linear model of the scores with features switched off.
 
     Args:
         forward_func: model or callable.

@@ -53,7 +53,7 @@ class Replacement(Protocol):
     """Replacement values that depend on the feature."""
 
     def at(self, k: int, i: int) -> Tensor:
-        """For feature k, values of the shape of input i."""
+        """The replacement values of feature k in input i, of its shape."""
         ...
 
 
@@ -237,7 +237,7 @@ class Changes:
         return {k: i for i, (k, *_) in enumerate(self.everything[: len(self.features)])}
 
     def of(self, runs: Sequence[Run]) -> Iterator[tuple[int, int, int, Tensor]]:
-        """For each run, in parts where it is long: feature, first sample, last + 1, changes (samples, K)."""
+        """Changes (samples, K) for each run, in parts where it is long: feature, first sample, last + 1, changes."""
         ends = list(itertools.accumulate(hi - lo for _, lo, hi in runs))
 
         def parts(start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:

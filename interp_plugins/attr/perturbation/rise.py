@@ -105,7 +105,7 @@ class RISE(PerturbationAttribution):
 
     @classmethod
     def get_name(cls) -> str:
-        """The abbreviation."""
+        """The name as papers write it, in capitals: RISE."""
         return "RISE"
 
     @property
@@ -255,7 +255,7 @@ class _Sums:
         ]
 
     def standard_error(self) -> list[Tensor]:
-        """Of the maps."""
+        """Standard errors of the maps, from the spread over the sets of masks."""
         out = []
         for s, mean in zip(self.sums, self.mean(), strict=True):
             level, n, size = self._mean_level(mean), self._counts(mean), self.size

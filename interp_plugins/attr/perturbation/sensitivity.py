@@ -53,7 +53,7 @@ def _cells(xs: tuple[Tensor, ...], feature_mask: Any, grid_size: int) -> Any:
 
 
 class _Sensitivity(PerturbationAttribution):
-    """What both share."""
+    """What Sobol and HSIC share: both share out a variance."""
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -175,7 +175,7 @@ class _Ratio:
         return _over(changes[0], variance[..., None])
 
     def standard_error(self) -> Tensor:
-        """Of the indices."""
+        """Standard errors of the indices, from the moments of both parts of the ratio."""
         n, u, d, variance = self._moments()
         index, mean = _over(d[0], variance[..., None]), u[0]
         second = u[1] - mean**2  # of u less its mean, and so on
@@ -231,7 +231,7 @@ class HSIC(_Sensitivity):
 
     @classmethod
     def get_name(cls) -> str:
-        """The abbreviation."""
+        """The name as papers write it, in capitals: HSIC."""
         return "HSIC"
 
     def attribute(

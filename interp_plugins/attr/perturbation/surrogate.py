@@ -76,17 +76,17 @@ class SkLearnLinearModel:
         self.fitted = cls(**self.kwargs).fit(arrays[0], arrays[1], sample_weight=arrays[2], **kwargs)
 
     def representation(self) -> Tensor:
-        """The coefficients, (1, d)."""
+        """The coefficients of the fitted model, (1, d)."""
         if self.fitted is None or self._like is None:
             raise ModelError("The surrogate has not been fitted; call fit first.")
         return torch.as_tensor(np.atleast_2d(self.fitted.coef_)).to(self._like)
 
     def bias(self) -> Tensor:
-        """The intercept, (1,)."""
+        """The intercept of the fitted model, (1,)."""
         return torch.as_tensor(np.atleast_1d(self.fitted.intercept_))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Its predictions."""
+        """Predictions of the fitted model for rows x."""
         return torch.as_tensor(self.fitted.predict(x.detach().cpu().numpy())).to(x)
 
 
@@ -98,14 +98,14 @@ class SkLearnLasso(SkLearnLinearModel):
 
 
 class SkLearnRidge(SkLearnLinearModel):
-    """Ridge regression."""
+    """scikit-learn's ridge regression as a surrogate."""
 
     def __init__(self, **kwargs: Any):
         super().__init__("linear_model.Ridge", **kwargs)
 
 
 class SkLearnLinearRegression(SkLearnLinearModel):
-    """Least squares."""
+    """scikit-learn's least squares as a surrogate."""
 
     def __init__(self, **kwargs: Any):
         super().__init__("linear_model.LinearRegression", **kwargs)
@@ -141,19 +141,19 @@ class WeightedRidge:
         self.intercept = (level - centre @ solution).to(x)[None]
 
     def representation(self) -> Tensor:
-        """The coefficients, (1, d)."""
+        """The coefficients of the fitted model, (1, d)."""
         if self.coefficients is None:
             raise ModelError("The surrogate has not been fitted; call fit first.")
         return self.coefficients
 
     def bias(self) -> Tensor:
-        """The intercept, (1,)."""
+        """The intercept of the fitted model, (1,)."""
         if self.intercept is None:
             raise ModelError("The surrogate has not been fitted; call fit first.")
         return self.intercept
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Its predictions."""
+        """Predictions of the fitted model for rows x, (n, d) to (n,)."""
         return x @ self.representation()[0] + self.bias()
 
 
@@ -184,7 +184,7 @@ class LeastSquares:
         self._leverage = u.square().sum(1)
 
     def standard_error(self, drawn: Tensor) -> Tensor:
-        """Of the solution (d, k), if these rows (m,) bool are independent draws: the sandwich estimator HC3.
+        """Standard errors of the solution (d, k), if rows (m,) bool are independent draws: the sandwich estimator HC3.
 
         Infinite where a drawn row alone decides on its fit, which is always so with fewer rows than unknowns.
         """

@@ -98,11 +98,11 @@ class Lattice:
         return _along(self._near, squares * where) / share
 
     def squared_norm(self, values: Tensor) -> float:
-        """Of the map, over all K."""
+        """The squared norm of the map, over all K targets."""
         return float((values * _along(self._gram, values)).sum())
 
     def squared_error(self, squares: Tensor) -> float:
-        """Of the map, from squared errors of the windows."""
+        """The squared error of the map, from squared errors of the windows."""
         errors = squares.sqrt()
         return float((errors * _along(self._together, errors)).sum())
 

@@ -40,7 +40,7 @@ class AtLayerProblem:
     formatted: Callable[[Any], Any]
 
     def solve(self) -> Any:
-        """Run and format."""
+        """Run the plain method at the layer and format its maps."""
         return self.formatted(self.method.attribute(self.inputs, **self.kwargs))
 
 

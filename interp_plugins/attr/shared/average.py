@@ -60,7 +60,7 @@ class Average:
         self.count[at] += len(draws)
 
     def standard_error(self) -> Tensor:
-        """Of the means, per value; infinite after a single draw."""
+        """Standard errors of the means, per value; infinite after a single draw."""
         n = self._each(self.count, self.mean)
         error = (self._squares / ((n - 1).clamp_min(1) * n.clamp_min(1))).clamp_min(0).sqrt()
         return torch.where(n > 1, error, torch.full_like(error, math.inf))
@@ -102,7 +102,7 @@ class Draws:
 
     @property
     def planned(self) -> int:
-        """Draws at most."""
+        """The largest number of draws that may be taken."""
         return self.n_samples if self.tol is None else self.max_samples
 
 

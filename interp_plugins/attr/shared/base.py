@@ -200,7 +200,7 @@ class MultipliesByInputs(Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """As given to the constructor."""
+        """Whether the maps multiply by the inputs, as given to the constructor."""
         return self._multiply_by_inputs
 
 
@@ -226,7 +226,7 @@ class InternalMultipliesByInputs(InternalAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """As given to the constructor."""
+        """Whether the maps multiply by the inputs, as given to the constructor."""
         return self._multiply_by_inputs
 
 

@@ -11,5 +11,5 @@ from interp_plugins.core.spec import InputSpec
 
 
 def path_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
-    """For `explain`: normalised pictures start from black, as in the paper; zero would be the data's mean colour."""
+    """What `explain` sets: normalised pictures start from black, as in the paper; zero is the data's mean colour."""
     return {"baselines": "black"} if spec.kind == "image" and spec.normalised else {}

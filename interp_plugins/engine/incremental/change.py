@@ -28,7 +28,7 @@ def as_map(t: Tensor, layout: str) -> Tensor:
 
 
 def from_map(t: Tensor, layout: str) -> Tensor:
-    """And back."""
+    """A map in the shared layout, turned back into the model's layout."""
     if layout == FIRST:
         return t.permute(0, 3, 1, 2)
     return t if layout == LAST else t[:, 0, 0]
@@ -61,7 +61,7 @@ class Change:
         return Change(delta, self.y, self.x, self.dirty if dirty is None else dirty)
 
     def moved(self, y: Span, x: Span) -> Change:
-        """The same change in other boxes; what they do not hold is cut off."""
+        """The change in other boxes; what they do not hold is cut off."""
         if y is self.y and x is self.x:
             return self
         rows, h, w, channels = self.delta.shape
@@ -79,7 +79,7 @@ class Change:
         return Change(out, y, x, self.dirty)
 
     def whole(self) -> Change:
-        """As a change of the whole map."""
+        """The change in boxes of the whole map."""
         moved = self.moved(self.y.whole(), self.x.whole())
         return Change(moved.delta, moved.y, moved.x)
 
@@ -116,7 +116,7 @@ class Geometry:
         return self._index[key][:2]
 
     def apart(self, y: Span, x: Span, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """The same where each row has a map of its own, one behind the other; those outside are anywhere."""
+        """Positions as in `of` where each row has a map of its own, one behind the other; outside, anywhere."""
         index, outside = self.of(y, x, device)
         key = (id(y), id(x))
         if key not in self._apart:
@@ -146,7 +146,7 @@ class FeatureMap:
 
     @property
     def extents(self) -> tuple[int, int]:
-        """H and W."""
+        """The height and width of the map."""
         return self.data.shape[0], self.data.shape[1]
 
     def of_rows(self, rows: int) -> Tensor:

@@ -158,9 +158,9 @@ class Incremental:
         return torch.stack([known[k] if k in known else next(fresh) for k in features])
 
     def __enter__(self) -> Incremental:
-        """Threads are started when needed."""
+        """Enter a block at whose end the threads are ended; they start when needed."""
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """And ended here."""
+        """End the threads that were started inside the `with` block."""
         self._workers.end()

@@ -29,7 +29,7 @@ class Context(Protocol):
     geometry: Geometry
 
     def count(self, products: float) -> None:
-        """Report multiplications done."""
+        """Add to the number of multiplications done."""
 
 
 class Op:
@@ -56,7 +56,7 @@ class Op:
         return 0.0
 
     def fewest(self, out: FeatureMap) -> float:
-        """The same in a planned forward, which knows Winograd's algorithm, too."""
+        """Multiplications per map in a planned forward, which knows Winograd's algorithm, too."""
         return self.products(out)
 
 
@@ -97,7 +97,7 @@ class Conv(Op):
 
     @property
     def fast(self) -> winograd.Winograd:
-        """The same with fewer multiplications; its weights are transformed when first needed."""
+        """The convolution with fewer multiplications (Winograd); its weights are transformed when first needed."""
         with self._lock:
             if self._kernels is None:
                 key = "incremental", id(self.source)
@@ -147,7 +147,7 @@ class Conv(Op):
         return float(out.extents[0] * out.extents[1] * self.weight.numel())
 
     def fewest(self, out: FeatureMap) -> float:
-        """As `engine.plan` does it."""
+        """Multiplications of the convolution as `engine.plan` would run it."""
         k, c = self.weight.shape[:2]
         return min(self.products(out), winograd.cost(*out.extents, c, k)) if self.can_be_fast else self.products(out)
 
@@ -159,17 +159,17 @@ class Dense(Op):
         self.weight, self.bias = weight.detach(), bias
 
     def plain(self, *inputs: Tensor) -> Tensor:
-        """With its bias."""
+        """The layer on whole maps, with its bias."""
         return F.linear(inputs[0], self.weight, self.bias)
 
     def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
-        """Without."""
+        """The layer on a change: the weight alone, since the bias cancels."""
         (given,) = inputs
         at.count(given.delta[..., 0].numel() * float(self.weight.numel()))
         return given.like(F.linear(given.delta, self.weight))
 
     def products(self, out: FeatureMap) -> float:
-        """Per position."""
+        """Multiplications of the layer on a whole map."""
         return float(out.extents[0] * out.extents[1] * self.weight.numel())
 
 
@@ -179,7 +179,7 @@ class Rectifier(Op):
     reads = "inputs"
 
     def plain(self, *inputs: Tensor) -> Tensor:
-        """ReLU."""
+        """ReLU of whole maps."""
         return F.relu(inputs[0])
 
     def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
@@ -216,7 +216,7 @@ class Pointwise(Op):
         self.reads = "all" if linear is None else "nothing"
 
     def plain(self, *inputs: Tensor) -> Tensor:
-        """The function."""
+        """The function, applied to whole maps."""
         return self.function(inputs[0])
 
     def _on(self, function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
@@ -242,11 +242,11 @@ class Same(Op):
         self.function = function
 
     def plain(self, *inputs: Tensor) -> Tensor:
-        """The call."""
+        """The model's own call, applied to whole maps."""
         return self.function(inputs[0])
 
     def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
-        """The same."""
+        """The change as it came: these calls leave it as it is."""
         return inputs[0]
 
 
@@ -257,13 +257,13 @@ class Sum(Op):
         self.sign = sign
 
     def plain(self, *inputs: Tensor) -> Tensor:
-        """Sum or difference."""
+        """Sum or difference of two whole maps."""
         return torch.add(inputs[0], inputs[1], alpha=self.sign)
 
     def change(
         self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap
     ) -> Change | None:
-        """In a box that holds both."""
+        """The sum of two changes, in a box that holds both."""
         if maps[0].data.shape != maps[1].data.shape:
             return None
         a, b = _joined(inputs)
@@ -276,7 +276,7 @@ class Product(Op):
     reads = "inputs"
 
     def plain(self, *inputs: Tensor) -> Tensor:
-        """Product."""
+        """Product of two whole maps."""
         return inputs[0] * inputs[1]
 
     def change(
@@ -308,11 +308,11 @@ class Concat(Op):
         self.dim = dim
 
     def plain(self, *inputs: Tensor) -> Tensor:
-        """Along the channels."""
+        """Whole maps side by side along the channels."""
         return torch.cat(inputs, self.dim)
 
     def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
-        """In a box that holds all."""
+        """Changes side by side, in a box that holds all of them."""
         many = _joined(inputs)
         return many[0].like(torch.cat([c.delta for c in many], 3), dirty=any(c.dirty for c in many))
 
@@ -328,7 +328,7 @@ class MaxPool(Op):
         self.kernels = [AxisKernel(*v) for v in zip(self.size, self.stride, self.padding, self.dilation, strict=True)]
 
     def plain(self, *inputs: Tensor) -> Tensor:
-        """Max pooling."""
+        """Max pooling of whole maps."""
         return F.max_pool2d(inputs[0], self.size, self.stride, self.padding, self.dilation, self.ceil_mode)
 
     def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
@@ -360,11 +360,11 @@ class AvgPool(Op):
         self.factors: FeatureMap | None = None
 
     def plain(self, *inputs: Tensor) -> Tensor:
-        """Average pooling."""
+        """Average pooling of whole maps."""
         return F.avg_pool2d(inputs[0], self.size, self.stride, self.padding, *self.rest)
 
     def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
-        """Sum times the factor."""
+        """The change summed over each window, times the factor of the output."""
         given = at.geometry.clean(inputs[0])
         sy, sx = steps(given.y, given.x, self.kernels, out.extents)
         given = given.moved(sy.given, sx.given)
@@ -405,7 +405,7 @@ class GlobalMean(Op):
         self.function = function
 
     def plain(self, *inputs: Tensor) -> Tensor:
-        """The call."""
+        """The model's own call, applied to whole maps."""
         return self.function(inputs[0])
 
     def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:

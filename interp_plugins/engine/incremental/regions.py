@@ -39,14 +39,14 @@ class Span:
         return self if self.full else Span(np.zeros_like(self.start), self.extent, self.extent)
 
     def aligned(self, stride: int) -> Span:
-        """The same or larger intervals, whose starts are all the same modulo the stride."""
+        """These intervals, or larger ones, so that all starts are equal modulo the stride."""
         rest = self.start % stride
         if (rest == rest[0]).all():
             return self
         return Span(self.start - rest, self.size + int(rest.max()), self.extent)
 
     def trimmed(self) -> Span:
-        """Without what lies outside of the map for every row."""
+        """The intervals without what lies outside of the map for every row."""
         before = max(0, -int(self.start.max()))
         after = max(0, int(self.start.min()) + self.size - self.extent)
         if not (before or after) or before + after >= self.size:
@@ -54,7 +54,7 @@ class Span:
         return Span(self.start + before, self.size - before - after, self.extent)
 
     def join(self, other: Span) -> Span:
-        """Intervals that hold both."""
+        """Intervals that hold these and the other ones."""
         if other is self or (self.size == other.size and np.array_equal(self.start, other.start)):
             return self
         start = np.minimum(self.start, other.start)
@@ -107,7 +107,7 @@ def step(span: Span, kernel: AxisKernel, out_extent: int, *, whole: bool = False
 
 
 def steps(y: Span, x: Span, kernels: Sequence[AxisKernel], extents: tuple[int, int]) -> tuple[AxisStep, AxisStep]:
-    """Both axes; all of the map where the boxes cover most of it anyway."""
+    """How boxes pass a layer along both axes; all of the map where they cover most of it anyway."""
     ky, kx = kernels
     sy, sx = step(y, ky, extents[0]), step(x, kx, extents[1])
     if sy.out.size * sx.out.size >= FULL_FROM * extents[0] * extents[1] or (y.full and x.full):

@@ -72,11 +72,11 @@ class Standing(FeatureMap):
 
     @property
     def extents(self) -> tuple[int, int]:
-        """H and W."""
+        """The height and width of the maps."""
         return self.data.shape[1], self.data.shape[2]
 
     def of_rows(self, rows: int) -> Tensor:
-        """The maps."""
+        """The maps of all rows, (R, H, W, C)."""
         return self.data
 
     def crop(
@@ -99,7 +99,7 @@ class Standing(FeatureMap):
         return made if bad is None else made.masked_fill_(bad, outside)
 
     def move(self, geometry: Geometry, by: Change) -> None:
-        """Add a change."""
+        """Move the maps on: add a change of each row."""
         if by.full:
             self.data += by.delta
             return
@@ -114,7 +114,7 @@ class _Step(ChangeRun):
     maps: Mapping[fx.Node, Standing]
 
     def done(self, node: fx.Node, value: Any) -> None:
-        """Move the node's maps."""
+        """Move the maps of a node on to its new values."""
         standing = self.maps.get(node)
         if standing is None or not standing.kept:
             return

@@ -24,7 +24,7 @@ class Workers:
         self._pool: ThreadPoolExecutor | None = None
 
     def map(self, run: Callable[[P], T], pieces: Sequence[P]) -> list[T]:
-        """run(piece) for every piece."""
+        """Give run(piece) of every piece, in their order."""
         if self.count == 1 or len(pieces) < 2:
             return [run(piece) for piece in pieces]
         if self._pool is None:
@@ -32,7 +32,7 @@ class Workers:
         return list(self._pool.map(run, pieces))
 
     def end(self) -> None:
-        """No more threads."""
+        """End the threads and give torch its own back."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None

@@ -61,7 +61,7 @@ class PackedWeight(Generic[F]):
 
 
 class Kernels(PackedWeight[Winograd]):
-    """Of a 3 x 3 convolution (K, C, 3, 3), for `how` tiles at a time; back with rotated, transposed kernels."""
+    """Winograd's weight of a 3 x 3 convolution (K, C, 3, 3), for `how` tiles at a time; back by rotated kernels."""
 
     growth = 4
 
@@ -74,7 +74,7 @@ class Kernels(PackedWeight[Winograd]):
 
 
 class Matrix(PackedWeight[Product]):
-    """Of a linear layer (O, I); back transposed."""
+    """The packed weight of a linear layer (O, I); on the way back its transpose."""
 
     growth = 1
 

@@ -95,7 +95,7 @@ class Winograd:
         return y
 
     def into(self, y: Tensor, x: Tensor, pads: Sequence[int], bias: Tensor | None = None) -> None:
-        """The same, and a bias (K,), written into y. Negative pads cut off."""
+        """The convolution, and a bias (K,), written into y. Negative pads cut off."""
         if not y.numel():
             return
         ty, tx = tiles(y.shape[1]), tiles(y.shape[2])
@@ -145,14 +145,14 @@ class _Batched:
         self.u = u
 
     def __call__(self, v: Tensor) -> Tensor:
-        """Multiply."""
+        """Multiply transformed tiles by the kernels: (T, 36, C) to (T, 36, K)."""
         made = v.new_empty(len(v), 36, self.u.shape[2])
         torch.bmm(v.transpose(0, 1), self.u, out=made.transpose(0, 1))
         return made
 
 
 class _Packed:
-    """The same as one grouped 1 x 1 convolution over T positions, by kernels (36, K, C) that oneDNN laid out for T."""
+    """What `_Batched` does, as one grouped 1 x 1 convolution by kernels (36, K, C) that oneDNN laid out for T tiles."""
 
     def __init__(self, u: Tensor, count: int):
         pack = torch.ops.mkldnn._reorder_convolution_weight

@@ -77,7 +77,7 @@ def compiling() -> bool:
 
 
 def through_compiler(forward: Forward, func: Callable[..., Any] | None = None) -> Forward:
-    """The same model call through compiled code.
+    """A model call that goes through compiled code.
 
     Args:
         forward: a model call inside `frozen`.
@@ -217,7 +217,7 @@ class Compiled:
 
 
 def _filled(value: Any, more: int) -> Any:
-    """Repeat the last row."""
+    """Fill a batch up by repeating its last row."""
     return (
         torch.cat([value, value[-1:].detach().expand(more, *value.shape[1:])]) if isinstance(value, Tensor) else value
     )

@@ -72,7 +72,7 @@ class WinogradConv2d(nn.Conv2d):
 
     @classmethod
     def of(cls, conv: nn.Conv2d, kernels: Kernels) -> WinogradConv2d:
-        """The same convolution by its transformed kernels."""
+        """A stand-in that runs the convolution by its transformed kernels."""
         mine = with_class(cls, conv)
         mine.way = _Way(kernels, None if conv.bias is None else conv.bias.detach(), _padding(conv), fewest=0)
         unread = conv.weight.new_full((), torch.nan).expand(conv.weight.shape)
@@ -84,7 +84,7 @@ class WinogradConv2d(nn.Conv2d):
         self.way.enable_small_batches()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve."""
+        """Convolve pictures (N, C, H, W) or one picture (C, H, W)."""
         if x.ndim == 3:
             return self.forward(x[None])[0]
         return apply(self.way, x)

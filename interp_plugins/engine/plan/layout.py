@@ -66,7 +66,7 @@ class InLayout:
         return [self.func]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call func."""
+        """Call the callable with its pictures channels-last."""
         return self.func(*(_converted(a) for a in args), **kwargs)
 
 

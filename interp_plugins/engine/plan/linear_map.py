@@ -89,7 +89,7 @@ class Candidate(Generic[T, M]):
 
     @property
     def elements(self) -> int:
-        """Of the transformed weight, one way."""
+        """Elements of the transformed weight, one way."""
         return self.kind.growth * self.layer.weight.numel()
 
     @property

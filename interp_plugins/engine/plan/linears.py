@@ -39,7 +39,7 @@ class PackedLinear(nn.Linear):
 
     @classmethod
     def of(cls, linear: nn.Linear, matrix: Matrix) -> PackedLinear:
-        """The same layer by its matrix in another layout."""
+        """A stand-in that runs the layer by its matrix in another layout."""
         mine = with_class(cls, linear)
         mine.way = _Way(matrix, None if linear.bias is None else linear.bias.detach())
         return mine

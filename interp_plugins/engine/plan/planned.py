@@ -46,7 +46,7 @@ _WORTH = 12  # rows from which a plan pays: the check runs two forward rows and 
 
 @dataclass(frozen=True)
 class Plan:
-    """What came of planning.
+    """What planning chose, and what it runs on.
 
     Attributes:
         func: the callable to use in the place of the model's.
@@ -201,7 +201,7 @@ def _candidates(
     wrt: Sequence[Layer] | None,
     own_backward: bool,
 ) -> Iterator[Plan]:
-    """Plans, the boldest first."""
+    """The plans to try, the boldest first."""
     func = forward.func
     layout = not own_backward and pays(probe, x)
     stem = first_layer(probe, x) if wrt is None and not layers_in(func) else None

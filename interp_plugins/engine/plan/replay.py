@@ -77,7 +77,7 @@ class Memory:
         return pytree.tree_map(pick, output)
 
     def nbytes(self) -> int:
-        """Bytes remembered."""
+        """Bytes of the outputs that are remembered."""
         return sum(t.nbytes for t in pytree.tree_leaves(self.outputs) if isinstance(t, Tensor))
 
 

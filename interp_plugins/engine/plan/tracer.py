@@ -55,7 +55,7 @@ class Tracer(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def run(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call func and watch."""
+        """Call the model and write down the modules that run."""
         with self._watching(func), self:
             return func(*args, **kwargs)
 

@@ -92,7 +92,7 @@ class View:
         return mine
 
     def layer(self, layer: Layer) -> Layer:
-        """The same place in the view."""
+        """The place in the view that corresponds to a layer of the model."""
         module = layer.module
         return Layer(self.module(module), layer.io, layer.call) if isinstance(module, nn.Module) else layer
 
@@ -105,7 +105,7 @@ def shallow(module: nn.Module) -> nn.Module:
 
 
 def with_class(cls: type[M], module: nn.Module) -> M:
-    """The same, as an object of a class of our own that runs otherwise."""
+    """A copy of a module as an object of a class of our own, which runs it in another way."""
     mine = shallow(module)
     mine.__class__ = cls
     assert isinstance(mine, cls)

@@ -117,7 +117,7 @@ class OpCall:
 
     @property
     def xs(self) -> list[Tensor]:
-        """Values of the operands."""
+        """Values of the operands that carry the rules."""
         return [k.value for k in self.kept]
 
     def arguments(self, at: Sequence[Tensor] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:

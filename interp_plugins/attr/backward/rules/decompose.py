@@ -25,7 +25,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """`F.scaled_dot_product_attention`."""
+    """`F.scaled_dot_product_attention` in products and a softmax, for the rules to see."""
     if enable_gqa:
         times = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
@@ -128,7 +128,7 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def gated(input: Tensor, dim: int = -1) -> Tensor:
-    """`F.glu`."""
+    """`F.glu` as a product with a sigmoid."""
     signal, gate = input.chunk(2, dim)
     return signal * gate.sigmoid()
 
@@ -142,7 +142,7 @@ def divided(input: Any, other: Any, *, rounding_mode: str | None = None, out: Te
 
 
 def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
-    """`F.log_softmax`."""
+    """`F.log_softmax` as a difference: x less its logsumexp."""
     if dim is None:
         dim = 0 if input.dim() in (0, 1, 3) else 1
     x = input if dtype is None else input.to(dtype)
@@ -150,7 +150,7 @@ def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dty
 
 
 def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
-    """`F.softmin`."""
+    """`F.softmin` as the softmax of -x."""
     return F.softmax(-input, dim, dtype=dtype)
 
 
@@ -183,7 +183,7 @@ def rms_norm(
     *,
     fixed: bool = False,
 ) -> Tensor:
-    """`F.rms_norm`."""
+    """`F.rms_norm` in products and means; with `fixed`, the scale counts as a constant."""
     dims = tuple(range(-len(tuple(normalized_shape)), 0))
     eps = torch.finfo(input.dtype).eps if eps is None else eps
     y = _scaled(input, (input * input).mean(dims, keepdim=True), eps, fixed)
@@ -199,7 +199,7 @@ def group_norm(
     *more: Any,
     fixed: bool = False,
 ) -> Tensor:
-    """`F.group_norm`."""
+    """`F.group_norm` in products and means; with `fixed`, the scale counts as a constant."""
     groups = input.reshape(input.shape[0], num_groups, -1)
     c = groups - groups.mean(-1, keepdim=True)
     y = _scaled(c, (c * c).mean(-1, keepdim=True), eps, fixed).reshape(input.shape)

@@ -113,7 +113,7 @@ def op_name(func: Callable[..., Any]) -> tuple[str, bool]:
 
 @functools.cache
 def out_of_place(func: Callable[..., Any]) -> Callable[..., Any] | None:
-    """The same function without the in-place ending: `x.relu_` gives `x.relu`."""
+    """The name of a function without its in-place ending: `x.relu_` gives `x.relu`."""
     name = getattr(func, "__name__", "")
     plain = name.strip("_")
     if name[2:-2] in _DUNDER_IN_PLACE:

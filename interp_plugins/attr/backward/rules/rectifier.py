@@ -39,7 +39,7 @@ class RectifierMode(RuleMode):
         self.rule = rule
 
     def choose(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], carrying: list[Tensor]) -> Rule | None:
-        """The rule for rectifiers."""
+        """The one rule, if the call is a rectifier; None otherwise."""
         return self.rule if _is_rectifier(name, args, kwargs) else None
 
 

@@ -87,7 +87,7 @@ class Pass(RelevanceRule):
     """Hands the relevance on unchanged, where an operand has the output's shape; shares by Epsilon elsewhere."""
 
     def __call__(self, call: OpCall, relevance: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
-        """The relevance itself."""
+        """The relevance of the output, given to the operand of the same shape."""
         if len(call.where) == 1 and len(relevance) == 1 and relevance[0].shape == call.xs[0].shape:
             return [relevance[0]]
         return Epsilon()(call, relevance)
@@ -104,7 +104,7 @@ class Route(RelevanceRule):
 
 @dataclass(frozen=True)
 class FixedScale(RelevanceRule):
-    """For normalizations: the scale 1/sigma counts as a constant, what remains is linear.
+    """A rule for normalizations: the scale 1/sigma counts as a constant, what remains is linear.
 
     Ali et al. 2022, arXiv:2202.07304 (proposition 3); for an RMS norm the relevance passes unchanged.
 
@@ -339,7 +339,7 @@ class PositiveWeights(WeightRule):
     zero_bias: bool = False
 
     def groups(self, x: Tensor) -> tuple[Group, ...]:
-        """One group."""
+        """One group of one part: inputs and biases as they are, positive weights."""
         return (Group((Part(_as_is, _plus, _as_is),)),)
 
 

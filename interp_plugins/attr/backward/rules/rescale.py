@@ -60,7 +60,7 @@ class Rescale:
 
 
 class Winner:
-    """For the largest (or smallest) of several values.
+    """The rescale rule for the largest (or smallest) of several values.
 
     From y' to the larger of y and y' is explained by the winner at x, from there to y by the winner at x'. Both have
     moved at least that far, so the multipliers lie between 0 and 1.

@@ -14,7 +14,7 @@ from interp_plugins.core.target import Target
 
 
 def under(forward: Forward, mode: TorchFunctionMode) -> Forward:
-    """The same problem under the mode. What the engine does with the scores afterwards (their sum) has no rule."""
+    """A problem whose model calls run under the mode. What is done with the scores afterwards has no rule."""
     return replace(forward, func=_Called(forward.func, mode), target=_Selected(forward.target, mode))
 
 

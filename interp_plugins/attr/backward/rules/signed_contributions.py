@@ -55,7 +55,7 @@ class Source:
         self._pair: Pair | None = None
 
     def pair(self) -> Pair:
-        """Its change, on the side of its sign; no change stands half on either, so that its multiplier is the mean."""
+        """The tensor's change on the side of its sign; no change stands half on either: its multiplier is the mean."""
         if self._pair is None:
             change = self.value - self.base.value
             up = ((change.detach().sign() + 1) / 2).to(change.dtype)
@@ -71,7 +71,7 @@ class Step:
         self._pairs: list[Pair] | None = None
 
     def pairs(self) -> list[Pair]:
-        """For every output."""
+        """The signed contributions of every output, worked out on the first call."""
         if self._pairs is None:
             self._pairs = self.how(self.call, [p.pair() for p in self.operands])
         return self._pairs
@@ -84,7 +84,7 @@ class Output:
         self.step, self.number, self.shape = step, number, shape
 
     def pair(self) -> Pair:
-        """Of the output's shape: constants that were added may have broadcast it."""
+        """The output's two parts, of the output's shape: constants that were added may have broadcast it."""
         plus, minus = self.step.pairs()[self.number]
         return plus.expand(self.shape), minus.expand(self.shape)
 
@@ -103,7 +103,7 @@ class Sources(SavedValues):
         return found
 
     def about_to_write(self, value: Any) -> None:
-        """Settle what may change."""
+        """Compute the parts of the sources whose memory is about to be written to."""
         if isinstance(value, Tensor):
             for ref in self._sources.pop(block_of(value), ()):
                 source = ref()
@@ -175,7 +175,7 @@ def _total(terms: list[Tensor]) -> Tensor:
 
 
 def _scaled(call: OpCall, pairs: list[Pair]) -> list[Pair]:
-    """Times or by constants."""
+    """The parts of a product or quotient with constants; a negative constant exchanges them."""
     ((plus, minus),) = pairs
     args, _ = call.arguments()
     constant = args[1] if call.where == [0] else args[0]
