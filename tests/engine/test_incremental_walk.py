@@ -12,7 +12,7 @@ from torch import Tensor
 from interp_plugins.attr import ShapleyValueSampling
 from interp_plugins.engine import Walker, acceleration
 from interp_plugins.engine.incremental import walk
-from tests.core.test_incremental import FALLBACKS, NETS, both, net, picture, same, simple
+from tests.engine.test_incremental import FALLBACKS, NETS, both, net, picture, same, simple
 
 
 @pytest.fixture(autouse=True)
