@@ -1,4 +1,4 @@
-"""fastai on CUDA: trap F26 (a fresh Learner, cuDNN's recurrent nets, half models) and training."""
+"""fastai on CUDA: trap F26 of tests/README.md (a fresh Learner, cuDNN's recurrent nets, half models) and training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lightning on CUDA: the parts of its traps (L1 to L25) that the CPU cannot show."""
+"""Lightning on CUDA: the parts of its traps (L1 to L25 in tests/README.md) that the CPU cannot show."""
 
 from __future__ import annotations
 

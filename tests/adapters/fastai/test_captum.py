@@ -1,4 +1,4 @@
-"""`CaptumInterpretation`: the calls of fastai's class, and each of its sixteen faults gone (A8-1 to A8-16)."""
+"""`CaptumInterpretation`: the calls of fastai's class, and its faults gone (C1 to C16 in tests/README.md)."""
 
 import importlib.util
 import inspect
@@ -64,7 +64,7 @@ def test_the_calls_are_those_of_fastai():
     assert parameters(CaptumInterpretation.insights, 3) == [("inp_data", inspect.Parameter.empty), ("debug", True)]
 
 
-def test_A8_1_and_2_it_needs_neither_captum_nor_ipykernel(monkeypatch):
+def test_C1_C2_it_needs_neither_captum_nor_ipykernel(monkeypatch):
     from ipykernel import jsonutil
 
     monkeypatch.setitem(sys.modules, "captum", None)  # importing it fails
@@ -90,7 +90,7 @@ def rows_run(learn, call):
     return sum(seen)
 
 
-def test_A8_3_n_steps_is_the_number_of_steps(captum, picture):
+def test_C3_n_steps_is_the_number_of_steps(captum, picture):
     counts = [rows_run(captum.learn, lambda n=n: captum.visualize(picture, n_steps=n)) for n in (17, 37)]
     assert counts[1] - counts[0] == 20
     counts = [
@@ -99,7 +99,7 @@ def test_A8_3_n_steps_is_the_number_of_steps(captum, picture):
     assert counts[1] - counts[0] == 3 * 10
 
 
-def test_A8_4_the_noise_tunnel_works_and_hears_its_options(captum, picture):
+def test_C4_the_noise_tunnel_works_and_hears_its_options(captum, picture):
     maps = {
         kind: captum.visualize(picture, "NT", 4, nt_type=kind, nt_samples=4).explanation
         for kind in ("smoothgrad", "smoothgrad_sq", "vargrad")
@@ -112,7 +112,7 @@ def test_A8_4_the_noise_tunnel_works_and_hears_its_options(captum, picture):
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_A8_5_insights_makes_a_page_and_leaves_the_normalisation_alone(
+def test_C5_insights_makes_a_page_and_leaves_the_normalisation_alone(
     make_learner, make_dls, unchanged, tmp_path, capsys, normalize
 ):
     learn = make_learner() if normalize else make_learner(make_dls(batch_tfms=None))
@@ -132,7 +132,7 @@ def test_insights_is_quiet_without_debug_and_finds_a_place(captum, picture, caps
     assert page.is_file() and page.suffix == ".html" and capsys.readouterr().out == ""
 
 
-def test_A8_6_the_validation_pipeline_is_used(make_learner, make_dls, picture):
+def test_C6_the_validation_pipeline_is_used(make_learner, make_dls, picture):
     for tfms in ({}, {"batch_tfms": [Brightness(0.9, p=1.0)]}):  # aug_transforms and a crop of training, or Brightness
         learn = make_learner(make_dls(**tfms))
         captum = CaptumInterpretation(learn)
@@ -143,13 +143,13 @@ def test_A8_6_the_validation_pipeline_is_used(make_learner, make_dls, picture):
 
 
 @pytest.mark.parametrize("metric", ["IG", "NT", "Occl"])
-def test_A8_7_it_works_without_normalize(make_learner, make_dls, picture, metric):
+def test_C7_it_works_without_normalize(make_learner, make_dls, picture, metric):
     learn = make_learner(make_dls(batch_tfms=None))
     seen = CaptumInterpretation(learn).visualize(picture, metric, 3, **WINDOW)
     assert seen.explanation.attributions.shape == (1, 3, 24, 24) and seen.explanation.attributions.any()
 
 
-def test_A8_8_the_prediction_is_explained_unless_another_class_is_asked_for(captum, picture):
+def test_C8_the_prediction_is_explained_unless_another_class_is_asked_for(captum, picture):
     exp = captum.visualize(picture, n_steps=3).explanation
     assert exp.target == exp.prediction
     for name in ("cat", "dog"):
@@ -159,7 +159,7 @@ def test_A8_8_the_prediction_is_explained_unless_another_class_is_asked_for(capt
     assert torch.equal(unlabelled.attributions, exp.attributions)
 
 
-def test_A8_9_every_item_of_a_list_is_explained(captum, trained):
+def test_C9_every_item_of_a_list_is_explained(captum, trained):
     files = list(trained.dls.valid_ds.items[:3])
     seen = captum.visualize(files, n_steps=3)
     assert len(seen.explanation) == 3 and seen.axes.shape == (3, 2)
@@ -167,7 +167,7 @@ def test_A8_9_every_item_of_a_list_is_explained(captum, trained):
     assert all(f.name in title for f, title in zip(files, titles))
 
 
-def test_A8_10_the_model_is_explained_in_eval_mode_and_left_alone(learn, picture, unchanged):
+def test_C10_the_model_is_explained_in_eval_mode_and_left_alone(learn, picture, unchanged):
     assert learn.model.training
     captum = CaptumInterpretation(learn)
     with unchanged(learn):
@@ -175,7 +175,7 @@ def test_A8_10_the_model_is_explained_in_eval_mode_and_left_alone(learn, picture
     assert torch.equal(first.attributions, second.attributions), "no dropout"
 
 
-def test_A8_11_several_labels_and_grey_pictures(make_learner, block_dls, net, picture):
+def test_C11_several_labels_and_grey_pictures(make_learner, block_dls, net, picture):
     many = block_dls((ImageBlock, MultiCategoryBlock), lambda p: [p.parent.name, "animal"])
     learn = make_learner(many, net(classes=3), loss_func=BCEWithLogitsLossFlat())
     exp = CaptumInterpretation(learn).visualize(picture, n_steps=3, target="animal").explanation
@@ -186,7 +186,7 @@ def test_A8_11_several_labels_and_grey_pictures(make_learner, block_dls, net, pi
         assert seen.explanation.attributions.shape == (1, 1, 20, 20)
 
 
-def test_A8_12_any_method_any_pictures(trained, picture):
+def test_C12_any_method_any_pictures(trained, picture):
     kinds = ("original_image", "heat_map", "blended_heat_map", "masked_image", "alpha_scaling")
     signs = ("all", "all", "negative", "positive", "absolute_value")
     captum = CaptumInterpretation(trained, methods=kinds, signs=signs)
@@ -196,7 +196,7 @@ def test_A8_12_any_method_any_pictures(trained, picture):
     assert [len(ax.images) for ax in seen.axes[0]] == [1, 1, 2, 1, 1]
 
 
-def test_A8_13_the_result_comes_back_and_no_figure_stays_open(captum, picture):
+def test_C13_the_result_comes_back_and_no_figure_stays_open(captum, picture):
     seen = captum.visualize(picture, n_steps=3)
     assert plt.get_fignums() == []
     assert seen.explanation.attributions.shape == seen.explanation.inputs.shape
@@ -205,7 +205,7 @@ def test_A8_13_the_result_comes_back_and_no_figure_stays_open(captum, picture):
     assert repr(seen).startswith("Visualized(1 x 2 pictures, Explanation(integrated_gradients")
 
 
-def test_A8_14_baselines_are_what_their_names_say(captum, trained, picture):
+def test_C14_baselines_are_what_their_names_say(captum, trained, picture):
     def raw(kind):
         exp = captum.visualize(picture, "Occl", baseline_type=kind, **WINDOW).explanation
         return exp.spec.denormalise(exp.baselines), exp.spec.denormalise(exp.inputs)
@@ -222,7 +222,7 @@ def test_A8_14_baselines_are_what_their_names_say(captum, trained, picture):
             captum.visualize(picture, baseline_type=wrong)
 
 
-def test_A8_15_nothing_is_cached(captum, trained, net, picture):
+def test_C15_nothing_is_cached(captum, trained, net, picture):
     before = captum.visualize(picture, n_steps=3).explanation
     trained.model = net()
     assert captum.model is trained.model and captum.dls is trained.dls
@@ -231,7 +231,7 @@ def test_A8_15_nothing_is_cached(captum, trained, net, picture):
         captum.visualize(picture, "Ocll")
 
 
-def test_A8_16_map_and_picture_have_the_size_the_model_saw(captum, picture):
+def test_C16_map_and_picture_have_the_size_the_model_saw(captum, picture):
     seen = captum.visualize(picture, n_steps=3)  # Resize(24) on the item, then 20 on the batch
     assert seen.explanation.inputs.shape[2:] == (20, 20)
     assert seen.axes[0, 0].images[0].get_array().shape[:2] == seen.axes[0, 1].images[0].get_array().shape == (20, 20)

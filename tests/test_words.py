@@ -1,0 +1,43 @@
+"""Words that explain themselves: docstrings that stand alone, and codes in test names that tests/README.md explains."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "interp_plugins"
+NODES = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """Where a docstring stands, and its text."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, NODES):
+                text = ast.get_docstring(node)
+                if text:
+                    yield f"{path.relative_to(PACKAGE.parent)}: {getattr(node, 'name', 'the module')}", text
+
+
+def test_no_docstring_says_it_in_three_words() -> None:
+    found = list(docstrings())
+    assert len(found) > 1000
+    assert [(where, text) for where, text in found if len(text.split()) < 4] == []
+
+
+def test_no_docstring_leans_on_its_neighbour() -> None:
+    leaning = re.compile(r"(And|Without|The same|Their|Theirs|Likewise|Of the|Its)\b")
+    assert [(where, text) for where, text in docstrings() if leaning.match(text) and len(text.split()) < 6] == []
+
+
+def test_codes_in_names_are_those_of_the_table() -> None:
+    explained = re.findall(r"^\| ([A-Z]\d+) \|", (TESTS / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    used = set()
+    for path in TESTS.rglob("test_*.py"):
+        for name in re.findall(r"^ *def test((?:_[A-Z]\d+)+)_", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            used.update(name.split("_")[1:])
+    assert len(explained) == len(set(explained))
+    assert used == set(explained)
