@@ -142,7 +142,7 @@ class AttributionCallback(Callback):
         self._new_fit = False
 
     def after_epoch(self) -> None:
-        """Explain and log."""
+        """Explain the samples after an epoch and log their maps."""
         trained, self._trained = self._trained, False
         epoch = self.learn.epoch
         if trained and (epoch % self.every_n_epochs == 0 or epoch == self.learn.n_epoch - 1):

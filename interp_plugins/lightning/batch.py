@@ -57,7 +57,7 @@ class ByName:
         return [self.func]
 
     def __call__(self, *inputs: Tensor, **kwargs: Any) -> Any:
-        """Call the model."""
+        """Call the function with the inputs under their names."""
         return self.func(**dict(zip(self.names, inputs, strict=True)), **kwargs)
 
 

@@ -172,7 +172,7 @@ class AttributionCallback(Callback):
         return {"n_runs": self.n_runs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue counting."""
+        """Continue counting runs where a checkpoint stopped."""
         self.n_runs = int(state_dict["n_runs"])
         self._resumed = True
 

@@ -26,7 +26,7 @@ class StageState:
         self.before: Explanations | None = None  # the run before, to compare with
 
     def begin(self) -> None:
-        """A new epoch."""
+        """Begin an epoch: is it one that is explained?"""
         self.due = self.epochs % self.every == 0
         self.epochs += 1
         self.found = None

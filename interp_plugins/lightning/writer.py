@@ -146,7 +146,7 @@ class AttributionWriter(Callback):
             )
 
     def on_predict_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """Do this process's units."""
+        """Explain the work units of this process."""
         with torch.inference_mode(False), torch.no_grad():
             job = self._job(trainer, pl_module)
             if getattr(trainer, "fast_dev_run", 0):  # a try-out writes nothing

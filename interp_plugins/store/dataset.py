@@ -133,7 +133,7 @@ class Numbered(torch.utils.data.Dataset[Any]):
         return len(self.data)
 
     def __getitem__(self, i: int) -> Any:
-        """(i, sample i)."""
+        """The number i and sample i of the data set."""
         return i, self.data[i]
 
 

@@ -75,7 +75,7 @@ class Layout:
 
     @property
     def arrays(self) -> tuple[Array, ...]:
-        """Every stored array."""
+        """Every array that a run stores."""
         return (*(a for m in self.maps for a in m.arrays), *self.inputs)
 
     @property

@@ -147,7 +147,7 @@ class First(Dataset[Any]):
         return self.n
 
     def __getitem__(self, i: int) -> Any:
-        """Sample i."""
+        """Sample i of the data set."""
         return self.data[i]
 
 
