@@ -4,6 +4,8 @@
 other. One late door is left, for one reason: an `Explanation` is shown by `viz`, which stands on it.
 """
 
+import ast
+
 import pytest
 
 from tests.structure import PACKAGE, ROOT, between, circles, file_graph, imports, modules, package_of, room_of
@@ -153,3 +155,17 @@ def test_a_wrong_import_is_seen(module: str, source: str) -> None:
 def test_a_right_import_passes(module: str, source: str) -> None:
     name = f"{PACKAGE}.{module}"
     assert complaints(name, source, name.split(".")[:-1]) == []
+
+
+# One idea in two frameworks, imported from the adapter of one's own; and a name that Captum Insights gave.
+TWINS = {"AttributionCallback", "Batch"}
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    """A name read in a traceback, in a hover or in the documents leads to one class."""
+    places: dict[str, list[str]] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert {name: at for name, at in places.items() if len(at) > 1 and name not in TWINS} == {}

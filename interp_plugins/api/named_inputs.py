@@ -12,7 +12,7 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.tensors import describe
 
 
-class ByName:
+class NamedInputs:
     """A model whose explained inputs go by name; accepted wherever a model is, and called with them in order.
 
     Args:
@@ -36,7 +36,7 @@ class ByName:
         return self.func(named, *more, **kwargs) if self.whole else self.func(*more, **named, **kwargs)
 
 
-def by_name(func: Callable[..., Any], inputs: Mapping[str, Tensor]) -> ByName:
+def by_name(func: Callable[..., Any], inputs: Mapping[str, Tensor]) -> NamedInputs:
     """The model as a function of the inputs in the mapping's order.
 
     Raises:
@@ -49,15 +49,15 @@ def by_name(func: Callable[..., Any], inputs: Mapping[str, Tensor]) -> ByName:
         )
     parameters = _parameters(func)
     if parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return ByName(func, names)
+        return NamedInputs(func, names)
     known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if set(names) <= set(known):
-        return ByName(func, names)
+        return NamedInputs(func, names)
     required = [
         p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
     if required and not set(names) & set(known):
-        return ByName(func, names, whole=True)
+        return NamedInputs(func, names, whole=True)
     unknown = [n for n in names if n not in known]
     raise InputError(
         f"The model has no parameter {unknown[0]!r}; the inputs are {list(names)}, and it takes {known}. Name the "

@@ -1,4 +1,4 @@
-"""Sites: where a map lives (`Input`, `Layer`) and what inside a model can be explained (`Neuron`).
+"""Sites: where a map lives (`Layer`) and what inside a model can be explained (`Neuron`).
 
 A layer is handled by re-parametrisation. `AtLayer(func, layer)` is a plain callable whose inputs are that layer's
 activations; a hook substitutes them. Every method for inputs is then a method for layers, and `OfNeuron(func, layer,
@@ -26,9 +26,9 @@ from interp_plugins.core.tensors import describe
 _WRAPPERS = ("module", "_orig_mod")
 
 
-@dataclass(frozen=True)
-class Input:
-    """The model's own inputs."""
+def plain_name(name: str) -> str:
+    """A dotted name without what `DataParallel` and `torch.compile` put in front: `module.conv` is `conv`."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def layer_name(func: Any, module: nn.Module) -> str:
     for root in modules_of(func):
         for name, m in root.named_modules():
             if m is module:
-                return ".".join(p for p in name.split(".") if p not in _WRAPPERS) or type(module).__name__
+                return plain_name(name) or type(module).__name__
     return type(module).__name__
 
 
@@ -111,7 +111,7 @@ def resolve_layer(func: Any, layer: Any) -> Layer:
         names: dict[str, nn.Module] = {}
         for root in roots:
             for name, m in root.named_modules():
-                plain = ".".join(p for p in name.split(".") if p not in _WRAPPERS)
+                plain = plain_name(name)
                 names.setdefault(plain, m)
                 names.setdefault(name, m)
         if module not in names:

@@ -12,7 +12,7 @@ A third tensor may ride along, `other`: ids that the index would be made of if t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from interp_plugins.core.errors import ModelError
 from interp_plugins.core.guard import modules_of
-from interp_plugins.core.tensors import is_float
+from interp_plugins.core.tensors import is_float, tensors_in
 
 NOWHERE = -1  # a constant, such as a token that the model puts in front
 SEVERAL = -2  # computed from several elements, or by something that is not followed
@@ -95,7 +95,7 @@ class Provenance(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the call; see to the positions of what it gives."""
         kwargs = kwargs or {}
-        if not any(id(t) in self.known for t in _tensors((args, kwargs))):
+        if not any(id(t) in self.known for t in tensors_in((args, kwargs))):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
         lookup = self._lookup(func, name, args, kwargs)
@@ -159,11 +159,11 @@ class Provenance(TorchFunctionMode):
 
     def _follow(self, func: Any, name: str, args: Any, kwargs: Any, out: Any) -> None:
         """Give the integer results of a call their positions, and what they would be of the other ids."""
-        made = [t for t in _tensors(out) if not is_float(t) and t.dtype != torch.bool]
+        made = [t for t in tensors_in(out) if not is_float(t) and t.dtype != torch.bool]
         if not made:
             return
         first = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
-        moves = any(id(t) in self.known for t in _tensors(first))
+        moves = any(id(t) in self.known for t in tensors_in(first))
         if name in _SAME:
             self._keep(out, self._same(args, kwargs, out), self._with(func, args, kwargs, self._other))
         elif name == "where" and len(args) == 3:
@@ -183,9 +183,9 @@ class Provenance(TorchFunctionMode):
         elif name in _MOVES and moves:
             rest = args[1:]
             for result, *shadows in zip(
-                _tensors(out),
+                tensors_in(out),
                 *(
-                    _tensors(func(*([part(first)] if args else []), *rest, **self._first(kwargs, part)))
+                    tensors_in(func(*([part(first)] if args else []), *rest, **self._first(kwargs, part)))
                     for part in (self._position, self._other)
                 ),
                 strict=True,
@@ -198,7 +198,7 @@ class Provenance(TorchFunctionMode):
     def _same(self, args: Any, kwargs: Any, out: Tensor) -> Tensor:
         """Positions behind element-wise arithmetic: those of the operand that has some."""
         found = torch.full_like(out, NOWHERE, dtype=torch.long)
-        for t in _tensors((args, kwargs)):
+        for t in tensors_in((args, kwargs)):
             if id(t) in self.known:
                 here = self.known[id(t)][1].expand(out.shape)
                 found = torch.where(found == NOWHERE, here, torch.where((here == found) | (here < 0), found, SEVERAL))
@@ -240,15 +240,3 @@ class Provenance(TorchFunctionMode):
 
     def _first(self, kwargs: Any, part: Callable[[Any], Any]) -> dict[str, Any]:
         return {k: part(v) if k in ("input", "tensors") else v for k, v in kwargs.items()}
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    """Tensors in nested lists, tuples and dicts."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for part in tree:
-            yield from _tensors(part)
-    elif isinstance(tree, dict):
-        for part in tree.values():
-            yield from _tensors(part)

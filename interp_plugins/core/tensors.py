@@ -41,6 +41,11 @@ def own_tree(tree: Any) -> Any:
     return pytree.tree_map(lambda v: own(v) if isinstance(v, Tensor) else v, tree)
 
 
+def tensors_in(tree: Any) -> tuple[Tensor, ...]:
+    """The tensors in nested containers, in their order."""
+    return tuple(t for t in pytree.tree_leaves(tree) if isinstance(t, Tensor))
+
+
 def as_tuple(x: Any) -> tuple[Any, ...]:
     """A 1-tuple around anything that is not a tuple."""
     return x if isinstance(x, tuple) else (x,)

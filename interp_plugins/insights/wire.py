@@ -20,7 +20,7 @@ from interp_plugins.insights.outcomes import number
 from interp_plugins.viz import colour
 from interp_plugins.viz.captions import baseline_text, params_text
 from interp_plugins.viz.figure import data_uri, new_figure, png_of_figure
-from interp_plugins.viz.inputs import Part, apart
+from interp_plugins.viz.inputs import InputPart, apart
 from interp_plugins.viz.renderer import attribution_medium, input_medium, is_signed, panel
 from interp_plugins.viz.scale import Scale, ScaleRule, finite
 from interp_plugins.viz.titles import method_title
@@ -97,7 +97,7 @@ def made_records(made: Made, key: int, names: Sequence[str] | None, call: str) -
     return [{**_part_record(made, part), **shared} for part in apart(made.exp, names)]
 
 
-def _part_record(made: Made, part: Part) -> dict[str, Any]:
+def _part_record(made: Made, part: InputPart) -> dict[str, Any]:
     """One input's record, titled with its name, and its share of the sum of |attribution| over all inputs."""
     record = map_record(part.exp, 0, made.signed)
     if not part.name:

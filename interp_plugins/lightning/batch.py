@@ -45,22 +45,6 @@ class ModelInput:
         return int(self.inputs[0].shape[0])
 
 
-class ByName:
-    """A model whose explained inputs are keyword arguments; accepted wherever a model is."""
-
-    def __init__(self, func: Callable[..., Any], names: tuple[str, ...]):
-        self.func, self.names = func, names
-        self.__name__ = type(func).__name__
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
-
-    def __call__(self, *inputs: Tensor, **kwargs: Any) -> Any:
-        """Call the function with the inputs under their names."""
-        return self.func(**dict(zip(self.names, inputs, strict=True)), **kwargs)
-
-
 def read_batch(
     batch: Any, model: nn.Module, key: str | int | None = None, fn: Callable[[Any], Any] | None = None
 ) -> ModelInput:

@@ -28,7 +28,7 @@ from interp_plugins.lightning.namespace import Callback
 from interp_plugins.lightning.report import GrowingReport
 from interp_plugins.lightning.sinks import Sinks, directory_of, logged_step
 from interp_plugins.lightning.stage_state import StageState, is_last_batch
-from interp_plugins.lightning.subject import Subject, built_late, check_strategy, find_subject
+from interp_plugins.lightning.subject import ExplainedModule, built_late, check_strategy, find_subject
 
 if TYPE_CHECKING:
     from interp_plugins.lightning.namespace import LightningModule, Trainer
@@ -289,7 +289,7 @@ class AttributionCallback(Callback):
 
     # -- work ------------------------------------------------------------------------------------------------
 
-    def _subject(self, pl_module: "LightningModule") -> Subject:
+    def _subject(self, pl_module: "LightningModule") -> ExplainedModule:
         return find_subject(pl_module, self.module, self.layer)
 
     def _check(self, pl_module: "LightningModule") -> None:

@@ -13,13 +13,14 @@ from torch.utils import _pytree as pytree
 
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.api.explain import explain as core_explain
+from interp_plugins.api.named_inputs import NamedInputs
 from interp_plugins.core.errors import InputError, InputTypeError, TargetError
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.guard import preserved_rng
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import own_tree
-from interp_plugins.lightning.batch import ByName, ModelInput, read_batch
-from interp_plugins.lightning.subject import Subject, explained_inference_error, find_subject
+from interp_plugins.lightning.batch import ModelInput, read_batch
+from interp_plugins.lightning.subject import ExplainedModule, explained_inference_error, find_subject
 
 if TYPE_CHECKING:
     from interp_plugins.lightning.namespace import Trainer
@@ -112,10 +113,10 @@ def explain(
 
 
 def run(
-    subject: Subject, sample: ModelInput, *, context: AbstractContextManager[Any], target: Any, **kwargs: Any
+    subject: ExplainedModule, sample: ModelInput, *, context: AbstractContextManager[Any], target: Any, **kwargs: Any
 ) -> Explanations:
     """Explain samples that were read; `kwargs` are those of `interp_plugins.explain`."""
-    model = ByName(subject.module, sample.names) if sample.names is not None else subject.module
+    model = NamedInputs(subject.module, sample.names) if sample.names is not None else subject.module
     with torch.inference_mode(False), torch.no_grad():
         inputs = tuple(x.to(subject.device) for x in sample.inputs)
         more = _to(subject.device, dict(sample.kwargs))
@@ -190,7 +191,7 @@ def precision_context(trainer: Any) -> AbstractContextManager[Any]:
     return context
 
 
-def prepared_batch(batch: Any, pl_module: nn.Module, subject: Subject, trainer: Trainer | None) -> Any:
+def prepared_batch(batch: Any, pl_module: nn.Module, subject: ExplainedModule, trainer: Trainer | None) -> Any:
     """A private copy of the batch, as the module's step would get it."""
     with torch.inference_mode(False), torch.no_grad(), preserved_rng():
         batch = own_tree(batch)

@@ -23,7 +23,7 @@ class StrategyError(ModelError, NotImplementedError):
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExplainedModule:
     """The module that is called, and the layer in it (None: the method's own choice, or the input)."""
 
     module: nn.Module
@@ -43,7 +43,7 @@ class Subject:
         return found.pop() if len(found) == 1 else None
 
 
-def find_subject(pl_module: nn.Module, module: str | None = None, layer: str | None = None) -> Subject:
+def find_subject(pl_module: nn.Module, module: str | None = None, layer: str | None = None) -> ExplainedModule:
     """Look up what is to be explained.
 
     Args:
@@ -68,7 +68,7 @@ def find_subject(pl_module: nn.Module, module: str | None = None, layer: str | N
             f"give module=, the name of the network inside it (it has {', '.join(children)}), or " if children else ""
         )
         raise ModelError(f"{type(root).__name__} has no forward to explain: {hint}define forward in it.")
-    return Subject(root, None if layer is None else _find_layer(pl_module, root, layer))
+    return ExplainedModule(root, None if layer is None else _find_layer(pl_module, root, layer))
 
 
 def _find_layer(pl_module: nn.Module, root: nn.Module, layer: str) -> nn.Module:

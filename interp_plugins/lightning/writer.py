@@ -22,7 +22,7 @@ from interp_plugins.lightning import run
 from interp_plugins.lightning.arguments import check_layer_methods, check_names
 from interp_plugins.lightning.batch import read_batch
 from interp_plugins.lightning.namespace import Callback
-from interp_plugins.lightning.subject import Subject, check_strategy, find_subject
+from interp_plugins.lightning.subject import ExplainedModule, check_strategy, find_subject
 from interp_plugins.store import ExplanationStore
 from interp_plugins.store.dataset import Numbered, draws, run_facts
 from interp_plugins.store.job import Explained, Job, Settings
@@ -175,7 +175,7 @@ class AttributionWriter(Callback):
         )
 
     def _explained(
-        self, trainer: "Trainer", pl_module: "LightningModule", subject: Subject, batch: Any, seed: int
+        self, trainer: "Trainer", pl_module: "LightningModule", subject: ExplainedModule, batch: Any, seed: int
     ) -> Explained:
         """A batch's explanations, after the Trainer's own transfer hooks."""
         prepared = run.prepared_batch(batch, pl_module, subject, trainer)

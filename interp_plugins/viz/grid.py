@@ -13,7 +13,7 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, bare, characters, display_in_notebook, new_figure
-from interp_plugins.viz.inputs import Part, by_input, part_text
+from interp_plugins.viz.inputs import InputPart, by_input, part_text
 from interp_plugins.viz.overview import OVERVIEWS
 from interp_plugins.viz.renderer import attribution_medium, input_medium, is_signed, panel, resolve_kind
 from interp_plugins.viz.scale import Scale, ScaleRule
@@ -116,7 +116,7 @@ class _Row(NamedTuple):
 
 
 def _sheet(
-    ax: Any, parts: list[list[Part]], kind: str, rows: list[_Row], figsize: tuple[float, float] | None
+    ax: Any, parts: list[list[InputPart]], kind: str, rows: list[_Row], figsize: tuple[float, float] | None
 ) -> _Sheet:
     """The axes given, or a figure whose columns are as wide as their pictures."""
     columns = 1 + len(parts)
@@ -142,7 +142,7 @@ def _sheet(
     return _Sheet(axes[0, 0].figure, axes, [characters(one, _FONT) for one in axes[0]], False)
 
 
-def _single(parts: list[list[Part]], kind: str, rule: ScaleRule, n: int, ax: Axes) -> Plot:
+def _single(parts: list[list[InputPart]], kind: str, rule: ScaleRule, n: int, ax: Axes) -> Plot:
     """One sample of one explanation in the axis given."""
     several = parts[0]
     if n != 1 or len(parts) != 1 or len(several) != 1:
@@ -157,7 +157,7 @@ def _single(parts: list[list[Part]], kind: str, rule: ScaleRule, n: int, ax: Axe
     return Plot(ax.figure, np.array([[ax]], dtype=object))
 
 
-def _input(ax: Axes, parts: list[list[Part]], row: _Row, width: int) -> None:
+def _input(ax: Axes, parts: list[list[InputPart]], row: _Row, width: int) -> None:
     """The input of a row with its caption: the prediction is said once per sample."""
     part = next(several[row.k] for several in parts if row.k < len(several) and row.i < len(several[row.k].exp))
     note = input_medium(part.exp).original(ax, part.exp, row.i)
@@ -168,7 +168,9 @@ def _input(ax: Axes, parts: list[list[Part]], row: _Row, width: int) -> None:
         _caption(ax, ", ".join(filter(None, (part.name, note))))
 
 
-def _cell(ax: Axes, part: Part | None, i: int, kind: str, rule: ScaleRule, width: int, signed: bool) -> Scale | None:
+def _cell(
+    ax: Axes, part: InputPart | None, i: int, kind: str, rule: ScaleRule, width: int, signed: bool
+) -> Scale | None:
     """One picture with its caption; blank where there is no such sample or input. Returns its colour scale."""
     if part is None:
         bare(ax)

@@ -17,7 +17,7 @@ from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz.pixels import pictures
 
 
-class Part(NamedTuple):
+class InputPart(NamedTuple):
     """One input of an explanation.
 
     Attributes:
@@ -40,7 +40,7 @@ def has_several(exp: Explanation) -> bool:
     return several and len(pictures(exp)) == 1
 
 
-def by_input(exp: Explanation) -> list[Part]:
+def by_input(exp: Explanation) -> list[InputPart]:
     """The explanation's inputs one by one; an explanation of one input is returned as it is.
 
     Each gets its own spec (`InputSpec.of_input`). Tokens go to the first input that is a text (the first of all where
@@ -49,7 +49,7 @@ def by_input(exp: Explanation) -> list[Part]:
     return apart(exp) if has_several(exp) else [_whole(exp)]
 
 
-def apart(exp: Explanation, names: Sequence[str] | None = None) -> list[Part]:
+def apart(exp: Explanation, names: Sequence[str] | None = None) -> list[InputPart]:
     """All maps one by one, also those of pictures that `by_input` leaves together; a single map as it is.
 
     Args:
@@ -75,15 +75,15 @@ def apart(exp: Explanation, names: Sequence[str] | None = None) -> list[Part]:
         region = exp.region if k == 0 else None
         changes: dict[str, Any] = {**own, "baselines": base, "spec": spec, "region": region}
         part = replace(exp, attributions=a, inputs=x, **changes)
-        parts.append(Part(part, given_names[k] or f"input {k + 1}", shares[k], _sum(a, False)))
+        parts.append(InputPart(part, given_names[k] or f"input {k + 1}", shares[k], _sum(a, False)))
     return parts
 
 
-def _whole(exp: Explanation) -> Part:
-    return Part(exp, "", np.ones(len(exp)), _sum(exp.attributions, False))
+def _whole(exp: Explanation) -> InputPart:
+    return InputPart(exp, "", np.ones(len(exp)), _sum(exp.attributions, False))
 
 
-def choose(exp: Explanation, which: int | str) -> Part:
+def choose(exp: Explanation, which: int | str) -> InputPart:
     """The input of a number or a name. Raises InputError or UnknownNameError."""
     parts = by_input(exp)
     if isinstance(which, str):
@@ -96,16 +96,11 @@ def choose(exp: Explanation, which: int | str) -> Part:
     return parts[which]
 
 
-def part_text(part: Part, i: int) -> str:
+def part_text(part: InputPart, i: int) -> str:
     """The input's name and share, "question: 63 % of |attribution|"; "" for the only input."""
     if not part.name or np.isnan(part.shares[i]):
         return part.name
     return f"{part.name}: {part.shares[i]:.0%} of |attribution|".replace("%", " %")
-
-
-def all_parts(exps: Sequence[Explanation]) -> list[list[Part]]:
-    """The inputs of each explanation."""
-    return [by_input(exp) for exp in exps]
 
 
 def _sum(values: Tensor | tuple[Tensor, ...], absolute: bool) -> np.ndarray:

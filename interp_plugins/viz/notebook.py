@@ -12,7 +12,7 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import captions
 from interp_plugins.viz.figure import data_uri
-from interp_plugins.viz.inputs import Part, by_input, part_text
+from interp_plugins.viz.inputs import InputPart, by_input, part_text
 from interp_plugins.viz.renderer import attribution_medium, fit_scale, input_medium, is_signed, resolve_kind
 from interp_plugins.viz.scale import Scale, ScaleRule
 from interp_plugins.viz.titles import method_title, original_caption, panel_caption, shorten
@@ -60,7 +60,7 @@ def _strip(exps: Sequence[Explanation], i: int, kind: str, longest: int) -> str:
     return f'<div style="display:flex;flex-wrap:wrap;gap:12px;margin-bottom:10px">{"".join(blocks)}</div>'
 
 
-def _original(part: Part, i: int, longest: int) -> str:
+def _original(part: InputPart, i: int, longest: int) -> str:
     medium = input_medium(part.exp)
     try:
         markup = medium.markup(part.exp, i, None)
@@ -72,7 +72,7 @@ def _original(part: Part, i: int, longest: int) -> str:
     return _image(png, part.name or "The input")
 
 
-def _map(part: Part, i: int, kind: str, longest: int, signed: bool) -> str:
+def _map(part: InputPart, i: int, kind: str, longest: int, signed: bool) -> str:
     medium = attribution_medium(part.exp)
     kind = resolve_kind(medium, kind)
     try:

@@ -13,7 +13,7 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import captions, colour
 from interp_plugins.viz.figure import compact, data_uri, png_of_figure
-from interp_plugins.viz.inputs import Part, by_input, part_text
+from interp_plugins.viz.inputs import InputPart, by_input, part_text
 from interp_plugins.viz.overview import Overview, fitting
 from interp_plugins.viz.renderer import attribution_medium, fit_scale, input_medium, is_signed, resolve_kind
 from interp_plugins.viz.scale import Scale, ScaleRule
@@ -125,7 +125,7 @@ def original_figure(exp: Explanation, i: int, longest: int) -> str:
     return figure("Input", original_caption(exp, i, _WIDE), "\n".join(contents))
 
 
-def _original(part: Part, i: int, longest: int) -> str:
+def _original(part: InputPart, i: int, longest: int) -> str:
     medium = input_medium(part.exp)
     try:
         scale = Scale(0.0, False, False, "")
@@ -146,7 +146,7 @@ def map_figure(exp: Explanation, i: int, kinds: Sequence[str], rule: ScaleRule, 
     return figure(method_title(exp), panel_caption(exp, i, _WIDE), "\n".join(contents))
 
 
-def _map(part: Part, i: int, kinds: Sequence[str], rule: ScaleRule, longest: int, signed: bool) -> str:
+def _map(part: InputPart, i: int, kinds: Sequence[str], rule: ScaleRule, longest: int, signed: bool) -> str:
     exp = part.exp
     medium = attribution_medium(exp)
     name = ", ".join(filter(None, (method_title(exp), part.name)))

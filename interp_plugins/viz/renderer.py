@@ -115,7 +115,7 @@ def is_signed(exp: Explanation) -> bool:
     return any(bool((one < 0).any()) for one in maps)
 
 
-class Drawn(NamedTuple):
+class PanelContents(NamedTuple):
     """What a panel holds: the scale of its colour bar (None without one) and a note on the input, or ""."""
 
     scale: Scale | None = None
@@ -124,15 +124,15 @@ class Drawn(NamedTuple):
 
 def panel(
     ax: Axes, exp: Explanation, i: int, kind: str, rule: ScaleRule, label: bool = True, signed: bool = False
-) -> Drawn:
+) -> PanelContents:
     """Draw one picture with its colour bar; `label` says the scale beside the bar, `signed` as in `fit_scale`."""
     medium = attribution_medium(exp)
     kind = resolve_kind(medium, kind)
     if kind == "original":
-        return Drawn(note=input_medium(exp).original(ax, exp, i))
+        return PanelContents(note=input_medium(exp).original(ax, exp, i))
     scale = fit_scale(exp, i, rule, signed)
     source = medium.draw(ax, exp, i, kind, scale)
     if source is None:
-        return Drawn()
+        return PanelContents()
     add_colorbar(ax, source, scale, label=label)
-    return Drawn(scale)
+    return PanelContents(scale)

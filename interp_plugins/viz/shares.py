@@ -12,7 +12,7 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, compact
-from interp_plugins.viz.inputs import Part, by_input, has_several
+from interp_plugins.viz.inputs import InputPart, by_input, has_several
 from interp_plugins.viz.overview import Explained, asked, axes_for, heading, overview, rows_of_names
 from interp_plugins.viz.scale import finite
 from interp_plugins.viz.text import ink_on
@@ -60,7 +60,7 @@ def input_shares(
     return drawn
 
 
-def _draw(ax: Axes, exp: Explanation, parts: list[Part], rows: int) -> None:
+def _draw(ax: Axes, exp: Explanation, parts: list[InputPart], rows: int) -> None:
     shares = np.stack([part.shares for part in parts])
     known = np.isfinite(shares[0])
     finite(np.stack([part.sums for part in parts]))

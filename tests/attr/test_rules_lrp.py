@@ -13,7 +13,6 @@ from interp_plugins import explain
 from interp_plugins.attr import LRP, LayerLRP
 from interp_plugins.attr.backward.rules import (
     AlphaBeta,
-    Box,
     Composite,
     Epsilon,
     Flat,
@@ -21,6 +20,7 @@ from interp_plugins.attr.backward.rules import (
     Pass,
     RelevanceRule,
     WSquare,
+    ZBox,
     ZPlus,
     attn_lrp,
     epsilon,
@@ -60,7 +60,7 @@ def slow(rule: RelevanceRule, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     elif isinstance(rule, Flat):
         shares = [1 / len(w) for _ in w]
     else:
-        assert isinstance(rule, Box)
+        assert isinstance(rule, ZBox)
         terms = [float(v * u) + 2 * plus(u) - 3 * minus(u) for v, u in pairs]
         shares = [t / sum(terms) for t in terms]
     return z * torch.tensor([float(s) for s in shares], dtype=torch.float64)
@@ -70,7 +70,7 @@ def slow(rule: RelevanceRule, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     "rule",
     [
         Epsilon(0.2), ZPlus(stabilizer=0), AlphaBeta(2, 1, stabilizer=1e-12), Gamma(0.3, stabilizer=0),
-        WSquare(stabilizer=0), Flat(stabilizer=0), Box(-2.0, 3.0, stabilizer=0),
+        WSquare(stabilizer=0), Flat(stabilizer=0), ZBox(-2.0, 3.0, stabilizer=0),
     ],
     ids=lambda rule: type(rule).__name__,
 )  # fmt: skip

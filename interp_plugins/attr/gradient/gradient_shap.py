@@ -36,7 +36,7 @@ from interp_plugins.engine import planned
 
 
 @dataclass(frozen=True)
-class Drawn:
+class PathDraws:
     """The random numbers of some draws per sample, made before they are used; taken in place of a generator.
 
     NoiseTunnel makes them copy by copy from its one stream of numbers, and then explains many copies in one call.
@@ -50,13 +50,13 @@ class Drawn:
     alpha: Tensor
 
     @classmethod
-    def joined(cls, parts: Sequence[Drawn]) -> Drawn:
+    def joined(cls, parts: Sequence[PathDraws]) -> PathDraws:
         """The random numbers for the samples of all parts, one part after the other."""
         return cls(torch.cat([p.pick for p in parts]), torch.cat([p.alpha for p in parts]))
 
-    def at(self, rows: Tensor) -> Drawn:
+    def at(self, rows: Tensor) -> PathDraws:
         """The random numbers of the given samples alone."""
-        return Drawn(*(t.index_select(0, rows.to(t.device)) for t in (self.pick, self.alpha)))
+        return PathDraws(*(t.index_select(0, rows.to(t.device)) for t in (self.pick, self.alpha)))
 
 
 class DrawsAhead:
@@ -64,17 +64,17 @@ class DrawsAhead:
 
     def draws_ahead(
         self, baselines: Any, n_samples: int = 5, **kwargs: Any
-    ) -> Callable[[torch.Generator, int, torch.dtype], Drawn]:
-        """A function (generator, samples, dtype) -> `Drawn`: what `attribute` would draw of that generator.
+    ) -> Callable[[torch.Generator, int, torch.dtype], PathDraws]:
+        """A function (generator, samples, dtype) -> `PathDraws`: what `attribute` would draw of that generator.
 
         The baselines are tensors; the other arguments are those of `attribute`, without noise of its own.
         """
         size = len(as_tuple(baselines)[0])
         check_chunk("n_samples", n_samples)
 
-        def draw(generator: torch.Generator, samples: int, dtype: torch.dtype) -> Drawn:
+        def draw(generator: torch.Generator, samples: int, dtype: torch.dtype) -> PathDraws:
             made = [_places(samples, size, dtype, generator) for _ in range(n_samples)]
-            return Drawn(*(torch.stack(column, 1) for column in zip(*made, strict=True)))
+            return PathDraws(*(torch.stack(column, 1) for column in zip(*made, strict=True)))
 
         return draw
 
@@ -86,7 +86,7 @@ def expected_gradients(
     draws: Draws,
     *,
     stdevs: Any,
-    generator: torch.Generator | Drawn,
+    generator: torch.Generator | PathDraws,
     multiply: bool,
     wrt: Sequence[Layer] | None = None,
     deltas: bool = False,
@@ -99,8 +99,8 @@ def expected_gradients(
     numbers of draws, their mean (N,).
 
     Random numbers are drawn draw by draw for the whole batch, so the result does not depend on chunk sizes nor on which
-    samples have settled; as many draws as fill a pass are held at a time. A generator that is `Drawn` holds the numbers
-    of all draws.
+    samples have settled; as many draws as fill a pass are held at a time. A generator that is `PathDraws` holds the
+    numbers of all draws.
     """
     stds = as_stdevs(stdevs, xs)
     n, device, targets = xs[0].shape[0], xs[0].device, each_target(forward.target)
@@ -114,7 +114,7 @@ def expected_gradients(
     forward, wrt = planned(forward, xs, rows=n * draws.planned * runs, chunk=size, wrt=wrt)
 
     def draw(k: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        if isinstance(generator, Drawn):
+        if isinstance(generator, PathDraws):
             return _made(xs, pool, [None] * len(xs), generator.pick[:, k], generator.alpha[:, k], draws)
         noise = [_noise(x, s, generator) for x, s in zip(xs, stds, strict=True)]
         return _made(xs, pool, noise, *_places(n, len(pool[0]), xs[0].dtype, generator), draws)
@@ -316,7 +316,7 @@ class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
                 baseline_pool(baselines, inputs, xs),
                 draws,
                 stdevs=stdevs,
-                generator=generator if isinstance(generator, Drawn) else make_generator(seed, generator),
+                generator=generator if isinstance(generator, PathDraws) else make_generator(seed, generator),
                 multiply=self._multiply_by_inputs,
                 deltas=return_convergence_delta,
                 chunk=check_chunk("batch_size", batch_size),

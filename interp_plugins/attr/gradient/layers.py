@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.gradient.gradient_shap import Drawn, DrawsAhead, expected_gradients
+from interp_plugins.attr.gradient.gradient_shap import DrawsAhead, PathDraws, expected_gradients
 from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
 from interp_plugins.attr.shared.at_layer import AtLayerProblem, start_at_layer
 from interp_plugins.attr.shared.average import Draws
@@ -167,7 +167,7 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
                 baseline_pool(baselines, inputs, xs),
                 draws,
                 stdevs=stdevs,
-                generator=generator if isinstance(generator, Drawn) else make_generator(seed, generator),
+                generator=generator if isinstance(generator, PathDraws) else make_generator(seed, generator),
                 multiply=self._multiply_by_inputs,
                 wrt=sites,
                 deltas=return_convergence_delta,

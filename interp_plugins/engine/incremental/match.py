@@ -13,18 +13,18 @@ from torch import Tensor, fx, nn
 
 from interp_plugins.engine.incremental.change import FIRST, FLAT, LAST
 from interp_plugins.engine.incremental.ops import (
+    Add,
     AvgPool,
     Concat,
     Conv,
     Dense,
     GlobalMean,
     MaxPool,
+    Multiply,
     Op,
     Pointwise,
-    Product,
     Rectifier,
     Same,
-    Sum,
 )
 
 _POINTWISE_MODULES = (
@@ -114,7 +114,7 @@ def match(call: GraphCall) -> Matched | None:
         return None
     op, layout = found
     args: Any = call.node.args
-    candidates = args[0] if isinstance(op, Concat) else args[:2] if isinstance(op, (Sum, Product)) else args
+    candidates = args[0] if isinstance(op, Concat) else args[:2] if isinstance(op, (Add, Multiply)) else args
     sources = [a for a in candidates if isinstance(a, fx.Node) and a in call.layouts]
     return Matched(op, sources, layout)
 
@@ -215,7 +215,7 @@ def _function(call: GraphCall) -> tuple[Op, str] | None:
         return None
     if name == "relu":
         return Rectifier(), layout
-    if name in _POINTWISE_NAMES and not _tensors(call):
+    if name in _POINTWISE_NAMES and not _takes_tensors(call):
         return Pointwise(call.function(), layout), layout
     if name == "stochastic_depth" or (name in _SAME_NAMES and not _training(call)):
         return Same(call.function()), layout
@@ -237,7 +237,7 @@ def _training(call: GraphCall) -> bool:
     return call.name.endswith("dropout") and bool(call.argument(2, "training", call.name == "dropout"))
 
 
-def _tensors(call: GraphCall) -> bool:
+def _takes_tensors(call: GraphCall) -> bool:
     """Whether tensors stand among the further arguments: they might differ from position to position."""
     return any(isinstance(call.value(n), Tensor) for n in call.node.all_input_nodes[1:])
 
@@ -283,7 +283,7 @@ def _binary(call: GraphCall, kind: str) -> tuple[Op, str] | None:
     if None not in layouts:
         if layouts[0] != layouts[1] or alpha != 1 or kind == "div":
             return None
-        return (Product() if kind == "mul" else Sum(-1 if kind == "sub" else 1)), str(layouts[0])
+        return (Multiply() if kind == "mul" else Add(-1 if kind == "sub" else 1)), str(layouts[0])
     layout = layouts[0] or layouts[1]
     constant = call.argument(1, "other") if layouts[0] else call.argument(0, "input")
     if layout is None or not _channelwise(constant, layout):

@@ -250,7 +250,7 @@ class Same(Op):
         return inputs[0]
 
 
-class Sum(Op):
+class Add(Op):
     """a + sign * b."""
 
     def __init__(self, sign: int = 1):
@@ -270,7 +270,7 @@ class Sum(Op):
         return a.like(torch.add(a.delta, b.delta, alpha=self.sign), dirty=a.dirty or b.dirty)
 
 
-class Product(Op):
+class Multiply(Op):
     """a * b: (p + d)(q + e) - p q = d (q + e) + p e."""
 
     reads = "inputs"

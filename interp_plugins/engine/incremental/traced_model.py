@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from interp_plugins.engine.incremental.change import FIRST, FeatureMap, as_map
 from interp_plugins.engine.incremental.match import GraphCall, Matched, match
-from interp_plugins.engine.incremental.ops import Conv, Pointwise, Same, Sum
+from interp_plugins.engine.incremental.ops import Add, Conv, Pointwise, Same
 from interp_plugins.engine.incremental.trace import depends_on_input
 
 
@@ -117,7 +117,7 @@ class TracedModel:
             if node in self.matched:
                 op, sources = self.matched[node].op, self.matched[node].sources
                 shapes = {first.maps[s].data.shape for s in sources}
-                whole = node not in self.pays or (isinstance(op, Sum) and len(shapes) > 1)
+                whole = node not in self.pays or (isinstance(op, Add) and len(shapes) > 1)
                 found.update(sources if whole or op.reads != "nothing" else ())
                 found.update([node] if op.reads == "all" else ())
             elif node in self.dynamic:

@@ -30,7 +30,7 @@ from interp_plugins.core.errors import InputError, InputTypeError, ModelError, u
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import hook_numbers, modules_of
 from interp_plugins.core.report import note
-from interp_plugins.core.tensors import is_float, own_tree
+from interp_plugins.core.tensors import is_float, own_tree, tensors_in
 from interp_plugins.engine.plan.view import AGREE, NoView, View, layers_in
 
 DEFAULT = "inductor"
@@ -146,7 +146,7 @@ class Compiler:
 
     def _run_for(self, state: Any, args: Any, kwargs: Any) -> Callable[..., Any]:
         """The code for these shapes, with or without gradients."""
-        tensors = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in _tensors((args, kwargs)))
+        tensors = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in tensors_in((args, kwargs)))
         key = (torch.is_grad_enabled(), tensors, state)
         if key not in self._runs:
             if len(self._runs) == MOST_SHAPES:
@@ -211,7 +211,7 @@ class Compiled:
             lambda v, is_row: _filled(v, more) if is_row else v, (args, kwargs), flags
         )
         output = self._run(self.func, filled_args, filled_kwargs)
-        if not all(t.ndim and t.shape[0] == self._size for t in _tensors(output)):  # one value for all rows
+        if not all(t.ndim and t.shape[0] == self._size for t in tensors_in(output)):  # one value for all rows
             return self._run(self.func, args, kwargs)
         return pytree.tree_map(lambda t: t[:rows] if isinstance(t, Tensor) else t, output)
 
@@ -223,17 +223,13 @@ def _filled(value: Any, more: int) -> Any:
     )
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [t for t in pytree.tree_leaves(tree) if isinstance(t, Tensor)]
-
-
 def check(found: Any, expected: Any, backend: str) -> None:
     """Refuse code that computes something else than the model.
 
     Raises:
         ModelError: with the largest difference.
     """
-    for a, b in zip(_tensors(found), _tensors(expected), strict=True):
+    for a, b in zip(tensors_in(found), tensors_in(expected), strict=True):
         if not is_float(a) or not a.numel():
             continue
         difference, scale = float((a.detach() - b).abs().max()), float(b.abs().max())

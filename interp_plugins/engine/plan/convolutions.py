@@ -23,7 +23,7 @@ _PREPARED = 250  # multiplications that take as long as transforming one element
 _FEWEST = 16  # tiles in a product: with fewer it takes as long as reading the kernels does
 
 
-class _Way(LinearDirection):
+class _ConvDirection(LinearDirection):
     """(N, C, H, W) to (N, K, H', W'), channels-last.
 
     Attributes:
@@ -31,14 +31,19 @@ class _Way(LinearDirection):
     """
 
     def __init__(
-        self, kernels: Kernels, bias: Tensor | None, padding: tuple[int, int], fewest: int, opposite: _Way | None = None
+        self,
+        kernels: Kernels,
+        bias: Tensor | None,
+        padding: tuple[int, int],
+        fewest: int,
+        opposite: _ConvDirection | None = None,
     ):
         super().__init__(opposite)
         self.bias, self.padding, self.fewest, self._kernels = bias, padding, fewest, kernels
 
-    def _turned(self) -> _Way:
+    def _turned(self) -> _ConvDirection:
         py, px = self.padding
-        return _Way(self._kernels, None, (2 - py, 2 - px), self.fewest, self)
+        return _ConvDirection(self._kernels, None, (2 - py, 2 - px), self.fewest, self)
 
     def __call__(self, x: Tensor, bias: bool) -> Tensor:
         """With or without the bias."""
@@ -68,13 +73,13 @@ class _Way(LinearDirection):
 class WinogradConv2d(nn.Conv2d):
     """Stands in for a convolution in a private view. It holds the transformed kernels only: its weight is NaN."""
 
-    way: _Way
+    way: _ConvDirection
 
     @classmethod
     def of(cls, conv: nn.Conv2d, kernels: Kernels) -> WinogradConv2d:
         """A stand-in that runs the convolution by its transformed kernels."""
         mine = with_class(cls, conv)
-        mine.way = _Way(kernels, None if conv.bias is None else conv.bias.detach(), _padding(conv), fewest=0)
+        mine.way = _ConvDirection(kernels, None if conv.bias is None else conv.bias.detach(), _padding(conv), fewest=0)
         unread = conv.weight.new_full((), torch.nan).expand(conv.weight.shape)
         mine._parameters["weight"] = nn.Parameter(unread, requires_grad=False)
         return mine

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.core.tensors import tensors_in
 from interp_plugins.engine.plan.tracer import Tracer, is_plain
 from interp_plugins.engine.plan.view import shallow
 
@@ -36,7 +37,7 @@ def channels_last(probe: Tracer, stand_ins: dict[int, nn.Module]) -> None:
 
 def has_own_backward(output: Any) -> bool:
     """Whether the graph behind an output holds a backward function written in Python, which may expect a layout."""
-    todo = [t.grad_fn for t in _tensors(output) if t.grad_fn is not None]
+    todo = [t.grad_fn for t in tensors_in(output) if t.grad_fn is not None]
     seen: set[Any] = set()
     while todo:
         node = todo.pop()
@@ -47,12 +48,6 @@ def has_own_backward(output: Any) -> bool:
             return True
         todo += [n for n, _ in node.next_functions if n is not None]
     return False
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    from torch.utils import _pytree as pytree
-
-    return [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
 
 
 class InLayout:

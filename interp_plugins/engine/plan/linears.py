@@ -17,15 +17,15 @@ _SAVED = 0.12  # of the time, as measured on AVX-512
 _PREPARED = 500  # multiplications that take as long as laying out one element
 
 
-class _Way(LinearDirection):
+class _DenseDirection(LinearDirection):
     """(..., I) to (..., O)."""
 
-    def __init__(self, matrix: Matrix, bias: Tensor | None, opposite: _Way | None = None):
+    def __init__(self, matrix: Matrix, bias: Tensor | None, opposite: _DenseDirection | None = None):
         super().__init__(opposite)
         self.bias, self._matrix = bias, matrix
 
-    def _turned(self) -> _Way:
-        return _Way(self._matrix, None, self)
+    def _turned(self) -> _DenseDirection:
+        return _DenseDirection(self._matrix, None, self)
 
     def __call__(self, x: Tensor, bias: bool) -> Tensor:
         """With or without the bias."""
@@ -35,13 +35,13 @@ class _Way(LinearDirection):
 class PackedLinear(nn.Linear):
     """Stands in for a linear layer in a private view."""
 
-    way: _Way
+    way: _DenseDirection
 
     @classmethod
     def of(cls, linear: nn.Linear, matrix: Matrix) -> PackedLinear:
         """A stand-in that runs the layer by its matrix in another layout."""
         mine = with_class(cls, linear)
-        mine.way = _Way(matrix, None if linear.bias is None else linear.bias.detach())
+        mine.way = _DenseDirection(matrix, None if linear.bias is None else linear.bias.detach())
         return mine
 
     def forward(self, x: Tensor) -> Tensor:

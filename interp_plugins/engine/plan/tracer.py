@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from interp_plugins.core.guard import hook_numbers, modules_of
+from interp_plugins.core.tensors import tensors_in
 
 _LOOKS = {"__get__", "__len__", "size", "dim", "ndimension", "numel", "stride", "is_floating_point"}
 
@@ -48,10 +48,9 @@ class Tracer(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") not in _LOOKS:
-            for t in pytree.tree_leaves((args, kwargs)):
-                if isinstance(t, Tensor):
-                    self.uses[id(t)] += 1
-                    self._kept.append(t)
+            for t in tensors_in((args, kwargs)):
+                self.uses[id(t)] += 1
+                self._kept.append(t)
         return func(*args, **(kwargs or {}))
 
     def run(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -77,7 +76,7 @@ class Tracer(TorchFunctionMode):
                 handle.remove()
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        visit = ModuleCall(module, self._events, taken=_tensors((args, kwargs)))
+        visit = ModuleCall(module, self._events, taken=tensors_in((args, kwargs)))
         self._events += 1
         self.visits.append(visit)
         self._open.append(visit)
@@ -87,12 +86,8 @@ class Tracer(TorchFunctionMode):
         while self._open and self._open[-1].module is not module:  # a call that never returned
             self._open.pop()
         visit = self._open.pop()
-        visit.end, visit.gave = self._events, _tensors(output)
+        visit.end, visit.gave = self._events, tensors_in(output)
         self._events += 1
-
-
-def _tensors(tree: Any) -> tuple[Tensor, ...]:
-    return tuple(t for t in pytree.tree_leaves(tree) if isinstance(t, Tensor))
 
 
 def is_plain(module: nn.Module, kinds: Sequence[type]) -> bool:

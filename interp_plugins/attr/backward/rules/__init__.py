@@ -16,7 +16,6 @@ from interp_plugins.attr.backward.rules.composites import (
 )
 from interp_plugins.attr.backward.rules.relevance import (
     AlphaBeta,
-    Box,
     Epsilon,
     FixedScale,
     Flat,
@@ -26,13 +25,14 @@ from interp_plugins.attr.backward.rules.relevance import (
     RelevanceRule,
     Route,
     WSquare,
+    ZBox,
     ZPlus,
 )
 
 __all__ = [
     "COMPOSITES",
     "AlphaBeta",
-    "Box",
+    "ZBox",
     "Composite",
     "Epsilon",
     "FixedScale",

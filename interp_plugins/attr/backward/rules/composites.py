@@ -23,7 +23,6 @@ from interp_plugins.attr.backward.rules.names import (
 )
 from interp_plugins.attr.backward.rules.relevance import (
     AlphaBeta,
-    Box,
     Epsilon,
     FixedScale,
     Flat,
@@ -31,7 +30,7 @@ from interp_plugins.attr.backward.rules.relevance import (
     Pass,
     RelevanceRule,
     Route,
-    WSquare,
+    ZBox,
     ZPlus,
 )
 from interp_plugins.core.errors import InputTypeError, unknown
@@ -169,7 +168,7 @@ def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Composite:
 def epsilon_gamma_box(
     low: float | Tensor | None = None, high: float | Tensor | None = None, epsilon: float = 1e-6, gamma: float = 0.25
 ) -> Composite:
-    """Gamma for convolutions, Epsilon for the rest, Box for the first layer (Montavon et al. 2019).
+    """Gamma for convolutions, Epsilon for the rest, ZBox for the first layer (Montavon et al. 2019).
 
     Args:
         low: the smallest value that an input can have, after normalization; None: each sample's own.
@@ -177,7 +176,7 @@ def epsilon_gamma_box(
         epsilon: stabilizer of Epsilon.
         gamma: see `Gamma`.
     """
-    return _modern(epsilon, Gamma(gamma), Box(low, high))
+    return _modern(epsilon, Gamma(gamma), ZBox(low, high))
 
 
 def attn_lrp(epsilon: float = 1e-6) -> Composite:
@@ -199,7 +198,6 @@ COMPOSITES = {
     "epsilon_gamma_box": epsilon_gamma_box,
     "attn_lrp": attn_lrp,
 }
-FIRST_RULES = (Flat, Box, WSquare)
 
 
 def as_composite(value: Any) -> Composite:

@@ -9,8 +9,7 @@ from typing import Any
 from torch import nn
 
 from interp_plugins.core.guard import modules_of
-
-_WRAPPERS = ("module", "_orig_mod")
+from interp_plugins.core.layers import plain_name
 
 
 def module_names(func: Any) -> dict[str, nn.Module]:
@@ -18,7 +17,7 @@ def module_names(func: Any) -> dict[str, nn.Module]:
     names: dict[str, nn.Module] = {}
     for root in modules_of(func):
         for name, module in root.named_modules():
-            names.setdefault(".".join(p for p in name.split(".") if p not in _WRAPPERS), module)
+            names.setdefault(plain_name(name), module)
     return names
 
 

@@ -72,7 +72,6 @@ LARGEST = words(
     amax max maximum"""
 )
 SMALLEST = words("amin min minimum")
-SELECTING = LARGEST | SMALLEST | words("sort topk kthvalue median nanmedian mode cummax cummin aminmax msort")
 
 NORMALIZATIONS = words("layer_norm group_norm instance_norm rms_norm batch_norm local_response_norm normalize")
 

@@ -152,7 +152,7 @@ def _directional(call: OpCall, take_apart: Callable[..., Any], x: Tensor) -> Ten
 
 
 @dataclass(frozen=True)
-class Part:
+class Term:
     """One term of a denominator: changed values, weights and biases, and its sign."""
 
     x: Change
@@ -163,9 +163,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Group:
-    """Parts with one denominator, their factor, and the outputs they are for (0: all; 1, -1: of that sign)."""
+    """Terms with one denominator, their factor, and the outputs they are for (0: all; 1, -1: of that sign)."""
 
-    parts: tuple[Part, ...]
+    terms: tuple[Term, ...]
     factor: float = 1.0
     of_sign: int = 0
 
@@ -249,11 +249,11 @@ class WeightRule(RelevanceRule):
 
     def _shared(self, linear: Weights, group: Group, r: Tensor) -> Tensor:
         with torch.enable_grad():
-            xs = [part.x(linear.x).detach().clone().requires_grad_() for part in group.parts]
+            xs = [term.x(linear.x).detach().clone().requires_grad_() for term in group.terms]
             terms = []
-            for part, x in zip(group.parts, xs, strict=True):
-                bias = None if linear.bias is None or self.zero_bias else part.bias(linear.bias)
-                terms.append(part.sign * linear.apply(x, part.weight(linear.weight), bias))
+            for term, x in zip(group.terms, xs, strict=True):
+                bias = None if linear.bias is None or self.zero_bias else term.bias(linear.bias)
+                terms.append(term.sign * linear.apply(x, term.weight(linear.weight), bias))
             z = torch.stack([t.detach() for t in terms]).sum(0)
             q = r / stabilized(z, self.stabilizer)
             found = torch.autograd.grad(torch.stack([(t * q).sum() for t in terms]).sum(), xs)
@@ -286,10 +286,10 @@ class Gamma(WeightRule):
         """One group per sign of the output."""
         up, down = self._more(_plus), self._more(_minus)
         if not self.signed:
-            return (Group((Part(_as_is, up, _as_is),)),)
+            return (Group((Term(_as_is, up, _as_is),)),)
         return (
-            Group((Part(_plus, up, up), Part(_minus, down, torch.zeros_like)), of_sign=1),
-            Group((Part(_plus, down, down), Part(_minus, up, torch.zeros_like)), of_sign=-1),
+            Group((Term(_plus, up, up), Term(_minus, down, torch.zeros_like)), of_sign=1),
+            Group((Term(_plus, down, down), Term(_minus, up, torch.zeros_like)), of_sign=-1),
         )
 
 
@@ -318,8 +318,8 @@ class AlphaBeta(WeightRule):
 
     def groups(self, x: Tensor) -> tuple[Group, ...]:
         """Positive contributions, then negative ones."""
-        positive = Group((Part(_plus, _plus, _plus), Part(_minus, _minus, torch.zeros_like)), self.alpha)
-        negative = Group((Part(_plus, _minus, _minus), Part(_minus, _plus, torch.zeros_like)), -self.beta)
+        positive = Group((Term(_plus, _plus, _plus), Term(_minus, _minus, torch.zeros_like)), self.alpha)
+        negative = Group((Term(_plus, _minus, _minus), Term(_minus, _plus, torch.zeros_like)), -self.beta)
         return (positive, negative) if self.beta else (positive,)
 
 
@@ -339,8 +339,8 @@ class PositiveWeights(WeightRule):
     zero_bias: bool = False
 
     def groups(self, x: Tensor) -> tuple[Group, ...]:
-        """One group of one part: inputs and biases as they are, positive weights."""
-        return (Group((Part(_as_is, _plus, _as_is),)),)
+        """One group of one term: inputs and biases as they are, positive weights."""
+        return (Group((Term(_as_is, _plus, _as_is),)),)
 
 
 @dataclass(frozen=True)
@@ -357,7 +357,7 @@ class WSquare(WeightRule):
 
     def groups(self, x: Tensor) -> tuple[Group, ...]:
         """One group, of ones."""
-        return (Group((Part(torch.ones_like, torch.square, torch.square),)),)
+        return (Group((Term(torch.ones_like, torch.square, torch.square),)),)
 
 
 @dataclass(frozen=True)
@@ -369,11 +369,11 @@ class Flat(WeightRule):
 
     def groups(self, x: Tensor) -> tuple[Group, ...]:
         """One group, of ones."""
-        return (Group((Part(torch.ones_like, torch.ones_like, torch.zeros_like),)),)
+        return (Group((Term(torch.ones_like, torch.ones_like, torch.zeros_like),)),)
 
 
 @dataclass(frozen=True)
-class Box(WeightRule):
+class ZBox(WeightRule):
     """The z^B rule for inputs between two bounds, such as pixels (Montavon et al. 2017): for the first layer.
 
     Args:
@@ -397,7 +397,7 @@ class Box(WeightRule):
             return lambda t: torch.as_tensor(value).to(t).expand_as(t)
 
         low, high = bound(self.low, torch.amin), bound(self.high, torch.amax)
-        return (Group((Part(_as_is, _as_is, _as_is), Part(low, _plus, _plus, -1), Part(high, _minus, _minus, -1))),)
+        return (Group((Term(_as_is, _as_is, _as_is), Term(low, _plus, _plus, -1), Term(high, _minus, _minus, -1))),)
 
 
 HAS_WEIGHTS = WEIGHTED | {"addmm", "matmul", "mm", "bmm"}

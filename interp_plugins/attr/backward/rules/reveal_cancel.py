@@ -28,7 +28,7 @@ from interp_plugins.attr.backward.rules.call import OpCall, Rule, SavedValue, is
 from interp_plugins.attr.backward.rules.names import ELEMENTWISE, LINEAR, MOVES, PLAIN, out_of_place, words
 from interp_plugins.attr.backward.rules.paired import PairedMode
 from interp_plugins.attr.backward.rules.rescale import Rescale, bases, significant
-from interp_plugins.attr.backward.rules.signed_contributions import Output, Parts, Sources, Step, linear_step
+from interp_plugins.attr.backward.rules.signed_contributions import LinearStep, Output, Parts, Sources, linear_step
 
 _PARTLY_DEFINED = words(
     """log log1p log2 log10 sqrt rsqrt reciprocal pow rpow rdiv tan asin acos acosh atanh erfinv logit lgamma digamma
@@ -74,7 +74,7 @@ class RevealCancelMode(PairedMode):
 
     def _step(
         self, name: str, in_place: bool, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Step | None:
+    ) -> LinearStep | None:
         """The record of a linear call of the input's run, made before the call writes anywhere."""
         if self.position is None or not torch.is_grad_enabled() or "out" in kwargs or name in ELEMENTWISE:
             return None
@@ -92,7 +92,7 @@ class RevealCancelMode(PairedMode):
             return None
         operands = [self._parts(t, k) for t, k in zip(call.operands, bases, strict=True)]
         call.operands = []
-        return Step(call, [p for p in operands if p is not None], how) if None not in operands else None
+        return LinearStep(call, [p for p in operands if p is not None], how) if None not in operands else None
 
     def _bases(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], where: list[int]

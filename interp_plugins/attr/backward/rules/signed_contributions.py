@@ -47,7 +47,7 @@ class Parts(Protocol):
         """d+ and d-, of the tensor's shape."""
 
 
-class Source:
+class Unsplit:
     """A tensor that no linear step made: one contribution."""
 
     def __init__(self, value: Tensor, base: SavedValue):
@@ -63,7 +63,7 @@ class Source:
         return self._pair
 
 
-class Step:
+class LinearStep:
     """A linear call; its outputs' parts come from those of its operands."""
 
     def __init__(self, call: OpCall, operands: Sequence[Parts], how: Callable[[OpCall, list[Pair]], list[Pair]]):
@@ -80,7 +80,7 @@ class Step:
 class Output:
     """One of a step's outputs."""
 
-    def __init__(self, step: Step, number: int, shape: torch.Size):
+    def __init__(self, step: LinearStep, number: int, shape: torch.Size):
         self.step, self.number, self.shape = step, number, shape
 
     def pair(self) -> Pair:
@@ -94,11 +94,11 @@ class Sources(SavedValues):
 
     def __init__(self) -> None:
         super().__init__()
-        self._sources: dict[int, list[weakref.ref[Source]]] = {}
+        self._sources: dict[int, list[weakref.ref[Unsplit]]] = {}
 
-    def source(self, value: Tensor, base: SavedValue) -> Source:
+    def source(self, value: Tensor, base: SavedValue) -> Unsplit:
         """A tensor as one contribution."""
-        found = Source(value, base)
+        found = Unsplit(value, base)
         self._sources.setdefault(block_of(value), []).append(weakref.ref(found))
         return found
 
