@@ -124,7 +124,7 @@ class Game:
         """Coalitions that fill a pass."""
         return 1 if self.merged else max(1, self.size // self.n)
 
-    def scores(self, count: int, switches: Switches, samples: Tensor | None = None) -> Tensor:
+    def masked_scores(self, count: int, switches: Switches, samples: Tensor | None = None) -> Tensor:
         """Scores of `count` coalitions for every sample, or for these: (count, samples, K), in the widest dtype."""
         if self.merged:
             everyone = torch.arange(self.n, device=self.device)
@@ -133,11 +133,12 @@ class Game:
             ]
             return torch.cat(parts)
         who = torch.arange(self.n, device=self.device) if samples is None else samples.to(self.device)
+        # (count * samples,): row c * samples + s is coalition c of the s-th of these samples.
         rows = torch.arange(count * len(who), device=self.device)
-        found = self.pairs(rows // len(who), who[rows % len(who)], switches, step=len(who))
+        found = self.scores_of_pairs(rows // len(who), who[rows % len(who)], switches, step=len(who))
         return found.reshape(count, len(who), -1)
 
-    def pairs(self, coalitions: Tensor, samples: Tensor, switches: Switches, step: int = 1) -> Tensor:
+    def scores_of_pairs(self, coalitions: Tensor, samples: Tensor, switches: Switches, step: int = 1) -> Tensor:
         """Scores of single (coalition, sample) pairs: (pairs, K), in the widest dtype."""
 
         def work(start: int, stop: int) -> Tensor:
@@ -184,22 +185,23 @@ class Game:
             if p.shape[0] == 1:
                 out.append(rows.index_select(1, p.reshape(-1)).reshape(-1, *p.shape[1:]))
             else:
-                mine = p.index_select(0, samples)
+                mine = p.index_select(0, samples)  # (R, ...): each row's own features
                 out.append(rows.gather(1, mine.reshape(len(samples), -1)).reshape(mine.shape))
         return out
 
-    def of(self, coalitions: Tensor, samples: Tensor | None = None) -> Tensor:
+    def scores(self, coalitions: Tensor, samples: Tensor | None = None) -> Tensor:
         """Scores of given coalitions, bool (C, d), for every sample or for these: (C, samples, K)."""
         z = coalitions.to(self.device)
-        return self.scores(len(z), lambda c, who: self.spread(z.index_select(0, c), who), samples)
+        return self.masked_scores(len(z), lambda c, who: self.spread(z.index_select(0, c), who), samples)
 
-    def once(self, coalitions: Tensor, samples: Tensor | None = None) -> Tensor:
-        """As `of`, but each coalition is evaluated once in the life of the game; samples may only become fewer."""
+    def scores_cached(self, coalitions: Tensor, samples: Tensor | None = None) -> Tensor:
+        """As `scores`, but each coalition is evaluated once in the life of the game; samples may only become fewer."""
         who = torch.arange(self.samples, device=self.device) if samples is None else samples.to(self.device)
         keys = [row.tobytes() for row in np.packbits(coalitions.cpu().numpy(), axis=1)]
         new = {key: i for i, key in enumerate(keys) if key not in self._known}
         if new:
-            found = self.of(coalitions[list(new.values())], who)
+            found = self.scores(coalitions[list(new.values())], who)
+            # (new, samples of the game, K): those not asked for stay NaN, and are never asked for again.
             full = found.new_full((len(new), self.samples, found.shape[2]), math.nan)
             full[:, who] = found
             fresh = dict(zip(new, full, strict=True))
@@ -212,7 +214,7 @@ class Game:
             self._known.update(fresh)
         return out
 
-    def along(self, orders: Tensor, samples: Tensor) -> Tensor:
+    def scores_along(self, orders: Tensor, samples: Tensor) -> Tensor:
         """Scores of the first 1 .. d - 1 features of orders (P, d), for some samples: (P, d - 1, samples, K).
 
         Each coalition is evaluated once in the life of the game, or computed from the one before
@@ -228,13 +230,15 @@ class Game:
                 self._due = 0
                 return self._widened(found).reshape(count, d - 1, len(samples), -1)
             self._walker = None
+        # Coalition c of the C = P * (d - 1) is the first c % (d - 1) + 1 features of order c // (d - 1): those of a
+        # rank up to that. (P, d) orders -> (P, d) ranks -> (C, d) switches, some at a time -> (C, samples, K).
         rank = torch.empty_like(orders)
         rank.scatter_(1, orders, torch.arange(d, device=orders.device).expand(count, d))
         at_once = max(1, _SWITCHES // d)
         scores = []
         for first in range(0, count * (d - 1), at_once):
             c = torch.arange(first, min(count * (d - 1), first + at_once), device=orders.device)
-            scores.append(self.once(rank.index_select(0, c // (d - 1)) <= (c % (d - 1))[:, None], samples))
+            scores.append(self.scores_cached(rank.index_select(0, c // (d - 1)) <= (c % (d - 1))[:, None], samples))
         return torch.cat(scores).reshape(count, d - 1, len(samples), -1)
 
     def _walker_for(self, rows: int) -> Walker | None:
@@ -246,7 +250,7 @@ class Game:
     @property
     def empty(self) -> Tensor:
         """The score of the baseline, where no feature is present: (samples, K)."""
-        value = self.of(torch.zeros(1, self.d, dtype=torch.bool))[0]
+        value = self.scores(torch.zeros(1, self.d, dtype=torch.bool))[0]
         one_each = value.shape[1] == self.forward.target.count and not self.merged
         note(baseline_score=value.reshape(-1).to(self.dtype) if one_each else None)
         return value
@@ -272,9 +276,9 @@ class Game:
         out = []
         for p in self.positions:
             if p.shape[0] == 1 or self.merged:
-                one = flat.index_select(2, p[0].reshape(-1))
+                one = flat.index_select(2, p[0].reshape(-1))  # (samples, K, d) -> (samples, K, elements)
             else:
-                index = p.reshape(self.n, 1, -1).expand(-1, flat.shape[1], -1)
+                index = p.reshape(self.n, 1, -1).expand(-1, flat.shape[1], -1)  # (N, K, elements)
                 one = flat.gather(2, index)
             out.append(one.reshape(*self.shape, *p.shape[1:]))
         return out

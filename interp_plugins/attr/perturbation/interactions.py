@@ -128,7 +128,7 @@ def _exact(game: Game, index: str) -> Tensor:
     step = max(1, game.group)
     for start in range(0, 2**d, step):
         z, size = coalition_sizes(torch.arange(start, min(2**d, start + step), device=device), d)
-        v = game.of(z)
+        v = game.scores(z)
         here = z.to(game.wide)
         sign = 2 * here - 1
         rest = size[:, None, None] - z[:, :, None].long() - z[:, None, :].long()
@@ -164,7 +164,7 @@ def _sampled(
             rank = order.argsort()
             z = (rank[None] < upper[0][:, None]) | (rank[None] == upper[1][:, None])
             v = torch.zeros(d, d, *start.shape, dtype=game.wide, device=device)
-            v[upper[0], upper[1]] = game.of(z, who)  # v[p, q] = v(first p, and q)
+            v[upper[0], upper[1]] = game.scores(z, who)  # v[p, q] = v(first p, and q)
             prefix = torch.cat([start[None], v.diagonal().permute(2, 0, 1)])  # v(first p), p = 0 .. d
             gain = v - prefix[:-1, None]  # of q after the first p
             change = torch.zeros_like(v)

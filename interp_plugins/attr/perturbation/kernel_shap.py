@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.perturbation.coalitions import Game
-from interp_plugins.attr.perturbation.lime import Lime, outputs_shape, warn_of_many
+from interp_plugins.attr.perturbation.lime import Lime
+from interp_plugins.attr.perturbation.lime_surrogates import outputs_shape, warn_of_many
 from interp_plugins.attr.perturbation.shapley import coalition_sizes
 from interp_plugins.attr.perturbation.surrogate import LeastSquares, SkLearnLinearRegression
 from interp_plugins.attr.shared.average import check_tolerance, relative_error, report_reached, rounds
@@ -232,7 +233,7 @@ class _Regression:
     def _unexplained(self, draws: _Draws, samples: Tensor) -> Tensor:
         """What is left of the scores (m, samples, K) when all get an equal share, which fulfils the constraint."""
         z, pairs = draws.coalitions, draws.paired.to(self.game.device)
-        scores = self.game.once(torch.cat([z, ~z[draws.paired]]), samples) - self.start[samples]
+        scores = self.game.scores_cached(torch.cat([z, ~z[draws.paired]]), samples) - self.start[samples]
         share = z.to(self.game.device, self.game.wide).mean(1)[:, None, None]
         rest = scores[: len(z)] - share * self.change[samples]
         if bool(pairs.any()):  # half the difference: the complement's row is the opposite

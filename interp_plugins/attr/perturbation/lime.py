@@ -4,21 +4,18 @@ Perturbed inputs are drawn and scored, each is weighted by its similarity to the
 interpretable space; its coefficients are the explanation. `LimeBase` leaves every part to the caller; `Lime` switches
 features off at random, weighs by a kernel of the distance and fits a lasso. Cost: n_samples rows per sample.
 
-The error of the coefficients is the jackknife's: the surrogate is fitted again without each tenth of the copies, which
-serves any surrogate (Efron and Stein 1981).
-
 Each sample of a batch gets its own surrogate, and each starts from the same random numbers, so its map is the one it
-gets alone.
+gets alone. How the surrogates' errors are estimated stands in `lime_surrogates.py`.
 """
 
 from __future__ import annotations
 
 import inspect
 import itertools
-import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -30,24 +27,19 @@ from interp_plugins.attr.perturbation.lime_sampling import (
     get_exp_kernel_similarity_function,
     orthogonal_perturb_generator,
 )
-from interp_plugins.attr.perturbation.perturb import clean_scores, merges_batch
+from interp_plugins.attr.perturbation.lime_surrogates import Coefficients, Copies, Switched, warn_of_many
 from interp_plugins.attr.perturbation.surrogate import SkLearnLasso, Surrogate
-from interp_plugins.attr.shared.average import check_tolerance, relative_error, report_reached, rounds
+from interp_plugins.attr.shared.average import Draws, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import cells
-from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, ModelError
-from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.random import drawing_from, make_generator
 from interp_plugins.core.registry import register
-from interp_plugins.core.report import collecting, note
+from interp_plugins.core.report import collecting
 from interp_plugins.core.tensors import accumulation_dtype, as_tuple, describe, like
 from interp_plugins.engine import planned
-
-_PARTS = 10  # of the copies, left out in turn for the error
-_MANY_FEATURES = 10_000
 
 
 class LimeBase(PerturbationAttribution):
@@ -138,9 +130,9 @@ class LimeBase(PerturbationAttribution):
                 everyone = torch.arange(xs[0].shape[0], device=xs[0].device)
                 size = perturbations_per_eval if perturbations_per_eval > 1 else auto_chunk(list(xs))
                 forward, _ = planned(forward, xs, rows=n_samples * len(everyone), chunk=size)
-                original = like(inputs, xs)
-                made = self._samples(original, n_samples, kwargs)
-                z, y, w = self._scored(forward, original, made, everyone, size, bar, kwargs)
+                made = self._samples(like(inputs, xs), n_samples, kwargs)
+                found = self._scored(forward, like(inputs, xs), made, everyone, size, bar, kwargs)
+            z, y, w = found or _no_samples()
             if y.shape[1] != 1:
                 raise ModelError(
                     "Number of outputs is not appropriate, must return one output per perturbed input: got "
@@ -163,7 +155,7 @@ class LimeBase(PerturbationAttribution):
                     warnings.warn(
                         f"Generator completed prior to given n_samples iterations: {k} of {count} samples are used.",
                         InterpWarning,
-                        stacklevel=4,
+                        stacklevel=6,  # from Lime.attribute's caller, through the loops below
                     )
                     return
             if self.perturb_interpretable_space:
@@ -182,52 +174,22 @@ class LimeBase(PerturbationAttribution):
         size: int,
         bar: Any,
         kwargs: dict[str, Any],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Interpretable samples (m, d), scores (m, K) and weights (m,) of perturbed copies of some samples (rows)."""
-        features: list[Tensor] = []
-        weights: list[float] = []
-        scores: list[Tensor] = []
-        held: list[tuple[Tensor, ...]] = []
-
-        def flush() -> None:
-            copies = [torch.cat(column) for column in zip(*held, strict=True)]
-            where = rows.repeat(len(held))
-
-            def work(start: int, stop: int) -> Tensor:
-                here = slice(start * len(rows), stop * len(rows))
-                out = forward.selected([c[here] for c in copies], where[here])
-                return out.reshape(stop - start, -1)
-
-            scores.extend(part for _, _, part in chunks(len(held), len(held), work, bar=bar))
-            held.clear()
-
+    ) -> Copies | None:
+        """Perturbed copies of some samples (rows), evaluated; None if none were made."""
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        weighed = ((z, copy, float(self.similarity_func(original, copy, z, **kwargs))) for z, copy in made)
         # Model and perturb_func may both draw: the copies of a pass are drawn before the model sees them.
-        for sample, copy in made:
-            weight = self.similarity_func(original, copy, sample, **kwargs)
-            features.append(torch.as_tensor(sample).reshape(1, -1))
-            weights.append(float(weight))
-            held.append(as_tuple(copy))
-            if len(held) == size:
-                flush()
-        if held:
-            flush()
-        if not features:
-            raise InputError("perturb_func gave no samples.")
-        y = torch.cat(scores)
+        while held := list(itertools.islice(weighed, size)):
+            switches, copies, weights = zip(*held, strict=True)
+            xs = [torch.cat(column) for column in zip(*map(as_tuple, copies), strict=True)]
+            scores = _scores(forward, xs, rows, len(held), bar)
+            z = torch.cat([torch.as_tensor(one).reshape(1, -1) for one in switches])
+            parts.append((z, scores, torch.tensor(weights, dtype=torch.float64)))
+        if not parts:
+            return None
+        z, y, w = (torch.cat(column) for column in zip(*parts, strict=True))  # (m, d), (m, K), (m,)
         dtype = accumulation_dtype(y.dtype) if y.is_floating_point() else torch.get_default_dtype()
-        z = torch.cat(features).to(y.device, dtype)
-        return z, y.to(dtype), torch.tensor(weights, dtype=dtype, device=y.device)
-
-    def _jackknife(self, z: Tensor, y: Tensor, w: Tensor, together: int) -> Tensor:
-        """Standard error of the coefficients (d,); infinite for fewer than two copies in each part.
-
-        Copies that were drawn together stay together.
-        """
-        if len(z) < 2 * _PARTS:
-            return torch.full_like(z[0], math.inf)
-        part = torch.arange(len(z), device=z.device) // together % _PARTS
-        without = torch.stack([self._fit(z[part != k], y[part != k], w[part != k]).reshape(-1) for k in range(_PARTS)])
-        return (without.var(0, correction=0) * (_PARTS - 1)).sqrt()
+        return z.to(y.device, dtype), y.to(dtype), w.to(y.device, dtype)
 
     def _fit(self, z: Tensor, y: Tensor, w: Tensor) -> Tensor:
         self.interpretable_model.fit(DataLoader(TensorDataset(z, y, w), batch_size=len(z)))
@@ -320,101 +282,72 @@ class Lime(LimeBase):
             Maps of the inputs' shapes; (N, K, ...) for K outputs per example, (1, ...) for a model that returns one
             value for the whole batch.
         """
-        check_tolerance(tol, n_samples, max_samples)
+        draws = Draws(n_samples, tol, max_samples)
         check_chunk("perturbations_per_eval", perturbations_per_eval)
         if orthogonal and self.perturb_func is not default_perturb_func:
             raise InputError("orthogonal=True draws the copies itself; leave perturb_func out, or orthogonal.")
         perturb_func, together = (orthogonal_perturb_generator, 2) if orthogonal else (self.perturb_func, 1)
         rng = make_generator(seed, generator)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
-            n, device = xs[0].shape[0], xs[0].device
-            bases = as_baselines(baselines, xs, template=inputs)
-            features = MaskFeatures(xs, feature_mask)
-            warn_of_many(len(features), self.get_name())
-            positions = features.positions()
             size = check_chunk("batch_size", batch_size) or (
                 perturbations_per_eval if perturbations_per_eval > 1 else auto_chunk(list(xs))
             )
-            clean = clean_scores(forward, xs, batch_size or max(size, n))
-            merged = clean.ndim == 0 or clean.shape[0] != n or (n > 1 and merges_batch(forward, xs))
-            if merged and perturbations_per_eval > 1 and n > 1:
+            switched = Switched(forward, xs, baselines, feature_mask, inputs, batch_size or max(size, xs[0].shape[0]))
+            warn_of_many(switched.d, self.get_name())
+            if switched.merged and perturbations_per_eval > 1 and len(xs[0]) > 1:
                 raise ModelError(
                     "Perturbations per eval must be 1 when forward function returns single value per batch! Use "
                     "perturbations_per_eval=1."
                 )
-            note(score=clean if clean.ndim == 1 and not merged else None)
-            if not merged:
-                forward, _ = planned(forward, xs, rows=n_samples * n, chunk=size)
-            problems = [torch.arange(n, device=device)] if merged else torch.arange(n, device=device).split(1)
-            start, found, errors = rng.get_state(), [], []
-            counts, reached = [], []
-            copies = n_samples if tol is None else max_samples
-            estimate = tol is not None or (
-                collecting() and clean.numel() == max(1, clean.shape[0] if clean.ndim else 1)
-            )
-            with progress_bar(copies * len(problems), self.get_name(), True if show_progress else progress) as bar:
-                for rows in problems:
-                    own = [p if p.shape[0] == 1 else p.index_select(0, rows) for p in positions]
-                    known = {
-                        "num_interp_features": len(features),
-                        "feature_mask": like(inputs, own),
-                        "baselines": like(inputs, [b.index_select(0, rows) for b in bases]),
-                    }
-                    rng.set_state(start)
+            if not switched.merged:
+                forward, _ = planned(forward, xs, rows=n_samples * len(xs[0]), chunk=size)
+            estimate = tol is not None or (collecting() and switched.single)
+            start, fits = rng.get_state(), []
+            total = draws.planned * len(switched.problems)
+            with progress_bar(total, self.get_name(), True if show_progress else progress) as bar:
+                for rows in switched.problems:
+                    original, known = switched.parts(rows)
+                    step = 1 if switched.merged else size
+                    rng.set_state(start)  # every sample starts from the same random numbers
                     with drawing_from(rng):
-                        original = like(inputs, [x.index_select(0, rows) for x in xs])
-                        made = self._samples(original, copies, known, perturb_func)
-                        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-                        reached.append(torch.full((1,), math.inf, dtype=torch.float64))
-                        for due, _ in rounds(lambda: reached[-1], 1, tol, n_samples, max_samples):
-                            head = next(made, None)
-                            if head is None and parts:  # a generator of the user's has ended
-                                break
-                            more = itertools.chain(() if head is None else (head,), itertools.islice(made, due - 1))
-                            step = 1 if merged else size
-                            parts.append(self._scored(forward, original, more, rows, step, bar, known))
-                            z, y, w = (torch.cat(column) for column in zip(*parts, strict=True))
-                            columns = y.unbind(1)
-                            if estimate:
-                                error = torch.stack([self._jackknife(z, column, w, together) for column in columns])
-                            fits = torch.stack([self._fit(z, column, w).reshape(-1) for column in columns])
-                            if estimate:
-                                reached[-1] = relative_error(torch.tensor([_PARTS - 1]), [error[None]], [fits[None]])
-                        found.append(fits)
-                        counts.append(len(z))
-                        if estimate:
-                            errors.append(error)
-            coefs = torch.stack(found)  # (problems, K, d)
-            shape = outputs_shape(clean, merged)
+                        made = self._samples(original, draws.planned, known, perturb_func)
+                        scored = partial(self._scored, forward, original, rows=rows, size=step, bar=bar, kwargs=known)
+                        fits.append(_fitted(Coefficients(self._fit, together, estimate), made, scored, draws))
             if estimate:
-                spread = torch.stack(errors)
-                maps = [_spread(spread, p, merged).reshape(*shape, *p.shape[1:]) for p in positions]
-                report_reached(torch.tensor(counts), torch.cat(reached), like(inputs, maps), tol, "copies")
+                spread = switched.maps(torch.stack([f.standard_error for f in fits]))
+                counts, errors = torch.tensor([f.count for f in fits]), torch.cat([f.map_error() for f in fits])
+                report_reached(counts, errors, like(inputs, spread), tol, "copies")
+            coefs = torch.stack([f.coefficients for f in fits])  # (problems, K, d)
             if not return_input_shape:
-                return coefs.reshape(*shape, -1)
-            return like(inputs, [_spread(coefs, p, merged).reshape(*shape, *p.shape[1:]) for p in positions])
+                return coefs.reshape(*switched.shape, -1)
+            return like(inputs, switched.maps(coefs))
 
 
-def _spread(coefs: Tensor, positions: Tensor, merged: bool) -> Tensor:
-    """Coefficients (problems, K, d) at every element of a mask (1 or N, ...): (problems, K, elements)."""
-    if positions.shape[0] == 1 or merged:
-        return coefs.index_select(2, positions[0].reshape(-1))
-    return coefs.gather(2, positions.reshape(len(coefs), 1, -1).expand(-1, coefs.shape[1], -1))
+def _fitted(
+    found: Coefficients,
+    made: Iterator[tuple[Tensor, Any]],
+    scored: Callable[[Iterable[tuple[Tensor, Any]]], Copies | None],
+    draws: Draws,
+) -> Coefficients:
+    """The coefficients for copies that are made and scored round by round, until the error is below the tolerance."""
+    for due, _ in rounds(found.map_error, 1, draws.tol, draws.n_samples, draws.max_samples):
+        more = scored(itertools.islice(made, due))
+        if more is None:  # a generator of the user's has ended
+            break
+        found.add(more)
+    return found if found.count else _no_samples()
 
 
-def outputs_shape(clean: Tensor, merged: bool) -> tuple[int, ...]:
-    """The first dimensions of a map: (N,), (N, K) for K > 1 outputs per example, those of the one value per batch."""
-    if merged:
-        return (1, *clean.shape) if clean.ndim == 0 else tuple(clean.shape)
-    return tuple(clean.shape) if clean.numel() > clean.shape[0] else (clean.shape[0],)
+def _scores(forward: Forward, xs: Sequence[Tensor], rows: Tensor, count: int, bar: Any) -> Tensor:
+    """Scores (count, K) of so many copies of some samples (rows), which stand copy by copy: (count * rows, ...)."""
+    where = rows.repeat(count)
+
+    def work(start: int, stop: int) -> Tensor:
+        here = slice(start * len(rows), stop * len(rows))
+        return forward.selected([x[here] for x in xs], where[here]).reshape(stop - start, -1)
+
+    return torch.cat([part for _, _, part in chunks(count, count, work, bar=bar)])
 
 
-def warn_of_many(count: int, what: str) -> None:
-    """Say when there are more features than a regression can tell apart."""
-    if count > _MANY_FEATURES:
-        warnings.warn(
-            f"{what} fits one coefficient to each of {count} features, which is slow and says little. Group them with "
-            "feature_mask (superpixels, words).",
-            InterpWarning,
-            stacklevel=3,
-        )
+def _no_samples() -> NoReturn:
+    raise InputError("perturb_func gave no samples.")

@@ -272,6 +272,6 @@ def _with(context: Tensor, group: Any) -> Tensor:
 def _values(game: Game, z: Tensor, samples: Tensor) -> Tensor:
     """Scores of coalition r for sample r: (R, K)."""
     if game.merged:
-        return game.of(z)[:, 0]
+        return game.scores(z)[:, 0]
     rows = torch.arange(len(z), device=game.device)
-    return game.pairs(rows, samples, lambda c, who: game.spread(z.index_select(0, c), who))
+    return game.scores_of_pairs(rows, samples, lambda c, who: game.spread(z.index_select(0, c), who))

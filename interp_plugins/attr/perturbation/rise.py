@@ -214,7 +214,7 @@ class _Sums:
         def switches(c: Tensor, who: Tensor) -> Sequence[Tensor]:
             return [m.index_select(0, c) for m in masks]
 
-        scores = game.scores(len(masks[0]), switches, samples)  # (masks, samples, K)
+        scores = game.masked_scores(len(masks[0]), switches, samples)  # (masks, samples, K)
         at, by_set = samples.to(game.device), scores.unflatten(0, (-1, self.size))
         self.count[samples] += len(scores) // self.size
         self.level[at] += scores.sum(0)

@@ -152,14 +152,14 @@ class _Ratio:
     def add(self, a: Tensor, b: Tensor, samples: Tensor) -> None:
         """The rows of a pair of designs (n, d), for some samples."""
         game, at = self.game, samples.to(self.game.device)
-        plain = game.of(a, samples)  # (n, samples, K)
+        plain = game.scores(a, samples)  # (n, samples, K)
         u = plain - game.clean[at].to(game.wide)
         self.count[samples] += len(a)
         self._scores[:, at] += torch.stack([u.pow(k).sum(0) for k in (1, 2, 3, 4)])
         for i in range(game.d):
             c = a.clone()
             c[:, i] = b[:, i]
-            d = (plain - game.of(c, samples)).square() / 2
+            d = (plain - game.scores(c, samples)).square() / 2
             self._changes[:, at, :, i] += torch.stack([d, d * u, d * u * u, d * d]).sum(1)
 
     def _moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -317,7 +317,7 @@ class _Dependence:
 
     def add(self, z: Tensor, samples: Tensor) -> None:
         """More masks (C, d) for some samples."""
-        scores = self.game.of(z, samples)
+        scores = self.game.scores(z, samples)
         self._switches.append(z.to(self.game.device, self.game.wide))
         switches = torch.cat(self._switches)
         self.count[samples] += len(z)

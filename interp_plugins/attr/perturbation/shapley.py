@@ -133,7 +133,7 @@ def _marginals(game: Game, orders: Tensor, ends: tuple[Tensor, Tensor], samples:
     start, end = (e[samples.to(e.device)] for e in ends)
     path = [start.expand(count, 1, *start.shape), end.expand(count, 1, *end.shape)]
     if d > 1:
-        path.insert(1, game.along(orders, samples))
+        path.insert(1, game.scores_along(orders, samples))
     steps = torch.cat(path, 1).diff(dim=1).permute(0, 2, 3, 1)  # (P, samples, K, place in the order)
     rank = orders.argsort(1)
     return steps.gather(3, rank[:, None, None, :].expand_as(steps))
@@ -203,5 +203,5 @@ class ShapleyValues(ShapleyValueSampling):
                     z, size = coalition_sizes(codes, d)
                     plus, minus = weight[(size - 1).clamp_min(0)], -weight[size.clamp_max(d - 1)]
                     share = torch.where(z, plus[:, None], minus[:, None])  # (C, d)
-                    values += torch.einsum("cnk,cd->nkd", game.of(z), share)
+                    values += torch.einsum("cnk,cd->nkd", game.scores(z), share)
             return like(inputs, game.maps(values))
