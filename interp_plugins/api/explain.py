@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from interp_plugins.api.binding import Bound, bind_methods
 from interp_plugins.api.named_inputs import by_name, in_order
-from interp_plugins.api.prediction import Asked, Prediction, asked_targets, predict, target_probability
+from interp_plugins.api.prediction import predict, target_probability
 from interp_plugins.attr.shared.grid_layer import last_grid_layer
 from interp_plugins.core.baseline import IdBaseline, Sample, as_baselines
 from interp_plugins.core.batching import check_chunk
@@ -28,10 +28,12 @@ from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.forward import Call, Forward, one_per_row
 from interp_plugins.core.guard import frozen, modules_of
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
-from interp_plugins.core.multi_target import MultiTarget, part_of
+from interp_plugins.core.multi_target import MultiTarget, asked_targets, part_of
+from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.report import collect
 from interp_plugins.core.spec import InputSpec, as_spec
+from interp_plugins.core.target import Asked
 from interp_plugins.core.tensors import as_tuple, check_inputs, is_float, like, widest
 from interp_plugins.engine import acceleration, as_backend, check_methods, clean_scores, compilation, enabled
 

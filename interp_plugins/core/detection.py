@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import TargetError, unknown
+from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.target import Target
+from interp_plugins.core.target import Asked, FromPrediction, Target
 from interp_plugins.core.tensors import accumulation_dtype
 
 MOST = 100  # detections kept per picture, those with the highest scores
@@ -128,6 +129,13 @@ class Box(Target):
         corners = (self.box if self.box.ndim == 1 else self.box[i]).tolist()
         return f"box of class {label} at ({', '.join(f'{v:.0f}' for v in corners)})"
 
+    def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+        """The box, with its class and score in words, and where it lies."""
+        scores = self(prediction.output).tolist()
+        names = [spec.label(c) for c in self.label.expand(n).tolist()]
+        labels = tuple(f"{name} box {score:.2f}" for name, score in zip(names, scores))
+        return Asked(self, None, labels, region=None if prediction.size is None else self.mask(prediction.size, n))
+
     def mask(self, size: tuple[int, int], n: int) -> Tensor:
         """The boxes as masks, bool (N, H, W)."""
         boxes = self.box.expand(n, 4)
@@ -138,7 +146,7 @@ class Box(Target):
 
 
 @dataclass(frozen=True)
-class Detection:
+class Detection(FromPrediction):
     """What the model detects in the clean picture, as a `Box`; resolved by `explain`, which knows the prediction.
 
     Args:
@@ -153,7 +161,11 @@ class Detection:
     min_iou: float = 0.5
     scoring: str = "match"
 
-    def resolve(self, output: Tensor, spec: InputSpec) -> tuple[Box, tuple[int, ...]]:
+    def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+        """The frozen box, with its class and score in words, and where it lies."""
+        return self.frozen(prediction.output, spec)[0].resolve(prediction, spec, n)
+
+    def frozen(self, output: Tensor, spec: InputSpec) -> tuple[Box, tuple[int, ...]]:
         """The frozen box, and the class of every sample.
 
         Raises:

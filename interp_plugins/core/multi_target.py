@@ -7,6 +7,7 @@ target that leaves all of them, and the maps that come of it stand sample by sam
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,17 +15,67 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.core.errors import ModelError
-from interp_plugins.core.target import Target
+from interp_plugins.core.errors import InterpWarning, ModelError, TargetError
+from interp_plugins.core.prediction import Prediction
+from interp_plugins.core.region import ClassRegion
+from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.target import Asked, FromPrediction, Target, named_target
 
 
 @dataclass(frozen=True)
-class AllClasses:
+class AllClasses(FromPrediction):
     """Every class of a classifier, each explained on its own; `explain(..., target="all")` says the same.
 
     For an output (N, C) these are its C columns, for a segmentation (N, C, H, W) the region of every class that the
     model predicts in the batch.
     """
+
+    def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+        """Refused: these are several.
+
+        Raises:
+            TargetError: always.
+        """
+        raise TargetError("AllClasses() is several targets, so it cannot be part of another one; name one class there.")
+
+    def resolve_each(self, prediction: Prediction, spec: InputSpec, n: int) -> list[Asked]:
+        """Each column of (N, C); the region of each class of (N, C, H, W) that is predicted anywhere in the batch."""
+        output = prediction.output
+        if output.ndim == 2:
+            return [Asked.of_classes((c,) * n, spec) for c in range(output.shape[1])]
+        if output.ndim != 4:
+            raise TargetError(
+                f"target='all' means every class of an output (N, C) or (N, C, H, W), but the model's output has shape "
+                f"{tuple(output.shape)}. Give a list of targets."
+            )
+        found = torch.unique(output[:, 0] > 0).long() if output.shape[1] == 1 else torch.unique(output.argmax(1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InterpWarning)  # a class that one sample lacks has an empty map there
+            return [ClassRegion(int(c)).resolve(prediction, spec, n) for c in found.tolist()]
+
+
+def asked_targets(target: Any, prediction: Prediction, spec: InputSpec, n: int) -> list[Asked]:
+    """Resolve what the user asks for; a list means several explanations per sample.
+
+    Args:
+        target: None (the predicted class), int (index), str or bool (label), ("label", entry), tuple (output index),
+            tensor or array of n indices (one per sample), `Target`, function output -> (N,), "all", or a list of these.
+            `Contrast` may hold any of them but lists. None gives several where the model predicts several labels.
+        prediction: the clean output.
+        spec: class names.
+        n: batch size.
+    """
+    if isinstance(target, list):
+        if not target:
+            raise TargetError("target is an empty list; give at least one class, or None for the predicted class.")
+        return [one for t in target for one in asked_targets(t, prediction, spec, n)]
+    if isinstance(target, str) and target == "all" and not _is_class(spec, "all"):
+        target = AllClasses()
+    return named_target(target, spec, n).resolve_each(prediction, spec, n)
+
+
+def _is_class(spec: InputSpec, name: str) -> bool:
+    return spec.vocab is not None and any(str(v).lower() == name for v in spec.vocab)
 
 
 @dataclass(frozen=True)

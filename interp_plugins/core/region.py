@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import InterpWarning, TargetError
+from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.target import Region
+from interp_plugins.core.target import Asked, FromPrediction, Region
 
 _BACKGROUND = re.compile(r"(back[ _-]?ground|bg|void|unlabell?ed|none|na)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
-class ClassRegion:
+class ClassRegion(FromPrediction):
     """The pixels of one class per sample; resolved by `explain`, which knows the prediction and the class names.
 
     Args:
@@ -35,7 +36,12 @@ class ClassRegion:
     which: Any = None
     truth: Tensor | None = None
 
-    def resolve(self, output: Tensor, spec: InputSpec) -> tuple[Region, tuple[int, ...]]:
+    def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+        """The frozen region, by the name of its class."""
+        region, classes = self.frozen(prediction.output, spec)
+        return Asked(region, None, tuple(spec.label(c) for c in classes), classes, region.mask)
+
+    def frozen(self, output: Tensor, spec: InputSpec) -> tuple[Region, tuple[int, ...]]:
         """The frozen region, and the class of every sample.
 
         Args:

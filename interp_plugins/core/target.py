@@ -3,24 +3,68 @@
 `as_target` follows Captum's rules for integers, tuples, lists and tensors; functions and `Target` objects are
 first class. A target can belong to single samples (a list of classes, a mask per image): `target.at(rows)` gives the
 target for those rows of the batch, so that methods can chunk over samples, steps and perturbations as they like.
+
+`explain` knows more than a method: the clean prediction and the class names. `target.resolve(prediction, spec, n)`
+gives what is asked of a batch, with its names (`Asked`); a new kind of target is a subclass of `Target`, nothing else.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from interp_plugins.core.errors import TargetError
-from interp_plugins.core.tensors import describe
+from interp_plugins.core.errors import InterpWarning, TargetError
+from interp_plugins.core.indices import IndexTuple, as_indices, check_index, is_int
+from interp_plugins.core.prediction import Prediction
+from interp_plugins.core.spec import InputSpec
+
+_FEW = 4  # outputs of a regression that are all explained where none is named
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A target for the whole batch, with what is known of it per sample.
+
+    Attributes:
+        target: output -> one scalar per sample.
+        indices: the output's index per sample, or None where the target is no single output.
+        labels: the target in words per sample.
+        classes: the class per sample, where it is the region of one.
+        region: that region, bool (N, H, W), or None.
+    """
+
+    target: Target
+    indices: tuple[Any, ...] | None
+    labels: tuple[Any, ...]
+    classes: tuple[int, ...] | None = None
+    region: Tensor | None = None
+
+    @classmethod
+    def of_classes(cls, classes: Sequence[int], spec: InputSpec) -> Asked:
+        """One class per sample, by its index."""
+        return cls(PerSample([(c,) for c in classes]), tuple(classes), tuple(spec.label(c) for c in classes))
 
 
 class Target:
-    """Base class: the whole output (for outputs that already are one scalar per example)."""
+    """Base class: the whole output (for outputs that already are one scalar per example).
+
+    A subclass says what it selects (`__call__`) and how it reads (`describe`). One that belongs to single samples says
+    what it is for some rows (`at`), one that is made of other targets what it is of others (`map`), and one that
+    depends on the prediction what it is there (`resolve`).
+
+    Example:
+        class Margin(Target):  # of class 0 over the best of the others
+            def __call__(self, output):
+                return output[:, 0] - output[:, 1:].amax(1)
+
+        explain(model, x, target=Margin())
+    """
 
     @property
     def count(self) -> int:
@@ -39,45 +83,87 @@ class Target:
         """Short text for sample i, or None."""
         return None
 
+    def map(self, function: Callable[[Any], Any]) -> Target:
+        """This target with `function` applied to each target that it is made of; itself where it is made of none."""
+        return self
+
+    def indices_of_rows(self, n: int) -> list[IndexTuple] | None:
+        """The output's index for each of n rows, or None where the target is no single output."""
+        return None
+
+    def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+        """What is asked of a batch, one scalar per sample; what it is made of may be anything that `explain` takes.
+
+        Args:
+            prediction: the clean output, and what it says.
+            spec: class names.
+            n: batch size.
+
+        Raises:
+            TargetError: the target leaves another number of values than n.
+        """
+        chosen = self.map(lambda part: ask(part, prediction, spec, n).target)
+        scores = chosen(prediction.output)  # out of range is said here, before any work
+        if scores.numel() != n:
+            raise TargetError(
+                f"The target {chosen} leaves values of shape {tuple(scores.shape)} for {n} samples (output of shape "
+                f"{tuple(prediction.output.shape)}); an explanation is of one scalar per sample. Give an index for "
+                "every dimension after the batch, core.region.ClassRegion() or core.target.Region for a segmentation, "
+                "or a function output -> (N,)."
+            )
+        return Asked(chosen, None, tuple(chosen.describe(i) or "output" for i in range(n)))
+
+    def resolve_each(self, prediction: Prediction, spec: InputSpec, n: int) -> list[Asked]:
+        """As `resolve`, for a target that may be several explanations."""
+        return [self.resolve(prediction, spec, n)]
+
+
+class FromPrediction(Target):
+    """Base class of what only the clean prediction makes a target: `resolve` gives the one that can be called."""
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Refused.
+
+        Raises:
+            TargetError: always.
+        """
+        raise TargetError(
+            f"{self!r} depends on the model's clean prediction, which `explain` knows and a single method does not. "
+            "Call explain(...), or give the method target.resolve(prediction, spec, n).target."
+        )
+
 
 class Whole(Target):
     """No selection: the model's output as it is (Captum's `target=None`)."""
-
-
-def _check_index(output: Tensor, index: tuple[Any, ...]) -> None:
-    shape = tuple(output.shape)
-    if len(index) > output.ndim - 1:
-        raise TargetError(
-            f"Cannot choose target column with output shape {shape}: the target {index} has {len(index)} indices, "
-            f"the output has {output.ndim - 1} dimension(s) after the batch. "
-            + ("Use target=None for one scalar per example." if output.ndim == 1 else "Give one index per dimension.")
-        )
-    for d, i in enumerate(index, start=1):
-        if isinstance(i, int) and not -shape[d] <= i < shape[d]:
-            raise TargetError(
-                f"Target index {i} is out of range: the model's output has shape {shape}, so dimension {d} takes "
-                f"0 to {shape[d] - 1}."
-            )
 
 
 @dataclass(frozen=True)
 class Index(Target):
     """One index (one per output dimension after the batch, slices allowed) for every sample."""
 
-    index: tuple[int | slice, ...]
+    index: IndexTuple
 
     def __call__(self, output: Tensor) -> Tensor:
-        _check_index(output, self.index)
+        check_index(output, self.index)
         return output[(slice(None), *self.index)]
 
     def describe(self, i: int) -> str | None:
         return ", ".join(str(v) for v in self.index)
 
+    def __str__(self) -> str:
+        return str(self.index[0] if len(self.index) == 1 else self.index)
+
+    def indices_of_rows(self, n: int) -> list[IndexTuple] | None:
+        return [self.index] * n
+
+    def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+        return _of_columns(super().resolve(prediction, spec, n), prediction, spec, n)
+
 
 class PerSample(Target):
     """An index tuple per sample."""
 
-    def __init__(self, indices: Sequence[tuple[int | slice, ...]]):
+    def __init__(self, indices: Sequence[IndexTuple]):
         self.indices = [tuple(i) for i in indices]
 
     def at(self, rows: Tensor | None) -> Target:
@@ -90,7 +176,7 @@ class PerSample(Target):
                 f"{tuple(output.shape)}; give one target per sample of the batch."
             )
         for index in self.indices:
-            _check_index(output, index)
+            check_index(output, index)
         if all(isinstance(v, int) for index in self.indices for v in index):
             columns = torch.tensor(self.indices, device=output.device).unbind(1)
             return output[(torch.arange(len(self.indices), device=output.device), *columns)]
@@ -98,6 +184,24 @@ class PerSample(Target):
 
     def describe(self, i: int) -> str | None:
         return ", ".join(str(v) for v in self.indices[i])
+
+    def __str__(self) -> str:
+        return str([index[0] if len(index) == 1 else index for index in self.indices])
+
+    def indices_of_rows(self, n: int) -> list[IndexTuple] | None:
+        return self.indices
+
+    def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+        return _of_columns(super().resolve(prediction, spec, n), prediction, spec, n)
+
+
+def _of_columns(asked: Asked, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+    """The same by name, where it is a column of the output for every sample."""
+    columns = [index[0] for index in asked.target.indices_of_rows(n) or () if len(index) == 1]
+    if len(columns) < n or not all(isinstance(c, int) for c in columns):
+        return asked
+    count = max(prediction.output.shape[1], 1)
+    return Asked.of_classes([c % count for c in columns], spec)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -112,6 +216,9 @@ class Function(Target):
     def describe(self, i: int) -> str | None:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
+    def __str__(self) -> str:
+        return repr(self.function)
+
 
 @dataclass(frozen=True)
 class Probability(Target):
@@ -122,11 +229,18 @@ class Probability(Target):
     def at(self, rows: Tensor | None) -> Target:
         return Probability(self.of.at(rows))
 
+    def map(self, function: Callable[[Any], Any]) -> Target:
+        return Probability(function(self.of))
+
     def __call__(self, output: Tensor) -> Tensor:
         return self.of(output.softmax(1))
 
     def describe(self, i: int) -> str | None:
         return f"p({self.of.describe(i)})"
+
+    def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+        of = ask(self.of, prediction, spec, n)
+        return Asked(Probability(of.target), None, tuple(f"p({label})" for label in of.labels))
 
 
 @dataclass(frozen=True)
@@ -143,11 +257,41 @@ class Contrast(Target):
     def at(self, rows: Tensor | None) -> Target:
         return Contrast(self.this.at(rows), self.that.at(rows))
 
+    def map(self, function: Callable[[Any], Any]) -> Target:
+        return Contrast(function(self.this), function(self.that))
+
     def __call__(self, output: Tensor) -> Tensor:
         return self.this(output) - self.that(output)
 
     def describe(self, i: int) -> str | None:
         return f"{self.this.describe(i)} rather than {self.that.describe(i)}"
+
+    def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+        this, that = (ask(t, prediction, spec, n) for t in (self.this, self.that))
+        if this.region is not None and that.classes is not None:  # this class rather than that one, in the same place
+            one_channel = prediction.output.shape[1] == 1
+            that = replace(that, target=Region(0 if one_channel else that.classes, this.region))
+        _check_differ(this, that, n)
+        labels = tuple(f"{a} rather than {b}" for a, b in zip(this.labels, that.labels))
+        return Asked(Contrast(this.target, that.target), None, labels, region=this.region)
+
+
+def _check_differ(this: Asked, that: Asked, n: int) -> None:
+    """Refuse a class against itself; warn of samples where it is, whose maps are zero."""
+    if this.indices is None or that.indices is None:
+        return
+    same = [i for i, (a, b) in enumerate(zip(this.indices, that.indices)) if a == b]
+    if len(same) == n:
+        raise TargetError(
+            f"The contrast compares {this.labels[0]!r} with itself, which is zero everywhere. Give two classes; None "
+            "means the predicted one."
+        )
+    if same:
+        warnings.warn(
+            f"In sample {', '.join(map(str, same[:10]))} the contrast compares a class with itself; the map is zero.",
+            InterpWarning,
+            stacklevel=5,
+        )
 
 
 class Region(Target):
@@ -160,7 +304,7 @@ class Region(Target):
     """
 
     def __init__(self, index: int | Sequence[int], mask: Tensor):
-        self.index = int(index) if _is_int(index) else tuple(int(i) for i in index)  # type: ignore[arg-type,union-attr]
+        self.index = int(index) if is_int(index) else tuple(int(i) for i in index)  # type: ignore[arg-type,union-attr]
         self.mask = mask.detach().bool()
 
     def at(self, rows: Tensor | None) -> Target:
@@ -186,15 +330,66 @@ class Region(Target):
         return f"region of class {self.index if isinstance(self.index, int) else self.index[i]}"
 
 
-def _is_int(v: Any) -> bool:
-    return isinstance(v, (int, np.integer)) and not isinstance(v, (bool, np.bool_))
+class Predicted(FromPrediction):
+    """What the model predicts: the class, all labels, the only output, a detector's first box; `target=None`."""
+
+    def __repr__(self) -> str:
+        return "Predicted()"
+
+    def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+        """The predicted class of each sample, or the output where it is one value per sample."""
+        if prediction.foremost is not None:
+            return prediction.foremost.resolve(prediction, spec, n)
+        if prediction.classes is not None:
+            return Asked.of_classes(prediction.classes, spec)
+        output = prediction.output
+        if output.numel() == n:
+            whole = Whole() if output.ndim < 2 else Index((0,) * (output.ndim - 1))
+            return Asked(whole, None, ("output",) * n)
+        named = spec.vocab is not None and output.ndim == 2
+        names = f" ({', '.join(map(str, (spec.vocab or ())[:6]))}, ...)" if named else ""
+        raise TargetError(
+            f"No default target for an output of shape {tuple(output.shape)} ({n} samples){names}. Give target=: an "
+            "index or a tuple of indices per dimension after the batch, core.region.ClassRegion() or "
+            "core.target.Region for a segmentation, or a function output -> (N,)."
+        )
+
+    def resolve_each(self, prediction: Prediction, spec: InputSpec, n: int) -> list[Asked]:
+        """Every predicted label; up to four outputs of a regression."""
+        shape = prediction.output.shape
+        if prediction.several is not None:
+            columns = prediction.labels()
+        elif prediction.classes is None and len(shape) == 2 and 1 < shape[1] <= _FEW:
+            columns = list(range(shape[1]))
+        else:
+            return [self.resolve(prediction, spec, n)]
+        return [Asked.of_classes((c,) * n, spec) for c in columns]
 
 
-def _index_tuple(value: Any) -> tuple[int | slice, ...]:
-    bad = [v for v in value if not (_is_int(v) or isinstance(v, slice))]
-    if bad:
-        raise TargetError(f"Target type {type(bad[0])} inside the tuple {value!r} is not valid; use ints (or slices).")
-    return tuple(v if isinstance(v, slice) else int(v) for v in value)
+def ask(target: Any, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
+    """What one target asks of a batch; `target` is anything that `explain` takes for one explanation."""
+    return named_target(target, spec, n).resolve(prediction, spec, n)
+
+
+def named_target(target: Any, spec: InputSpec, n: int) -> Target:
+    """`explain`'s rules for one target: None is the predicted class, text and bool are entries of the vocabulary.
+
+    Args:
+        target: None, str, bool, ("label", entry), or what `as_target` takes.
+        spec: class names.
+        n: batch size.
+    """
+    if isinstance(target, Target):
+        return target
+    if target is None:
+        return Predicted()
+    if isinstance(target, tuple) and len(target) == 2 and target[0] == "label":
+        return Index((spec.index_of(target[1]),))
+    if isinstance(target, str):
+        return Index((spec.index_of(str(target)),))
+    if isinstance(target, (bool, np.bool_)):
+        return Index((spec.index_of(bool(target)),))
+    return as_target(target, n)
 
 
 def as_target(target: Any, n: int) -> Target:
@@ -209,44 +404,28 @@ def as_target(target: Any, n: int) -> Target:
     Raises:
         TargetError: anything else, or a length that is not n.
     """
+    if isinstance(target, Target):
+        return _translated(target, n)
     if target is None:
         return Whole()
-    if isinstance(target, Contrast):
-        return Contrast(as_target(target.this, n), as_target(target.that, n))
-    if isinstance(target, Probability):
-        return Probability(as_target(target.of, n))
-    if isinstance(target, Target):
-        return target
-    if _is_int(target):
-        return Index((int(target),))
-    if isinstance(target, tuple):
-        return Index(_index_tuple(target))
-    if isinstance(target, (Tensor, np.ndarray)):
-        values = torch.as_tensor(target).as_subclass(Tensor)
-        if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-            raise TargetError(f"A target tensor must hold integer indices, got {describe(values)}.")
-        if values.numel() == 1 and (values.ndim == 0 or n == 1 or values.ndim == 1):
-            return Index((int(values.reshape(()).item()),))
-        if values.ndim == 1 and values.numel() == n:
-            return PerSample([(int(v),) for v in values.tolist()])
-        raise TargetError(
-            f"Tensor target dimension {tuple(values.shape)} is not valid for a batch of {n}. Give a 0-d tensor or a "
-            f"1-D tensor of {n} indices."
-        )
-    if isinstance(target, list):
-        if len(target) != n:
-            raise TargetError(
-                f"Target list length does not match output! {len(target)} targets came for {n} samples; give one "
-                "per sample, or a single int or tuple for all."
-            )
-        if all(_is_int(t) for t in target):
-            return PerSample([(int(t),) for t in target])
-        if all(isinstance(t, tuple) for t in target):
-            return PerSample([_index_tuple(t) for t in target])
-        raise TargetError(f"Target element type {type(target[0])} in list is not valid; use ints or tuples of ints.")
+    found = as_indices(target, n)
+    if found is not None:
+        return Index(found) if isinstance(found, tuple) else PerSample(found)
     if callable(target):
         return Function(target)
     raise TargetError(
         f"Target type {type(target)} is not valid: {target!r}. Use an int, a tuple, a list or tensor with one index "
         "per sample, a function output -> (N,), or a Target."
     )
+
+
+def _translated(target: Target, n: int) -> Target:
+    """A target with Captum's rules for what it is made of; itself where these are targets already."""
+    parts: list[tuple[Any, Target]] = []
+
+    def part(given: Any) -> Target:
+        parts.append((given, as_target(given, n)))
+        return parts[-1][1]
+
+    made = target.map(part)
+    return made if any(new is not given for given, new in parts) else target

@@ -15,11 +15,11 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from interp_plugins.api.explain import DEFAULT_METHODS
-from interp_plugins.api.prediction import Prediction
 from interp_plugins.core.baseline import BASELINES
 from interp_plugins.core.errors import TargetError, unknown
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.fastai.batch import Batch, from_items, to_model

@@ -8,33 +8,24 @@ from typing import Any
 from torch import Tensor
 
 from interp_plugins.core.errors import TargetError
-from interp_plugins.core.target import Contrast
+from interp_plugins.core.literals import literals, wants_truth
 from interp_plugins.core.tensors import describe
 
 
 def wants_label(target: Any) -> bool:
-    """Whether the ground truth is asked for, alone, in a list of targets or in a contrast."""
-    if isinstance(target, list):
-        return any(map(wants_label, target))
-    if isinstance(target, Contrast):
-        return wants_label(target.this) or wants_label(target.that)
-    return isinstance(target, str) and target == "label"
+    """Whether the ground truth is asked for: alone, in a list of targets, or in a target such as a contrast."""
+    return any(map(wants_truth, literals(target)))
 
 
-def with_truth(target: Any, labels: Sequence[Any]) -> Any:
-    """The target, or for "label" the samples' class indices (N,); a list of indices where samples have several labels.
+def true_classes(labels: Sequence[Any]) -> Tensor | list[int]:
+    """The samples' class indices (N,); a list of indices where samples have several labels.
 
     Args:
-        target: see `Learner.explain`.
         labels: the targets of the batch, as the loader gave them.
 
     Raises:
         TargetError: no ground truth, or one that is not one class per sample.
     """
-    return _classes(labels) if wants_label(target) else target
-
-
-def _classes(labels: Sequence[Any]) -> Tensor | list[int]:
     if not labels:
         raise TargetError(
             "target='label' means the ground truth, and this batch has none. Take the samples from labelled data "

@@ -11,9 +11,9 @@ from fastai.vision.core import TensorMask, TensorPoint
 from torch import Tensor
 
 from interp_plugins.core.errors import TargetError
+from interp_plugins.core.literals import map_literals, wants_truth
 from interp_plugins.core.region import ClassRegion
-from interp_plugins.core.target import Contrast
-from interp_plugins.fastai.labels import wants_label, with_truth
+from interp_plugins.fastai.labels import true_classes
 from interp_plugins.fastai.learner_info import has_target
 
 _POINT = re.compile(r"point\s*(\d+)", re.IGNORECASE)
@@ -29,22 +29,23 @@ def as_asked(target: Any, dls: Any, labels: Sequence[Any]) -> Any:
 
     Returns:
         For a segmentation, classes (and None, the largest one predicted) as regions; for key points, "point 3" as the
-        two outputs of it; "label" as the ground truth; anything else as it is.
+        two outputs of it; "label" as the ground truth; anything else as it is. So in a list and in a target, too.
     """
-    if isinstance(target, list):
-        return [as_asked(t, dls, labels) for t in target]
-    if isinstance(target, Contrast):
-        return Contrast(as_asked(target.this, dls, labels), as_asked(target.that, dls, labels))
     if has_target(dls, TensorMask):
-        return _region(target, labels)
-    if has_target(dls, TensorPoint) and isinstance(target, str) and (found := _POINT.fullmatch(target.strip())):
+        return map_literals(target, lambda one: _region(one, labels))
+    points = has_target(dls, TensorPoint)
+    return map_literals(target, lambda one: _outputs(one, points, labels))
+
+
+def _outputs(target: Any, points: bool, labels: Sequence[Any]) -> Any:
+    if points and isinstance(target, str) and (found := _POINT.fullmatch(target.strip())):
         first = 2 * int(found[1])
         return [first, first + 1]
-    return with_truth(target, labels)
+    return true_classes(labels) if wants_truth(target) else target
 
 
 def _region(target: Any, labels: Sequence[Any]) -> Any:
-    if wants_label(target):
+    if wants_truth(target):
         if len(labels) != 1 or not isinstance(labels[0], Tensor):
             raise TargetError(
                 "target='label' means the true mask, and this batch has none. Take the samples from labelled data "

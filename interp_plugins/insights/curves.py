@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.api.prediction import asked_targets, predict
+from interp_plugins.api.prediction import predict
 from interp_plugins.core.baseline import BASELINES, as_baselines
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.forward import Call, Forward
 from interp_plugins.core.guard import frozen
+from interp_plugins.core.multi_target import asked_targets
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Probability, Target

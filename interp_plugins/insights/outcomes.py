@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.api.prediction import Prediction
+from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
 
 TOP = 5  # classes offered per sample

@@ -14,11 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from interp_plugins.api.explain import explain
-from interp_plugins.api.prediction import Prediction, predict
+from interp_plugins.api.prediction import predict
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.forward import Call, Forward
 from interp_plugins.core.guard import frozen
+from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.insights.curves import curves_of
 from interp_plugins.insights.outcomes import Truth, outcome

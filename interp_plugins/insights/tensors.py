@@ -12,6 +12,7 @@ from torch import Tensor
 from interp_plugins.core.baseline import BASELINES
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.literals import map_literals, wants_truth
 from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.tensors import check_inputs, like, take_rows
 from interp_plugins.insights.forms import forms, typed
@@ -80,7 +81,7 @@ class Tensors(Live):
         baseline = None if ask.baseline == "default" else self._row(self.own.get(ask.baseline, ask.baseline), i)
         target = ask.target
         if target is None:
-            target = self.labels[i] if isinstance(self.target, str) and self.target == "label" else self.target
+            target = map_literals(self.target, lambda one: self.labels[i] if wants_truth(one) else one)
         return {**known, "inputs": self._one(i), "target": target, "baselines": baseline, **call}
 
     def explain(self, m: int, i: int, ask: Ask) -> Explanations:

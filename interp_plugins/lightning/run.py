@@ -14,9 +14,10 @@ from torch.utils import _pytree as pytree
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.api.explain import explain as core_explain
 from interp_plugins.api.named_inputs import NamedInputs
-from interp_plugins.core.errors import InputError, InputTypeError, TargetError
+from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.literals import with_truth
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import own_tree
 from interp_plugins.lightning.batch import ModelInput, read_batch
@@ -138,22 +139,18 @@ def run(
 
 
 def ground_truth(target: Any, labels: Tensor | None) -> Any:
-    """`target` with "label" replaced by the class indices that came with the samples.
+    """`target` with "label", wherever it stands in it, replaced by the class indices that came with the samples.
 
     Raises:
         TargetError: there are none.
     """
-    if isinstance(target, list):
-        return [ground_truth(one, labels) for one in target]
-    if not isinstance(target, str) or target != "label":
-        return target
-    if labels is None:
-        raise TargetError(
-            'target="label" needs the ground truth, and the batch has none that is clear: expected (inputs, class '
-            'indices of shape (N,)), or a dict with an entry "label", "target" or "y". Give target= an index, a class '
-            "name or a function of the output, or None for the predicted class."
-        )
-    return labels
+    return with_truth(
+        target,
+        labels,
+        missing='target="label" needs the ground truth, and the batch has none that is clear: expected (inputs, class '
+        'indices of shape (N,)), or a dict with an entry "label", "target" or "y". Give target= an index, a class '
+        "name or a function of the output, or None for the predicted class.",
+    )
 
 
 def make_spec(

@@ -15,6 +15,7 @@ from interp_plugins.api.binding import attribute_names, method_info
 from interp_plugins.api.explain import DEFAULT_METHODS, explain
 from interp_plugins.core.errors import InputError, InputTypeError, TargetError
 from interp_plugins.core.guard import modules_of
+from interp_plugins.core.literals import map_literals, with_truth
 from interp_plugins.core.tensors import describe
 from interp_plugins.store.fingerprint import described, method_facts, model_facts
 from interp_plugins.store.job import Explained, Job, Settings
@@ -100,14 +101,15 @@ def explain_dataset(
         unit_size, batch_size, dtype, save_inputs, seed, on_error, retry_failed, rank, world_size, progress
     )
     source = as_source(data, n_samples)
-    per_sample = as_per_sample(target, len(source.data))
+    count = len(source.data)
+    check_per_sample(target, count)
 
     def explained(samples: list[Any], at: int) -> Explained:
         numbers, plain = zip(*samples)
         batch = source.collate(list(plain))
         inputs = _inputs(batch, input_fn)
         labels = _labels(batch, len(samples))
-        asked = per_sample[list(numbers)] if per_sample is not None else ground_truth(target, labels)
+        asked = ground_truth(of_samples(target, list(numbers), count), labels)
         found = explain(model, _to(inputs, model), methods, target=asked, seed=at, progress=False, **options)
         return Explained(found, None if labels is None else labels.tolist())
 
@@ -165,31 +167,37 @@ def _ours(method: Any) -> bool:
     return isinstance(method, str) or type(method).__module__.startswith("interp_plugins.")
 
 
-def as_per_sample(target: Any, n: int) -> Tensor | None:
-    """A target with one class index per sample of the data as a tensor; None for all other targets."""
+def check_per_sample(target: Any, n: int) -> None:
+    """Refuse a tensor or array as target that has not one class index for each of the n samples of the data."""
     if not isinstance(target, (Tensor, np.ndarray)) or target.ndim == 0:
-        return None
-    values = torch.as_tensor(target).as_subclass(Tensor).cpu()
+        return
+    values = torch.as_tensor(target)
     if values.ndim != 1 or len(values) != n or values.is_floating_point():
         raise TargetError(
             f"A target tensor must hold one class index per sample of the data, ({n},), got {describe(target)}."
         )
-    return values.long()
+
+
+def of_samples(target: Any, numbers: list[int], n: int) -> Any:
+    """A target with the entries of some samples in place of every tensor of one class index for each of n samples."""
+
+    def chosen(literal: Any) -> Any:
+        if not isinstance(literal, (Tensor, np.ndarray)) or tuple(literal.shape) != (n,):
+            return literal
+        return torch.as_tensor(literal).as_subclass(Tensor).cpu().long()[numbers]
+
+    return map_literals(target, chosen)
 
 
 def ground_truth(target: Any, labels: Tensor | None) -> Any:
-    """The target with "label" replaced by the samples' class indices."""
-    if isinstance(target, list):
-        return [ground_truth(one, labels) for one in target]
-    if not isinstance(target, str) or target != "label":
-        return target
-    if labels is None:
-        raise TargetError(
-            'target="label" needs the ground truth, and the samples bring none that is clear: expected (input, class '
-            "index). Give target= an index, a class name or one index per sample of the data, or None for the "
-            "predicted class."
-        )
-    return labels
+    """The target with "label", wherever it stands in it, replaced by the samples' class indices."""
+    return with_truth(
+        target,
+        labels,
+        missing='target="label" needs the ground truth, and the samples bring none that is clear: expected (input, '
+        "class index). Give target= an index, a class name or one index per sample of the data, or None for the "
+        "predicted class.",
+    )
 
 
 def _inputs(batch: Any, fn: Callable[[Any], Any] | None) -> Tensor | tuple[Tensor, ...]:

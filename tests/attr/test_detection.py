@@ -78,9 +78,9 @@ def test_rows_belong_to_their_samples() -> None:
         (lambda: Box([0, 0, 5, 5], 1, min_iou=0), TargetError, "min_iou"),
         (lambda: Box([0, 0, 5, 5], 1, scoring="drise"), UnknownNameError, "Did you mean 'd_rise'"),
         (lambda: Box([0, 0, 5, 5], 1)(torch.zeros(2, 3)), TargetError, r"needs detections.*shape \(2, 3\)"),
-        (lambda: Detection().resolve(torch.zeros(2, 3), InputSpec()), TargetError, "detector's output"),
-        (lambda: Detection(2, rank=1).resolve(as_table(TWO), InputSpec()), TargetError, "Sample 0 has no detection of"),
-        (lambda: Detection().resolve(as_table(TWO), InputSpec()), TargetError, "Sample 1 has no detection number 0"),
+        (lambda: Detection().frozen(torch.zeros(2, 3), InputSpec()), TargetError, "detector's output"),
+        (lambda: Detection(2, rank=1).frozen(as_table(TWO), InputSpec()), TargetError, "Sample 0 has no detection of"),
+        (lambda: Detection().frozen(as_table(TWO), InputSpec()), TargetError, "Sample 1 has no detection number 0"),
     ],
 )
 def test_bad_boxes_are_refused(make: Any, error: type[Exception], text: str) -> None:

@@ -37,7 +37,7 @@ OUTPUT = scores([[2, 2, 2], [3, 3, 0]], [[2, 2, 2], [2, 2, 2]])
     ],
 )
 def test_region_is_where_the_model_sees_the_class(which: Any, spec: InputSpec, classes: Any, sizes: Any) -> None:
-    region, found = ClassRegion(which).resolve(OUTPUT, spec)
+    region, found = ClassRegion(which).frozen(OUTPUT, spec)
     assert found == classes and region.mask.flatten(1).sum(1).tolist() == list(sizes)
     assert region(OUTPUT).tolist() == [3 * n for n in sizes]
     rows = torch.tensor([1, 1, 0])
@@ -45,36 +45,36 @@ def test_region_is_where_the_model_sees_the_class(which: Any, spec: InputSpec, c
 
 
 def test_class_0_is_the_background_where_classes_have_no_names() -> None:
-    assert ClassRegion().resolve(scores([[0, 0, 1]]), InputSpec())[1] == (1,)
-    assert ClassRegion().resolve(scores([[0, 0, 0]]), InputSpec())[1] == (0,)
+    assert ClassRegion().frozen(scores([[0, 0, 1]]), InputSpec())[1] == (1,)
+    assert ClassRegion().frozen(scores([[0, 0, 0]]), InputSpec())[1] == (0,)
 
 
 def test_ground_truth_instead_of_the_prediction() -> None:
     truth = torch.tensor([[[1, 1, 0], [255, 255, 255]], [[0, 0, 0], [3, 3, 3]]])
-    region, classes = ClassRegion(truth=truth).resolve(OUTPUT, NAMES)
+    region, classes = ClassRegion(truth=truth).frozen(OUTPUT, NAMES)
     assert classes == (1, 0) and region.mask.flatten(1).sum(1).tolist() == [2, 3]
     with pytest.raises(TargetError, match=r"true classes have shape \(2, 1, 2\).*class per pixel"):
-        ClassRegion(truth=truth[:, :1, :2]).resolve(OUTPUT, NAMES)
+        ClassRegion(truth=truth[:, :1, :2]).frozen(OUTPUT, NAMES)
 
 
 def test_one_channel_is_a_yes_or_no_per_pixel() -> None:
     output = torch.tensor([[[[-1.0, 2.0], [3.0, -4.0]]]])
-    region, classes = ClassRegion().resolve(output, InputSpec())
+    region, classes = ClassRegion().frozen(output, InputSpec())
     assert classes == (1,) and region(output).tolist() == [5.0]
-    assert ClassRegion(0).resolve(output, InputSpec())[0](output).tolist() == [-5.0]
+    assert ClassRegion(0).frozen(output, InputSpec())[0](output).tolist() == [-5.0]
 
 
 def test_what_is_nowhere_is_said() -> None:
     with pytest.warns(InterpWarning, match="In sample 1 the model predicts class 'car' nowhere"):
-        assert ClassRegion("car").resolve(OUTPUT, NAMES)[0](OUTPUT).tolist() == [6, 0]
+        assert ClassRegion("car").frozen(OUTPUT, NAMES)[0](OUTPUT).tolist() == [6, 0]
     with pytest.raises(TargetError, match=r"The model predicts class 'road' nowhere.*it has: sky, Background, car"):
-        ClassRegion("road").resolve(OUTPUT, NAMES)
+        ClassRegion("road").frozen(OUTPUT, NAMES)
     with pytest.raises(TargetError, match="Did you mean 'road'"):
-        ClassRegion("roat").resolve(OUTPUT, NAMES)
+        ClassRegion("roat").frozen(OUTPUT, NAMES)
     with pytest.raises(TargetError, match=r"index 4 is out of range.*0 to 3"):
-        ClassRegion(4).resolve(OUTPUT, NAMES)
+        ClassRegion(4).frozen(OUTPUT, NAMES)
     with pytest.raises(TargetError, match=r"per class and pixel.*shape \(2, 3\)"):
-        ClassRegion(1).resolve(torch.zeros(2, 3), NAMES)
+        ClassRegion(1).frozen(torch.zeros(2, 3), NAMES)
 
 
 def test_the_region_is_frozen_and_kept_with_the_result(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_region_is_frozen_and_kept_with_the_result(tmp_path: Path) -> None:
     x = torch.rand(2, 3, 8, 8, dtype=torch.double)
     exp = explain(model, x, "ig", target=ClassRegion(), input_spec=NAMES, n_steps=50)[0]
     output = model(x)
-    region, classes = ClassRegion().resolve(output, NAMES)
+    region, classes = ClassRegion().frozen(output, NAMES)
     assert exp.region is not None and torch.equal(exp.region, region.mask)
     assert exp.target_label == tuple(NAMES.label(c) for c in classes)
     assert torch.allclose(exp.score, Region(classes, exp.region)(output))

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Subset,
 
 from interp_plugins import explain
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, TargetError
+from interp_plugins.core.target import Probability
 from interp_plugins.store import DiskFullError, ExplanationStore, RunDiffersError, StoreError, explain_dataset
 from interp_plugins.store import arrays as arrays_module
 from interp_plugins.store import manifest as manifest_module
@@ -148,6 +149,14 @@ def tuple_of_two(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_target_per_sample_of_the_data(go, finished, pictures, contents) -> None:
     store = go(target=torch.tensor(pictures().y))
     assert contents(store) == contents(finished)
+
+
+def test_a_target_per_sample_and_the_ground_truth_stand_in_targets_too(go, finished, pictures) -> None:
+    truth = torch.tensor(pictures().y)
+    found = go(target=[Probability(truth), Probability("label"), truth], methods="input_x_gradient")
+    first, second, plain = (found.array(f"input_x_gradient{end}")[:] for end in ("", "_2", "_3"))
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(first - plain).max() > 0
 
 
 def test_dtype_and_inputs_can_be_left_small(go, finished) -> None:

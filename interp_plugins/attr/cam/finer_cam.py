@@ -19,7 +19,7 @@ from interp_plugins.attr.cam.base import ClassActivationMap
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, TargetError, unknown
 from interp_plugins.core.registry import register
-from interp_plugins.core.target import Index, PerSample, Target, as_target
+from interp_plugins.core.target import Target, as_target
 from interp_plugins.core.tensors import as_tuple
 
 BASES = {
@@ -67,9 +67,7 @@ class Finer(Target):
 
     def _classes(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """The scores of all classes (R, C) beside the chosen one, and its index (R,)."""
-        indices = self.of.indices if isinstance(self.of, PerSample) else None
-        if isinstance(self.of, Index):
-            indices = [self.of.index] * output.shape[0]
+        indices = self.of.indices_of_rows(output.shape[0]) if output.ndim else None
         whole = indices is not None and all(isinstance(v, int) for index in indices for v in index)
         if indices is None or not whole or output.ndim < 2 or output.shape[1] < 2:
             raise TargetError(

@@ -15,7 +15,7 @@ from torch import Tensor
 from interp_plugins.attr.shared.lookups import AtLookupsProblem
 from interp_plugins.core.forward import Call
 from interp_plugins.core.registry import info_of
-from interp_plugins.core.target import Target
+from interp_plugins.core.target import Target, as_target
 from interp_plugins.core.tensors import as_tuple, take_rows
 
 
@@ -86,7 +86,7 @@ def expanded(kwargs: dict[str, Any], rows: Tensor, n: int, keep: Sequence[str] =
     if isinstance(target, list) and len(target) == n:
         target = [target[r] for r in rows.tolist()]
     elif isinstance(target, Target):
-        target = target.at(rows)
+        target = as_target(target, n).at(rows)
     elif isinstance(target, Tensor) and target.ndim == 1 and target.shape[0] == n:
         target = target.index_select(0, rows.to(target.device))
     if target is not None:

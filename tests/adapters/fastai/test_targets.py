@@ -8,6 +8,7 @@ from fastai.vision.data import ImageBlock
 
 from interp_plugins import Contrast
 from interp_plugins.core.errors import InterpWarning, TargetError
+from interp_plugins.core.target import Probability, Target
 
 FAST = {"methods": "saliency"}
 
@@ -145,3 +146,31 @@ def test_names_of_other_classes_are_not_used(make_learner, dls, net, picture):
 def test_categories_are_read_off_the_block(make_learner, block_dls, net, picture):
     learn = make_learner(block_dls(blocks=(ImageBlock, CategoryBlock(vocab=["dog", "bird", "cat"]))), net(classes=3))
     assert learn.explain(picture, target="bird", **FAST)[0].target == (learn.dls.vocab.o2i["bird"],) == (0,)
+
+
+class Twice(Target):
+    """Two times what another target selects."""
+
+    def __init__(self, of):
+        self.of = of
+
+    def map(self, function):
+        return Twice(function(self.of))
+
+    def at(self, rows):
+        return Twice(self.of.at(rows))
+
+    def __call__(self, output):
+        return 2 * self.of(output)
+
+
+def test_a_new_target_takes_names_and_the_ground_truth(learn, dls):
+    asked = ["label", "dog", Twice("label"), Twice("dog"), Twice(Twice(None)), Contrast(Twice("dog"), "dog")]
+    asked += [Probability("label")]
+    exps = learn.explain(idxs=[0, 1], target=asked, **FAST)
+    truth, dog = (exp.attributions for exp in exps[:2])
+    for exp, expected in zip(exps[2:4], (truth, dog)):
+        torch.testing.assert_close(exp.attributions, 2 * expected)
+    torch.testing.assert_close(exps[4].attributions, 4 * learn.explain(idxs=[0, 1], **FAST)[0].attributions)
+    torch.testing.assert_close(exps[5].attributions, dog)
+    assert exps[6].target_label == tuple(f"p({name})" for name in exps[0].target_label)

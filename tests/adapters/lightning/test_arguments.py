@@ -12,7 +12,15 @@ import pytorch_lightning
 import torch
 
 import interp_plugins.lightning as room
-from interp_plugins.core.errors import InputError, InputTypeError, InterpError, LayerError, UnknownNameError
+from interp_plugins.core.errors import (
+    InputError,
+    InputTypeError,
+    InterpError,
+    LayerError,
+    TargetError,
+    UnknownNameError,
+)
+from interp_plugins.core.target import Contrast, Target
 from interp_plugins.lightning import AttributionCallback, explain
 
 WRONG = {
@@ -190,6 +198,35 @@ def test_explain_without_and_with_a_trainer(net_class, make_net, make_loader, ma
     assert torch.equal(doubled[0].input, 2 * before) and torch.equal(batch[0], before)
     with torch.inference_mode():
         assert torch.equal(explain(net, batch[0], "ig")[0].input, before)
+
+
+class Twice(Target):
+    """Two times what another target selects."""
+
+    def __init__(self, of):
+        self.of = of
+
+    def map(self, function):
+        return Twice(function(self.of))
+
+    def at(self, rows):
+        return Twice(self.of.at(rows))
+
+    def __call__(self, output):
+        return 2 * self.of(output)
+
+
+def test_a_new_target_takes_the_ground_truth(make_net, make_loader) -> None:
+    net, batch = make_net(), next(iter(make_loader(4)))
+    asked = ["label", Twice("label"), Twice(Twice(0)), Contrast(Twice("label"), "label"), 0]
+    label, twice, four, contrast, zero = (
+        exp.attribution for exp in explain(net, batch, "input_x_gradient", target=asked)
+    )
+    torch.testing.assert_close(twice, 2 * label)
+    torch.testing.assert_close(four, 4 * zero)
+    torch.testing.assert_close(contrast, label)
+    with pytest.raises(TargetError, match='target="label" needs the ground truth'):
+        explain(net, batch[0], "saliency", target=Contrast("label", 0))
 
 
 def test_explain_follows_the_dtype_of_the_weights(make_net) -> None:

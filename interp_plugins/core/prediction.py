@@ -1,0 +1,37 @@
+"""`Prediction`: what a model says of a batch, as far as it matters for what is explained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The model's clean output (on its device), and what it says.
+
+    Attributes:
+        output: as the model returned it.
+        classes: the class with the highest score per sample, where the outputs are classes (N, C > 1).
+        probabilities: of the output's shape, or None.
+        several: for labels that do not exclude each other, those of each sample, the most probable first; else None.
+        size: height and width of the first input that is a picture, or None.
+        foremost: the `Target` that is explained where nothing is named, for outputs with one of their own (a
+            detector's box); else None.
+    """
+
+    output: Tensor
+    classes: tuple[int, ...] | None
+    probabilities: Tensor | None
+    several: tuple[tuple[int, ...], ...] | None = None
+    size: tuple[int, int] | None = None
+    foremost: Any = None
+
+    def labels(self) -> list[int]:
+        """Every label of `several` for any sample, the most probable first; a sample without one counts its best."""
+        assert self.several is not None and self.classes is not None and self.probabilities is not None
+        found = {i for row, best in zip(self.several, self.classes) for i in (row or (best,))}
+        highest = self.probabilities.amax(0).tolist()
+        return sorted(found, key=lambda i: -highest[i])
