@@ -201,7 +201,7 @@ class Explanation:
             UnknownNameError: for another name.
 
         Example:
-            exp.annotated(tokens=[tokenizer.convert_ids_to_tokens(ids)]).show()
+            exp.annotated(names=["left.png", "right.png"]).to_df()["sample"].tolist()  # -> ['left.png', 'right.png']
         """
         return _annotated(self, known)
 
@@ -209,6 +209,9 @@ class Explanation:
         """Draw one sample into `ctx` (a matplotlib axis) or a new figure; returns the axis.
 
         See `interp_plugins.viz.show` for the kinds of pictures and the arguments.
+
+        Example:
+            exp.show(index=1, kind="overlay")
         """
         return _viz().show(self, ctx=ctx, kind=kind, **kwargs)
 
@@ -216,6 +219,9 @@ class Explanation:
         """Draw all samples, or an overview of them (`kind="beeswarm"`, say); returns (figure, axes).
 
         See `interp_plugins.viz.plot` for the kinds of pictures and the arguments.
+
+        Example:
+            fig, axes = exp.plot(max_n=2)
         """
         return _viz().plot(Explanations([self]), **kwargs)
 
@@ -223,6 +229,9 @@ class Explanation:
         """One self-contained HTML page; written to `path` if given. Returns the HTML text.
 
         See `interp_plugins.viz.to_html` for the arguments (kinds of pictures, scale, number of samples, title).
+
+        Example:
+            exp.to_html("page.html", title="Two pictures")
         """
         return Explanations([self]).to_html(path, **kwargs)
 
@@ -250,7 +259,12 @@ class Explanation:
     # -- saving and tables -----------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file (tensors and JSON metadata, no pickle). Returns the path."""
+        """Write one safetensors file (tensors and JSON metadata, no pickle). Returns the path.
+
+        Example:
+            path = exp.save("map.safetensors")
+            Explanation.load(path).attribution.equal(exp.attribution)  # -> True
+        """
         return Explanations([self]).save(path)
 
     @classmethod
@@ -265,6 +279,9 @@ class Explanation:
         """A table with a row per sample (needs pandas).
 
         Columns: names, target, probability, score, errors, and one per feature for tabular data.
+
+        Example:
+            exp.to_df()[["target", "score"]].shape  # -> (2, 2)
         """
         return Explanations([self]).to_df()
 

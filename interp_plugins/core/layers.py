@@ -40,6 +40,9 @@ class Layer:
         io: "output" or "input".
         call: which call of the module within one forward pass counts (0 = first), for modules that are used several
             times. None: the only call; where there are several, the last one, with a warning.
+
+    Example:
+        explain(model, x, "layer_integrated_gradients", layer=Layer("4", io="input"), target=3)
     """
 
     module: nn.Module | str

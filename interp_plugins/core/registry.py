@@ -119,6 +119,10 @@ def list_methods(needs: str | None = None, layer: bool | None = None, site: str 
         needs: only methods that need "gradient", "perturbation" or "forward".
         layer: True: only methods that explain a layer; False: only those that explain the input.
         site: only methods at "input", "layer" or "neuron".
+
+    Example:
+        list_methods(needs="forward")
+        "integrated_gradients" in list_methods(layer=False)  # -> True
     """
     if needs not in (None, "gradient", "perturbation", "forward"):
         raise unknown("need", needs, ("gradient", "perturbation", "forward"))

@@ -17,7 +17,7 @@ def collect() -> Iterator[dict[str, Any]]:
 
     Example:
         with collect() as report:
-            ig.attribute(x, target=3, tol=0.01)
+            IntegratedGradients(model).attribute(x, target=3, tol=0.01)
         report["map_error"], report["backward_passes"]
     """
     report: dict[str, Any] = {}

@@ -31,6 +31,10 @@ class InputSpec:
         feature_names: one name per input feature (tabular columns, channels).
         name: the input's own name, "photograph" or "question", say.
         others: an `InputSpec` for each further input of a model with several; guessed from its shape where missing.
+
+    Example:
+        spec = InputSpec("tabular", feature_names=("age", "income"), vocab=("no", "yes"))
+        explain(nn.Linear(2, 2), torch.randn(5, 2), "ig", target="yes", input_spec=spec).to_df()
     """
 
     kind: str = "generic"

@@ -249,6 +249,9 @@ class Contrast(Target):
 
     Each may be anything that a target may be; in `explain` also a class name, or None for the predicted class:
     `Contrast("cat", "dog")`, `Contrast(None, "dog")`.
+
+    Example:
+        explain(model, x, "ig", target=Contrast(3, 5))[0].target_label[0]  # -> '3 rather than 5'
     """
 
     this: Any

@@ -86,8 +86,9 @@ class AttributionCallback(Callback):
         InterpError: one of its kinds, for arguments that cannot work.
 
     Example:
-        learn.fit_one_cycle(5, cbs=AttributionCallback(n=4, methods="integrated_gradients", target="label"))
-        learn.attribution.plot()    # where it was added with learn.add_cb, or cbs= of the Learner
+        watch = AttributionCallback(n=4, methods="integrated_gradients", target="label")
+        learn.fit_one_cycle(2, cbs=watch)
+        watch.plot()  # also learn.attribution.plot(), where it was added with learn.add_cb or cbs= of the Learner
     """
 
     order = Recorder.order + 5  # after those that log numbers, so that their steps are up to date

@@ -74,7 +74,7 @@ def insights(
 
     Example:
         learn.insights(get_image_files("pictures"))
-        learn.insights(ds_idx=1, idxs=range(200), methods=("gradcam", "ig"), show="file", path="look.html")
+        learn.insights(ds_idx=1, idxs=slice(200), methods=("gradcam", "ig"), show="file", path="look.html")
     """
     host = show if show is not None else "notebook" if _in_notebook() else "server"
     if host not in _HOSTS:

@@ -54,6 +54,9 @@ def show_explanations(
 
     Returns:
         The axes; their `figure` can be saved.
+
+    Example:
+        learn.show_explanations(max_n=4, methods=("gradcam", "ig"))
     """
     if dl is None:
         loaders = getattr(self.dls, "loaders", [])
@@ -94,6 +97,10 @@ def plot_top_losses_explained(
 
     Returns:
         The axes; their `figure` can be saved.
+
+    Example:
+        interp = Interpretation.from_learner(learn)
+        interp.plot_top_losses_explained(4, methods="gradcam", target=[None, "label"])
     """
     places = k if isinstance(k, (list, tuple, range)) else None
     losses, idx = self.top_losses(None if places is not None else min(int(k), len(self.losses)), largest)

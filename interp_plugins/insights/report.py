@@ -179,7 +179,11 @@ def report_html(
 
 
 def write_report(exps: Sequence[Explanation], path: str | Path, **kwargs: Any) -> Path:
-    """Write `report_html(exps, **kwargs)` to a file. Returns its path."""
+    """Write `report_html(exps, **kwargs)` to a file. Returns its path.
+
+    Example:
+        write_report(explain(model, x, ("ig", "saliency")), "report.html", labels=labels)
+    """
     path = Path(path)
     path.write_text(report_html(exps, **kwargs), encoding="utf-8")
     return path

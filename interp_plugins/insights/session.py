@@ -52,6 +52,9 @@ class Session:
 
     Raises:
         InputError: labels or names for another number of samples; no model.
+
+    Example:
+        session = Session(model, x, labels=labels, names=["first", "second"])
     """
 
     def __init__(

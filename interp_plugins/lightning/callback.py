@@ -91,6 +91,11 @@ class AttributionCallback(Callback):
 
     Raises:
         InterpError: one of its kinds, at construction or in `setup`, for arguments that cannot work.
+
+    Example:
+        watch = AttributionCallback("saliency", n_samples=4, target="label", class_names=names)
+        Trainer(callbacks=[watch]).fit(model, train_loader, val_loader)
+        watch.history[-1]["epoch"], watch.last[0].attribution.shape
     """
 
     def __init__(

@@ -40,6 +40,7 @@ class ExplanationStore:
         StoreError: no run, or one of another version.
 
     Example:
+        explain_dataset(model, dataset, "run", methods="ig", target="label")
         store = ExplanationStore("run")
         store[17]["ig"].show()
         store.where(correct=False, probability=(0.9, None)).table()

@@ -169,6 +169,10 @@ class DeepLift(MultipliesByInputs, GradientAttribution):
         model: model or callable; modules may be reused, nonlinearities may be functions.
         multiply_by_inputs: multiply by (input - baseline), "global" attribution (default); False gives the multipliers.
         eps: differences of activations up to this size count as none, and get the derivative.
+
+    Example:
+        maps, delta = DeepLift(model).attribute(x, baselines=0, target=3, return_convergence_delta=True)
+        (delta.abs() < 1e-5).all()  # -> True
     """
 
     shares_targets = True
@@ -251,6 +255,10 @@ class DeepLiftShap(DeepLift):
     Args:
         model: model or callable.
         multiply_by_inputs: multiply by (input - baseline), the default.
+
+    Example:
+        baselines = torch.rand(5, 3, 24, 24)
+        DeepLiftShap(model).attribute(x, baselines, target=3).shape  # -> (2, 3, 24, 24)
     """
 
     def __init__(self, model: Callable[..., Any], multiply_by_inputs: bool = True):

@@ -74,7 +74,11 @@ class _Guided(_Rectified):
     "guided_backprop", aliases=("gbp", "guided_backpropagation"), reference="Springenberg et al. 2014, arXiv:1412.6806"
 )
 class GuidedBackprop(_Guided):
-    """Gradient that passes rectifiers only where it and the activation are positive."""
+    """Gradient that passes rectifiers only where it and the activation are positive.
+
+    Example:
+        GuidedBackprop(model).attribute(x, target=3).shape  # -> (2, 3, 24, 24)
+    """
 
 
 @register("deconvolution", aliases=("deconvnet", "deconv"), reference="Zeiler and Fergus 2013, arXiv:1311.2901")

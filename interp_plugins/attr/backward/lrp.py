@@ -95,6 +95,10 @@ class LRP(_Relevance):
             with weights, or None: LRP-epsilon with 1e-9, as in Captum.
         account: report how much relevance biases and stabilizers absorbed (in `core.report.collect()`, summed over the
             batch, per unit of score); costs another evaluation of each step.
+
+    Example:
+        relevance = LRP(model, composite="epsilon_plus").attribute(x, target=3)
+        relevance.shape  # -> (2, 3, 24, 24)
     """
 
     def __init__(

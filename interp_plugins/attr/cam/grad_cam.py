@@ -27,7 +27,13 @@ from interp_plugins.core.registry import register
     defaults={"relu_attributions": True, "layout": "auto", "average_layers": True},
 )
 class LayerGradCam(LayerAttribution):
-    """Coarse map of a convolutional layer: sum over channels of activation times spatially averaged gradient."""
+    """Coarse map of a convolutional layer: sum over channels of activation times spatially averaged gradient.
+
+    Example:
+        cam = LayerGradCam(model, "0").attribute(x, target=3, relu_attributions=True)
+        cam.shape  # -> (2, 1, 22, 22)
+        LayerAttribution.interpolate(cam, (24, 24)).shape  # -> (2, 1, 24, 24)
+    """
 
     shares_targets = True
 

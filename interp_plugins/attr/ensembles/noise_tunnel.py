@@ -66,6 +66,12 @@ class NoiseTunnel(Attribution):
 
     Args:
         attribution_method: any object with `attribute(inputs, ...)`: ours, Captum's, or your own.
+
+    Example:
+        smooth = NoiseTunnel(IntegratedGradients(model)).attribute(
+            x, nt_type="smoothgrad_sq", nt_samples=4, stdevs=0.1, target=3, n_steps=10, seed=0
+        )
+        smooth.shape  # -> (2, 3, 24, 24)
     """
 
     def __init__(self, attribution_method: Any):

@@ -16,7 +16,11 @@ from interp_plugins.core.registry import register
 
 @register("layer_activation", aliases=("activation",), needs="forward", site="layer")
 class LayerActivation(LayerAttribution):
-    """The tensor that a layer gives (or takes), as it is."""
+    """The tensor that a layer gives (or takes), as it is.
+
+    Example:
+        LayerActivation(model, "0").attribute(x).shape  # -> (2, 4, 22, 22)
+    """
 
     def attribute(
         self,

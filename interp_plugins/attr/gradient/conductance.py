@@ -107,7 +107,11 @@ def path_conductance(
     reference="Dhamdhere et al. 2018, arXiv:1805.12233",
 )
 class LayerConductance(LayerAttribution, GradientAttribution):
-    """How much of the change of the score flows through each unit of a layer."""
+    """How much of the change of the score flows through each unit of a layer.
+
+    Example:
+        LayerConductance(model, "0").attribute(x, target=3, n_steps=20).shape  # -> (2, 4, 22, 22)
+    """
 
     shares_targets = True
 

@@ -254,6 +254,11 @@ class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
     Args:
         forward_func: model or callable.
         multiply_by_inputs: multiply by (input - baseline), the default.
+
+    Example:
+        baselines = torch.zeros(5, 3, 24, 24)  # a row for each baseline that may be drawn
+        maps = GradientShap(model).attribute(x, baselines, n_samples=20, stdevs=0.1, target=3, seed=0)
+        maps.shape  # -> (2, 3, 24, 24)
     """
 
     shares_targets = True

@@ -48,6 +48,14 @@ class IntegratedGradients(MultipliesByInputs, GradientAttribution):
         forward_func: model or callable.
         multiply_by_inputs: multiply by (input - baseline), "global" attribution (default); False gives the mean
             gradient along the path.
+
+    Example:
+        maps, delta = IntegratedGradients(model).attribute(x, target=3, return_convergence_delta=True)
+
+        def square(x):
+            return (x**2).sum(1)
+
+        IntegratedGradients(square).attribute(torch.tensor([[3.0, -1.0]]))  # -> [[9.0, 1.0]]
     """
 
     shares_targets = True

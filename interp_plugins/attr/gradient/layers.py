@@ -34,6 +34,9 @@ class LayerIntegratedGradients(InternalMultipliesByInputs, LayerAttribution, Gra
         layer: module, dotted name, `core.Layer`, or a list (their activations move together; none may feed another).
         device_ids: not needed.
         multiply_by_inputs: multiply by the difference of the activations, the default.
+
+    Example:
+        LayerIntegratedGradients(model, "0").attribute(x, target=3, n_steps=20).shape  # -> (2, 4, 22, 22)
     """
 
     shares_targets = True

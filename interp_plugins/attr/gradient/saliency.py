@@ -19,7 +19,15 @@ from interp_plugins.core.tensors import like
 
 @register("saliency", aliases=("gradient", "grad"), reference="Simonyan et al. 2013, arXiv:1312.6034")
 class Saliency(GradientAttribution):
-    """Gradient of the score with respect to the input."""
+    """Gradient of the score with respect to the input.
+
+    Example:
+        def square(x):
+            return (x**2).sum(1)
+
+        Saliency(square).attribute(torch.tensor([[3.0, -1.0]]))  # -> [[6.0, 2.0]]
+        Saliency(square).attribute(torch.tensor([[3.0, -1.0]]), abs=False)  # -> [[6.0, -2.0]]
+    """
 
     shares_targets = True
 
@@ -58,7 +66,14 @@ class Saliency(GradientAttribution):
     reference="Shrikumar et al. 2016, arXiv:1605.01713",
 )
 class InputXGradient(GradientAttribution):
-    """Input times gradient: exact for linear models without a bias."""
+    """Input times gradient: exact for linear models without a bias.
+
+    Example:
+        def weighted(x):
+            return 2 * x[:, 0] - x[:, 1]
+
+        InputXGradient(weighted).attribute(torch.tensor([[3.0, 5.0]]))  # -> [[6.0, -5.0]]
+    """
 
     shares_targets = True
 

@@ -24,7 +24,16 @@ from interp_plugins.core.tensors import like
 
 @register("feature_ablation", aliases=("ablation",), needs="perturbation")
 class FeatureAblation(PerturbationAttribution):
-    """Replace one feature (a group of elements) at a time."""
+    """Replace one feature (a group of elements) at a time.
+
+    Example:
+        def product(x):
+            return x[:, 0] * x[:, 1] + x[:, 2]
+
+        x = torch.tensor([[2.0, 3.0, 1.0]])
+        FeatureAblation(product).attribute(x)  # -> [[6.0, 6.0, 1.0]]
+        FeatureAblation(product).attribute(x, feature_mask=torch.tensor([[0, 0, 1]]))  # -> [[6.0, 6.0, 1.0]]
+    """
 
     def attribute(
         self,
@@ -109,7 +118,11 @@ def occlusion_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[s
     defaults=occlusion_defaults,
 )
 class Occlusion(PerturbationAttribution):
-    """Slide a window over the input and replace what is under it."""
+    """Slide a window over the input and replace what is under it.
+
+    Example:
+        Occlusion(model).attribute(x, (3, 6, 6), strides=(3, 3, 3), target=3).shape  # -> (2, 3, 24, 24)
+    """
 
     def attribute(
         self,

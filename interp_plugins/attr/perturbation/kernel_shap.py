@@ -54,6 +54,12 @@ class KernelShap(Lime):
 
     Args:
         forward_func: model or callable.
+
+    Example:
+        def product(x):
+            return x[:, 0] * x[:, 1] + x[:, 2]
+
+        KernelShap(product).attribute(torch.tensor([[2.0, 3.0, 1.0]]), n_samples=200, seed=0)  # -> [[3.0, 3.0, 1.0]]
     """
 
     def __init__(self, forward_func: Callable[..., Any]):

@@ -213,6 +213,15 @@ class Lime(LimeBase):
             kernel of width 1 on the cosine distance.
         perturb_func: function (original, **kwargs) -> switches (1, num_interp_features), or a generator function; None:
             each feature is off with probability one half.
+
+    Example:
+        from interp_plugins.attr.perturbation.surrogate import SkLearnLinearRegression
+
+        def weighted(x):
+            return 2 * x[:, 0] - x[:, 1]
+
+        lime = Lime(weighted, interpretable_model=SkLearnLinearRegression())
+        lime.attribute(torch.tensor([[3.0, 5.0]]), n_samples=50, seed=0)  # -> [[6.0, -5.0]]
     """
 
     def __init__(

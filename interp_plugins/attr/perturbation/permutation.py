@@ -87,6 +87,10 @@ class FeaturePermutation(FeatureAblation):
     Args:
         forward_func: model or callable.
         perm_func: function (x (N, ...), mask) -> x with the masked elements permuted over the samples.
+
+    Example:
+        rows = torch.randn(50, 3)
+        FeaturePermutation(lambda x: x[:, 0]).attribute(rows)[:, 1:].abs().sum()  # -> 0.0
     """
 
     def __init__(

@@ -101,7 +101,11 @@ def hadamard(least: int) -> Tensor:
     defaults={"center": True},
 )
 class RISE(PerturbationAttribution):
-    """Mean score of the random masks that show an element."""
+    """Mean score of the random masks that show an element.
+
+    Example:
+        RISE(model).attribute(x, target=3, n_samples=100, seed=0).shape  # -> (2, 3, 24, 24)
+    """
 
     @classmethod
     def get_name(cls) -> str:

@@ -40,7 +40,15 @@ _MAX_EXACT = 20  # 2^20 coalitions per sample are a million rows
     defaults=cells,
 )
 class ShapleyValueSampling(PerturbationAttribution):
-    """Shapley values, estimated over random orders of the features."""
+    """Shapley values, estimated over random orders of the features.
+
+    Example:
+        def product(x):
+            return x[:, 0] * x[:, 1] + x[:, 2]
+
+        maps = ShapleyValueSampling(product).attribute(torch.tensor([[2.0, 3.0, 1.0]]), n_samples=25, seed=0)
+        maps.sum()  # -> 7.0
+    """
 
     def attribute(
         self,
@@ -162,7 +170,14 @@ def check_exact(d: int, what: str, instead: str) -> None:
     defaults=lambda inputs, spec: cells(inputs, spec, 3),
 )
 class ShapleyValues(ShapleyValueSampling):
-    """Exact Shapley values, from all 2^d coalitions, each evaluated once."""
+    """Exact Shapley values, from all 2^d coalitions, each evaluated once.
+
+    Example:
+        def product(x):
+            return x[:, 0] * x[:, 1] + x[:, 2]
+
+        ShapleyValues(product).attribute(torch.tensor([[2.0, 3.0, 1.0]]))  # -> [[3.0, 3.0, 1.0]]
+    """
 
     def attribute(  # type: ignore[override]
         self,
