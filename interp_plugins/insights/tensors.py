@@ -53,7 +53,7 @@ class Tensors(Live):
             if values is not None and len(values) != self.n:
                 raise InputError(f"{len(values)} {what} came for {self.n} samples; give one per sample.")
         self.names = [str(name or "") for name in names] if names is not None else [""] * self.n
-        every = [None] * self.n if labels is None else labels
+        every: Sequence[Any] = [None] * self.n if labels is None else labels
         self.labels = [v.item() if getattr(v, "ndim", 1) == 0 else v for v in every]
         self.truths = [Truth.of(label, self.spec) for label in self.labels]
         self.tokens, self.own, self.target, self.seed = tokens, dict(baselines or {}), target, seed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -87,15 +88,24 @@ def plain() -> dict[str, Any]:
         "names": ["zero", "one", "two", "tabby", *"456789"],
         "dataset": dataset,
         "loader": DataLoader(dataset, batch_size=4),
-        "exp": ip.explain(model, x, "input_x_gradient", target=3)[0],
+        "exp": (exps := ip.explain(model, x, ("input_x_gradient", "saliency"), target=3))[0],
+        "exps": exps,
     }
 
 
 def three_hundred() -> dict[str, Any]:
-    """As `plain`, with a class 281 and tests of Captum's habits on it."""
+    """As `plain`, with a class 281."""
     names = plain()
     names["model"][-1] = nn.Linear(16, 300).eval()
-    return {**names, "exps": names["ip"].explain(names["model"], names["x"], ["ig", "saliency"])}
+    return names
+
+
+def features_and_classifier() -> dict[str, Any]:
+    """As `plain`, with a model whose parts have the names that torchvision gives them."""
+    names = plain()
+    *body, head = names["model"]
+    parts = OrderedDict(features=nn.Sequential(*body), classifier=head)
+    return {**names, "model": nn.Sequential(parts).eval()}
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -216,6 +226,7 @@ def with_both(folder: Path) -> dict[str, Any]:
 AREAS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "plain": lambda _: plain(),
     "three hundred classes": lambda _: three_hundred(),
+    "features and classifier": lambda _: features_and_classifier(),
     "fastai": with_fastai,
     "lightning": with_lightning,
     "both": with_both,

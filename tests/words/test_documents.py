@@ -1,0 +1,84 @@
+"""What the documents show is run, and what they name is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+]
+GUIDES = ["docs/architecture.md", "CONTRIBUTING.md", "tests/README.md"]
+
+# Document and section (None: the whole document), and on what names of `tests/words/prepared.py` its blocks run.
+RUN = {
+    ("README.md", "fastai"): "fastai",
+    ("README.md", "Lightning"): "lightning",
+    ("README.md", "Whole data sets"): "both",
+    ("README.md", "The viewer"): "both",
+    ("README.md", "Plain PyTorch"): "three hundred classes",
+    ("README.md", "Coming from Captum"): "three hundred classes",
+    ("docs/fastai.md", None): "fastai",
+    ("docs/lightning.md", None): "lightning",
+    ("docs/rules.md", None): "features and classifier",
+    ("docs/store.md", None): "both",
+    ("docs/targets.md", None): "plain",
+    ("docs/viz.md", None): "plain",
+}
+# Blocks that are not run, by their first line, and why.
+NOT_RUN = {
+    "# explain.py": "one script on many GPUs, into a directory that all machines see",
+    '@register("idgi", title="IDGI", reference="Yang, Wang, Bilgic 2023, arXiv:2303.14242", defaults=path_defaults)': (
+        "a piece of a file, compared with it below"
+    ),
+}
+
+
+def blocks(document: str, section: str | None = None) -> list[str]:
+    """The Python blocks of a document, or of one of its sections."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    if section is not None:
+        text = text.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def runs(block: str) -> bool:
+    return block.splitlines()[0] not in NOT_RUN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("document", "section", "area"), [(d, s, area) for (d, s), area in RUN.items()])
+def test_a_document_does_what_it_says(document: str, section: str | None, area: str, session: Any) -> None:
+    session(area, *filter(runs, blocks(document, section)))
+
+
+def test_no_block_is_forgotten() -> None:
+    """Every Python block is run, compared with the file it is a piece of, or in the list of those that cannot be."""
+    expected = {document: blocks(document) for document in DOCUMENTS}
+    found: dict[str, list[str]] = {document: [] for document in DOCUMENTS}
+    for document, section in [*RUN, ("CONTRIBUTING.md", "Adding a method")]:
+        found[document] += blocks(document, section)
+    assert found == expected
+
+
+def test_contributing_shows_the_two_files_of_a_method_as_they_are() -> None:
+    *source, test = blocks("CONTRIBUTING.md", "Adding a method")
+    assert len(source) == 3
+    assert [
+        b for b in source if b not in (ROOT / "interp_plugins/attr/gradient/idgi.py").read_text(encoding="utf-8")
+    ] == []
+    assert test in (ROOT / "tests/attr/test_paths.py").read_text(encoding="utf-8")
+
+
+def test_a_method_is_named_only_where_contributing_says() -> None:
+    package = ROOT / "interp_plugins"
+    named = {p for p in package.rglob("*.py") if re.search(r"\bidgi\b|\bIDGI\(", p.read_text(encoding="utf-8"))}
+    where = {"gradient/idgi.py", "__init__.py", "evidence/cards.py", "evidence/randomised.py"}
+    assert named == {package / "attr" / name for name in where}
