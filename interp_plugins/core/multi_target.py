@@ -116,11 +116,13 @@ class Unconverged:
     Attributes:
         samples: their numbers.
         targets: their targets.
+        which: the numbers of these among all targets.
         keep: which of the combinations, sample by sample, have not settled; None: all.
     """
 
     samples: Tensor
     targets: tuple[Any, ...]
+    which: Tensor
     keep: Tensor | None
 
     @classmethod
@@ -130,7 +132,7 @@ class Unconverged:
         samples, which = (maps // count).unique(), (maps % count).unique()
         both = (samples[:, None] * count + which).reshape(-1)
         keep = None if len(both) == len(maps) else torch.isin(both, maps).nonzero().flatten()
-        return cls(samples, tuple(targets[k] for k in which.tolist()), keep)
+        return cls(samples, tuple(targets[k] for k in which.tolist()), which, keep)
 
     @property
     def target(self) -> Any:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.shared.at_layer import layer_tensors
-from interp_plugins.attr.shared.average import Average, Averages, Draws, report_reached, rounds
+from interp_plugins.attr.shared.average import Averages, Draws, average_draws, report_reached
 from interp_plugins.attr.shared.base import (
     GradientAttribution,
     MultipliesByInputs,
@@ -102,78 +102,103 @@ def expected_gradients(
     samples have settled; as many draws as fill a pass are held at a time. A generator that is `PathDraws` holds the
     numbers of all draws.
     """
-    stds = as_stdevs(stdevs, xs)
-    n, device, targets = xs[0].shape[0], xs[0].device, each_target(forward.target)
-    count = n * len(targets)  # maps: a sample's targets stand together, and settle on their own
-    means, shortfall = Averages(count), Average(count)
-    kept: list[Tensor] = []
-    counts: tuple[int, ...] = ()
-    size = chunk or auto_chunk(list(xs))
-    runs = draws.companions
+    stds, targets = as_stdevs(stdevs, xs), each_target(forward.target)
+    n, runs, size = xs[0].shape[0], draws.companions, chunk or auto_chunk(list(xs))
+    rows = n * draws.planned * runs
     plain = forward
-    forward, wrt = planned(forward, xs, rows=n * draws.planned * runs, chunk=size, wrt=wrt)
-
-    def draw(k: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        if isinstance(generator, PathDraws):
-            return _made(xs, pool, [None] * len(xs), generator.pick[:, k], generator.alpha[:, k], draws)
-        noise = [_noise(x, s, generator) for x, s in zip(xs, stds, strict=True)]
-        return _made(xs, pool, noise, *_places(n, len(pool[0]), xs[0].dtype, generator), draws)
-
-    with progress_bar(n * draws.planned * runs, "gradients", progress) as bar:
-        for due, unsettled in rounds(means.map_error, count, draws.tol, draws.n_samples, draws.max_samples):
-            asked = Unconverged.of(unsettled, targets)
-            who, wanted = asked.samples.to(device), replace(forward, target=asked.target)
-            known = _known_scores(replace(plain, target=asked.target), xs, pool, stds, chunk) if deltas else ()
-            at_once = max(1, size // (len(who) * runs))  # draws that fill a pass
-            for first in range(0, due, at_once):
-                made = [draw(first + k) for k in range(min(at_once, due - first))]
-                here = torch.cat([who + k * n for k in range(len(made) * runs)])
-                noisy, starts = (
-                    [torch.cat(column).index_select(0, here) for column in zip(*[d[part] for d in made])]
-                    for part in (0, 1)
-                )
-                alpha = torch.cat([d[2] for d in made]).index_select(0, here)
-
-                def work(
-                    lo: int,
-                    hi: int,
-                    forward: Forward = wanted,
-                    noisy: Any = noisy,
-                    starts: Any = starts,
-                    alpha: Any = alpha,
-                    here: Any = here,
-                    known: Sequence[Tensor | None] = known,
-                ) -> Any:
-                    rows, targets = here[lo:hi] % n, forward.target.count
-                    at = torch.arange(lo, hi, device=device)
-                    got = gradients(forward, points(noisy, starts, at, alpha[lo:hi]), rows, wrt=wrt)
-                    maps, ends, begins = got.grads, [x[lo:hi] for x in noisy], [b[lo:hi] for b in starts]
-                    if multiply:
-                        read = [repeated(_read(forward, p, rows, wrt), targets) for p in (ends, begins)]
-                        maps = tuple((e - b) * g for e, b, g in zip(*read, maps))
-                    check_rows(maps, (hi - lo) * targets)
-                    delta = None
-                    if deltas:
-                        both = zip((ends, begins), known, strict=True)
-                        end, begin = (_scores(forward, at, rows, scores) for at, scores in both)
-                        delta = completeness_error(maps, end, begin)
-                    return maps, delta, got.counts
-
-                parts = [p for _, _, p in chunks(len(here), size, work, step=len(who), bar=bar)]
-                counts = parts[0][2]
-                each = len(made) * runs
-                joined = [asked.pick(torch.cat(column), each) for column in zip(*[p[0] for p in parts], strict=True)]
-                means.add(joined, len(made), runs, unsettled)
-                if deltas:
-                    delta = asked.pick(torch.cat([p[1] for p in parts]), each).reshape(each, -1)
-                    kept.append(delta)
-                    shortfall.add(delta, unsettled)
+    forward, wrt = planned(forward, xs, rows=rows, chunk=size, wrt=wrt)
+    known = _known_scores(plain, xs, pool, stds, chunk) if deltas else None
+    means = Averages(n * len(targets))  # a sample's targets stand together, and settle on their own
+    with progress_bar(rows, "gradients", progress) as bar:
+        evaluate = _Evaluate(forward, xs, pool, stds, draws, generator, multiply, wrt, known, size, bar)
+        # As many draws at a time as fill a pass.
+        delta = average_draws(means, draws, targets, evaluate, lambda samples: max(1, size // (samples * runs)))
     errors = means.standard_error()
     report_reached(means.count, means.map_error(), errors if len(errors) > 1 else errors[0], draws.tol, "draws")
-    if not deltas:
-        return means.result(), None, counts
-    delta = shortfall.mean if draws.tol is not None else torch.cat(kept).T
-    return means.result(), delta.reshape(-1), counts
+    return means.result(), delta, evaluate.counts
+
+
+@dataclass
+class _Evaluate:
+    """Maps and deltas of some more draws, for `average_draws`.
+
+    Attributes:
+        known: scores of all samples at the ends and at the beginnings of their paths, where these do not depend on the
+            draw (`_known_scores`); None: no deltas are asked for.
+        counts: tensors per layer, once the first draws have been evaluated.
+    """
+
+    forward: Forward
+    xs: tuple[Tensor, ...]
+    pool: tuple[Tensor, ...]
+    stds: tuple[float, ...]
+    draws: Draws
+    generator: torch.Generator | PathDraws
+    multiply: bool
+    wrt: Sequence[Layer] | None
+    known: tuple[Tensor | None, Tensor | None] | None
+    size: int
+    bar: Any
+    counts: tuple[int, ...] = ()
+    drawn: int = 0
+
+    def __call__(self, asked: Unconverged, count: int) -> tuple[list[Tensor], Tensor | None]:
+        """Maps (count * companions * samples * targets, ...) and deltas of as many entries, draw by draw."""
+        n, who = self.xs[0].shape[0], asked.samples.to(self.xs[0].device)
+        made = [self._draw() for _ in range(count)]
+        # Drawn for the whole batch, (count * companions * N, ...); taken for the samples asked for.
+        here = torch.cat([who + k * n for k in range(count * self.draws.companions)])
+        noisy, starts = (
+            [torch.cat(column).index_select(0, here) for column in zip(*[d[part] for d in made])] for part in (0, 1)
+        )
+        alpha = torch.cat([d[2] for d in made]).index_select(0, here)
+        forward = replace(self.forward, target=asked.target)
+
+        def work(lo: int, hi: int) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[int, ...]]:
+            at = points(noisy, starts, torch.arange(lo, hi, device=here.device), alpha[lo:hi])
+            ends, begins = ([t[lo:hi] for t in tensors] for tensors in (noisy, starts))
+            return self._rows(forward, at, ends, begins, here[lo:hi] % n, asked.which)
+
+        parts = [p for _, _, p in chunks(len(here), self.size, work, step=len(who), bar=self.bar)]
+        maps, deltas, counts = zip(*parts, strict=True)
+        self.counts = counts[0]
+        joined = [torch.cat(column) for column in zip(*maps, strict=True)]
+        return joined, None if self.known is None else torch.cat(deltas)
+
+    def _draw(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """The next draw for every sample, see `_made`."""
+        n, k = self.xs[0].shape[0], self.drawn
+        self.drawn += 1
+        if isinstance(self.generator, PathDraws):
+            noise: list[Tensor | None] = [None] * len(self.xs)
+            places = self.generator.pick[:, k], self.generator.alpha[:, k]
+        else:
+            noise = [_noise(x, s, self.generator) for x, s in zip(self.xs, self.stds, strict=True)]
+            places = _places(n, len(self.pool[0]), self.xs[0].dtype, self.generator)
+        return _made(self.xs, self.pool, noise, *places, self.draws)
+
+    def _rows(
+        self,
+        forward: Forward,
+        at: tuple[Tensor, ...],
+        ends: list[Tensor],
+        begins: list[Tensor],
+        rows: Tensor,
+        which: Tensor,
+    ) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[int, ...]]:
+        """Maps (R * K, ...), deltas (R * K,) and tensors per layer, at points (R, ...) of the samples rows (R,)."""
+        got, targets = gradients(forward, at, rows, wrt=self.wrt), forward.target.count
+        maps = got.grads
+        if self.multiply:  # (R, ...) differences beside the gradients of K targets
+            read = [repeated(_read(forward, p, rows, self.wrt), targets) for p in (ends, begins)]
+            maps = tuple((e - b) * g for e, b, g in zip(*read, maps))
+        check_rows(maps, len(rows) * targets)
+        if self.known is None:
+            return maps, None, got.counts
+        end, begin = (
+            _scores(forward, p, rows, scores, which) for p, scores in zip((ends, begins), self.known, strict=True)
+        )
+        return maps, completeness_error(maps, end, begin), got.counts
 
 
 def _known_scores(
@@ -189,11 +214,12 @@ def _known_scores(
     return end, None if one is None else batch_scores(forward, one, chunk)
 
 
-def _scores(forward: Forward, at: Sequence[Tensor], rows: Tensor, known: Tensor | None) -> Tensor:
-    """The scores (R * K,) of rows, looked up where those of all samples are known."""
+def _scores(forward: Forward, at: Sequence[Tensor], rows: Tensor, known: Tensor | None, which: Tensor) -> Tensor:
+    """The scores (R * K,) of rows, looked up where those of all samples and targets are known: of the targets which."""
     if known is None:
         return forward.scores(at, rows)
-    return known.reshape(forward.n, -1).index_select(0, rows).reshape(-1)
+    table = known.reshape(forward.n, -1)  # (N, all targets)
+    return table.index_select(0, rows).index_select(1, which.to(rows.device)).reshape(-1)
 
 
 def _noise(x: Tensor, std: float, generator: torch.Generator) -> Tensor | None:

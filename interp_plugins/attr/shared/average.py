@@ -25,6 +25,7 @@ from torch import Tensor
 
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import ConvergenceWarning, InputError
+from interp_plugins.core.multi_target import Unconverged
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import accumulation_dtype
 
@@ -131,6 +132,7 @@ class Averages:
             self._shapes = [(m.dtype, (rows * m.shape[0] // (each * given), *m.shape[1:])) for m in maps]
         who = samples if len(self.parts[0].count) == self.samples else torch.zeros(1, dtype=torch.long)
         for part, m in zip(self.parts, maps, strict=True):
+            # (draws * companions * samples * entries, ...) -> mean over companions -> (draws, samples, elements)
             flat = m.detach().to(accumulation_dtype(m.dtype)).reshape(draws, companions, len(who), -1)
             part.add(flat.mean(1), who)
 
@@ -209,6 +211,48 @@ def rounds(
         used += due
         if tol is not None:
             active = active[~(errors()[active] <= tol)]
+
+
+Evaluate = Callable[[Unconverged, int], tuple[Sequence[Tensor], Tensor | None]]
+"""(what has not settled, draws) -> its maps (draws * companions * samples * targets, ...), deltas in that order."""
+
+
+def average_draws(
+    averages: Averages, draws: Draws, targets: tuple[Any, ...], evaluate: Evaluate, at_once: Callable[[int], int]
+) -> Tensor | None:
+    """Fill running means of maps, a group of draws at a time, until each is within the tolerance or draws run out.
+
+    Args:
+        averages: of the maps of every sample and target, a sample's targets together.
+        draws: how many, and when to stop.
+        targets: the targets.
+        evaluate: the method's formula for some more draws.
+        at_once: (samples that need draws) -> draws handed to `evaluate` at a time.
+
+    Returns:
+        The deltas that `evaluate` gave: of every draw, map by map (maps * draws * companions,); with a tolerance, where
+        maps have different numbers of draws, their mean (maps,). None where it gave none.
+    """
+    shortfall, kept = Average(averages.samples), []
+    limits = draws.tol, draws.n_samples, draws.max_samples
+    for due, unsettled in rounds(averages.map_error, averages.samples, *limits):
+        asked = Unconverged.of(unsettled, targets)
+        step = at_once(len(asked.samples))
+        for first in range(0, due, step):
+            count = min(step, due - first)
+            each = count * draws.companions
+            maps, delta = evaluate(asked, count)
+            averages.add([asked.pick(m, each) for m in maps], count, draws.companions, unsettled)
+            if delta is None:
+                continue
+            delta = asked.pick(delta, each).reshape(each, len(unsettled), -1)
+            if draws.tol is None:
+                kept.append(delta)
+            else:
+                shortfall.add(delta, unsettled)
+    if draws.tol is not None:
+        return None if shortfall.mean is None else shortfall.mean.reshape(-1)
+    return torch.cat(kept).transpose(0, 1).reshape(-1) if kept else None  # (draws, maps, ...) -> map by map
 
 
 def check_tolerance(tol: float | None, n_samples: int = 1, max_samples: int = 1) -> None:
