@@ -10,12 +10,13 @@ PY := $(BIN)/python
 UV := $(BIN)/uv
 STAMP := $(VENV)/.installed
 SOURCES := interp_plugins tests $(wildcard examples)
+PAGE := tools/page
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export UV_NO_PROGRESS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test browser lint format bench lock wheel clean
+.PHONY: help venv demo test browser lint page format bench lock wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -40,7 +41,15 @@ browser:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
 	  echo "No Chromium here and no right to install it: the viewer's browser tests will fail."
 
-lint: $(STAMP)  ## check style and types, change nothing
+# The viewer's page is JavaScript with types in comments. TypeScript, which reads them, comes from npm.
+page:
+	@command -v npm >/dev/null || { echo "No npm here: the types of the viewer's page were not checked."; exit 0; }; \
+	test $(PAGE)/node_modules/.package-lock.json -nt $(PAGE)/package-lock.json || \
+	  why=$$(npm ci --prefix $(PAGE) --no-audit --no-fund --fetch-retries=0 --fetch-timeout=20000 2>&1) || { \
+	  echo "npm got no TypeScript ($$(echo "$$why" | head -n 1)): the types of the viewer's page were not checked."; exit 0; }; \
+	$(PAGE)/node_modules/.bin/tsc --project $(PAGE)
+
+lint: $(STAMP) page  ## check style and types, change nothing
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy

@@ -1,47 +1,22 @@
-"""The viewer as one file: the module, the numbers and a host of a few lines, readable from a disk without a network.
+"""The viewer as one file: the script, the numbers and a host of a few lines, readable from a disk without a network.
 
-A file is a head (page, module, catalogue) and then blocks of JSON, one per sample and run, that the page reads when it
+A file is a head (page, script, catalogue) and then blocks of JSON, one per sample and run, that the page reads when it
 shows them. So the page stands before all of a large file is read, and a run (an epoch of a training) is added to a file
 by appending its blocks.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.insights.page import page, script
 from interp_plugins.insights.precomputed import Precomputed
 from interp_plugins.insights.subject import Subject
 from interp_plugins.insights.wire import SCHEMA, input_record, made_records, palettes, plain
-
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="$policy">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<div id="insights"></div>
-<noscript>This page draws its pictures in the browser and needs JavaScript.</noscript>
-$data<script type="module" async>$script</script>
-""")
-
-
-def asset(name: str) -> str:
-    """The text of a file under `static/`."""
-    return files(__package__).joinpath("static", name).read_text(encoding="utf-8")
 
 
 def catalogue(subject: Subject, *, title: str = "Insights", method: str = "integrated_gradients") -> dict[str, Any]:
@@ -84,7 +59,7 @@ def file_html(
         run: what the run is called, where others will follow.
     """
     data = _block("insights-data", {**about, "live": False, "saves": False, "run": run})
-    head = page(asset("insights.js") + asset("file_host.js"), about["title"], data)
+    head = page(script("file_host.js"), about["title"], data)
     return head + "".join(_samples(0, inputs, maps))
 
 
@@ -119,23 +94,6 @@ def _block(name: str, content: Any) -> str:
     """JSON that the page reads, and that is never markup or code."""
     data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{data}</script>\n'
-
-
-def page(script: str, title: str, data: str = "", connect: str = "'none'") -> str:
-    """The HTML frame around a script; nothing but that script runs in it.
-
-    Args:
-        script: the module and its host.
-        title: of the document.
-        data: blocks of JSON, for the host.
-        connect: the addresses that the page may talk to, as in a Content-Security-Policy.
-    """
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    policy = (
-        f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        f"connect-src {connect}; base-uri 'none'; form-action 'none'"
-    )
-    return _PAGE.substitute(policy=policy, title=escape(title), style=asset("insights.css"), data=data, script=script)
 
 
 def records_of(subject: Subject) -> tuple[Iterator[dict[str, Any]], Iterator[list[dict[str, Any]]]]:

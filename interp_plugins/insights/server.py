@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from interp_plugins.core.errors import InputError
-from interp_plugins.insights.report import asset, page
+from interp_plugins.insights.page import page, script
 from interp_plugins.insights.session import Session
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -46,8 +46,7 @@ def make_app(new_session: Callable[[], Session], token: str, title: str = "Insig
     async def index(request: Request) -> Response:
         if not admitted(request.headers.get("host", ""), request.query_params.get("token")):
             return PlainTextResponse("The token in this address is missing or wrong.", status_code=403)
-        script = asset("insights.js") + asset("socket_host.js")
-        html = page(script, title, connect=f"ws://{request.headers['host']}")
+        html = page(script("socket_host.js"), title, connect=f"ws://{request.headers['host']}")
         return HTMLResponse(html, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
 
     async def socket(ws: WebSocket) -> None:

@@ -6,7 +6,7 @@ import importlib.util
 from html import escape
 from typing import Any
 
-from interp_plugins.insights.report import asset
+from interp_plugins.insights.page import asset, script
 from interp_plugins.insights.session import Session
 
 
@@ -41,7 +41,7 @@ def _live(session: Session) -> Any:
     class Insights(anywidget.AnyWidget):
         """The viewer with its session behind it."""
 
-        _esm = asset("insights.js")
+        _esm = script("app.js")
         _css = asset("insights.css")
         catalogue = traitlets.Dict().tag(sync=True)
         notes = traitlets.Dict().tag(sync=True)

@@ -1,31 +1,38 @@
-
 // The host behind a local server: one WebSocket carries the same messages; the token comes from the page's own address.
-{
-  const listeners = [];
-  const state = { notes: {} };
-  const root = document.getElementById("insights");
+
+import { render } from "./app.js";
+
+/** @import { Listener, Model } from "./wire.js" */
+
+function openSocket() {
+  const listeners = /** @type {Listener[]} */ ([]);
+  const state = /** @type {Record<string, any>} */ ({ notes: {} });
+  const el = /** @type {HTMLElement} */ (document.getElementById("insights"));
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   const socket = new WebSocket(`${scheme}//${location.host}/ws${location.search}`);
-  const say = (text) => {
+  const say = (/** @type {string} */ text) => {
     const line = document.createElement("p");
     line.setAttribute("role", "status");
     line.textContent = text;
-    root.prepend(line);
+    el.prepend(line);
   };
   say("Loading the samples …");
+  /** @type {Model} */
   const model = {
     get: (name) => state[name],
     set: (name, value) => (state[name] = value),
     save_changes: () => socket.send(JSON.stringify({ id: 0, type: "notes", notes: state.notes })),
     on: (event, listener) => event === "msg:custom" && listeners.push(listener),
-    send: (message) => socket.send(JSON.stringify(message)),
+    send: (request) => socket.send(JSON.stringify(request)),
   };
   socket.onmessage = (event) => {
     const message = JSON.parse(event.data);
     if (message.type === "hello") {
       Object.assign(state, { catalogue: message.catalogue, notes: message.notes });
-      render({ model, el: root });
+      render({ model, el });
     } else listeners.forEach((listener) => listener(message));
   };
   socket.onclose = (event) => say(event.reason || "The session has ended. Start it again and reload the page.");
 }
+
+openSocket();
