@@ -138,6 +138,19 @@ def test_installed_wheel_imports_where_no_framework_is(module: str, wheel: Path,
 
 
 @pytest.mark.slow
+def test_installed_wheel_makes_the_same_page(archive: zipfile.ZipFile, tmp_path: Path) -> None:
+    archive.extractall(tmp_path / "site")
+    print_hashes = (
+        "import hashlib, interp_plugins.insights.page as p; print(p.__file__, *(hashlib.sha256(p.script(entry)"
+        ".encode()).hexdigest() for entry in ('app.js', 'file_host.js', 'socket_host.js')))"
+    )
+    here, *wanted = run("-c", print_hashes, path=ROOT, cwd=tmp_path).split()
+    there, *found = run("-c", print_hashes, path=tmp_path / "site", cwd=tmp_path).split()
+    assert Path(there).is_relative_to(tmp_path / "site") and Path(here).is_relative_to(ROOT)
+    assert found == wanted and len(set(wanted)) == 3
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["interp_plugins", "interp_plugins.core", "interp_plugins.attr"])
 def test_import_pulls_in_no_framework(module: str, tmp_path: Path) -> None:
     run("-c", IMPORT_BESIDE, module, NOT_FOR_THE_CORE, path=ROOT, cwd=tmp_path)

@@ -2,7 +2,8 @@
 
 A map travels as one byte per element beside its limit: the root of |value| / limit with the value's sign, so that
 maps whose largest values are rare (most gradient maps) keep their small ones: value = sign(b) * (b / 127)^2 * limit,
-off by at most 0.8 % of the limit. Colour map, clipping and blending are the page's work.
+off by at most 0.8 % of the limit. Colour map, clipping and blending are the page's work. `static/wire.js` reads what is
+made here and says the type of each record.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -201,6 +203,77 @@ def test_a_growing_file_has_a_slider_over_its_runs(page, tmp_path):
     page.get_by_label("All below each other").check()
     expect(page.locator("canvas")).to_have_count(6)
     assert page.locator(".card").first.locator("h3").all_inner_texts() == ["epoch 0", "epoch 1", "epoch 2"]
+
+
+@pytest.fixture
+def slowly():
+    """Serve a page in two parts: its address, and a call that sends the second."""
+    servers = []
+
+    def start(first: str, second: str):
+        released = threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200 if self.path == "/page" else 404)
+                self.send_header("Content-Type", "text/html; charset=utf-8")
+                self.end_headers()
+                if self.path == "/page":
+                    self.wfile.write(first.encode())
+                    self.wfile.flush()
+                    released.wait(timeout=60)
+                    self.wfile.write(second.encode())
+
+            def log_message(self, *args) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append((server, released))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/page", released.set
+
+    yield start
+    for server, released in servers:
+        released.set()
+        server.shutdown()
+        server.server_close()
+
+
+def test_what_is_chosen_while_a_file_is_read_stays_chosen(page, slowly):
+    parts = []
+    for run in range(2):
+        subject = Precomputed([explained(6)], [0, 0, 2, 0, 1, 2])
+        inputs, maps = records_of(subject)
+        if run == 0:
+            parts.append(file_html(catalogue(subject, title="Runs"), inputs, maps, "epoch 0"))
+        else:
+            parts.append(run_blocks(run, "epoch 1", subject.samples(), [], maps))
+    address, release = slowly(*parts)
+    page.goto(address, wait_until="commit")
+    page.wait_for_selector(".card[data-ready] canvas")
+    option(page, "Show", "false")
+    option(page, "Order", "unsure")
+    option(page, "Picture", "heatmap")
+    slide(page, "Opacity", 0.5)
+    release()
+    page.wait_for_selector("[aria-label=Runs]")
+    chosen = {
+        name: page.get_by_label(name, exact=True).input_value() for name in ("Show", "Order", "Picture", "Opacity")
+    }
+    assert chosen == {"Show": "false", "Order": "unsure", "Picture": "heatmap", "Opacity": "0.5"}
+    assert page.locator(".card h2").all_inner_texts() == ["picture 1"]
+
+
+def test_two_viewers_in_one_document_have_labels_of_their_own(page, tmp_path):
+    opened(page, tmp_path, [explained(1)])
+    label = page.locator("label", has_text="Opacity").get_attribute("for")
+    opened(page, tmp_path, [explained(1)])
+    assert page.locator(f"#{label}").count() == 0
+
+
+def test_shares_are_written_out(page, tmp_path):
+    opened(page, tmp_path, [explained(1, convergence_delta=torch.tensor([1.42]), baseline_score=torch.zeros(1))])
+    assert "completeness error140 %" in page.inner_text(".panel dl").replace("\n", "")
 
 
 def test_curves_are_drawn_beside_a_map(page, tmp_path):

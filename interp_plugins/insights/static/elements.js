@@ -95,7 +95,7 @@ export function digits(value) {
 
 /** A share in two digits; a dash for none. @param {?number | undefined} value */
 export function percent(value) {
-  return value === null || value === undefined ? "–" : `${(100 * value).toPrecision(2)} %`;
+  return value === null || value === undefined ? "–" : `${Number((100 * value).toPrecision(2))} %`;
 }
 
 /** Waits until calls stop for a moment. @param {() => void} work @param {number} ms */
