@@ -22,7 +22,7 @@ from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.viz import Plot, plot, show, titles
 from interp_plugins.viz.colour import FAINT_INK, INK
 from interp_plugins.viz.figure import display_in_notebook, new_figure
-from interp_plugins.viz.renderer import attribution_medium, is_signed, resolve_kind
+from interp_plugins.viz.renderer import attribution_renderer, is_signed, resolve_kind
 
 _RIGHT, _WRONG = "green", "red"  # as `show_results` has them; the words say the same
 _OUTLINE = ("#000000", "#ffff00", "#00ffff", "#ff00ff", "#00ff00")  # seen on photographs, and no colour of a map
@@ -144,8 +144,8 @@ def _grid(
     nrows = nrows or math.ceil(n / ncols)
     if nrows * ncols < n:
         raise InputError(f"nrows={nrows} and ncols={ncols} make {nrows * ncols} panels for {n} samples.")
-    medium = attribution_medium(exp)
-    width, height = medium.size(exp, resolve_kind(medium, kind))
+    renderer = attribution_renderer(exp)
+    width, height = renderer.size(exp, resolve_kind(renderer, kind))
     fig = new_figure(*(figsize or (ncols * (width + 0.75), nrows * (height + 0.7) + 0.6)))
     axes = list(fig.subplots(nrows, ncols, squeeze=False).reshape(-1))
     for ax in axes[n:]:

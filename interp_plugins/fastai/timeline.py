@@ -11,7 +11,7 @@ from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import Plot, ScaleRule, show, titles
 from interp_plugins.viz.colour import FAINT_INK, INK
 from interp_plugins.viz.figure import new_figure
-from interp_plugins.viz.renderer import attribution_medium, input_medium, is_signed, resolve_kind
+from interp_plugins.viz.renderer import attribution_renderer, input_renderer, is_signed, resolve_kind
 
 
 def draw_film(
@@ -49,18 +49,18 @@ def draw_film(
     shown = [frames[int(i)] for i in chosen]
     first = shown[0]
     rows = min(max_n, *(len(exp) for exp in shown))
-    medium = attribution_medium(first)
-    kind = resolve_kind(medium, kind)
-    width, height = (0.72 * side for side in medium.size(first, kind))
+    renderer = attribution_renderer(first)
+    kind = resolve_kind(renderer, kind)
+    width, height = (0.72 * side for side in renderer.size(first, kind))
     columns = 1 + len(shown)
     fig = new_figure(*(figsize or (columns * (width + 0.55), rows * (height + 0.42) + 0.7)))
     axes = fig.subplots(rows, columns, squeeze=False)
     for row in range(rows):
-        input_medium(first).original(axes[row, 0], first, row)
+        input_renderer(first).original(axes[row, 0], first, row)
         axes[row, 0].set_xlabel(titles.shorten(titles.sample_text(first, row), 22, keep_end=True), fontsize=8)
         limit = normalize
         if normalize == "shared":
-            values = np.concatenate([medium.values(exp, row).reshape(-1) for exp in shown])
+            values = np.concatenate([renderer.values(exp, row).reshape(-1) for exp in shown])
             limit = ScaleRule("percentile", percentile).fit(values).limit or "percentile"
         for column, exp in enumerate(shown, start=1):
             ax = axes[row, column]

@@ -22,7 +22,7 @@ from interp_plugins.viz import colour
 from interp_plugins.viz.captions import baseline_text, params_text
 from interp_plugins.viz.figure import data_uri, new_figure, png_of_figure
 from interp_plugins.viz.inputs import InputPart, apart
-from interp_plugins.viz.renderer import attribution_medium, input_medium, is_signed, panel
+from interp_plugins.viz.renderer import attribution_renderer, input_renderer, is_signed, panel
 from interp_plugins.viz.scale import Scale, ScaleRule, finite
 from interp_plugins.viz.titles import method_title
 
@@ -76,13 +76,13 @@ def input_record(exp: Explanation, i: int) -> dict[str, Any]:
     if exp.spec.kind == "tabular" and exp.input.ndim == 2:
         names, texts = column_names(exp, exp.input.shape[1]), column_texts(exp, i)
         return {"view": "values", "names": names[:_MOST_BARS], "texts": texts[:_MOST_BARS]}
-    if input_medium(exp).name not in ("image", *_DRAWN):
+    if input_renderer(exp).name not in ("image", *_DRAWN):
         return {"view": "none"}
     try:
-        png = input_medium(exp).picture(exp, i, "original", _NO_SCALE, _LONGEST)
+        png = input_renderer(exp).picture(exp, i, "original", _NO_SCALE, _LONGEST)
     except InputError as err:
         return {"view": "error", "error": str(err)}
-    return {"view": "image", "src": data_uri(png), "wide": input_medium(exp).name in _DRAWN}
+    return {"view": "image", "src": data_uri(png), "wide": input_renderer(exp).name in _DRAWN}
 
 
 def made_records(made: Made, key: int, names: Sequence[str] | None, call: str) -> list[dict[str, Any]]:
@@ -154,15 +154,15 @@ def map_record(exp: Explanation, i: int, signed: bool | None = None) -> dict[str
 
 def _view(exp: Explanation, i: int, signed: bool) -> dict[str, Any]:
     """The numbers, and how they are to be drawn."""
-    medium = attribution_medium(exp)
-    if medium.name == "image":
-        values = medium.values(exp, i)
+    renderer = attribution_renderer(exp)
+    if renderer.name == "image":
+        values = renderer.values(exp, i)
         return {"view": "heatmap", "signed": signed, **quantised(values)}
     values = exp.attribution[i].detach().double().cpu().numpy()
-    if medium.name in _DRAWN:
-        width, height = medium.size(exp, medium.kinds[0])
+    if renderer.name in _DRAWN:
+        width, height = renderer.size(exp, renderer.kinds[0])
         fig = new_figure(width + 0.6, height + 0.4, dpi=150)  # room for the colour bar and a line of text
-        panel(fig.add_subplot(), exp, i, medium.kinds[0], ScaleRule(), label=False, signed=signed)
+        panel(fig.add_subplot(), exp, i, renderer.kinds[0], ScaleRule(), label=False, signed=signed)
         return {"view": "picture", "src": data_uri(png_of_figure(fig))}
     tokens = _at(exp.tokens, i)
     if tokens is not None and values.shape[:1] == (len(tokens),):

@@ -15,7 +15,7 @@ from interp_plugins.viz.renderer import Renderer, register
 from interp_plugins.viz.scale import Scale, finite
 
 
-class ArrayMedium(Renderer):
+class ArrayRenderer(Renderer):
     """Inputs and attributions of any shape, batch first."""
 
     kinds: ClassVar[tuple[str, ...]] = ("array",)
@@ -49,7 +49,7 @@ class ArrayMedium(Renderer):
 
 
 @register
-class GenericMedium(ArrayMedium):
+class GenericRenderer(ArrayRenderer):
     """Data nothing is known of, and layers without a spatial layout."""
 
     name: ClassVar[str] = "generic"

@@ -16,18 +16,18 @@ from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz.figure import Plot, add_colorbar
 from interp_plugins.viz.overview import Explained, asked, axes_for, heading, overview, rows_of_names
 from interp_plugins.viz.scale import ScaleRule, finite
-from interp_plugins.viz.text import TextMedium, ink_on, spelled, tokens_of
+from interp_plugins.viz.text import TextRenderer, ink_on, spelled, tokens_of
 from interp_plugins.viz.titles import method_title, number, shorten, target_text, with_probability
 
 _LETTERS = 60  # cells up to which numbers are written into them
 
 
 def _why_not(exps: Sequence[Explanation]) -> str:
-    medium = TextMedium()
+    renderer = TextRenderer()
     layers = [exp.layer for exp in exps]
     if len(exps) < 2 or None in layers or len(set(layers)) < len(layers):
         return f"it needs explanations of the same texts at different layers; got layers {layers}."
-    bad = [exp.layer for exp in exps if not medium.accepts(exp)]
+    bad = [exp.layer for exp in exps if not renderer.accepts(exp)]
     if bad:
         return (
             f"each layer needs attributions (N, T, ...) for N texts of T tokens, and the tokens themselves "
@@ -69,8 +69,8 @@ def layers_by_tokens(
     if not -len(first) <= index < len(first):
         raise InputError(f"Text {index} asked for, but these explanations hold {len(first)}.")
     index %= len(first)
-    medium, tokens = TextMedium(), tokens_of(first, index)
-    matrix = finite(np.stack([medium.values(exp, index) for exp in many]))
+    renderer, tokens = TextRenderer(), tokens_of(first, index)
+    matrix = finite(np.stack([renderer.values(exp, index) for exp in many]))
     size = (max(3.5, 1.7 + 0.42 * len(tokens)), 1.3 + 0.27 * len(many))
     drawn = axes_for(ax, 1, size, figsize)
     panel = drawn.axes[0, 0]

@@ -15,7 +15,7 @@ from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, bare, characters, display_in_notebook, new_figure
 from interp_plugins.viz.inputs import InputPart, by_input, part_text
 from interp_plugins.viz.overview import OVERVIEWS
-from interp_plugins.viz.renderer import attribution_medium, input_medium, is_signed, panel, resolve_kind
+from interp_plugins.viz.renderer import attribution_renderer, input_renderer, is_signed, panel, resolve_kind
 from interp_plugins.viz.scale import Scale, ScaleRule
 from interp_plugins.viz.titles import broken, method_title, original_caption, panel_caption
 
@@ -62,7 +62,7 @@ def plot(
     n, total = _rows(exps, max_n)
     parts = [by_input(exp) for exp in exps]
     for one in (part.exp for several in parts for part in several):
-        resolve_kind(attribution_medium(one), kind, tuple(OVERVIEWS))
+        resolve_kind(attribution_renderer(one), kind, tuple(OVERVIEWS))
     if isinstance(ax, Axes):
         return _single(parts, kind, rule, n, ax)
     rows = [_Row(i, k) for i in range(n) for k in range(max(map(len, parts)))]
@@ -121,8 +121,8 @@ def _sheet(
     """The axes given, or a figure whose columns are as wide as their pictures."""
     columns = 1 + len(parts)
     if ax is None or isinstance(ax, FigureBase):
-        inputs = [input_medium(part.exp).size(part.exp, "original") for part in max(parts, key=len)]
-        maps = [[attribution_medium(part.exp).size(part.exp, kind) for part in several] for several in parts]
+        inputs = [input_renderer(part.exp).size(part.exp, "original") for part in max(parts, key=len)]
+        maps = [[attribution_renderer(part.exp).size(part.exp, kind) for part in several] for several in parts]
         inches = [max(w for w, _ in one) for one in (inputs, *maps)]
         tall = [max(one[k][1] for one in (inputs, *maps) if k < len(one)) + 0.42 for k in range(len(inputs))]
         heights = [tall[row.k] for row in rows]
@@ -160,7 +160,7 @@ def _single(parts: list[list[InputPart]], kind: str, rule: ScaleRule, n: int, ax
 def _input(ax: Axes, parts: list[list[InputPart]], row: _Row, width: int) -> None:
     """The input of a row with its caption: the prediction is said once per sample."""
     part = next(several[row.k] for several in parts if row.k < len(several) and row.i < len(several[row.k].exp))
-    note = input_medium(part.exp).original(ax, part.exp, row.i)
+    note = input_renderer(part.exp).original(ax, part.exp, row.i)
     if row.k == 0:
         note = ", ".join(filter(None, (part.name, note)))
         _caption(ax, original_caption(part.exp, row.i, width, note))

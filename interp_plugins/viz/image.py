@@ -29,7 +29,7 @@ _MOST_CHANNELS = 12
 
 
 @register
-class ImageMedium(Renderer):
+class ImageRenderer(Renderer):
     """Inputs (N, C, H, W) with attributions of the same layout, or of a layer with two spatial axes."""
 
     name: ClassVar[str] = "image"

@@ -15,14 +15,14 @@ from interp_plugins.viz import captions, colour
 from interp_plugins.viz.figure import compact, data_uri, png_of_figure
 from interp_plugins.viz.inputs import InputPart, by_input, part_text
 from interp_plugins.viz.overview import Overview, fitting
-from interp_plugins.viz.renderer import attribution_medium, fit_scale, input_medium, is_signed, resolve_kind
+from interp_plugins.viz.renderer import attribution_renderer, fit_scale, input_renderer, is_signed, resolve_kind
 from interp_plugins.viz.scale import Scale, ScaleRule
 from interp_plugins.viz.template import FIGURE, OVERVIEW, PAGE, POLICY, SAMPLE, STYLE
 from interp_plugins.viz.titles import method_title, original_caption, panel_caption
 
 _SMALL = 96  # pixels below which a picture is enlarged without smoothing
 _WIDE = 200  # characters of a label that are shown at most
-_BARE = ("image", "text")  # media whose pictures in a page are without a colour bar of their own
+_BARE = ("image", "text")  # renderers whose pictures in a page are without a colour bar of their own
 
 
 def to_html(
@@ -57,7 +57,7 @@ def to_html(
     shown = min(total, max_n)
     for kind in kinds:
         for exp in exps:
-            resolve_kind(attribution_medium(exp), kind)
+            resolve_kind(attribution_renderer(exp), kind)
     overviews = "".join(_overview(one, exps) for one in fitting(exps)) if total else ""
     samples = "".join(_sample(exps, i, total, kinds, rule, longest) for i in range(shown))
     return PAGE.substitute(
@@ -91,7 +91,7 @@ def _legend(exps: Sequence[Explanation]) -> list[tuple[str, str]]:
     return captions.legend(
         signed=any(signed),
         unsigned=not all(signed),
-        image=any(attribution_medium(exp).name == "image" for exp in exps),
+        image=any(attribution_renderer(exp).name == "image" for exp in exps),
         complete=any(exp.relative_delta is not None for exp in exps),
         baseline=any(exp.baselines is not None for exp in exps),
     )
@@ -126,13 +126,13 @@ def original_figure(exp: Explanation, i: int, longest: int) -> str:
 
 
 def _original(part: InputPart, i: int, longest: int) -> str:
-    medium = input_medium(part.exp)
+    renderer = input_renderer(part.exp)
     try:
         scale = Scale(0.0, False, False, "")
-        content = medium.markup(part.exp, i, None)
+        content = renderer.markup(part.exp, i, None)
         if content is None:
             content = _image(
-                part.exp, medium.picture(part.exp, i, "original", scale, longest), part.name or "The input"
+                part.exp, renderer.picture(part.exp, i, "original", scale, longest), part.name or "The input"
             )
     except InputError as error:
         content = failed(error)
@@ -148,15 +148,15 @@ def map_figure(exp: Explanation, i: int, kinds: Sequence[str], rule: ScaleRule, 
 
 def _map(part: InputPart, i: int, kinds: Sequence[str], rule: ScaleRule, longest: int, signed: bool) -> str:
     exp = part.exp
-    medium = attribution_medium(exp)
+    renderer = attribution_renderer(exp)
     name = ", ".join(filter(None, (method_title(exp), part.name)))
     try:
         scale = fit_scale(exp, i, rule, signed)
-        markup = medium.markup(exp, i, scale)
-        found = dict.fromkeys(resolve_kind(medium, kind) for kind in kinds) if markup is None else {}
+        markup = renderer.markup(exp, i, scale)
+        found = dict.fromkeys(resolve_kind(renderer, kind) for kind in kinds) if markup is None else {}
         images = [markup] if markup is not None else []
-        images += [_image(exp, medium.picture(exp, i, k, scale, longest), f"{name}, {k}") for k in found]
-        content = "\n".join(images) + (_bar(scale) if medium.name in _BARE else "")
+        images += [_image(exp, renderer.picture(exp, i, k, scale, longest), f"{name}, {k}") for k in found]
+        content = "\n".join(images) + (_bar(scale) if renderer.name in _BARE else "")
     except InputError as error:
         content = failed(error)
     return (f'<p class="note">{escape(part_text(part, i))}</p>' if part.name else "") + content

@@ -67,45 +67,45 @@ class Renderer:
 
 
 M = TypeVar("M", bound=type[Renderer])
-_MEDIA: dict[str, Renderer] = {}
+_RENDERERS: dict[str, Renderer] = {}
 
 
-def register(medium: M) -> M:
-    """Class decorator: make a medium known under its name."""
-    _MEDIA[medium.name] = medium()
-    return medium
+def register(renderer: M) -> M:
+    """Class decorator: make a renderer known under its name."""
+    _RENDERERS[renderer.name] = renderer()
+    return renderer
 
 
-def input_medium(exp: Explanation) -> Renderer:
-    """The medium that draws exp's input."""
-    medium = _MEDIA.get(exp.spec.kind)
-    return medium if medium is not None and medium.accepts_input(exp) else _MEDIA["generic"]
+def input_renderer(exp: Explanation) -> Renderer:
+    """The renderer that draws exp's input."""
+    renderer = _RENDERERS.get(exp.spec.kind)
+    return renderer if renderer is not None and renderer.accepts_input(exp) else _RENDERERS["generic"]
 
 
-def attribution_medium(exp: Explanation) -> Renderer:
-    """The medium that draws exp's attributions: that of the data, or plain arrays (a layer's units, say)."""
-    medium = _MEDIA.get(exp.spec.kind)
-    return medium if medium is not None and medium.accepts(exp) else _MEDIA["generic"]
+def attribution_renderer(exp: Explanation) -> Renderer:
+    """The renderer that draws exp's attributions: that of the data, or plain arrays (a layer's units, say)."""
+    renderer = _RENDERERS.get(exp.spec.kind)
+    return renderer if renderer is not None and renderer.accepts(exp) else _RENDERERS["generic"]
 
 
 def all_kinds() -> tuple[str, ...]:
     """Names of all kinds of pictures."""
-    return tuple(dict.fromkeys(("original", *(k for m in _MEDIA.values() for k in m.kinds))))
+    return tuple(dict.fromkeys(("original", *(k for m in _RENDERERS.values() for k in m.kinds))))
 
 
-def resolve_kind(medium: Renderer, kind: str, others: tuple[str, ...] = ()) -> str:
-    """The picture to draw: `kind`, or the medium's own picture if it has no such kind.
+def resolve_kind(renderer: Renderer, kind: str, others: tuple[str, ...] = ()) -> str:
+    """The picture to draw: `kind`, or the renderer's own picture if it has no such kind.
 
-    Raises UnknownNameError for a name that no medium knows; it names `others` as well.
+    Raises UnknownNameError for a name that no renderer knows; it names `others` as well.
     """
     if kind not in all_kinds():
         raise unknown("kind of picture", kind, (*all_kinds(), *others))
-    return kind if kind in medium.kinds or kind == "original" else medium.kinds[0]
+    return kind if kind in renderer.kinds or kind == "original" else renderer.kinds[0]
 
 
 def fit_scale(exp: Explanation, i: int, rule: ScaleRule, signed: bool = False) -> Scale:
     """The scale of sample i; signed if asked for, or if the method gave a negative value anywhere in the batch."""
-    values = attribution_medium(exp).values(exp, i)
+    values = attribution_renderer(exp).values(exp, i)
     return rule.fit(values, signed=signed or is_signed(exp) or None)
 
 
@@ -126,12 +126,12 @@ def panel(
     ax: Axes, exp: Explanation, i: int, kind: str, rule: ScaleRule, label: bool = True, signed: bool = False
 ) -> PanelContents:
     """Draw one picture with its colour bar; `label` says the scale beside the bar, `signed` as in `fit_scale`."""
-    medium = attribution_medium(exp)
-    kind = resolve_kind(medium, kind)
+    renderer = attribution_renderer(exp)
+    kind = resolve_kind(renderer, kind)
     if kind == "original":
-        return PanelContents(note=input_medium(exp).original(ax, exp, i))
+        return PanelContents(note=input_renderer(exp).original(ax, exp, i))
     scale = fit_scale(exp, i, rule, signed)
-    source = medium.draw(ax, exp, i, kind, scale)
+    source = renderer.draw(ax, exp, i, kind, scale)
     if source is None:
         return PanelContents()
     add_colorbar(ax, source, scale, label=label)

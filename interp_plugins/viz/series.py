@@ -95,7 +95,7 @@ class _Lanes(Renderer):
 
 
 @register
-class SeriesMedium(_Lanes):
+class SeriesRenderer(_Lanes):
     """Series (N, C, T): time is last."""
 
     name: ClassVar[str] = "series"
@@ -103,7 +103,7 @@ class SeriesMedium(_Lanes):
 
 
 @register
-class SequenceMedium(_Lanes):
+class SequenceRenderer(_Lanes):
     """Sequences (N, T, C) or (N, T): time comes first."""
 
     name: ClassVar[str] = "sequence"

@@ -9,7 +9,7 @@ from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import characters, display_in_notebook, new_figure
 from interp_plugins.viz.inputs import choose, part_text
-from interp_plugins.viz.renderer import attribution_medium, is_signed, panel, resolve_kind
+from interp_plugins.viz.renderer import attribution_renderer, is_signed, panel, resolve_kind
 from interp_plugins.viz.scale import ScaleRule
 from interp_plugins.viz.titles import broken, original_caption, panel_title
 
@@ -63,12 +63,12 @@ def show(
     signed = is_signed(exp)
     part = choose(exp, input)
     exp = part.exp
-    medium = attribution_medium(exp)
-    kind = resolve_kind(medium, kind)
+    renderer = attribution_renderer(exp)
+    kind = resolve_kind(renderer, kind)
     ax = ctx
     if ax is None:
         zoom = 1.1 if kind == "side" else 1.7
-        width, height = (zoom * side for side in medium.size(exp, kind))
+        width, height = (zoom * side for side in renderer.size(exp, kind))
         fig = new_figure(*(figsize or (width + 0.9, height + 0.75)))
         ax = fig.add_subplot()
     size = _FONT if characters(ax, _FONT, least=1) >= _ROOMY else _SMALL_FONT

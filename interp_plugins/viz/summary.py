@@ -21,7 +21,7 @@ from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, compact
 from interp_plugins.viz.overview import Explained, asked, axes_for, heading, overview, rows_of_names
 from interp_plugins.viz.scale import finite
-from interp_plugins.viz.tabular import TabularMedium, feature_names
+from interp_plugins.viz.tabular import TabularRenderer, feature_names
 from interp_plugins.viz.titles import method_title, shorten
 
 _MOST_DOTS = 3000  # rows drawn one by one; of more, evenly spaced ones are taken
@@ -29,9 +29,9 @@ _OUTER = (5.0, 95.0)  # percentiles of a feature's values that get the ends of t
 
 
 def _why_not(exps: Sequence[Explanation]) -> str:
-    medium = TabularMedium()
+    renderer = TabularRenderer()
     for exp in exps:
-        if exp.spec.kind != "tabular" or not medium.accepts(exp):
+        if exp.spec.kind != "tabular" or not renderer.accepts(exp):
             return (
                 "it needs one attribution per feature of a table, (N, F) with kind 'tabular'; got "
                 f"{tuple(exp.attribution.shape)} of kind {exp.spec.kind!r}."

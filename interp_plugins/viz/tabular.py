@@ -19,7 +19,7 @@ MAX_BARS = 12
 
 
 @register
-class TabularMedium(Renderer):
+class TabularRenderer(Renderer):
     """Inputs and attributions (N, F)."""
 
     name: ClassVar[str] = "tabular"

@@ -45,7 +45,7 @@ class _Placed(NamedTuple):
 
 
 @register
-class TextMedium(Renderer):
+class TextRenderer(Renderer):
     """Token ids (N, T) or embeddings (N, T, D) with their tokens; attributions are added up over a token's features."""
 
     name: ClassVar[str] = "text"

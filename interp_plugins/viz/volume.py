@@ -24,7 +24,7 @@ _AXES = ("z", "y", "x")
 
 
 @register
-class VolumeMedium(Renderer):
+class VolumeRenderer(Renderer):
     """Inputs (N, C, D, H, W) with attributions of the same layout, or of a layer with three spatial axes."""
 
     name: ClassVar[str] = "volume"

@@ -13,7 +13,7 @@ from interp_plugins.core.errors import InputError, UnknownNameError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.viz import show
-from interp_plugins.viz.renderer import attribution_medium, fit_scale
+from interp_plugins.viz.renderer import attribution_renderer, fit_scale
 from interp_plugins.viz.scale import ScaleRule
 from interp_plugins.viz.text import columns_of, runs_left
 from interp_plugins.viz.volume import slices
@@ -85,7 +85,7 @@ def test_the_strongest_channels_are_chosen_and_the_rest_counted() -> None:
 def test_a_layer_of_a_series_is_stretched_over_its_time() -> None:
     a = torch.tensor([[[0.0, 4.0]], [[1.0, 1.0]]])
     exp = replace(explained(torch.rand(2, 3, 8), a, "series"), layer="conv")
-    values = attribution_medium(exp).values(exp, 0)
+    values = attribution_renderer(exp).values(exp, 0)
     assert values.shape == (1, 8) and np.allclose(values[0], [0, 0, 0.5, 1.5, 2.5, 3.5, 4, 4])
     exp.show()
     exp.show(kind="heatmap")
@@ -95,7 +95,7 @@ def test_series_are_shown_in_raw_units_and_one_step_is_a_dot() -> None:
     exp = explained(torch.ones(1, 2, 1), torch.ones(1, 2, 1), "series", mean=(1.0, 2.0), std=(2.0, 4.0))
     ax = exp.show()
     assert len(ax.collections) == 2
-    assert attribution_medium(exp)._signal(exp, 0).tolist() == [[3.0], [6.0]]  # type: ignore[attr-defined]
+    assert attribution_renderer(exp)._signal(exp, 0).tolist() == [[3.0], [6.0]]  # type: ignore[attr-defined]
 
 
 # -- volumes -------------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_volumes_are_slices_and_planes_through_the_strongest_voxel() -> None:
 
 def test_a_layer_of_a_volume_is_enlarged() -> None:
     exp = replace(explained(torch.rand(1, 2, 8, 6, 6), torch.rand(1, 4, 2, 3, 3), "volume"), layer="conv")
-    assert attribution_medium(exp).values(exp, 0).shape == (8, 6, 6)
+    assert attribution_renderer(exp).values(exp, 0).shape == (8, 6, 6)
     assert exp.show(kind="heatmap").images
 
 
@@ -169,9 +169,9 @@ def test_features_of_a_token_are_added_up() -> None:
     a = torch.tensor([[[1.0, 2.0], [3.0, -3.0], [9.0, 9.0]]])
     ids = torch.zeros(1, 3, dtype=torch.long)
     exp = replace(Explanation(a, ids, "ig", layer="encoder"), spec=InputSpec("text")).annotated(tokens=[["a", "b"]])
-    assert attribution_medium(exp).values(exp, 0).tolist() == [3.0, 0.0]
+    assert attribution_renderer(exp).values(exp, 0).tolist() == [3.0, 0.0]
     embedded = replace(exp, inputs=torch.rand(1, 3, 2), layer=None)
-    assert attribution_medium(embedded).name == "text"
+    assert attribution_renderer(embedded).name == "text"
 
 
 # -- what the user says --------------------------------------------------------------------------------------------

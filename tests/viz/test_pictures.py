@@ -10,7 +10,7 @@ import torch
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.viz import pixels
-from interp_plugins.viz.renderer import attribution_medium, is_signed
+from interp_plugins.viz.renderer import attribution_renderer, is_signed
 
 SPEC = InputSpec(kind="image")
 A, B = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 6, 10)
@@ -25,17 +25,17 @@ def test_two_pictures_stand_side_by_side_with_their_maps() -> None:
     assert not heat[6:, 9:].any() and is_signed(PAIR)
     for kind in ("overlay", "side", "contour", "heatmap", "masked"):
         assert PAIR.plot(kind=kind).axes.shape == (2, 2)
-    assert attribution_medium(PAIR).size(PAIR, "overlay")[0] > attribution_medium(PAIR).size(PAIR, "overlay")[1]
+    assert attribution_renderer(PAIR).size(PAIR, "overlay")[0] > attribution_renderer(PAIR).size(PAIR, "overlay")[1]
     assert PAIR.to_html().count("<img") >= 6
 
 
 def test_one_map_for_two_pictures_lies_over_neither() -> None:
     at_a_layer = replace(PAIR, attributions=torch.rand(2, 1, 4, 4), layer="body")
-    assert attribution_medium(at_a_layer).name == "generic"
+    assert attribution_renderer(at_a_layer).name == "generic"
     assert pixels.photo(at_a_layer).rgb.shape == (8, 19, 3)
     at_a_layer.plot()
     with_numbers = replace(at_a_layer, inputs=(A, torch.rand(2, 5)))
-    assert attribution_medium(with_numbers).name == "image"
+    assert attribution_renderer(with_numbers).name == "image"
 
 
 def test_the_region_is_outlined() -> None:

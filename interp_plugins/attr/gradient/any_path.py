@@ -1,10 +1,10 @@
-"""Path integrals on any path: cells that cover it, a gradient in each, and what each cell contributes.
+"""Path integrals on any path: intervals that cover it, a gradient in each, and what each interval contributes.
 
-    sum over cells of contribution(gradient at the node, the path's two points at the cell's ends)
+    sum over intervals of contribution(gradient at the node, the path's two points at the interval's ends)
 
-A path is a function of (samples, positions in [0, 1]); the cells are as long as the rule's weights, so that with the
-change of the input over the cell as its weight, a linear model is exact on every path. `attr/shared/path.py` is the
-straight path, where the change is the same for all cells.
+A path is a function of (samples, positions in [0, 1]); the intervals are as long as the rule's weights, so that with
+the change of the input over the interval as its weight, a linear model is exact on every path.
+`attr/shared/path.py` is the straight path, where the change is the same for all intervals.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def straight(inputs: Sequence[Tensor], baselines: Sequence[Tensor]) -> Path:
 
 
 def times_change(got: Gradients, before: Sequence[Tensor], after: Sequence[Tensor], rows: Tensor) -> Sequence[Tensor]:
-    """Gradient times the change of the input over the cell."""
+    """Gradient times the change of the input over the interval."""
     return [g * (b - a) for g, a, b in zip(got.grads, before, after, strict=True)]
 
 
-def sum_over_cells(
+def sum_over_intervals(
     forward: Forward,
     inputs: Sequence[Tensor],
     path: Path,
@@ -46,7 +46,7 @@ def sum_over_cells(
     chunk: int | None = None,
     progress: bool | None = None,
 ) -> tuple[Tensor, ...]:
-    """The sum of the cells' contributions per sample, one tensor per input."""
+    """The sum of the intervals' contributions per sample, one tensor per input."""
     n, device, dtype = inputs[0].shape[0], inputs[0].device, inputs[0].dtype
     nodes = torch.tensor(rule.nodes, dtype=torch.float64)
     edges = torch.tensor([0.0, *accumulate(rule.weights)], dtype=torch.float64).clamp_max(1.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from interp_plugins.attr.gradient.any_path import sum_over_cells
+from interp_plugins.attr.gradient.any_path import sum_over_intervals
 from interp_plugins.attr.shared.base import GradientAttribution, prepared
 from interp_plugins.attr.shared.images import blurred, check_one_picture
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
@@ -52,8 +52,8 @@ class BlurIG(GradientAttribution):
             inputs: one tensor with axes of space, (N, C, H, W) for pictures.
             target: see `core.target.as_target`.
             additional_forward_args: further positional arguments of the model.
-            n_steps: cells of the path.
-            method: rule whose cells and nodes are used.
+            n_steps: intervals of the path.
+            method: rule whose intervals and nodes are used.
             internal_batch_size: rows per pass; None = automatic.
             max_sigma: standard deviation of the first blur in pixels; None: 50 for 224 pixels, in proportion to the
                 shorter side.
@@ -71,7 +71,7 @@ class BlurIG(GradientAttribution):
             x, most = xs[0], max_sigma or 50 / 224 * min(xs[0].shape[2:])
             return like(
                 inputs,
-                sum_over_cells(
+                sum_over_intervals(
                     forward,
                     xs,
                     lambda rows, alphas: (blurred(x.index_select(0, rows), most * (1 - alphas)),),

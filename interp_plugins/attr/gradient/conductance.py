@@ -4,9 +4,9 @@ LayerConductance (Dhamdhere, Sundararajan, Yan 2018, arXiv:1805.12233): sum over
 InternalInfluence (Leino et al. 2018, arXiv:1802.03788): mean over the path of dF/dy.
 NeuronConductance: sum over the path of dF/dy_j * dy_j/dx * (x - x').
 
-The conductance integral is evaluated on cells that cover all of [0, 1]: the cells are as long as the rule's weights,
-the gradient is taken at the rule's node, and the change of y over the whole cell, so that a linear layer is exact.
-Cost: two forward passes (at the node and at the next edge) and one backward pass per cell, for any number of layers.
+The conductance integral is evaluated on intervals that cover all of [0, 1]: they are as long as the rule's weights, the
+gradient is taken at the rule's node, and the change of y over the whole interval, so that a linear layer is exact.
+Cost: two forward passes (at the node and at the next edge) and one backward pass per interval, for all layers at once.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def path_conductance(
     chunk: int | None = None,
     progress: bool | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Sum over the cells of dF/dy at the node times the change of y over the cell; (N, ...) per layer tensor."""
-    if method == "riemann_trapezoid":  # gradient: mean of both ends of a cell
+    """Sum over the intervals of dF/dy at the node times the change of y over each; (N, ...) per layer tensor."""
+    if method == "riemann_trapezoid":  # gradient: mean of both ends of an interval
         left = path_conductance(forward, inputs, baselines, layers, "riemann_left", n_steps, chunk, progress)
         right = path_conductance(forward, inputs, baselines, layers, "riemann_right", n_steps, chunk, progress)
         return tuple((a + b) / 2 for a, b in zip(left[0], right[0], strict=True)), left[1]
@@ -66,7 +66,8 @@ def path_conductance(
     targets = forward.target.count
     total = RowSum(n * targets)
     counts: tuple[int, ...] = ()
-    last_edge: tuple[int, Sequence[Tensor]] = (-1, ())  # where the cells before ended, and the layers' tensors there
+    # Where the intervals before ended, and the layers' tensors there.
+    last_edge: tuple[int, Sequence[Tensor]] = (-1, ())
 
     def at(samples: Tensor, alphas: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         rows = samples.to(device)
@@ -83,8 +84,8 @@ def path_conductance(
         return [torch.cat(column) for column in zip(*parts, strict=True)]
 
     def work(start: int, stop: int) -> Any:
-        cells = torch.arange(start, stop)  # sample by sample, so that neighbours share an edge
-        samples, steps = cells // n_steps, cells % n_steps
+        intervals = torch.arange(start, stop)  # sample by sample, so that neighbours share an edge
+        samples, steps = intervals // n_steps, intervals % n_steps
         got = gradients(forward, *at(samples, nodes[steps]), wrt=layers)
         begin = samples * len(edges) + steps
         first, last = int(begin[0]), int(begin[-1]) + 1
@@ -143,8 +144,8 @@ class LayerConductance(LayerAttribution, GradientAttribution):
             baselines: start of the path in input space, as in `IntegratedGradients`.
             target: see `core.target.as_target`.
             additional_forward_args: further positional arguments of the model.
-            n_steps: cells of the path.
-            method: rule whose cells and nodes are used.
+            n_steps: intervals of the path.
+            method: rule whose intervals and nodes are used.
             internal_batch_size: rows per pass; None = automatic.
             return_convergence_delta: also return sum(attributions) - (F(x) - F(x')) per sample.
             attribute_to_layer_input: explain the layer's input instead of its output.

@@ -1,6 +1,6 @@
 """IDGI, important direction gradient integration (Yang, Wang, Bilgic, CVPR 2023, arXiv:2303.14242), algorithm 1.
 
-    sum over the cells of the path of  g^2 / |g|^2 * (F(end) - F(begin)),   g = dF/dz at the cell's node
+    sum over the intervals of the path of  g^2 / |g|^2 * (F(end) - F(begin)),   g = dF/dz at the interval's node
 
 Only the part of a step along the gradient changes the score; the rest of the step, which integrated gradients credits
 as noise, is left out. The map adds up to F(x) - F(x') for any number of steps. Cost: two forward and one backward pass
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.gradient.any_path import straight, sum_over_cells
+from interp_plugins.attr.gradient.any_path import straight, sum_over_intervals
 from interp_plugins.attr.shared.base import GradientAttribution, convergence_delta, prepared
 from interp_plugins.attr.shared.defaults import path_defaults
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
@@ -61,8 +61,8 @@ class IDGI(GradientAttribution):
             baselines: start of the path.
             target: see `core.target.as_target`. The paper takes the probability: `Probability(as_target(c, n))`.
             additional_forward_args: further positional arguments of the model.
-            n_steps: cells of the path.
-            method: where in a cell the gradient is taken; the paper takes its beginning, "riemann_left".
+            n_steps: intervals of the path.
+            method: where in an interval the gradient is taken; the paper takes its beginning, "riemann_left".
             internal_batch_size: rows per pass; None = automatic.
             return_convergence_delta: also return sum(attributions) - (F(x) - F(x')) per sample.
             progress: None = a bar for long work, True, False.
@@ -73,7 +73,7 @@ class IDGI(GradientAttribution):
             check_float(xs)
             bs = as_baselines(baselines, xs, template=inputs)
             share = _Share(forward, known_begin=method == "riemann_left")
-            maps = sum_over_cells(
+            maps = sum_over_intervals(
                 forward, xs, straight(xs, bs), quadrature(method, n_steps), share, chunk=chunk, progress=progress
             )
             if not return_convergence_delta:
@@ -82,7 +82,7 @@ class IDGI(GradientAttribution):
 
 
 class _Share:
-    """The change of the score over a cell, shared out by the squared gradient."""
+    """The change of the score over an interval, shared out by the squared gradient."""
 
     def __init__(self, forward: Forward, known_begin: bool):
         self.forward, self.known_begin = forward, known_begin

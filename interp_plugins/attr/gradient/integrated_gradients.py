@@ -98,7 +98,7 @@ class IntegratedGradients(MultipliesByInputs, GradientAttribution):
                 sample or `max_steps` gradients were used; a `ConvergenceWarning` says when it was not reached. Both,
                 because the completeness error alone can be small by luck.
             max_steps: gradients per sample at most, with `tol`.
-            offsets: positions of the nodes within the rule's cells, (N,) from 0 to 1, instead of the rule's own.
+            offsets: positions of the nodes within the rule's intervals, (N,) from 0 to 1, instead of the rule's own.
                 Uniform random ones make the expected map exact for any n_steps; averages (NoiseTunnel) use that.
             batch_size: the same as internal_batch_size.
             progress: None = a bar for long work, True, False.

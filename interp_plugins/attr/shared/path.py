@@ -118,8 +118,8 @@ def path_gradients(
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Weighted sum of the gradients over the nodes: (N, ...) per input (or per layer tensor), and tensors per layer.
 
-    Of several targets (N * K, ...). With `offsets` (N,), the nodes are so far into the rule's cells, in [0, 1], instead
-    of where the rule puts them.
+    Of several targets (N * K, ...). With `offsets` (N,), the nodes are so far into the rule's intervals, in [0, 1],
+    instead of where the rule puts them.
     """
     rows = inputs[0].shape[0] * len(rule)
     size = chunk or auto_chunk(list(inputs))
@@ -179,12 +179,12 @@ def _along(
     weights = torch.tensor(rule.weights, dtype=torch.float64)
     total = RowSum(n * targets)
     counts: tuple[int, ...] = ()
-    cells = weights.cumsum(0) - weights
+    intervals = weights.cumsum(0) - weights
     inside = weights * offsets.cpu().double()[:, None] if offsets is not None else weights
 
     def work(start: int, stop: int) -> tuple[Gradients, Tensor, Tensor]:
         rows, steps = grid_rows(start, stop, n, device)
-        at_steps = nodes[steps.cpu()] if offsets is None else cells[steps.cpu()] + inside[rows.cpu(), steps.cpu()]
+        at_steps = nodes[steps.cpu()] if offsets is None else intervals[steps.cpu()] + inside[rows.cpu(), steps.cpu()]
         alphas = at_steps.to(inputs[0].dtype if inputs[0].is_floating_point() else torch.float32).to(device)
         at = points(inputs, baselines, rows, alphas)
         return gradients(forward, at, rows, wrt=wrt), rows, steps

@@ -14,7 +14,7 @@ RULES = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "ri
 
 @dataclass(frozen=True)
 class Quadrature:
-    """Nodes, weights, and the cells (edges, n + 1) that the weights are the lengths of."""
+    """Nodes, weights, and the intervals (edges, n + 1) that the weights are the lengths of."""
 
     nodes: tuple[float, ...]
     weights: tuple[float, ...]
