@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from interp_plugins.attr import (
     HSIC,
     RISE,
+    FeatureAblation,
     GradientShap,
     IntegratedGradients,
     KernelShap,
@@ -25,7 +26,7 @@ from interp_plugins.attr import (
 from interp_plugins.attr.perturbation.lime_sampling import orthogonal_perturb_generator
 from interp_plugins.attr.perturbation.surrogate import SkLearnLasso, WeightedRidge
 from interp_plugins.attr.shared.average import Average, relative_error, rounds, student
-from interp_plugins.core.errors import InputError
+from interp_plugins.core.errors import InputError, ModelError
 from interp_plugins.core.report import collect
 
 D = 10
@@ -372,6 +373,13 @@ def test_what_does_not_go_together_is_refused(smooth: nn.Module, x: Tensor) -> N
         RISE(smooth).attribute(x, p=0.3, orthogonal=True)
     with pytest.raises(InputError, match="tol is a relative error of the map"):
         tunnel(smooth).attribute(x, tol=-1)
+
+
+def test_noisy_copies_of_a_model_with_one_value_per_batch_cannot_share_a_call(smooth: nn.Module, x: Tensor) -> None:
+    merged = NoiseTunnel(FeatureAblation(lambda v: smooth(v).sum()))
+    with pytest.raises(ModelError, match=r"map of shape \(1, 10\) came for 5 noisy copies.*nt_samples_batch_size=1"):
+        merged.attribute(x)
+    assert merged.attribute(x, nt_samples_batch_size=1, seed=0).shape == (1, D)
 
 
 @pytest.mark.parametrize("surrogate", [WeightedRidge(), SkLearnLasso(alpha=0.01)], ids=["ridge", "lasso"])

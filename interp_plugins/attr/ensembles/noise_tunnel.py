@@ -13,35 +13,30 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from interp_plugins.attr.ensembles.inner_method import Folding, Inner, expanded, for_copies
-from interp_plugins.attr.shared.average import Average, Averages, Draws, report_reached, rounds
+from interp_plugins.attr.ensembles.inner_method import Folding
+from interp_plugins.attr.ensembles.smoothing import Smoothing
+from interp_plugins.attr.shared.average import Draws
 from interp_plugins.attr.shared.base import Attribution, InternalAttribution
 from interp_plugins.attr.shared.defaults import path_defaults
-from interp_plugins.attr.shared.draws import as_stdevs
 from interp_plugins.attr.shared.lookups import at_lookups, has_ids
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.forward import Call
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.layers import AtLayer, NoisyAt, resolve_layer
-from interp_plugins.core.multi_target import Unconverged, each_target
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.tensors import accumulation_dtype, as_tuple, check_inputs, describe, is_float, like
+from interp_plugins.core.tensors import as_tuple, check_inputs, describe
 
 NT_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
-_FEW_STEPS = 5  # of a path per noisy copy, where copies go on to a tolerance: their errors average out
-_GROUP_ELEMENTS = 2**24  # elements of noisy input handed to the inner method at a time; it chunks on its own
 
 
 def noise_tunnel_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
@@ -172,7 +167,7 @@ class NoiseTunnel(Attribution):
         draws = Draws(nt_samples, tol, max_samples, antithetic)
         if antithetic and nt_type == "vargrad":
             raise InputError("vargrad is the variance of single copies, and antithetic copies are not independent.")
-        smoothing = _Smoothing(
+        smoothing = Smoothing(
             nt_type=nt_type,
             draws=draws,
             group=check_chunk("nt_samples_batch_size", nt_samples_batch_size),
@@ -202,7 +197,7 @@ class NoiseTunnel(Attribution):
             return _average_at(smoothing, method, noise_at, inputs, kwargs)
 
 
-def _average_at_lookups(smoothing: _Smoothing, method: Any, inputs: Any, kwargs: dict[str, Any]) -> Any:
+def _average_at_lookups(smoothing: Smoothing, method: Any, inputs: Any, kwargs: dict[str, Any]) -> Any:
     """Average with noise on float inputs and on the rows of ids; what is averaged is one number per id."""
     given = {**kwargs, "stdevs": smoothing.stdevs}
     problem = at_lookups(method, inputs, given)
@@ -210,7 +205,7 @@ def _average_at_lookups(smoothing: _Smoothing, method: Any, inputs: Any, kwargs:
     return replace(smoothing, stdevs=problem.kwargs["stdevs"]).average(Folding(problem), problem.inputs, rest)
 
 
-def _average_at(smoothing: _Smoothing, method: Any, layer: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Any:
+def _average_at(smoothing: Smoothing, method: Any, layer: Any, inputs: Any, kwargs: Mapping[str, Any]) -> Any:
     """Average with noise on a layer's tensors while the inputs stay as they are."""
     func = method.forward_func
     bound = func if isinstance(func, Call) else Call(func)
@@ -226,170 +221,3 @@ def _average_at(smoothing: _Smoothing, method: Any, layer: Any, inputs: Any, kwa
             [resolve_layer(func, one) for one in noisy.layer] if isinstance(noisy.layer, list) else noisy.layer
         )
     return smoothing.average(noisy, inputs, {**kwargs, "additional_forward_args": extra}, tensors)
-
-
-@dataclass(frozen=True)
-class _Smoothing:
-    """How to draw the copies and what to make of their maps."""
-
-    nt_type: str
-    draws: Draws
-    group: int | None
-    stdevs: float | tuple[float | None, ...] | None
-    draw_baseline: bool
-    delta: bool
-    generator: torch.Generator
-
-    def average(self, method: Any, inputs: Any, kwargs: Mapping[str, Any], at: tuple[Tensor, ...] = ()) -> Any:
-        """Run the method on noisy copies, a group of copies at a time; keep running sums only.
-
-        With tensors `at` (a layer's), the inputs stay clean, and noise of those shapes goes into the last arguments.
-        """
-        xs = check_inputs(inputs)
-        stdevs = as_stdevs(self.stdevs, at or xs)
-        n, pair = xs[0].shape[0], self.draws.companions
-        targets = each_target(kwargs.get("target"))
-        group = self.group or max(1, _GROUP_ELEMENTS // (n * sum(x[0].numel() for x in xs)))
-        # Nodes are not shifted for squares: those of inexact maps are too large on average, however many they are.
-        shift = self.draws.tol is not None and self.nt_type == "smoothgrad"
-        inner = Inner.of(method, xs, kwargs, shift=shift, pooled=not self.draw_baseline)
-        if inner.draws and inner.ahead is None:
-            group = pair
-        if inner.draws:  # copy by copy from the one stream, so that the seed decides, not the group
-            kwargs = {**kwargs, "generator": self.generator}
-        if inner.shift:
-            kwargs = {"n_steps": _FEW_STEPS, **kwargs}
-        count = n * len(targets)  # maps: a sample's targets stand together
-        averages, shortfall = _KINDS[self.nt_type](count), Average(count)
-        deltas: list[Tensor] = []
-        layout: Any = None
-        sizes = [-(-m // pair) for m in (self.draws.n_samples, self.draws.max_samples)]
-        for due, unsettled in rounds(averages.map_error, count, self.draws.tol, *sizes):
-            asked = Unconverged.of(unsettled, targets)
-            active = asked.samples
-            given = {**kwargs, "target": asked.target}
-            for first in range(0, due, max(1, group // pair)):
-                draws = min(max(1, group // pair), due - first)
-                noisy, drawn = self._draw(xs, stdevs, given, draws, at, active, inner)
-                result = for_copies(method, active.repeat(draws * pair), n).attribute(like(inputs, noisy), **drawn)
-                maps, delta = result if self.delta else (result, None)
-                leaves, layout = pytree.tree_flatten(maps)
-                averages.add([asked.pick(m, draws * pair) for m in leaves], draws, pair, unsettled)
-                if delta is not None:
-                    deltas.append(asked.pick(delta, draws * pair).reshape(draws * pair, len(unsettled), -1))
-                    shortfall.add(deltas[-1], unsettled)
-        error = pytree.tree_unflatten(averages.standard_error(), layout)
-        report_reached(pair * averages.count, averages.map_error(), error, self.draws.tol, "copies")
-        maps = pytree.tree_unflatten(averages.result(), layout)
-        if not self.delta:
-            return maps
-        each = (
-            shortfall.mean.reshape(-1) if self.draws.tol is not None else torch.cat(deltas).transpose(0, 1).reshape(-1)
-        )
-        return maps, each
-
-    def _draw(
-        self,
-        xs: tuple[Tensor, ...],
-        stdevs: tuple[float, ...],
-        kwargs: Mapping[str, Any],
-        draws: int,
-        at: tuple[Tensor, ...],
-        samples: Tensor,
-        inner: Inner,
-    ) -> tuple[list[Tensor], dict[str, Any]]:
-        """Noisy inputs (copies * samples, ...) and the arguments that go with them.
-
-        The numbers are drawn copy by copy for the whole batch, whatever the group and whoever has settled.
-        """
-        n, pair = xs[0].shape[0], self.draws.companions
-        rows = samples.repeat(draws * pair)
-        here = torch.cat([samples + k * n for k in range(draws * pair)])
-        drawn = expanded(dict(kwargs), rows, n, keep=("baselines",) if inner.pooled else ())
-        noisy: list[list[Tensor]] = [[] for _ in at or xs]
-        picks, offsets, numbers = [], [], []
-        pool = kwargs.get("baselines") if self.draw_baseline else None
-        for _ in range(draws):
-            for column, x, std in zip(noisy, at or xs, stdevs, strict=True):
-                clean = torch.zeros_like(x) if at else x
-                noise = std * self._normal(x) if is_float(x) else torch.zeros_like(x)
-                column.extend([clean + noise, clean - noise][:pair])
-            if pool is not None:
-                size = as_tuple(pool)[0].shape[0]
-                for _ in range(pair):
-                    picks.append(torch.randint(size, (n,), generator=self.generator, device=self.generator.device))
-            if inner.shift:
-                offset = torch.rand(n, generator=self.generator, device=self.generator.device)
-                offsets.extend([offset, 1 - offset][:pair])
-            if inner.ahead is not None:
-                numbers.append(inner.ahead(self.generator, n * pair, xs[0].dtype))
-        if pool is not None:
-            pick = torch.cat(picks).cpu()[here]
-            drawn["baselines"] = like(pool, [b.index_select(0, pick.to(b.device)) for b in as_tuple(pool)])
-        if inner.shift:
-            drawn["offsets"] = torch.cat(offsets).cpu()[here]
-        if numbers:
-            drawn["generator"] = type(numbers[0]).joined(numbers).at(here)
-        joined = [torch.cat(column).index_select(0, here.to(column[0].device)) for column in noisy]
-        if not at:
-            return joined, drawn
-        drawn["additional_forward_args"] = (*drawn["additional_forward_args"], *joined)
-        return [x.index_select(0, rows.to(x.device)) for x in xs], drawn
-
-    def _normal(self, x: Tensor) -> Tensor:
-        device, wide = self.generator.device, accumulation_dtype(x.dtype)  # half precision: the same noise, rounded
-        return torch.randn(x.shape, generator=self.generator, dtype=wide, device=device).to(x)
-
-
-class _Squares(Averages):
-    """The mean of the squared maps."""
-
-    def add(self, maps: Sequence[Tensor], draws: int, companions: int, samples: Tensor) -> None:
-        """Maps as `Averages` takes them."""
-        super().add([m**2 for m in maps], draws, companions, samples)
-
-
-class _Variance(Averages):
-    """The variance of the maps, from the means of the first four powers of their distance from the first map.
-
-    Its standard error is that of the mean of (map - mean)^2.
-    """
-
-    _first: list[Tensor] | None = None
-
-    def add(self, maps: Sequence[Tensor], draws: int, companions: int, samples: Tensor) -> None:
-        """Maps as `Averages` takes them, without companions."""
-        if self._first is None:
-            self._first = [m[: m.shape[0] // draws].clone() for m in maps]
-        powers: list[list[Tensor]] = [[], [], [], []]
-        for m, first in zip(maps, self._first, strict=True):
-            if first.shape[0] % self.samples == 0:  # not of a model that merges the batch
-                first = first.unflatten(0, (self.samples, -1))[samples.to(first.device)].flatten(0, 1)
-            away = (m.unflatten(0, (draws, -1)) - first).flatten(0, 1)
-            for k, power in enumerate(powers, start=1):
-                power.append(away**k)
-        super().add([one for power in powers for one in power], draws, companions, samples)
-
-    def _moments(self) -> list[tuple[Tensor, Tensor]]:
-        """Variance and fourth central moment per part."""
-        means = super().values()
-        parts = len(means) // 4
-        out = []
-        for one, two, three, four in zip(*(means[k * parts : (k + 1) * parts] for k in range(4)), strict=True):
-            out.append((two - one**2, four - 4 * one * three + 6 * one**2 * two - 3 * one**4))
-        return out
-
-    def values(self) -> list[Tensor]:
-        """Variances, of all draws as of a whole population."""
-        return [variance for variance, _ in self._moments()]
-
-    def errors(self) -> list[Tensor]:
-        """Standard errors of the variances, in the shapes of the maps."""
-        n = self.parts[0].count[:, None]
-        return [
-            torch.where(n > 1, ((fourth - variance**2).clamp_min(0) / n.to(fourth)).sqrt(), math.inf)
-            for variance, fourth in self._moments()
-        ]
-
-
-_KINDS: dict[str, type[Averages]] = {"smoothgrad": Averages, "smoothgrad_sq": _Squares, "vargrad": _Variance}
