@@ -23,11 +23,10 @@ from interp_plugins.core.fields import LISTED, TENSORS, listed, names_of, tensor
 from interp_plugins.core.frame import frame
 from interp_plugins.core.registry import canonical_name
 from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import Inputs, Maps
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Tensors = Tensor | tuple[Tensor, ...]
 
 
 def _viz() -> Any:
@@ -74,11 +73,11 @@ class Explanation:
         meta: versions, model fingerprint, passes used, error reached.
     """
 
-    attributions: Tensors = field(metadata=tensors(fill="zero"))
-    inputs: Tensors = field(metadata=tensors(fill="pad"))
+    attributions: Maps = field(metadata=tensors(fill="zero"))
+    inputs: Inputs = field(metadata=tensors(fill="pad"))
     method: str
     title: str = ""
-    baselines: Tensors | None = field(default=None, metadata=tensors(fill="pad"))
+    baselines: Inputs | None = field(default=None, metadata=tensors(fill="pad"))
     target: tuple[Any, ...] | None = field(default=None, metadata=listed(column=True))
     target_label: tuple[Any, ...] | None = field(default=None, metadata=listed(told=True, column=True))
     prediction: tuple[int, ...] | None = field(default=None, metadata=listed(column=True))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from interp_plugins.core.errors import InputError, InputTypeError
+
+Inputs = Tensor | tuple[Tensor, ...]  # what is explained: a tensor, or one per argument of the model
+InputsT = TypeVar("InputsT", bound=Inputs)  # for maps that have the layout of the inputs
+Maps = Tensor | tuple[Tensor, ...]  # what is found: a map, or one per input (or per tensor of a layer)
+LayerMaps = Maps | list[Maps]  # a list for a list of layers
 
 
 def describe(value: Any) -> str:
@@ -51,9 +56,9 @@ def as_tuple(x: Any) -> tuple[Any, ...]:
     return x if isinstance(x, tuple) else (x,)
 
 
-def like(template: Any, values: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+def like(template: InputsT, values: Sequence[Tensor]) -> InputsT:
     """Values in the caller's layout: a tensor for a tensor, a tuple for a tuple."""
-    return tuple(values) if isinstance(template, tuple) else values[0]
+    return cast("InputsT", tuple(values) if isinstance(template, tuple) else values[0])
 
 
 def check_inputs(inputs: Any) -> tuple[Tensor, ...]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from interp_plugins.attr.attention.legrad import layer_scores
 from interp_plugins.attr.attention.maps import Attention, attentions
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import GradientAttribution, prepared
 from interp_plugins.attr.shared.grid_layer import shapes_of_modules
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks
@@ -27,6 +28,7 @@ from interp_plugins.core.errors import InputError, LayerError, unknown
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.grid import Grid, find_grid
 from interp_plugins.core.registry import register
+from interp_plugins.core.tensors import Inputs
 
 FUSIONS = ("mean", "max", "min")
 
@@ -129,9 +131,10 @@ class AttentionRollout(_AttentionMethod):
     The class enters only through which tokens are read; for a model with a class token the map is the same for all.
     """
 
+    @args_from()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         *,
@@ -141,11 +144,7 @@ class AttentionRollout(_AttentionMethod):
         """Shares of the tokens; they add up to one, class and register tokens included.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             head_fusion: "mean" (the paper), "max" or "min" over the heads.
-            batch_size: samples per pass; None = automatic.
 
         Returns:
             (N, 1, h, w) for a picture, without class and register tokens; (N, T) for other inputs.
@@ -173,13 +172,9 @@ class AttentionRollout(_AttentionMethod):
 class AttentionRelevance(_AttentionMethod):
     """Attention weighted by the gradient of the score, accumulated over the layers; positive, of one class."""
 
+    @args_from(AttentionRollout.attribute)
     def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-        *,
-        batch_size: int | None = None,
+        self, inputs: Inputs, target: Any = None, additional_forward_args: Any = None, *, batch_size: int | None = None
     ) -> Any:
         """Relevance of the tokens for the target (equations 5 and 6); shapes and errors as in `AttentionRollout`."""
 
@@ -200,9 +195,10 @@ class AttentionRelevance(_AttentionMethod):
 class LeGrad(_AttentionMethod):
     """Positive gradients of every layer's own score with respect to its attention, averaged over heads and queries."""
 
+    @args_from(AttentionRollout.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         *,
@@ -212,11 +208,7 @@ class LeGrad(_AttentionMethod):
         """LeGrad (equations 3 to 7), not rescaled; shapes and errors as in `AttentionRollout`.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             n_layers: how many layers, counted from the last; None = all, as in the paper for pictures' classes.
-            batch_size: samples per pass; None = automatic.
         """
         wanted = check_chunk("n_layers", n_layers)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from interp_plugins.attr.backward.rules.paired import PairedMode, paired_gradients
 from interp_plugins.attr.backward.rules.reveal_cancel import RevealCancelMode
+from interp_plugins.attr.shared.arguments import args_from, with_delta
 from interp_plugins.attr.shared.base import GradientAttribution, MultipliesByInputs, completeness_error, prepared
 from interp_plugins.attr.shared.draws import baseline_pool
 from interp_plugins.attr.shared.path import RowSum, targets_of
@@ -31,7 +32,7 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
 from interp_plugins.core.report import note
-from interp_plugins.core.tensors import as_tuple, check_float, describe, like, own
+from interp_plugins.core.tensors import InputsT, as_tuple, check_float, describe, like, own
 
 CustomAttribution = Callable[..., tuple[Tensor, ...]]
 RULES: dict[str, type[PairedMode]] = {"rescale": PairedMode, "reveal_cancel": RevealCancelMode}
@@ -190,9 +191,10 @@ class DeepLift(MultipliesByInputs, GradientAttribution):
             raise unknown("rule", rule, RULES)
         return lambda: RULES[rule](self.eps)
 
+    @with_delta
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -202,7 +204,7 @@ class DeepLift(MultipliesByInputs, GradientAttribution):
         rule: str = "rescale",
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT | tuple[InputsT, Tensor]:
         """DeepLIFT contributions.
 
         Args:
@@ -264,9 +266,11 @@ class DeepLiftShap(DeepLift):
     def __init__(self, model: Callable[..., Any], multiply_by_inputs: bool = True):
         super().__init__(model, multiply_by_inputs)
 
+    @with_delta
+    @args_from(DeepLift.attribute)
     def attribute(  # type: ignore[override]  # the baselines are required, as in Captum
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -276,20 +280,14 @@ class DeepLiftShap(DeepLift):
         rule: str = "rescale",
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT | tuple[InputsT, Tensor]:
         """Mean of the contributions over all baselines, of the inputs' shapes; arguments as in `DeepLift.attribute`.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first, floating point.
             baselines: the set: tensor (n_baselines, ...), a tuple of these (row i of all inputs belongs together), or a
                 function `f(inputs)` or `f()` returning one. (N, n_baselines, ...) gives each sample a set of its own.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             return_convergence_delta: also return the deltas of all pairs (N * n_baselines,), sample by sample.
-            custom_attribution_func: see `DeepLift.attribute`.
-            rule: see `DeepLift.attribute`.
             batch_size: pairs of sample and baseline per pass; None = automatic. Only the running mean is kept.
-            progress: None = a bar for long work, True, False.
         """
         chunk, mode = check_chunk("batch_size", batch_size), self._mode(rule)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.backward.deep_lift import CustomAttribution, DeepLift, DeepLiftShap, pooled
+from interp_plugins.attr.shared.arguments import args_from, layer_with_delta
 from interp_plugins.attr.shared.at_layer import AtLayerProblem, encode_rows, start_at_layer
 from interp_plugins.attr.shared.base import (
     GradientAttribution,
@@ -20,7 +21,7 @@ from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.forward import Call
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import check_inputs, own_tree, take_rows
+from interp_plugins.core.tensors import Inputs, InputsT, LayerMaps, check_inputs, own_tree, take_rows
 
 
 class _Multiplying(InternalAttribution):
@@ -73,9 +74,11 @@ class LayerDeepLift(_Multiplying, LayerAttribution, GradientAttribution):
             input_baselines=baselines,
         )
 
+    @layer_with_delta
+    @args_from(DeepLift.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -87,21 +90,14 @@ class LayerDeepLift(_Multiplying, LayerAttribution, GradientAttribution):
         rule: str = "rescale",
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> LayerMaps | tuple[LayerMaps, Tensor]:
         """Contributions of the layer's shape; arguments as in `DeepLift.attribute`.
 
         Args:
             inputs: tensor or tuple of tensors, batch first; integers are fine (token ids for an embedding).
             baselines: in *input* space; encoded to the layer. None = zeros.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
-            return_convergence_delta: also return the completeness error per sample.
-            attribute_to_layer_input: explain the layer's input instead of its output.
             custom_attribution_func: see `DeepLift.attribute`; gets the layer's tensors.
-            grad_kwargs: accepted for Captum's sake; unused tensors give zeros with a warning here.
             rule: see `DeepLift.attribute`; the layer's tensors are what contributions start from.
-            batch_size: samples per pass; None = automatic.
-            progress: None = a bar for long work, True, False.
         """
         return self.at_layer(
             inputs,
@@ -127,9 +123,11 @@ class LayerDeepLiftShap(_Multiplying, LayerAttribution, GradientAttribution):
         """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
+    @layer_with_delta
+    @args_from(DeepLiftShap.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         baselines: Any,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -140,7 +138,7 @@ class LayerDeepLiftShap(_Multiplying, LayerAttribution, GradientAttribution):
         rule: str = "rescale",
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> LayerMaps | tuple[LayerMaps, Tensor]:
         """Mean of the contributions, of the layer's shape; arguments as in `DeepLiftShap.attribute`.
 
         A baseline's activation may depend on the sample's further arguments, so each pair is encoded; the activations
@@ -181,9 +179,10 @@ class LayerDeepLiftShap(_Multiplying, LayerAttribution, GradientAttribution):
 class NeuronDeepLift(_Multiplying, NeuronAttribution, GradientAttribution):
     """DeepLIFT contributions of the inputs to a neuron."""
 
+    @args_from(DeepLift.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         neuron_selector: Any,
         baselines: Any = None,
         additional_forward_args: Any = None,
@@ -193,7 +192,7 @@ class NeuronDeepLift(_Multiplying, NeuronAttribution, GradientAttribution):
         rule: str = "rescale",
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """As `DeepLift.attribute`, for the neuron chosen as in `NeuronGradient.attribute`."""
         func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
         return DeepLift(func, self._multiply_by_inputs).attribute(
@@ -211,9 +210,10 @@ class NeuronDeepLift(_Multiplying, NeuronAttribution, GradientAttribution):
 class NeuronDeepLiftShap(_Multiplying, NeuronAttribution, GradientAttribution):
     """DeepLIFT of a neuron, averaged over a set of baselines."""
 
+    @args_from(DeepLiftShap.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         neuron_selector: Any,
         baselines: Any,
         additional_forward_args: Any = None,
@@ -223,7 +223,7 @@ class NeuronDeepLiftShap(_Multiplying, NeuronAttribution, GradientAttribution):
         rule: str = "rescale",
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """As `DeepLiftShap.attribute`, for the neuron chosen as in `NeuronGradient.attribute`."""
         func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
         return DeepLiftShap(func, self._multiply_by_inputs).attribute(

@@ -18,6 +18,7 @@ from interp_plugins.attr.backward.rules.call import Rule
 from interp_plugins.attr.backward.rules.rectifier import RectifierMode, deconvolution, guided
 from interp_plugins.attr.backward.rules.scope import under
 from interp_plugins.attr.cam.grad_cam import LayerGradCam
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import (
     GradientAttribution,
     LayerAttribution,
@@ -29,7 +30,7 @@ from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, LayerError
 from interp_plugins.core.forward import Forward, Gradients, gradients
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import check_float, like
+from interp_plugins.core.tensors import InputsT, check_float, like
 
 
 def _ruled_gradients(rule: Rule, forward: Forward, *args: Any, **kwargs: Any) -> Gradients:
@@ -49,14 +50,10 @@ class _Rectified(GradientAttribution):
     def __init__(self, model: Callable[..., Any]):
         super().__init__(model)
 
+    @args_from()
     def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-        *,
-        batch_size: int | None = None,
-    ) -> Any:
+        self, inputs: InputsT, target: Any = None, additional_forward_args: Any = None, *, batch_size: int | None = None
+    ) -> InputsT:
         """The changed gradient, of the inputs' shapes; arguments and errors as in `Saliency.attribute`."""
         size = check_chunk("batch_size", batch_size)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
@@ -94,13 +91,14 @@ class _NeuronRectified(NeuronAttribution, GradientAttribution):
     def __init__(self, model: Callable[..., Any], layer: Any, device_ids: list[int] | None = None):
         super().__init__(model, layer, device_ids)
 
+    @args_from()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         neuron_selector: Any,
         additional_forward_args: Any = None,
         attribute_to_neuron_input: bool = False,
-    ) -> Any:
+    ) -> InputsT:
         """The changed gradient of the neuron chosen as in `NeuronGradient.attribute`."""
         func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
         return self.plain(func).attribute(inputs, additional_forward_args=additional_forward_args)
@@ -139,26 +137,24 @@ class GuidedGradCam(GradientAttribution):
         super().__init__(model)
         self.layer, self.device_ids = layer, device_ids
 
+    @args_from()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         target: Any = None,
         additional_forward_args: Any = None,
         interpolate_mode: str = "nearest",
         attribute_to_layer_input: bool = False,
         *,
         batch_size: int | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """The product, of the inputs' shapes.
 
         Args:
             inputs: tensor or tuple of tensors, batch first, floating point.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             interpolate_mode: how the layer's map is enlarged ("nearest", "bilinear", ...). A layer without spatial
                 dimensions weighs each sample by one number.
             attribute_to_layer_input: use the layer's input instead of its output.
-            batch_size: samples per pass; None = automatic.
 
         Raises:
             LayerError: the layer has several tensors, or its map cannot be enlarged to an input's size.

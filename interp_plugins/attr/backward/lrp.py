@@ -19,12 +19,13 @@ from interp_plugins.attr.backward.rules.modules import followed, module_names
 from interp_plugins.attr.backward.rules.relevance import Account, RelevanceRule
 from interp_plugins.attr.backward.rules.relevance_mode import RelevanceMode, rule_of
 from interp_plugins.attr.backward.rules.scope import under
+from interp_plugins.attr.shared.arguments import args_from, with_delta
 from interp_plugins.attr.shared.base import GradientAttribution, LayerAttribution, batch_gradients, prepared
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.forward import Forward, Gradients, gradients
 from interp_plugins.core.registry import register
 from interp_plugins.core.report import note
-from interp_plugins.core.tensors import as_tuple, check_float, like, per_sample_sum
+from interp_plugins.core.tensors import Inputs, InputsT, as_tuple, check_float, like, per_sample_sum
 
 
 class _Relevance(GradientAttribution):
@@ -112,16 +113,17 @@ class LRP(_Relevance):
         self.composite, self.account = as_composite(composite), account
         self._check_rules()
 
+    @with_delta
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         target: Any = None,
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
         verbose: bool = False,
         *,
         batch_size: int | None = None,
-    ) -> Any:
+    ) -> InputsT | tuple[InputsT, Tensor]:
         """Relevance of the inputs, of their shapes.
 
         Args:
@@ -167,9 +169,10 @@ class LayerLRP(_Relevance, LayerAttribution):
         self.composite, self.account = as_composite(composite), account
         self._check_rules()
 
+    @args_from(LRP.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
@@ -182,12 +185,8 @@ class LayerLRP(_Relevance, LayerAttribution):
 
         Args:
             inputs: tensor or tuple of tensors, batch first; integers are fine (token ids for an embedding).
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             return_convergence_delta: also return F(x) - sum(relevance) per sample; a list for a list of layers.
             attribute_to_layer_input: relevance of the layer's input instead of its output.
-            verbose: print which rule was applied where.
-            batch_size: samples per pass; None = automatic.
         """
         size = check_chunk("batch_size", batch_size)
         sites = self.sites(attribute_to_layer_input)

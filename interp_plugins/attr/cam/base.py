@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from interp_plugins.attr.cam import weights
 from interp_plugins.attr.cam.weights import Weighting
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import LayerAttribution, batch_gradients, prepared
 from interp_plugins.attr.shared.grid_layer import last_grid_layer, shapes_of_modules
 from interp_plugins.attr.shared.images import averaged
@@ -27,6 +28,7 @@ from interp_plugins.core.forward import Forward, Gradients
 from interp_plugins.core.grid import Grid, as_grid, find_grid
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
 from interp_plugins.core.registry import register
+from interp_plugins.core.tensors import Inputs, Maps
 
 
 class ClassActivationMap(LayerAttribution):
@@ -46,9 +48,10 @@ class ClassActivationMap(LayerAttribution):
     def __init__(self, forward_func: Callable[..., Any], layer: Any = None, device_ids: list[int] | None = None):
         super().__init__(forward_func, layer, device_ids)
 
+    @args_from()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
@@ -56,19 +59,15 @@ class ClassActivationMap(LayerAttribution):
         *,
         layout: Any = "auto",
         batch_size: int | None = None,
-    ) -> Any:
+    ) -> Maps:
         """The map at the layer's own resolution, (N, 1, *space); pictures of an `Explanation` enlarge it.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             attribute_to_layer_input: use the layer's input instead of its output.
             relu_attributions: keep positive evidence only (default, as in the papers).
             layout: how the layer's tensor holds space: "auto" (told from the shapes of one forward pass), "first"
                 (N, C, H, W), "last" (N, H, W, C), a size (h, w) for tokens (N, T, C), whose T - h * w first ones belong
                 to no place, or a function tensor -> (N, C, h, w).
-            batch_size: samples per pass; None = automatic.
 
         Returns:
             (N, 1, *space) for one layer, a tuple where the layer has several tensors. For a list of layers one map: the

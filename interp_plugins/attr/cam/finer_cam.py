@@ -16,11 +16,12 @@ from torch import Tensor
 
 from interp_plugins.attr.cam import weights
 from interp_plugins.attr.cam.base import ClassActivationMap
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, TargetError, unknown
 from interp_plugins.core.registry import register
 from interp_plugins.core.target import Target, as_target
-from interp_plugins.core.tensors import as_tuple
+from interp_plugins.core.tensors import Inputs, Maps, as_tuple
 
 BASES = {
     "grad_cam": weights.grad_cam,
@@ -107,9 +108,10 @@ class FinerCAM(ClassActivationMap):
             raise unknown("base", base, BASES)
         self.base, self.weighting = base, BASES[base]
 
+    @args_from(ClassActivationMap.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
@@ -119,19 +121,14 @@ class FinerCAM(ClassActivationMap):
         n_similar: int = 3,
         layout: Any = "auto",
         batch_size: int | None = None,
-    ) -> Any:
+    ) -> Maps:
         """The map; arguments as in `ClassActivationMap.attribute`, and `alpha` and `n_similar`.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first.
             target: a class index (and indices of further axes), or one per sample.
-            additional_forward_args: further positional arguments of the model.
-            attribute_to_layer_input: use the layer's input instead of its output.
             relu_attributions: keep positive evidence only, the default.
             alpha: how much of the similar classes is subtracted; 0 gives the base method's map.
             n_similar: how many similar classes, 3 as in the authors' code.
-            layout: see `ClassActivationMap.attribute`.
-            batch_size: samples per pass; None = automatic.
 
         Raises:
             TargetError: a target that is no class, or a model with a single score.

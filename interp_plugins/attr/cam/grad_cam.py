@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from interp_plugins.attr.cam import weights
-from interp_plugins.attr.cam.base import grids
+from interp_plugins.attr.cam.base import ClassActivationMap, grids
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import LayerAttribution, batch_gradients, prepared
 from interp_plugins.attr.shared.images import averaged
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.registry import register
+from interp_plugins.core.tensors import Inputs, LayerMaps
 
 
 @register(
@@ -37,9 +37,10 @@ class LayerGradCam(LayerAttribution):
 
     shares_targets = True
 
+    @args_from(ClassActivationMap.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
@@ -50,21 +51,16 @@ class LayerGradCam(LayerAttribution):
         layout: Any = "first",
         average_layers: bool = False,
         batch_size: int | None = None,
-    ) -> Any:
+    ) -> LayerMaps:
         """Grad-CAM at the layer's own resolution; `LayerAttribution.interpolate` enlarges it.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
-            attribute_to_layer_input: use the layer's input instead of its output.
             relu_attributions: keep positive evidence only, as in the paper (Captum's default is False).
             attr_dim_summation: sum over the channels, giving (N, 1, ...); False keeps them.
             grad_kwargs: accepted for Captum's sake; not needed.
             layout: how the layer's tensor holds space, see `ClassActivationMap.attribute`; "first" (N, C, ...), as in
                 Captum, is the default of this class, "auto" that of `explain`.
             average_layers: for a list of layers, one map, their mean, instead of a list of maps.
-            batch_size: samples per pass; None = automatic.
         """
         sites = self.sites(attribute_to_layer_input)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp_plugins.attr.cam.base import ClassActivationMap, grids
 from interp_plugins.attr.cam.weights import first_component
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import batch_scores, prepared
 from interp_plugins.attr.shared.images import averaged, enlarged, input_size
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
@@ -24,6 +25,7 @@ from interp_plugins.core.grid import Grid
 from interp_plugins.core.layers import AtLayer, Layer, run_and_read
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
+from interp_plugins.core.tensors import Inputs, Maps
 
 
 def read(forward: Forward, xs: tuple[Tensor, ...], sites: list[Layer], chunk: int | None) -> Gradients:
@@ -55,9 +57,10 @@ class EigenCAM(ClassActivationMap):
 
     shares_targets = False  # no class
 
+    @args_from(ClassActivationMap.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
@@ -66,18 +69,13 @@ class EigenCAM(ClassActivationMap):
         centre: bool = False,
         layout: Any = "auto",
         batch_size: int | None = None,
-    ) -> Any:
+    ) -> Maps:
         """The map; arguments as in `ClassActivationMap.attribute`, and `centre`.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first.
             target: not used: the map is the same for all classes.
-            additional_forward_args: further positional arguments of the model.
-            attribute_to_layer_input: use the layer's input instead of its output.
             relu_attributions: keep the positive part, the default.
             centre: subtract each channel's mean over the places first. The paper does not.
-            layout: see `ClassActivationMap.attribute`.
-            batch_size: samples per pass; None = automatic.
         """
         with prepared(self.forward_func, inputs, None, additional_forward_args) as (xs, forward), torch.no_grad():
             sites = self.chosen_sites(forward, xs, attribute_to_layer_input)
@@ -94,9 +92,10 @@ class EigenCAM(ClassActivationMap):
 class ChannelByChannel(ClassActivationMap):
     """A map whose weights take a forward pass per channel."""
 
+    @args_from(ClassActivationMap.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
@@ -105,18 +104,13 @@ class ChannelByChannel(ClassActivationMap):
         layout: Any = "auto",
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> Maps:
         """The map; arguments as in `ClassActivationMap.attribute`, one forward pass per channel and sample.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first.
             target: see `core.target.as_target`; one scalar per sample.
-            additional_forward_args: further positional arguments of the model.
-            attribute_to_layer_input: use the layer's input instead of its output.
             relu_attributions: keep positive evidence only, the default.
-            layout: see `ClassActivationMap.attribute`.
             batch_size: rows (samples x channels) per pass; None = automatic.
-            progress: None = a bar for long work, True, False.
         """
         chunk = check_chunk("batch_size", batch_size)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward), torch.no_grad():

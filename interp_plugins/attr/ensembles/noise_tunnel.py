@@ -34,7 +34,7 @@ from interp_plugins.core.layers import AtLayer, NoisyAt, resolve_layer
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.tensors import as_tuple, check_inputs, describe
+from interp_plugins.core.tensors import Inputs, as_tuple, check_inputs, describe
 
 NT_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
@@ -110,7 +110,7 @@ class NoiseTunnel(Attribution):
 
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         nt_type: str = "smoothgrad",
         nt_samples: int = 5,
         nt_samples_batch_size: int | None = None,

@@ -25,7 +25,7 @@ from interp_plugins.core.guard import frozen, modules_of
 from interp_plugins.core.layers import resolve_layer
 from interp_plugins.core.multi_target import each_target, target_by_target
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import as_tuple, check_inputs, describe, like
+from interp_plugins.core.tensors import Inputs, as_tuple, check_inputs, describe, like
 
 Warp = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 AUGMENTATIONS = ("flip", "shift", "scale")
@@ -140,7 +140,7 @@ class AugmentedAttribution(_Around):
 
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         augmentations: Sequence[str] = AUGMENTATIONS,
         *,
         shift: int | None = None,
@@ -203,8 +203,13 @@ class LayerAverage(_Around):
             raise InputError(f"layers must be a list of at least one layer, got {describe(layers)}.")
         self.layers = [resolve_layer(self.forward_func, layer) for layer in layers]
 
-    def attribute(self, inputs: Tensor | tuple[Tensor, ...], **kwargs: Any) -> Tensor:
-        """The mean over the layers of the inner method's maps, channels added up; its arguments."""
+    def attribute(self, inputs: Inputs, **kwargs: Any) -> Tensor:
+        """The mean over the layers of the inner method's maps, channels added up.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first.
+            **kwargs: the inner method's arguments.
+        """
         maps: list[Tensor] = []
         mean = _Mean(kwargs)
         if mean.with_delta:
@@ -237,8 +242,12 @@ class CheckpointAverage(_Around):
             )
         self.model, self.checkpoints = roots[0], list(checkpoints)
 
-    def attribute(self, inputs: Tensor | tuple[Tensor, ...], **kwargs: Any) -> Any:
-        """The mean over the checkpoints of the inner method's maps; its arguments and layout.
+    def attribute(self, inputs: Inputs, **kwargs: Any) -> Any:
+        """The mean over the checkpoints of the inner method's maps, in its layout.
+
+        Args:
+            inputs: tensor or tuple of tensors, batch first.
+            **kwargs: the inner method's arguments.
 
         Raises:
             InputError: a checkpoint whose names or shapes are not the model's.

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import InternalMultipliesByInputs, LayerAttribution, batch_gradients, prepared
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.layers import run_and_read
 from interp_plugins.core.registry import register
+from interp_plugins.core.tensors import Inputs, LayerMaps
 
 
 @register("layer_activation", aliases=("activation",), needs="forward", site="layer")
@@ -22,17 +23,13 @@ class LayerActivation(LayerAttribution):
         LayerActivation(model, "0").attribute(x).shape  # -> (2, 4, 22, 22)
     """
 
+    @args_from()
     def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        additional_forward_args: Any = None,
-        attribute_to_layer_input: bool = False,
-    ) -> Any:
+        self, inputs: Inputs, additional_forward_args: Any = None, attribute_to_layer_input: bool = False
+    ) -> LayerMaps:
         """The activation of the layer's output (or input), of its own shape; a tuple if it has several tensors.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first.
-            additional_forward_args: further positional arguments of the model.
             attribute_to_layer_input: read the layer's input instead of its output.
         """
         sites = self.sites(attribute_to_layer_input)
@@ -70,26 +67,18 @@ class LayerGradientXActivation(InternalMultipliesByInputs, LayerAttribution):
     ):
         super().__init__(forward_func, layer, device_ids, multiply_by_inputs)
 
+    @args_from()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
         *,
         batch_size: int | None = None,
-    ) -> Any:
-        """Gradient times activation, of the layer's shape; all layers of a list in one pass.
-
-        Args:
-            inputs: tensor or tuple of tensors, batch first.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
-            attribute_to_layer_input: explain the layer's input instead of its output.
-            grad_kwargs: accepted for Captum's sake; unused tensors give zeros with a warning here.
-            batch_size: samples per pass; None = automatic.
-        """
+    ) -> LayerMaps:
+        """Gradient times activation, of the layer's shape; all layers of a list in one pass."""
         sites = self.sites(attribute_to_layer_input)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             got = batch_gradients(forward, xs, wrt=sites, chunk=check_chunk("batch_size", batch_size))

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from interp_plugins.attr.gradient.any_path import sum_over_intervals
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import GradientAttribution, prepared
 from interp_plugins.attr.shared.images import blurred, check_one_picture
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import check_float, like
+from interp_plugins.core.tensors import InputsT, check_float, like
 
 
 @register(
@@ -34,9 +33,10 @@ class BlurIG(GradientAttribution):
 
     compiles = True
 
+    @args_from()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         target: Any = None,
         additional_forward_args: Any = None,
         n_steps: int = 50,
@@ -45,19 +45,15 @@ class BlurIG(GradientAttribution):
         *,
         max_sigma: float | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """Attributions of the input's shape; they add up to F(x) - F(x blurred with max_sigma).
 
         Args:
             inputs: one tensor with axes of space, (N, C, H, W) for pictures.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             n_steps: intervals of the path.
             method: rule whose intervals and nodes are used.
-            internal_batch_size: rows per pass; None = automatic.
             max_sigma: standard deviation of the first blur in pixels; None: 50 for 224 pixels, in proportion to the
                 shorter side.
-            progress: None = a bar for long work, True, False.
 
         Raises:
             InputError: several inputs, an input without axes of space, or a sigma that is not positive.

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
+from interp_plugins.attr.shared.arguments import args_from, layer_with_delta
 from interp_plugins.attr.shared.at_layer import layer_tensors
 from interp_plugins.attr.shared.base import (
     GradientAttribution,
@@ -36,7 +38,7 @@ from interp_plugins.core.forward import Forward, gradients, gradients_through
 from interp_plugins.core.layers import Layer, Neuron
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import check_float, like
+from interp_plugins.core.tensors import Inputs, InputsT, LayerMaps, check_float, like
 from interp_plugins.engine import planned
 
 
@@ -122,9 +124,11 @@ class LayerConductance(LayerAttribution, GradientAttribution):
         """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
+    @layer_with_delta
+    @args_from(IntegratedGradients.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -136,21 +140,12 @@ class LayerConductance(LayerAttribution, GradientAttribution):
         grad_kwargs: dict[str, Any] | None = None,
         *,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> LayerMaps | tuple[LayerMaps, Tensor]:
         """Conductance of the layer's units, of the layer's shape.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first, floating point.
-            baselines: start of the path in input space, as in `IntegratedGradients`.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             n_steps: intervals of the path.
             method: rule whose intervals and nodes are used.
-            internal_batch_size: rows per pass; None = automatic.
-            return_convergence_delta: also return sum(attributions) - (F(x) - F(x')) per sample.
-            attribute_to_layer_input: explain the layer's input instead of its output.
-            grad_kwargs: accepted for Captum's sake; unused tensors give zeros with a warning here.
-            progress: None = a bar for long work, True, False.
         """
         check_steps(method, n_steps)
         sites = self.sites(attribute_to_layer_input)
@@ -176,9 +171,10 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
 
     embeds_ids = True
 
+    @args_from(LayerConductance.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -189,7 +185,7 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
         grad_kwargs: dict[str, Any] | None = None,
         *,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> LayerMaps:
         """Mean gradient, of the layer's shape; arguments as in `LayerConductance.attribute`."""
         sites = self.sites(attribute_to_layer_input)
         check_steps(method, n_steps)
@@ -213,9 +209,10 @@ class NeuronConductance(InternalMultipliesByInputs, NeuronAttribution, GradientA
         multiply_by_inputs: multiply by (input - baseline), the default.
     """
 
+    @args_from(IntegratedGradients.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         neuron_selector: Any,
         baselines: Any = None,
         target: Any = None,
@@ -227,22 +224,15 @@ class NeuronConductance(InternalMultipliesByInputs, NeuronAttribution, GradientA
         grad_kwargs: dict[str, Any] | None = None,
         *,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """Conductance of a neuron for each input element.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first, floating point.
             neuron_selector: int, tuple (slices are blocks, each unit weighted by its own gradient), or a function of
                 the layer's tensor -> (N,) that picks units.
-            baselines: start of the path, as in `IntegratedGradients`.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             n_steps: nodes of the quadrature.
             method: quadrature rule; Captum's default here is the trapezoid.
-            internal_batch_size: rows per pass; None = automatic.
-            attribute_to_neuron_input: the neuron is in the layer's input.
             grad_kwargs: accepted for Captum's sake; not needed.
-            progress: None = a bar for long work, True, False.
         """
         if isinstance(self.layer, list):
             raise InputError("A neuron lives in one layer; got a list of layers.")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import GradientAttribution, batch_gradients, prepared
 from interp_plugins.attr.shared.grid_layer import shapes_of_modules
 from interp_plugins.attr.shared.images import check_one_picture, enlarged
@@ -26,7 +27,7 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import modules_of
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import check_float
+from interp_plugins.core.tensors import Inputs, check_float
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -94,21 +95,14 @@ def _psi(part: Tensor, size: Sequence[int]) -> Tensor:
 class FullGrad(GradientAttribution):
     """Input gradient and bias gradients of all layers in one map of the input's size; positive, without sign."""
 
+    @args_from()
     def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-        *,
-        batch_size: int | None = None,
+        self, inputs: Inputs, target: Any = None, additional_forward_args: Any = None, *, batch_size: int | None = None
     ) -> Any:
         """The map (N, 1, H, W) (or (N, 1, L), (N, 1, D, H, W)).
 
         Args:
             inputs: one tensor with axes of space, (N, C, H, W) for pictures.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
-            batch_size: samples per pass; None = automatic.
 
         Raises:
             InputError: several inputs, or an input without axes of space.

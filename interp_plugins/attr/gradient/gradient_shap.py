@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_plugins.attr.shared.arguments import with_delta
 from interp_plugins.attr.shared.at_layer import layer_tensors
 from interp_plugins.attr.shared.average import Averages, Draws, average_draws, report_reached
 from interp_plugins.attr.shared.base import (
@@ -31,7 +32,7 @@ from interp_plugins.core.layers import Layer
 from interp_plugins.core.multi_target import Unconverged, each_target, repeated
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import accumulation_dtype, as_tuple, check_float, like
+from interp_plugins.core.tensors import InputsT, accumulation_dtype, as_tuple, check_float, like
 from interp_plugins.engine import planned
 
 
@@ -295,9 +296,10 @@ class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
         """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
+    @with_delta
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any,
         n_samples: int = 5,
         stdevs: float | tuple[float, ...] = 0.0,
@@ -313,7 +315,7 @@ class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT | tuple[InputsT, Tensor]:
         """Expected gradients.
 
         Args:
@@ -353,4 +355,4 @@ class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
                 chunk=check_chunk("batch_size", batch_size),
                 progress=progress,
             )
-            return (like(inputs, maps), delta) if return_convergence_delta else like(inputs, maps)
+            return like(inputs, maps) if delta is None else (like(inputs, maps), delta)

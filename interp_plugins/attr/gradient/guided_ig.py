@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
+from interp_plugins.attr.shared.arguments import args_from, with_delta
 from interp_plugins.attr.shared.base import GradientAttribution, convergence_delta, prepared
 from interp_plugins.attr.shared.defaults import path_defaults
 from interp_plugins.attr.shared.quadrature import check_steps
@@ -22,7 +24,7 @@ from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progre
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward, gradients
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import accumulation_dtype, check_float, like
+from interp_plugins.core.tensors import InputsT, accumulation_dtype, check_float, like
 
 
 class _Walk:
@@ -80,9 +82,11 @@ class GuidedIG(GradientAttribution):
         """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
+    @with_delta
+    @args_from(IntegratedGradients.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -93,20 +97,14 @@ class GuidedIG(GradientAttribution):
         max_dist: float = 0.02,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT | tuple[InputsT, Tensor]:
         """Attributions of the inputs' shapes.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first, floating point.
-            baselines: start of the path, as in `IntegratedGradients`.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             n_steps: steps of the walk, one gradient each.
-            return_convergence_delta: also return sum(attributions) - (F(x) - F(x')) per sample.
             fraction: part of the features that move at a time, those of the smallest gradients; 1 moves all at once.
             max_dist: how far a feature may be from the straight path, as a part of its way; 0 is integrated gradients.
             batch_size: samples per pass; None = automatic.
-            progress: None = a bar for long work, True, False.
 
         Raises:
             InputError: fraction outside (0, 1], max_dist outside [0, 1].

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import GradientAttribution, prepared
 from interp_plugins.attr.shared.path import RowSum, grid_rows, points
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
@@ -27,7 +29,7 @@ from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.features import MaskFeatures
-from interp_plugins.core.tensors import accumulation_dtype, check_float
+from interp_plugins.core.tensors import Inputs, accumulation_dtype, check_float
 
 _MOST = 256
 _RELU = {torch.relu, torch.relu_, F.relu, F.relu_, Tensor.relu, Tensor.relu_}
@@ -53,9 +55,10 @@ class IntegratedHessians(GradientAttribution):
     Not in the registry, because its result is a matrix per sample and not a map of the input.
     """
 
+    @args_from(IntegratedGradients.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -69,16 +72,10 @@ class IntegratedHessians(GradientAttribution):
         """The matrix of interactions per sample, (N, K, K) for K features, symmetric.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first, floating point.
-            baselines: start of the path, as in `IntegratedGradients`.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             n_steps: nodes of the integral (Gauss-Legendre).
             feature_mask: groups of elements that count as one feature, see `FeatureAblation`; None: each on its own,
                 those of all inputs one after the other. At most 256 features.
-            internal_batch_size: rows per pass; None = automatic.
             smooth: sharpness of the softplus that stands for every ReLU, such as 10; None: the model as it is.
-            progress: None = a bar for long work, True, False.
 
         Raises:
             InputError: more than 256 features.

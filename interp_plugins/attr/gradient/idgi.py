@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.gradient.any_path import straight, sum_over_intervals
+from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
+from interp_plugins.attr.shared.arguments import args_from, with_delta
 from interp_plugins.attr.shared.base import GradientAttribution, convergence_delta, prepared
 from interp_plugins.attr.shared.defaults import path_defaults
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
@@ -23,7 +25,7 @@ from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.forward import Forward, Gradients
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import accumulation_dtype, check_float, expand_rows, like, per_sample_sum
+from interp_plugins.core.tensors import InputsT, accumulation_dtype, check_float, expand_rows, like, per_sample_sum
 
 
 @register("idgi", title="IDGI", reference="Yang, Wang, Bilgic 2023, arXiv:2303.14242", defaults=path_defaults)
@@ -41,9 +43,11 @@ class IDGI(GradientAttribution):
         """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
+    @with_delta
+    @args_from(IntegratedGradients.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -53,19 +57,13 @@ class IDGI(GradientAttribution):
         return_convergence_delta: bool = False,
         *,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT | tuple[InputsT, Tensor]:
         """Attributions of the inputs' shapes; arguments as in `IntegratedGradients.attribute`.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first, floating point.
-            baselines: start of the path.
             target: see `core.target.as_target`. The paper takes the probability: `Probability(as_target(c, n))`.
-            additional_forward_args: further positional arguments of the model.
             n_steps: intervals of the path.
             method: where in an interval the gradient is taken; the paper takes its beginning, "riemann_left".
-            internal_batch_size: rows per pass; None = automatic.
-            return_convergence_delta: also return sum(attributions) - (F(x) - F(x')) per sample.
-            progress: None = a bar for long work, True, False.
         """
         check_steps(method, n_steps)
         chunk = check_chunk("internal_batch_size", internal_batch_size)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from interp_plugins.attr.gradient.adaptive import adaptive_path_gradients, check_tolerance
+from interp_plugins.attr.shared.arguments import with_delta
 from interp_plugins.attr.shared.base import GradientAttribution, MultipliesByInputs, convergence_delta, prepared
 from interp_plugins.attr.shared.defaults import path_defaults
 from interp_plugins.attr.shared.path import path_gradients
@@ -23,7 +24,7 @@ from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import check_float, describe, like
+from interp_plugins.core.tensors import InputsT, check_float, describe, like
 
 
 def check_offsets(offsets: Any, n: int) -> Tensor | None:
@@ -65,9 +66,10 @@ class IntegratedGradients(MultipliesByInputs, GradientAttribution):
         """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
+    @with_delta
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -81,7 +83,7 @@ class IntegratedGradients(MultipliesByInputs, GradientAttribution):
         offsets: Tensor | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT | tuple[InputsT, Tensor]:
         """Integrated gradients.
 
         Args:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.gradient.gradient_shap import DrawsAhead, PathDraws, expected_gradients
+from interp_plugins.attr.gradient.gradient_shap import DrawsAhead, GradientShap, PathDraws, expected_gradients
 from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
+from interp_plugins.attr.shared.arguments import args_from, layer_with_delta
 from interp_plugins.attr.shared.at_layer import AtLayerProblem, start_at_layer
 from interp_plugins.attr.shared.average import Draws
 from interp_plugins.attr.shared.base import (
@@ -22,7 +23,7 @@ from interp_plugins.attr.shared.draws import baseline_pool
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import check_float
+from interp_plugins.core.tensors import Inputs, LayerMaps, check_float
 
 
 @register("layer_integrated_gradients", aliases=("layer_ig", "lig"), site="layer", defaults=path_defaults)
@@ -66,9 +67,11 @@ class LayerIntegratedGradients(InternalMultipliesByInputs, LayerAttribution, Gra
             input_baselines=baselines,
         )
 
+    @layer_with_delta
+    @args_from(IntegratedGradients.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -83,24 +86,12 @@ class LayerIntegratedGradients(InternalMultipliesByInputs, LayerAttribution, Gra
         max_steps: int = 512,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> LayerMaps | tuple[LayerMaps, Tensor]:
         """Integrated gradients at the layer, of its shape; arguments as in `IntegratedGradients.attribute`.
 
         Args:
             inputs: tensor or tuple of tensors, batch first; integers are fine (token ids for an embedding).
             baselines: in *input* space; encoded to the layer. None = zeros.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
-            n_steps: nodes of the quadrature.
-            method: quadrature rule.
-            internal_batch_size: rows per pass; None = automatic.
-            return_convergence_delta: also return the completeness error per sample.
-            attribute_to_layer_input: explain the layer's input instead of its output.
-            grad_kwargs: accepted for Captum's sake; unused tensors give zeros with a warning here.
-            tol: see `IntegratedGradients.attribute`.
-            max_steps: see `IntegratedGradients.attribute`.
-            batch_size: the same as internal_batch_size.
-            progress: None = a bar for long work, True, False.
         """
         return self.at_layer(
             inputs,
@@ -139,9 +130,11 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
         """True: `return_convergence_delta=True` gives the completeness error."""
         return True
 
+    @layer_with_delta
+    @args_from(GradientShap.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         baselines: Any,
         n_samples: int = 5,
         stdevs: float | tuple[float, ...] = 0.0,
@@ -158,7 +151,7 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> LayerMaps | tuple[LayerMaps, Tensor]:
         """Expected gradients of the layer's shape; arguments as in `GradientShap.attribute`."""
         sites = self.sites(attribute_to_layer_input)
         draws = Draws(n_samples, tol, max_samples, antithetic, stratified)
@@ -178,4 +171,4 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
                 progress=progress,
             )
             out = self.formatted(maps, counts)
-            return (out, delta) if return_convergence_delta else out
+            return out if delta is None else (out, delta)

@@ -5,38 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from interp_plugins.attr.gradient.gradient_shap import DrawsAhead, GradientShap
 from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
 from interp_plugins.attr.gradient.saliency import Saliency
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import (
     GradientAttribution,
     InternalMultipliesByInputs,
     NeuronAttribution,
 )
 from interp_plugins.core.registry import register
+from interp_plugins.core.tensors import InputsT
 
 
 @register("neuron_gradient", site="neuron")
 class NeuronGradient(NeuronAttribution, GradientAttribution):
     """Gradient of a neuron with respect to the input."""
 
+    @args_from()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         neuron_selector: Any,
         additional_forward_args: Any = None,
         attribute_to_neuron_input: bool = False,
-    ) -> Any:
+    ) -> InputsT:
         """The signed gradient, of the inputs' shapes.
 
         Args:
             inputs: tensor or tuple of tensors, batch first, floating point.
-            neuron_selector: index after the batch dimension (int or tuple; slices are summed), or a function of the
-                layer's tensor -> (N,).
-            additional_forward_args: further positional arguments of the model.
-            attribute_to_neuron_input: the neuron is in the layer's input.
         """
         func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
         return Saliency(func).attribute(inputs, abs=False, additional_forward_args=additional_forward_args)
@@ -46,9 +44,10 @@ class NeuronGradient(NeuronAttribution, GradientAttribution):
 class NeuronIntegratedGradients(InternalMultipliesByInputs, NeuronAttribution, GradientAttribution):
     """Integrated gradients of a neuron."""
 
+    @args_from(IntegratedGradients.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         neuron_selector: Any,
         baselines: Any = None,
         additional_forward_args: Any = None,
@@ -60,7 +59,7 @@ class NeuronIntegratedGradients(InternalMultipliesByInputs, NeuronAttribution, G
         tol: float | None = None,
         max_steps: int = 512,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """As `IntegratedGradients.attribute`, for the neuron chosen as in `NeuronGradient.attribute`."""
         func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
         return IntegratedGradients(func, self._multiply_by_inputs).attribute(
@@ -80,9 +79,10 @@ class NeuronIntegratedGradients(InternalMultipliesByInputs, NeuronAttribution, G
 class NeuronGradientShap(DrawsAhead, InternalMultipliesByInputs, NeuronAttribution, GradientAttribution):
     """Expected gradients of a neuron."""
 
+    @args_from(GradientShap.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         neuron_selector: Any,
         baselines: Any,
         n_samples: int = 5,
@@ -93,7 +93,7 @@ class NeuronGradientShap(DrawsAhead, InternalMultipliesByInputs, NeuronAttributi
         seed: int | None = None,
         generator: torch.Generator | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """As `GradientShap.attribute`, for the neuron chosen as in `NeuronGradient.attribute`."""
         func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
         return GradientShap(func, self._multiply_by_inputs).attribute(

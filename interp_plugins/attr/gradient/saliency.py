@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import GradientAttribution, batch_gradients, prepared
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import like
+from interp_plugins.core.tensors import InputsT, like
 
 
 @register("saliency", aliases=("gradient", "grad"), reference="Simonyan et al. 2013, arXiv:1312.6034")
@@ -33,13 +32,13 @@ class Saliency(GradientAttribution):
 
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         target: Any = None,
         abs: bool = True,
         additional_forward_args: Any = None,
         *,
         batch_size: int | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """The gradient, absolute by default.
 
         Args:
@@ -82,14 +81,10 @@ class InputXGradient(GradientAttribution):
         """True: a global attribution."""
         return True
 
+    @args_from(Saliency.attribute)
     def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-        *,
-        batch_size: int | None = None,
-    ) -> Any:
+        self, inputs: InputsT, target: Any = None, additional_forward_args: Any = None, *, batch_size: int | None = None
+    ) -> InputsT:
         """Input times gradient; arguments, shapes and errors as in `Saliency.attribute`."""
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             grads = batch_gradients(forward, xs, chunk=check_chunk("batch_size", batch_size)).grads

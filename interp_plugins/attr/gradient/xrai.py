@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import GradientAttribution, prepared
 from interp_plugins.attr.shared.path import path_gradients
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import accumulation_dtype, check_float, describe
+from interp_plugins.core.tensors import Inputs, accumulation_dtype, check_float, describe
 
 SCALES = (50, 100, 150, 250, 500, 1200)  # of Felzenszwalb's segmentation, as in the paper
 _PIXELS = 224 * 224  # sizes below are for pictures of that many pixels
@@ -89,9 +90,10 @@ class XRAI(GradientAttribution):
 
     compiles = True
 
+    @args_from()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         n_steps: int = 50,
@@ -105,14 +107,10 @@ class XRAI(GradientAttribution):
 
         Args:
             inputs: one tensor of pictures (N, C, H, W).
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             n_steps: steps of each integrated gradients.
             method: quadrature rule.
-            internal_batch_size: rows per pass; None = automatic.
             segments: the pixels' segments, (H, W), (N, H, W), or (N, S, H, W) for S segmentations; None: Felzenszwalb's
                 at six scales, dilated (needs scikit-image).
-            progress: None = a bar for long work, True, False.
 
         Raises:
             ImportError: no segments were given and scikit-image is missing.

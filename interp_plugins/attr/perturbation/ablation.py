@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp_plugins.attr.perturbation.perturb import Changes, perturb, with_changes
 from interp_plugins.attr.perturbation.window_grid import refined
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import check_tolerance
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.core.baseline import as_baselines
@@ -19,7 +20,7 @@ from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.registry import register
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.tensors import like
+from interp_plugins.core.tensors import InputsT, like
 
 
 @register("feature_ablation", aliases=("ablation",), needs="perturbation")
@@ -37,7 +38,7 @@ class FeatureAblation(PerturbationAttribution):
 
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -48,7 +49,7 @@ class FeatureAblation(PerturbationAttribution):
         batch_size: int | None = None,
         progress: bool | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> InputsT:
         """F(x) - F(x with the feature replaced), credited to each element of the feature.
 
         Args:
@@ -124,9 +125,10 @@ class Occlusion(PerturbationAttribution):
         Occlusion(model).attribute(x, (3, 6, 6), strides=(3, 3, 3), target=3).shape  # -> (2, 3, 24, 24)
     """
 
+    @args_from(FeatureAblation.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         sliding_window_shapes: Any,
         strides: Any = None,
         baselines: Any = None,
@@ -139,7 +141,7 @@ class Occlusion(PerturbationAttribution):
         tol: float | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """F(x) - F(x with the window replaced), averaged over the windows that cover an element.
 
         Args:
@@ -148,11 +150,8 @@ class Occlusion(PerturbationAttribution):
                 inputs (each is occluded on its own).
             strides: steps per dimension, at most the window; int, tuple, or tuple of these per input; None = 1. The
                 number of forward rows is the product over dimensions of ceil((size - window) / stride) + 1.
-            baselines: replacement values: None (zeros), number, name, tensor, tuple or function.
             target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             perturbations_per_eval: windows per forward pass. 1 (the default) leaves the size to the engine.
-            show_progress: always show a progress bar.
             border: "shift" moves the last window back so that all have one size; "clip" cuts it off, as Captum does.
             tol: evaluate a part of the windows and interpolate between them, until each sample's map has an estimated
                 relative L2 error below this (`attr/perturbation/window_grid.py`; with several outputs, all their maps
@@ -161,7 +160,6 @@ class Occlusion(PerturbationAttribution):
                 pays where windows overlap or scores are smooth; what lies wholly between the first windows, which
                 about touch each other, is not seen where windows do not overlap.
             batch_size: rows (windows x samples) per forward pass; overrides perturbations_per_eval.
-            progress: None = a bar for long work, True, False.
 
         Returns:
             Maps of the inputs' shapes (layout for several outputs as in `FeatureAblation`).

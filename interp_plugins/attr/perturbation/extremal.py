@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import Attribution, prepared
 from interp_plugins.attr.shared.images import blurred
 from interp_plugins.attr.shared.quadrature import check_steps
@@ -24,7 +25,7 @@ from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progre
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import accumulation_dtype, check_float, widest
+from interp_plugins.core.tensors import Inputs, accumulation_dtype, check_float, widest
 
 _CELL, _SIGMA = 7, 3.0  # pixels per cell for pictures of 224; width of the neighbourhood in cells
 _TEMPERATURE = 0.05
@@ -51,9 +52,10 @@ def smooth_mask(values: Tensor, size: Sequence[int]) -> Tensor:
 class ExtremalPerturbation(Attribution):
     """The smooth mask of given area that keeps the score highest (or lowers it most)."""
 
+    @args_from()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         n_steps: int = 400,
@@ -67,14 +69,11 @@ class ExtremalPerturbation(Attribution):
 
         Args:
             inputs: one tensor of pictures (N, C, H, W).
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             n_steps: steps of the optimisation; the paper takes 800.
             areas: parts of the picture that the mask covers, each in (0, 1); several give the mean of their masks.
             mode: "preserve": what is covered is kept, the rest blurred, and the score is to be high; "delete": what is
                 covered is blurred, and the score is to be low.
             batch_size: rows (samples x areas) optimised together; None = automatic.
-            progress: None = a bar for long work, True, False.
 
         Raises:
             InputError: no pictures, areas outside (0, 1), an unknown mode.

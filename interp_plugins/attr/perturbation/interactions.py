@@ -22,12 +22,14 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.perturbation.coalitions import Game
-from interp_plugins.attr.perturbation.shapley import check_exact, coalition_sizes
+from interp_plugins.attr.perturbation.shapley import ShapleyValueSampling, check_exact, coalition_sizes
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import Average, check_tolerance, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.random import make_generator
+from interp_plugins.core.tensors import Inputs
 
 _INDICES = ("sii", "sti")
 
@@ -38,9 +40,10 @@ class ShapleyInteractions(PerturbationAttribution):
     Not in the registry, because its result is a matrix per sample and not a map of the input.
     """
 
+    @args_from(ShapleyValueSampling.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -60,21 +63,16 @@ class ShapleyInteractions(PerturbationAttribution):
 
         Args:
             inputs: tensor or tuple of tensors, batch first.
-            baselines: what stands in for a missing feature: None (zeros), number, name, tensor, tuple or function.
             target: see `core.target.as_target`. Without one, (N, K, d, d) for K outputs per example.
-            additional_forward_args: further positional arguments of the model.
             feature_mask: the features, as in `FeatureAblation`; None: every element.
             n_samples: random orders; None: exact, over all 2^d coalitions.
-            perturbations_per_eval: coalitions per forward pass; 1 leaves the size to the engine.
             index: "sii" or "sti".
             tol: with n_samples: go on, n_samples orders at a time, until each sample's matrix has, with 90 %
                 confidence, a relative L2 error below this (`attr/shared/average.py`); what was reached is reported
                 (`core.report`: n_draws, map_error, standard_error).
             max_samples: at most so many orders; a warning says when tol was not reached.
             seed: seed of the orders. None: decided by `torch.manual_seed`.
-            generator: draw from this generator instead (it is advanced).
             batch_size: rows per forward pass; overrides perturbations_per_eval.
-            progress: None = a bar for long work, True, False.
 
         Raises:
             InputError: exact, with more than 20 features.

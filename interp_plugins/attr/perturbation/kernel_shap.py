@@ -31,12 +31,13 @@ from interp_plugins.attr.perturbation.lime import Lime
 from interp_plugins.attr.perturbation.lime_surrogates import outputs_shape, warn_of_many
 from interp_plugins.attr.perturbation.shapley import coalition_sizes
 from interp_plugins.attr.perturbation.surrogate import LeastSquares, SkLearnLinearRegression
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import check_tolerance, relative_error, report_reached, rounds
 from interp_plugins.attr.shared.base import prepared
 from interp_plugins.attr.shared.grid_features import cells
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import as_tuple, like
+from interp_plugins.core.tensors import InputsT, as_tuple, like
 
 _ENDS = 2  # the empty and the whole coalition are among the n_samples
 
@@ -84,9 +85,10 @@ class KernelShap(Lime):
         while d > 1:
             yield _draw(d, torch.default_generator).long()[None].to(device)
 
+    @args_from(Lime.attribute)
     def attribute(  # type: ignore[override]
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -104,21 +106,15 @@ class KernelShap(Lime):
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT | Tensor:
         """Shapley values, summing to F(x) - F(baseline).
 
         Args:
-            inputs: tensor or tuple of tensors, batch first.
-            baselines: what stands in for a missing feature: None (zeros), number, name, tensor, tuple or function.
             target: see `core.target.as_target`. Without one, each output value per example gets its own map.
-            additional_forward_args: further positional arguments of the model.
-            feature_mask: integers, broadcastable to the input (tuple for several inputs); elements with the same
-                number, also across inputs, are one feature. None: every element is one.
             n_samples: coalitions per sample, the empty and the whole one among them. From 2^d on, all coalitions are
                 taken once. With fewer than features, the values of smallest norm.
             perturbations_per_eval: coalitions per forward pass; 1 leaves the size to the engine.
             return_input_shape: maps of the inputs' shapes; False: the values (N, features).
-            show_progress: always show a progress bar.
             paired: draw each coalition together with its complement: less variance at the same cost.
             stratified: paired, and the sizes of the coalitions in the proportions of the kernel; the smallest and
                 largest coalitions are all taken, not drawn, where their share of n_samples pays for it.
@@ -127,9 +123,7 @@ class KernelShap(Lime):
                 reported (`core.report`: n_draws, map_error, standard_error), without a tolerance as well.
             max_samples: at most so many coalitions; a warning says when tol was not reached.
             seed: seed of the draws. None: decided by `torch.manual_seed`; the global state is left as it was.
-            generator: draw from this generator instead (it is advanced).
             batch_size: rows (coalitions x samples) per forward pass; overrides perturbations_per_eval.
-            progress: None = a bar for long work, True, False.
 
         Returns:
             Maps of the inputs' shapes; (N, K, ...) for K outputs per example, (1, ...) for a model that returns one

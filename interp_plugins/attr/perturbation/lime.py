@@ -29,6 +29,7 @@ from interp_plugins.attr.perturbation.lime_sampling import (
 )
 from interp_plugins.attr.perturbation.lime_surrogates import Coefficients, Copies, Switched, warn_of_many
 from interp_plugins.attr.perturbation.surrogate import SkLearnLasso, Surrogate
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import Draws, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import cells
@@ -38,7 +39,7 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.random import drawing_from, make_generator
 from interp_plugins.core.registry import register
 from interp_plugins.core.report import collecting
-from interp_plugins.core.tensors import accumulation_dtype, as_tuple, describe, like
+from interp_plugins.core.tensors import Inputs, InputsT, accumulation_dtype, as_tuple, describe, like
 from interp_plugins.engine import planned
 
 
@@ -94,7 +95,7 @@ class LimeBase(PerturbationAttribution):
 
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         n_samples: int = 50,
@@ -241,9 +242,10 @@ class Lime(LimeBase):
             None,
         )
 
+    @args_from()
     def attribute(  # type: ignore[override]
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -260,20 +262,15 @@ class Lime(LimeBase):
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT | Tensor:
         """The surrogate's coefficients, a surrogate per sample.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first.
             baselines: what stands in for a missing feature: None (zeros), number, name, tensor, tuple or function.
             target: see `core.target.as_target`. Without one, each output value per example gets its own surrogate.
-            additional_forward_args: further positional arguments of the model.
-            feature_mask: integers, broadcastable to the input (tuple for several inputs); elements with the same
-                number, also across inputs, are one feature. None: every element is one.
             n_samples: perturbed copies per sample. A surrogate needs more of them than features that matter.
             perturbations_per_eval: copies per forward pass; 1 leaves the size to the engine.
             return_input_shape: maps of the inputs' shapes; False: the coefficients (N, features).
-            show_progress: always show a progress bar.
             orthogonal: draw copies in pairs of complements, from sets that show each feature, and each two features
                 together, equally often (`attr/perturbation/lime_sampling.py`): less variance at the same cost.
             tol: go on, n_samples copies at a time, until each sample's coefficients have, with 90 % confidence, a
@@ -283,9 +280,7 @@ class Lime(LimeBase):
             max_samples: at most so many copies; a warning says when tol was not reached.
             seed: seed of what is drawn from torch's global generator; every sample starts from it. None: decided by
                 `torch.manual_seed`; the global state is left as it was.
-            generator: draw from this generator instead (it is advanced).
             batch_size: copies per forward pass; overrides perturbations_per_eval.
-            progress: None = a bar for long work, True, False.
 
         Returns:
             Maps of the inputs' shapes; (N, K, ...) for K outputs per example, (1, ...) for a model that returns one

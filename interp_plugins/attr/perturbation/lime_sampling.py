@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError
-from interp_plugins.core.tensors import as_tuple, like
+from interp_plugins.core.tensors import Inputs, as_tuple, like
 
 
 def default_perturb_func(original_inp: Tensor | tuple[Tensor, ...], **kwargs: Any) -> Tensor:
@@ -45,7 +45,7 @@ def _odd(numbers: Tensor) -> Tensor:
 
 
 def default_from_interp_rep_transform(
-    curr_sample: Tensor, original_inputs: Tensor | tuple[Tensor, ...], **kwargs: Any
+    curr_sample: Tensor, original_inputs: Inputs, **kwargs: Any
 ) -> Tensor | tuple[Tensor, ...]:
     """The input with the features that are off replaced by their baseline (needs `feature_mask` and `baselines`)."""
     xs, masks = as_tuple(original_inputs), as_tuple(kwargs["feature_mask"])

@@ -23,13 +23,15 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.perturbation.coalitions import Game
+from interp_plugins.attr.perturbation.shapley import ShapleyValueSampling
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import grid_mask, spatial_axes
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.registry import register
 from interp_plugins.core.report import note
-from interp_plugins.core.tensors import describe, like
+from interp_plugins.core.tensors import InputsT, describe, like
 
 _AT_A_TIME = 16  # splits per round and sample; fixed, so that the result does not depend on chunk sizes
 
@@ -166,9 +168,10 @@ class _Sample:
 class OwenValues(PerturbationAttribution):
     """Shapley values over a hierarchy of features, the important groups divided first."""
 
+    @args_from(ShapleyValueSampling.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -179,22 +182,16 @@ class OwenValues(PerturbationAttribution):
         max_evals: int | None = 500,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """Owen values, summing to F(x) - F(baseline) whatever the budget.
 
         Args:
-            inputs: tensor or tuple of tensors, batch first, any dtype.
-            baselines: what stands in for a missing feature: None (zeros), number, name, tensor, tuple or function.
-            target: see `core.target.as_target`. Without one, each output value per example gets its own map.
-            additional_forward_args: further positional arguments of the model.
             feature_mask: the features at the bottom, as in `FeatureAblation`. None: pixels of pictures (all channels
                 together), steps of sequences (N, T, C), elements of anything else.
-            perturbations_per_eval: coalitions per forward pass; 1 leaves the size to the engine.
             hierarchy: nested tuples of feature_mask's numbers: ((0, 1), (2, (3, 4))); a group of more than two parts is
                 cut into its first and the rest. None: halves across the longest side of each group, inputs first.
             max_evals: rows per sample, about; None divides down to single features (about d^2 rows).
             batch_size: rows per forward pass; overrides perturbations_per_eval.
-            progress: None = a bar for long work, True, False.
 
         Returns:
             Maps of the inputs' shapes; (N, K, ...) for K outputs per example.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp_plugins.attr.perturbation.ablation import FeatureAblation
 from interp_plugins.attr.perturbation.perturb import perturb
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.at_layer import start_at_layer
 from interp_plugins.attr.shared.base import LayerAttribution, PerturbationAttribution, prepared
 from interp_plugins.core.batching import check_chunk
@@ -25,7 +26,7 @@ from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.guard import seed_torch
 from interp_plugins.core.random import drawing_from, make_generator
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import describe, like
+from interp_plugins.core.tensors import Inputs, InputsT, LayerMaps, describe, like
 
 
 def permute_feature(x: Tensor, feature_mask: Tensor) -> Tensor:
@@ -103,9 +104,10 @@ class FeaturePermutation(FeatureAblation):
             raise InputTypeError(f"perm_func must be a function of (x, feature_mask), got {describe(perm_func)}.")
         self.perm_func = perm_func
 
+    @args_from(FeatureAblation.attribute)
     def attribute(  # type: ignore[override]
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Any = None,
@@ -118,23 +120,16 @@ class FeaturePermutation(FeatureAblation):
         batch_size: int | None = None,
         progress: bool | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> InputsT:
         """F(x) - F(x with the feature shuffled), credited to each element of the feature.
 
         Args:
             inputs: tensor or tuple of tensors, batch first, any dtype, at least two samples.
-            target: see `core.target.as_target`. Without one, each output value per example gets its own map.
-            additional_forward_args: further positional arguments of the model (not shuffled).
             feature_mask: integers, broadcastable to the input (tuple for several inputs); elements with the same
                 number, also across inputs, are one feature and shuffled in one order. None: every element is one.
-            perturbations_per_eval: features per forward pass. 1 (the default) leaves the size to the engine.
-            show_progress: always show a progress bar.
             n_repeats: shuffles to average over.
             seed: seed of the shuffles, also for a perm_func that draws from torch's global generator. None: decided by
                 `torch.manual_seed`; the global state is left as it was.
-            generator: draw from this generator instead (it is advanced).
-            batch_size: rows (features x samples) per forward pass; overrides perturbations_per_eval.
-            progress: None = a bar for long work, True, False.
             **kwargs: `enable_cross_tensor_attribution` is accepted and ignored, as in Captum.
 
         Returns:
@@ -180,9 +175,10 @@ class FeaturePermutation(FeatureAblation):
 class LayerFeaturePermutation(LayerAttribution, PerturbationAttribution):
     """Shuffle units of a layer's output over the batch, one feature at a time."""
 
+    @args_from(FeaturePermutation.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         target: Any = None,
         additional_forward_args: Any = None,
         layer_mask: Any = None,
@@ -193,20 +189,16 @@ class LayerFeaturePermutation(LayerAttribution, PerturbationAttribution):
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> LayerMaps:
         """Permutation at the layer, of its shape; arguments as in `FeaturePermutation.attribute`.
 
         Args:
             inputs: tensor or tuple of tensors, batch first, at least two samples.
             target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             layer_mask: integers grouping the layer's units; None: each is its own feature.
-            perturbations_per_eval: features per forward pass; 1 leaves the size to the engine.
-            n_repeats: shuffles to average over.
             seed: seed of the shuffles.
             generator: draw from this generator instead.
             batch_size: rows per forward pass.
-            progress: None = a bar for long work, True, False.
         """
         more: dict[str, Any] = {
             "target": target,

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interp_plugins.attr.perturbation.coalitions import Game
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import check_tolerance, relative_error, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import spatial_axes
@@ -25,7 +26,7 @@ from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import like
+from interp_plugins.core.tensors import InputsT, like
 
 _PRODUCTS = 2**22  # products of score and mask held at a time
 _SUMS = ("a", "b", "aa", "ab", "bb", "as", "bs")
@@ -117,9 +118,10 @@ class RISE(PerturbationAttribution):
         """False: maps are scores, not changes of scores."""
         return False
 
+    @args_from()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -136,7 +138,7 @@ class RISE(PerturbationAttribution):
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """The RISE map, of the inputs' shapes (the same for all channels).
 
         Args:
@@ -144,7 +146,6 @@ class RISE(PerturbationAttribution):
                 (N, C, H, W), depth, height and width of volumes, time of sequences (N, T, C), features of rows.
             baselines: what is behind a mask: None (zeros), number, name ("black", "blur"), tensor, tuple or function.
             target: see `core.target.as_target`. The paper uses probabilities (`core.target.Probability`).
-            additional_forward_args: further positional arguments of the model.
             n_samples: masks; the paper uses 4,000 to 8,000.
             perturbations_per_eval: masks per forward pass; 1 leaves the size to the engine.
             grid_size: cells per axis, 7 in the paper.
@@ -160,9 +161,7 @@ class RISE(PerturbationAttribution):
                 map_error, standard_error).
             max_samples: at most so many masks; a warning says when tol was not reached.
             seed: seed of the masks. None: decided by `torch.manual_seed`; the global state is left as it was.
-            generator: draw from this generator instead (it is advanced).
             batch_size: rows (masks x samples) per forward pass; overrides perturbations_per_eval.
-            progress: None = a bar for long work, True, False.
 
         Returns:
             Maps of the inputs' shapes; (N, K, ...) for K outputs per example.

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from interp_plugins.attr.perturbation.coalitions import Game
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import check_tolerance, relative_error, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import grid_mask, spatial_axes
@@ -35,7 +36,7 @@ from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import is_float, like
+from interp_plugins.core.tensors import InputsT, is_float, like
 
 
 def _cells(xs: tuple[Tensor, ...], feature_mask: Any, grid_size: int) -> Any:
@@ -65,9 +66,10 @@ class _Sensitivity(PerturbationAttribution):
 class Sobol(_Sensitivity):
     """Total Sobol indices of cells."""
 
+    @args_from()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -82,14 +84,12 @@ class Sobol(_Sensitivity):
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """Total indices in [0, about 1], of the inputs' shapes.
 
         Args:
             inputs: tensor or tuple of tensors, batch first, floating point.
             baselines: what a hidden cell fades to: None (zeros), number, name, tensor, tuple or function.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             feature_mask: the cells, as in `FeatureAblation`; None: a grid on pictures, volumes and sequences, each
                 element of rows.
             n_samples: rows of the design, 32 in the paper; powers of two keep it balanced.
@@ -100,9 +100,7 @@ class Sobol(_Sensitivity):
                 (`core.report`: n_draws, map_error, standard_error).
             max_samples: at most so many rows; a warning says when tol was not reached.
             seed: seed of the design's scrambling. None: decided by `torch.manual_seed`.
-            generator: draw from this generator instead (it is advanced).
             batch_size: rows per forward pass; overrides perturbations_per_eval.
-            progress: None = a bar for long work, True, False.
 
         Raises:
             InputError: fewer than two samples, or too many cells for a quasi-random design.
@@ -234,9 +232,10 @@ class HSIC(_Sensitivity):
         """The name as papers write it, in capitals: HSIC."""
         return "HSIC"
 
+    @args_from(Sobol.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -251,27 +250,18 @@ class HSIC(_Sensitivity):
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """HSIC per cell, of the inputs' shapes; not negative.
 
         Args:
             inputs: tensor or tuple of tensors, batch first.
             baselines: what stands in for a hidden cell: None (zeros), number, name, tensor, tuple or function.
-            target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
-            feature_mask: the cells, as in `FeatureAblation`; None: a grid on pictures, volumes and sequences, each
-                element of rows.
             n_samples: random masks.
-            perturbations_per_eval: masks per forward pass; 1 leaves the size to the engine.
-            grid_size: cells per axis where there is no feature_mask.
             tol: go on, n_samples masks at a time, until each sample's map has, with 90 % confidence, a relative L2
                 error below this (`attr/shared/average.py`); what was reached is reported (`core.report`: n_draws,
                 map_error, standard_error). Kernels take the square of the number of masks.
             max_samples: at most so many masks; a warning says when tol was not reached.
             seed: seed of the masks. None: decided by `torch.manual_seed`.
-            generator: draw from this generator instead (it is advanced).
-            batch_size: rows per forward pass; overrides perturbations_per_eval.
-            progress: None = a bar for long work, True, False.
 
         Raises:
             InputError: fewer than two samples.

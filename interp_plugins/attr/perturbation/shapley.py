@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.perturbation.coalitions import Game
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import Average, check_tolerance, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import cells
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import like
+from interp_plugins.core.tensors import InputsT, like
 
 _MAX_EXACT = 20  # 2^20 coalitions per sample are a million rows
 
@@ -50,9 +51,10 @@ class ShapleyValueSampling(PerturbationAttribution):
         maps.sum()  # -> 7.0
     """
 
+    @args_from()
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -69,19 +71,15 @@ class ShapleyValueSampling(PerturbationAttribution):
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """Shapley values; complete for any number of samples.
 
         Args:
             inputs: tensor or tuple of tensors, batch first, any dtype.
             baselines: what stands in for a missing feature: None (zeros), number, name, tensor, tuple or function.
             target: see `core.target.as_target`. Without one, each output value per example gets its own map.
-            additional_forward_args: further positional arguments of the model.
-            feature_mask: integers, broadcastable to the input (tuple for several inputs); elements with the same
-                number, also across inputs, are one feature. None: every element is one.
             n_samples: random orders, shared by the samples of the batch.
             perturbations_per_eval: coalitions per forward pass. 1 (the default) leaves the size to the engine.
-            show_progress: always show a progress bar.
             antithetic: follow each order by its reverse (n_samples counts pairs): less variance per pass where the
                 features' effects are near additive in pairs.
             stratified: follow each order by its reverse, by its rotation by half and by the reverse of that (n_samples
@@ -91,9 +89,7 @@ class ShapleyValueSampling(PerturbationAttribution):
                 map_error, standard_error), without a tolerance as well.
             max_samples: at most so many orders (pairs, fours); a warning says when tol was not reached.
             seed: seed of the draws. None: decided by `torch.manual_seed`; the global state is left as it was.
-            generator: draw from this generator instead (it is advanced).
             batch_size: rows (coalitions x samples) per forward pass; overrides perturbations_per_eval.
-            progress: None = a bar for long work, True, False.
 
         Returns:
             Maps of the inputs' shapes; (N, K, ...) for K outputs per example, (1, ...) or (K, ...) for a model that
@@ -179,9 +175,10 @@ class ShapleyValues(ShapleyValueSampling):
         ShapleyValues(product).attribute(torch.tensor([[2.0, 3.0, 1.0]]))  # -> [[3.0, 3.0, 1.0]]
     """
 
+    @args_from(ShapleyValueSampling.attribute)
     def attribute(  # type: ignore[override]
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -191,7 +188,7 @@ class ShapleyValues(ShapleyValueSampling):
         *,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """Exact Shapley values; arguments and layout as in `ShapleyValueSampling.attribute`.
 
         Raises:

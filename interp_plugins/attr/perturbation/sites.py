@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from interp_plugins.attr.perturbation.ablation import FeatureAblation
+from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.at_layer import AtLayerProblem, start_at_layer
 from interp_plugins.attr.shared.base import (
     LayerAttribution,
@@ -14,6 +13,7 @@ from interp_plugins.attr.shared.base import (
     PerturbationAttribution,
 )
 from interp_plugins.core.registry import register
+from interp_plugins.core.tensors import Inputs, InputsT, LayerMaps
 
 
 @register("layer_feature_ablation", aliases=("layer_ablation",), needs="perturbation", site="layer")
@@ -38,9 +38,10 @@ class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
         more = {"target": target, **tupled, **kwargs}
         return start_at_layer(self, FeatureAblation, inputs, additional_forward_args, attribute_to_layer_input, more)
 
+    @args_from(FeatureAblation.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: Inputs,
         layer_baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -50,19 +51,16 @@ class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
         *,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> LayerMaps:
         """Ablation at the layer, of its shape; arguments as in `FeatureAblation.attribute`.
 
         Args:
             inputs: tensor or tuple of tensors, batch first.
             layer_baselines: replacement values in the *layer's* space. None = zeros.
             target: see `core.target.as_target`.
-            additional_forward_args: further positional arguments of the model.
             layer_mask: integers grouping the layer's units; None: each is its own feature.
             attribute_to_layer_input: ablate the layer's input instead of its output.
-            perturbations_per_eval: features per forward pass; 1 leaves the size to the engine.
             batch_size: rows per forward pass.
-            progress: None = a bar for long work, True, False.
         """
         more: dict[str, Any] = {
             "perturbations_per_eval": perturbations_per_eval,
@@ -86,9 +84,10 @@ class NeuronFeatureAblation(NeuronAttribution, PerturbationAttribution):
 
     shares_targets = False  # no class
 
+    @args_from(FeatureAblation.attribute)
     def attribute(
         self,
-        inputs: Tensor | tuple[Tensor, ...],
+        inputs: InputsT,
         neuron_selector: Any,
         baselines: Any = None,
         additional_forward_args: Any = None,
@@ -98,7 +97,7 @@ class NeuronFeatureAblation(NeuronAttribution, PerturbationAttribution):
         *,
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """As `FeatureAblation.attribute`, for the neuron chosen as in `NeuronGradient.attribute`."""
         func = self.neuron_func(neuron_selector, attribute_to_neuron_input)
         return FeatureAblation(func).attribute(

@@ -127,7 +127,7 @@ class GradientAttribution(Attribution):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if "attribute" in vars(cls):
-            cls.attribute = joint(cls.attribute)  # type: ignore[method-assign]
+            cls.attribute = joint(cls.attribute)
 
 
 class PerturbationAttribution(Attribution):

@@ -95,7 +95,7 @@ class GraphCall:
             method = str(target).rstrip("_")
             return lambda t: getattr(t, method)(*args, **kwargs)
         target = {operator.iadd: operator.add, operator.imul: operator.mul}.get(target, target)
-        return lambda t: target(t, *args, **kwargs)  # type: ignore[operator]
+        return lambda t: target(t, *args, **kwargs)
 
 
 @dataclass

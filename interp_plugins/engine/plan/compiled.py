@@ -120,7 +120,7 @@ class Compiler:
         from torch._dynamo import lookup_backend
 
         self.backend, self.graphs = backend, 0
-        self._compile: Callable[..., Any] = lookup_backend(backend)  # type: ignore[assignment]
+        self._compile: Callable[..., Any] = lookup_backend(backend)
         self._runs: dict[Any, Callable[..., Any]] = {}
 
     def of(self, state: Any) -> Callable[[Callable[..., Any], Any, Any], Any]:

@@ -120,7 +120,7 @@ def out_of_place(func: Callable[..., Any]) -> Callable[..., Any] | None:
     for place in (torch.Tensor, torch, F):
         found = getattr(place, plain, None)
         if callable(found):
-            return found  # type: ignore[no-any-return]
+            return found
     return None
 
 

@@ -107,7 +107,7 @@ class RevealCancelMode(PairedMode):
     def _parts(self, value: Tensor, base: SavedValue | None) -> Parts | None:
         found = self.known.get(value)
         if found is not None and found[0] == value._version:
-            return found[1]  # type: ignore[no-any-return]
+            return found[1]
         if base is None:
             return None
         source = self.shelf.source(value, base)
