@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import Recorder
-from fastai.torch_core import get_model, rank_distrib
+from fastai.torch_core import rank_distrib
 from torch import Tensor
 
 from interp_plugins.api.binding import canonical_name
@@ -26,12 +26,13 @@ from interp_plugins.core.errors import InputError, InterpWarning, unknown
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.guard import preserved_rng
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain
-from interp_plugins.fastai.interpretation import decoded, length
+from interp_plugins.fastai.batch import length
+from interp_plugins.fastai.interpretation import explain_rows
 from interp_plugins.fastai.learner_info import valid
 from interp_plugins.fastai.loggers import log_figure, write_png
-from interp_plugins.fastai.restore import restored_state
+from interp_plugins.fastai.reader import reader_of
 from interp_plugins.fastai.show import draw_table, truth_of
-from interp_plugins.fastai.timeline import draw_film
+from interp_plugins.fastai.timeline import draw_timeline
 
 _LOGS = ("auto", "files", "both", "none")
 
@@ -171,7 +172,7 @@ class AttributionCallback(Callback):
             raise InputError("There is nothing to plot: no epoch has been explained yet. Train with this callback.")
         several = self.history[-1].fit > 1
         names = [f"fit {s.fit}, epoch {s.epoch}" if several else f"epoch {s.epoch}" for s in self.history]
-        return draw_film(names, [s.explanations[method] for s in self.history], **kwargs)
+        return draw_timeline(names, [s.explanations[method] for s in self.history], **kwargs)
 
     def to_df(self) -> Any:
         """A table with a row per fit, epoch, method and sample, as `Explanations.to_df` makes it for one epoch."""
@@ -193,18 +194,16 @@ class AttributionCallback(Callback):
     def _explain(self) -> tuple[Explanations, list[str]]:
         options = {**self.options, "progress": False}
         if self.items is not None:
-            exps = self.learn.explain(self.items, **options)
-            return self._slim(exps), []
+            return self._slim(self.learn.explain(self.items, **options)), []
         loader = valid(self.learn.dls)
         if type(loader).__name__ == "DistributedDL":  # its class cannot be imported without accelerate
             loader = loader.dl  # the wrapper needs all processes
-        if length(loader) == 0:
+        if not length(loader):
             loader = self.learn.dls.train
-        total = length(loader)
+        total = length(loader) or 0
         rows = [i * total // min(self.n, total) for i in range(min(self.n, total))]
-        exps = self.learn.explain(dl=loader, idxs=rows, **options)
-        samples = decoded(self.learn.dls, loader, rows)[2]
-        return self._slim(exps), [truth_of(samples, i) for i in range(len(rows))]
+        exps, shown = explain_rows(reader_of(self.learn), loader, rows, **options)
+        return self._slim(exps), [truth_of(shown.samples, i) for i in range(len(rows))]
 
     def _slim(self, exps: Explanations) -> Explanations:
         """Inputs and baselines that the previous epoch had already are kept once."""
@@ -229,7 +228,7 @@ class AttributionCallback(Callback):
     def _errors(self) -> Iterator[None]:
         """Random numbers stay as they were; an error is a warning, or raised."""
         try:
-            with preserved_rng(), restored_state(self.learn.dls, get_model(self.learn.model)):
+            with preserved_rng():
                 yield
         except Exception as error:
             if self.on_error == "raise":

@@ -23,7 +23,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from PIL import Image
 
 from interp_plugins.api.binding import canonical_name
 from interp_plugins.api.explain import DEFAULT_METHODS
@@ -31,11 +30,11 @@ from interp_plugins.core.baseline import BASELINES
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain
-from interp_plugins.fastai.learner_info import image_class
+from interp_plugins.fastai.reader import reader_of
 from interp_plugins.fastai.show import caption
 from interp_plugins.insights.report import write_report
 from interp_plugins.viz import pixels
-from interp_plugins.viz.figure import bare, display_in_notebook, new_figure
+from interp_plugins.viz.figure import bare, display_in_notebook, in_notebook, new_figure
 from interp_plugins.viz.scale import finite
 
 _METRICS = {"IG": "integrated_gradients", "NT": "noise_tunnel", "Occl": "occlusion"}
@@ -198,10 +197,9 @@ class CaptumInterpretation:
 
     def _window(self, shape: Any) -> Any:
         """A window's size or step with no more channels than the pictures have: (3, 15, 15) is (1, 15, 15) in grey."""
-        cls = image_class(self.dls)
-        if cls is None or not isinstance(shape, (tuple, list)) or len(shape) != 3:
+        channels = reader_of(self.learn).channels
+        if channels is None or not isinstance(shape, (tuple, list)) or len(shape) != 3:
             return shape
-        channels = len(Image.new(cls._open_args["mode"], (1, 1)).getbands())
         return (min(shape[0], channels), *shape[1:])
 
     # -- pictures --------------------------------------------------------------------------------------------
@@ -275,9 +273,7 @@ def _baseline(kind: Any) -> Any:
 
 def _open(page: Path) -> None:
     """Show the page to whoever sits before it: in a notebook's cell, or in the browser of an interactive session."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    if shell is not None and hasattr(shell, "kernel"):
+    if in_notebook():
         from IPython.display import HTML, display
 
         inside = escape(page.read_text(encoding="utf-8"), quote=True)

@@ -8,19 +8,17 @@ from typing import Any
 
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.torch_core import get_model
 from fastcore.basics import patch
-from torch import Tensor
 
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.errors import InputError, InputTypeError
-from interp_plugins.core.guard import preserved_rng
 from interp_plugins.core.tensors import describe
-from interp_plugins.fastai.batch import Batch, from_dl, joined
-from interp_plugins.fastai.items import is_item, names_of
-from interp_plugins.fastai.learner import explain_batch
-from interp_plugins.fastai.learner_info import class_names, image_class
-from interp_plugins.fastai.restore import restored_state
+from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
+from interp_plugins.fastai.batch import Batch, joined
+from interp_plugins.fastai.items import is_item
+from interp_plugins.fastai.labels import class_indices
+from interp_plugins.fastai.learner_info import class_names
+from interp_plugins.fastai.reader import Reader, reader_of
 from interp_plugins.store import ExplanationStore
 from interp_plugins.store.dataset import draws, run_facts
 from interp_plugins.store.job import Explained, Job, Settings
@@ -69,16 +67,16 @@ def explain_dataset(
             "learn.dls.test_dl([picture]).one_batch()[0]."
         )
     options = {"layer": layer, "baselines": baselines, **params}
-    model = get_model(self.model)
+    reader = reader_of(self)
 
     def explained(samples: list[Batch], at: int) -> Explained:
         batch = joined(samples)
-        with preserved_rng(), restored_state(self.dls, model):
-            found = explain_batch(self, batch, methods, target=target, seed=at, progress=False, **options)
-        return Explained(found, _labels(batch))
+        with reader.unchanged():
+            found = reader.explain(reader.ready(batch), methods, target=target, seed=at, progress=False, **options)
+        return Explained(found, class_indices(batch.labels, len(batch)))
 
-    rows = _Rows(self, dl)
-    vocab = class_names(self.dls)
+    rows = _Rows(reader, dl)
+    vocab = class_names(reader.dls)
     facts = {
         **options,
         "vocab": None if vocab is None else [str(v) for v in vocab],
@@ -87,7 +85,7 @@ def explain_dataset(
     job = Job(
         data=rows,
         explain=explained,
-        identity=run_facts(model, methods, target, facts),
+        identity=run_facts(reader.model, methods, target, facts),
         draws=draws(methods, options),
         names=rows.names,
     )
@@ -102,18 +100,14 @@ class _Rows:
     """The rows of a loader, each read alone.
 
     Args:
-        learn: the Learner.
+        reader: of the Learner's data.
         dl: a loader, or the number of a split.
     """
 
-    def __init__(self, learn: Learner, dl: Any):
-        self.learn = learn
+    def __init__(self, reader: Reader, dl: Any):
+        self.reader = reader
         if dl is None or (isinstance(dl, int) and not isinstance(dl, bool)):
-            loaders = getattr(learn.dls, "loaders", [])
-            split = 1 if dl is None else dl
-            if not 0 <= split < len(loaders):
-                raise InputError(f"dl={split}, but the data have {len(loaders)} splits (0 training, 1 validation).")
-            dl = loaders[split]
+            dl = reader.loader(1 if dl is None else dl, "dl")
         if not isinstance(dl, DataLoader) or not hasattr(dl.dataset, "__len__"):
             raise InputTypeError(
                 f"dl= takes a fastai DataLoader over a data set with a length, or a split (0, 1), got {describe(dl)}. "
@@ -131,23 +125,12 @@ class _Rows:
 
     def __getitem__(self, i: int) -> Batch:
         """Row i as a batch of one."""
-        with restored_state(self.learn.dls, get_model(self.learn.model)):
-            return from_dl(self.learn.dls, self.dl, [i])
+        with self.reader.unchanged():
+            [row] = self.reader.from_dl(self.dl, [i])
+        return row
 
     @property
     def names(self) -> Sequence[str] | None:
         """The file names of pictures, the row labels of tables."""
         items = getattr(self.dl.dataset, "items", None)
-        if items is None or len(items) != len(self):
-            return None
-        return names_of(items, image_class(self.learn.dls))
-
-
-def _labels(batch: Batch) -> list[int | None] | None:
-    """Class indices, where the ground truth is one class per sample."""
-    if len(batch.labels) != 1 or not isinstance(batch.labels[0], Tensor):
-        return None
-    labels = batch.labels[0]
-    if labels.is_floating_point() or labels.is_complex() or labels.numel() != len(batch):
-        return None
-    return [int(v) for v in labels.reshape(-1).tolist()]
+        return None if items is None or len(items) != len(self) else self.reader.names(items)

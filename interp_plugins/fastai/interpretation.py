@@ -5,23 +5,22 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastai.data.load import DataLoader
 from fastai.interpret import Interpretation
 from fastai.learner import Learner
-from fastai.torch_core import find_bs, get_model
 from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from interp_plugins.core.errors import InputError, InterpWarning
-from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.explanation import Explanations
 from interp_plugins.fastai import importance as _importance  # noqa: F401 - Learner.attribution_importance
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
-from interp_plugins.fastai.batch import Batch, from_dl
+from interp_plugins.fastai.batch import length
 from interp_plugins.fastai.items import indices
 from interp_plugins.fastai.learner_info import valid
-from interp_plugins.fastai.restore import restored_state
+from interp_plugins.fastai.reader import Reader, Source, reader_of
 from interp_plugins.fastai.show import show_explanations as _show
 
 _OURS = ["item", "xb", "dl", "ds_idx", "idxs", "methods", "self", "params"]  # what is not passed on as it came
@@ -58,18 +57,16 @@ def show_explanations(
     Example:
         learn.show_explanations(max_n=4, methods=("gradcam", "ig"))
     """
+    reader = reader_of(self)
     if dl is None:
-        loaders = getattr(self.dls, "loaders", [])
-        if not 0 <= ds_idx < len(loaders):
-            self.explain(ds_idx=ds_idx)  # says so
-        dl = loaders[ds_idx]
+        dl = reader.loader(ds_idx)
     elif not isinstance(dl, DataLoader):
         dl = list(dl)
-    rows = indices(idxs, length(dl))
+    rows = indices(idxs, length(dl) or 0)
     rows = random.SystemRandom().sample(rows, min(max_n, len(rows))) if shuffle else rows[:max_n]
     drawing = {"ctxs": ctxs, "kind": kind, "nrows": nrows, "ncols": ncols, "figsize": figsize}
     drawing |= {"normalize": normalize, "percentile": percentile}
-    return explain_and_show(self, dl, rows, methods, drawing, kwargs)
+    return _explain_and_show(reader, dl, rows, methods, drawing, kwargs)
 
 
 @patch
@@ -110,42 +107,61 @@ def plot_top_losses_explained(
     drawing = {"ctxs": ctxs, "kind": kind, "nrows": nrows, "ncols": ncols, "figsize": figsize}
     drawing |= {"normalize": normalize, "percentile": percentile}
     drawing["notes"] = [f"loss {loss:.3g}" for loss in losses.tolist()]
-    return explain_and_show(self.learn, self.dl, idx.tolist(), methods, drawing, kwargs)
+    return _explain_and_show(reader_of(self.learn), self.dl, idx.tolist(), methods, drawing, kwargs)
 
 
-def explain_and_show(
-    learn: Learner, dl: Any, rows: list[int], methods: Any, drawing: dict[str, Any], kwargs: dict[str, Any]
+def _explain_and_show(
+    reader: Reader, dl: Any, rows: list[int], methods: Any, drawing: dict[str, Any], kwargs: dict[str, Any]
 ) -> Any:
     """Explain rows of a loader and show them by the types of their inputs and targets."""
     if not rows:
         raise InputError("There is nothing to show: no rows were chosen. Give max_n (or k) of at least 1.")
-    with preserved_rng(), restored_state(learn.dls, get_model(learn.model)):
-        exps = learn.explain(dl=dl, idxs=rows, methods=methods, **kwargs)
-        x, y, samples = decoded(learn.dls, dl, rows)
-        return _show(x, y, samples, exps, max_n=len(rows), **drawing)
+    exps, shown = explain_rows(reader, dl, rows, methods, **kwargs)
+    return _show(*shown, exps, max_n=len(rows), **drawing)
 
 
-def decoded(dls: Any, dl: Any, rows: Sequence[int]) -> tuple[Any, Any, Any]:
-    """Inputs and first target in fastai's types, and the decoded items; None for what the data do not tell."""
-    loader = dl if isinstance(dl, DataLoader) else valid(dls)
+def explain_rows(reader: Reader, dl: Any, rows: list[int], methods: Any, **kwargs: Any) -> tuple[Explanations, Decoded]:
+    """The explanations of rows of a loader, and the rows as fastai shows them; the Learner stays as it was.
+
+    Args:
+        reader: of the Learner's data.
+        dl: the loader, or a list of batches.
+        rows: their numbers.
+        methods: as for `Learner.explain`.
+        **kwargs: further arguments of it.
+    """
+    with reader.unchanged():
+        exps = reader.explain_source(Source(dl=dl, idxs=rows), methods, **kwargs)
+        return exps, decoded(reader, dl, rows)
+
+
+class Decoded(NamedTuple):
+    """Rows as fastai shows them: inputs and first target in its own types, and the decoded items; None: not known."""
+
+    x: Any = None
+    y: Any = None
+    samples: Any = None
+
+
+def decoded(reader: Reader, dl: Any, rows: Sequence[int]) -> Decoded:
+    """Rows of a loader as fastai shows them; nothing, with a warning, where it cannot decode them.
+
+    Args:
+        reader: of the Learner's data.
+        dl: the loader, or a list of batches, which the validation loader then decodes.
+        rows: their numbers.
+    """
+    loader = dl if isinstance(dl, DataLoader) else valid(reader.dls)
     try:
-        batch: Batch = from_dl(dls, dl, rows)
+        batch = reader.collated(dl, rows)
         x, y, samples = loader._pre_show_batch((*batch.inputs, *batch.labels), max_n=len(batch))
-        if samples is None and batch.labels and hasattr(x, "y_names"):  # a table decodes as a whole
-            samples = [(x, *row) for row in x.decode().items[list(x.y_names)].itertuples(index=False)]
+        samples = reader.decoded_samples(x) if samples is None and batch.labels else samples
     except Exception as error:  # a user's own transforms may raise anything, and the maps need no decoding
         if hasattr(loader, "_pre_show_batch"):
             warnings.warn(
                 f"The truth is not shown, because fastai cannot decode the batch: {type(error).__name__}: {error}",
                 InterpWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        return None, None, None
-    return x, (None if samples is None or not batch.labels else y), samples
-
-
-def length(dl: Any) -> int:
-    """The number of rows of a loader or of a list of batches."""
-    if not isinstance(dl, DataLoader):
-        return sum(find_bs(b) for b in dl)
-    return len(dl.dataset) if hasattr(dl.dataset, "__len__") else dl.n or 0
+        return Decoded()
+    return Decoded(x, None if samples is None or not batch.labels else y, samples)

@@ -1,4 +1,4 @@
-"""target="label": the ground truth, as one class index per sample."""
+"""The ground truth that came with a batch: for `target="label"`, and as class indices beside the maps."""
 
 from __future__ import annotations
 
@@ -51,3 +51,18 @@ def true_classes(labels: Sequence[Any]) -> Tensor | list[int]:
         f"target='label' needs one class per sample, but the ground truth is a {describe(truth)}. Give an index, a "
         "tuple of indices, or a function output -> (N,)."
     )
+
+
+def class_indices(labels: Sequence[Any], n: int) -> list[int] | None:
+    """Class indices, one per sample, where the ground truth is that; else None.
+
+    Args:
+        labels: the targets of the batch, as the loader gave them.
+        n: number of samples.
+    """
+    if len(labels) != 1 or not isinstance(labels[0], Tensor):
+        return None
+    found = labels[0]
+    if found.is_floating_point() or found.is_complex() or found.numel() != n:
+        return None
+    return [int(v) for v in found.reshape(-1).tolist()]

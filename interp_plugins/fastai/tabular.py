@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,16 +30,12 @@ from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe, is_float
-from interp_plugins.fastai.batch import QUIET, Batch, from_dl, read, to_model
+from interp_plugins.fastai.batch import QUIET, Batch, read
 from interp_plugins.fastai.items import indices
 from interp_plugins.fastai.learner_info import class_names
+from interp_plugins.fastai.reader import Reader, register_reader
 
 _SAMPLE = 4096  # training rows that stand for all of them in the reference
-
-
-def is_table(dls: Any) -> bool:
-    """Whether the data are rows of a table."""
-    return isinstance(_table(dls), Tabular)
 
 
 def _table(dls: Any) -> Any:
@@ -47,20 +43,25 @@ def _table(dls: Any) -> Any:
     return getattr(loaders[0], "dataset", None) if loaders else None
 
 
-class Rows:
-    """The data of a Learner of tables.
+@register_reader
+class TabularReader(Reader):
+    """Rows of a table, which go through the data's own procs."""
 
-    Args:
-        dls: its DataLoaders.
-    """
+    baseline_names = ("mean", "zero")
 
-    def __init__(self, dls: Any):
-        self.dls, self.table = dls, _table(dls)
+    def __init__(self, learn: Any):
+        super().__init__(learn)
+        self.table = _table(self.dls)
         self.categories, self.numbers = list(self.table.cat_names), list(self.table.cont_names)
+
+    @classmethod
+    def reads(cls, learn: Any) -> bool:
+        """Whether the data are rows of a table."""
+        return isinstance(_table(learn.dls), Tabular)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def from_items(self, item: Any) -> Batch:
+    def from_items(self, item: Any, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[Batch]:
         """Encode raw rows: a Series, a dict, a DataFrame, or a list of Series or dicts.
 
         Raises:
@@ -94,11 +95,11 @@ class Rows:
             ) from err
         return self._named(dl, raw.index)
 
-    def from_dl(self, dl: Any, idxs: Any) -> Batch:
+    def from_dl(self, dl: Any, idxs: Any = None) -> list[Batch]:
         """Rows of a loader of the data, which are encoded already, in the order asked for."""
         table = getattr(dl, "dataset", None)
         if not isinstance(table, Tabular):
-            return self.labelled(from_dl(self.dls, dl, idxs))
+            return super().from_dl(dl, idxs)
         if len(table) == 0:
             raise InputError(
                 "The loader holds no data: an exported Learner keeps its procs and classes, but not its rows. Give "
@@ -107,13 +108,13 @@ class Rows:
         chosen = table.iloc[indices(idxs, len(table))]
         return self._named(self.dls.valid.new(chosen, **QUIET), chosen.items.index)
 
-    def _named(self, dl: Any, index: Any) -> Batch:
-        return replace(self.labelled(read(dl, self.dls.n_inp)), names=tuple(str(label) for label in index))
+    def _named(self, dl: Any, index: Any) -> list[Batch]:
+        return self.ready(replace(read(dl, self.dls.n_inp), names=tuple(str(label) for label in index)))
 
-    def labelled(self, batch: Batch) -> Batch:
-        """The batch with one label per row, not a column of one."""
+    def ready(self, batch: Batch) -> list[Batch]:
+        """The batch with one label per row (N,), not a column of one (N, 1)."""
         labels = tuple(y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in batch.labels)
-        return replace(batch, labels=labels)
+        return [replace(batch, labels=labels)]
 
     def _seen(self, column: pd.Series) -> pd.Series:
         """A category column without values that training has not seen; with a warning, since the model sees `#na#`."""
@@ -128,43 +129,49 @@ class Rows:
                 f"{column.name}={unseen.iloc[0]!r} is none of the {len(classes) - 1} values seen in training; the "
                 "model takes it for a missing one (#na#).",
                 InterpWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         return values.where(seen, None)
 
     # -- the model's inputs --------------------------------------------------------------------------------------
 
-    def call(self, model: nn.Module, batch: Batch) -> tuple[Any, Batch]:
+    def call(self, batch: Batch) -> tuple[Any, Batch]:
         """The model as a function of the inputs that have columns, and the batch of these."""
         used = [i for i, x in enumerate(batch.inputs) if x.numel()]
         if len(used) == len(batch.inputs):
-            return model, batch
-        return _Partial(model, batch.inputs, used), replace(batch, inputs=tuple(batch.inputs[i] for i in used))
+            return self.model, batch
+        return _Partial(self.model, batch.inputs, used), replace(batch, inputs=tuple(batch.inputs[i] for i in used))
 
-    def spec(self) -> InputSpec:
+    def spec(self, inputs: Any, batch: Batch) -> InputSpec:
         """Kind of data, class names and column names."""
         return InputSpec(kind="tabular", vocab=class_names(self.dls), feature_names=(*self.categories, *self.numbers))
 
-    def baselines(self, given: Any, batch: Batch) -> tuple[Any, str | None]:
-        """Baselines of the batch's inputs, and their name.
+    def encoded_baselines(self, given: Any, rm_type_tfms: Any = None) -> Any:
+        """As they came: raw rows are encoded by `baselines`, which knows the columns that are explained."""
+        return given
+
+    def baselines(self, given: Any, inputs: Any) -> Any:
+        """Baselines of the inputs that have columns.
 
         Args:
             given: None or "mean" (the mean training row), "zero", a row (Series, dict), a DataFrame (one row, or a
                 sample of rows), or what `interp_plugins.explain` takes for the encoded inputs.
-            batch: the inputs that have columns.
+            inputs: the encoded inputs.
         """
-        if given is None or (isinstance(given, str) and given.lower() == "mean"):
-            return self._mean(batch), "mean"
-        if isinstance(given, (pd.Series, pd.DataFrame, Mapping)):
-            rows = [x for x in self.from_items(given).inputs if x.numel()]
-            if len(rows[0]) > 1:
-                return tuple(Sample(x) for x in rows), "sample"
-            return tuple(rows), "row"
-        if isinstance(given, (str, int, float)):
-            return (given,) * len(batch.inputs), None
-        return given, None
+        single = not isinstance(inputs, tuple)
+        found = self._reference(given, 1 if single else len(inputs))
+        return found[0] if single and isinstance(found, tuple) and len(found) == 1 else found
 
-    def _mean(self, batch: Batch) -> tuple[Any, ...]:
+    def _reference(self, given: Any, n_inputs: int) -> Any:
+        name = _baseline_name(given)
+        if name == "mean":
+            return self._mean(n_inputs)
+        if name is not None:
+            rows = [x for x in self.from_items(given)[0].inputs if x.numel()]
+            return tuple(Sample(x) for x in rows) if name == "sample" else tuple(rows)
+        return (given,) * n_inputs if isinstance(given, (str, int, float)) else given
+
+    def _mean(self, n_inputs: int) -> tuple[Any, ...]:
         n = len(self.table)
         if n == 0:
             warnings.warn(
@@ -172,21 +179,24 @@ class Rows:
                 "is their mean, and rows of zeros (no category) for the categories; methods that replace values put "
                 "in #na#. Give baselines= a row or a DataFrame for another.",
                 InterpWarning,
-                stacklevel=4,
+                stacklevel=8,
             )
-            return (None,) * len(batch.inputs)
+            return (None,) * n_inputs
         rows = np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).round().astype(int))
         encoded = read(self.dls.valid.new(self.table.iloc[rows], **{**QUIET, "bs": len(rows)}), self.dls.n_inp)
         return tuple(Sample(x) for x in encoded.inputs if x.numel())
 
     # -- the result ----------------------------------------------------------------------------------------------
 
-    def told(self, exp: Explanation, baseline: str | None) -> Explanation:
-        """An explanation with one value per column, its values in raw units, and the baseline's name."""
+    def told(self, exps: Explanations, batch: Batch, baselines: Any = None) -> Explanations:
+        """The explanations with one value per column, the columns' values in raw units, and the baseline's name."""
+        name = _baseline_name(baselines)
+        return super().told(Explanations([self._by_column(exp, name) for exp in exps]), batch, baselines)
+
+    def _by_column(self, exp: Explanation, baseline: str | None) -> Explanation:
         params = {**exp.params, "baselines": baseline} if baseline and "baselines" in exp.params else exp.params
         inputs = exp.inputs if isinstance(exp.inputs, tuple) else (exp.inputs,)
-        joined = _side_by_side(inputs)
-        changes: dict[str, Any] = {"params": params, "values": self.raw(inputs), "inputs": joined}
+        changes: dict[str, Any] = {"params": params, "values": self.raw(inputs), "inputs": _side_by_side(inputs)}
         if exp.baselines is not None:
             changes["baselines"] = _side_by_side(
                 exp.baselines if isinstance(exp.baselines, tuple) else (exp.baselines,)
@@ -212,35 +222,22 @@ class Rows:
                 columns.append([round(v * std + mean, digits) + 0.0 for v in values])
         return tuple(zip(*columns, strict=True))
 
+    def decoded_samples(self, x: Any) -> Any:
+        """The rows with their labels: a table decodes as a whole."""
+        return [(x, *row) for row in x.decode().items[list(x.y_names)].itertuples(index=False)]
+
     def _classes(self, name: str) -> Any:
         proc = next((p for p in self.table.procs.fs if isinstance(p, Categorify)), None)
         return proc.classes[name] if proc is not None and name in proc.classes else []
 
 
-def explain_rows(
-    rows: Rows, model: nn.Module, batch: Batch, baselines: Any, run: Callable[..., Explanations]
-) -> Explanations:
-    """Explain a batch of rows.
-
-    Args:
-        rows: the data.
-        model: the bare model.
-        batch: what `from_items` or `from_dl` gave.
-        baselines: see `Rows.baselines`.
-        run: `interp_plugins.explain` with what is asked for.
-    """
-    func, used = rows.call(model, batch)
-    inputs = to_model(used, model)
-    reference, name = rows.baselines(baselines, used)
-    reference = _on_device(reference, inputs)
-    found = run(func, inputs, baselines=reference, input_spec=rows.spec())
-    return Explanations([rows.told(exp, name) for exp in found])
-
-
-def _on_device(reference: Any, inputs: Any) -> Any:
-    """Baselines in the layout of the inputs; a tuple of one for a single input stands alone."""
-    single = not isinstance(inputs, tuple) and isinstance(reference, tuple) and len(reference) == 1
-    return reference[0] if single else reference
+def _baseline_name(given: Any) -> str | None:
+    """What an explanation calls its baseline where it was given in words of the table; else None."""
+    if given is None or (isinstance(given, str) and given.lower() == "mean"):
+        return "mean"
+    if isinstance(given, (pd.Series, pd.DataFrame, Mapping)):
+        return "sample" if isinstance(given, pd.DataFrame) and len(given) > 1 else "row"
+    return None
 
 
 def _plain(value: Any) -> Any:

@@ -11,13 +11,15 @@ beginning (`xxbos`, `[CLS]` and their like) stays, since it is in every text. Pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from fastai.callback.rnn import ModelResetter
+from fastai.data.load import DataLoader
 from fastai.text.core import BOS, PAD, UNK
 from fastai.text.data import LMDataLoader, Numericalize
 from fastai.text.models.awdlstm import WeightDropout
@@ -25,14 +27,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from interp_plugins.core.baseline import NO_ID, IdBaseline
-from interp_plugins.core.concat import joined
 from interp_plugins.core.errors import InputError, InputTypeError, TargetError
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
-from interp_plugins.fastai.batch import QUIET, Batch, plain, to_model
+from interp_plugins.fastai.batch import QUIET, Batch, plain
 from interp_plugins.fastai.items import indices
 from interp_plugins.fastai.learner_info import class_names, valid
+from interp_plugins.fastai.reader import Reader, register_reader
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,17 @@ class Tokens:
     kept: tuple[int, ...]
 
 
-def tokens_of(dls: Any) -> Tokens | None:
-    """How the data's first input names its ids; None where it is no text."""
+def _names_ids(dls: Any) -> list[str] | Any | None:
+    """What names the ids of the data's first input: a vocabulary, or a tokenizer; None where it is no text."""
     dataset = getattr(valid(dls), "dataset", None)
     lists = getattr(dataset, "tls", None)
     transforms = getattr(getattr(lists[0] if lists else dataset, "tfms", None), "fs", [])
     for transform in transforms:
         if isinstance(transform, Numericalize):
-            return _of_vocab(list(transform.vocab))
+            return list(transform.vocab)
         for value in vars(transform).values():
             if hasattr(value, "convert_ids_to_tokens"):
-                return _of_tokenizer(value)
+                return value
     return None
 
 
@@ -91,22 +93,38 @@ def _of_tokenizer(tokenizer: Any) -> Tokens:
     )
 
 
-class Texts:
-    """The data and the model of a Learner of texts.
+@register_reader
+class TextReader(Reader):
+    """Texts, explained one by one: for a classifier, or for the next token of a language model."""
 
-    Args:
-        learn: the Learner.
-        tokens: see `tokens_of`.
-    """
+    baseline_names = ("zero",)
+    plural = "texts"
 
-    def __init__(self, learn: Any, tokens: Tokens):
-        self.dls, self.tokens = learn.dls, tokens
-        self.is_language_model = isinstance(valid(learn.dls), LMDataLoader)
+    def __init__(self, learn: Any):
+        super().__init__(learn)
+        known = _names_ids(self.dls)
+        self.tokens = _of_vocab(known) if isinstance(known, list) else _of_tokenizer(known)
+        self.pad = self.tokens.pad if self.tokens.pad is not None else 0
+        self.is_language_model = isinstance(valid(self.dls), LMDataLoader)
         self.resets = any(isinstance(cb, ModelResetter) for cb in learn.cbs)
+
+    @classmethod
+    def reads(cls, learn: Any) -> bool:
+        """Whether the data's first input is a text."""
+        return _names_ids(learn.dls) is not None
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """As for all data; and recurrent weights belong to no graph, so that the model can be copied."""
+        try:
+            with super().unchanged():
+                yield
+        finally:
+            settle(self.model)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def from_items(self, item: Any, labelled: bool) -> list[Batch]:
+    def from_items(self, item: Any, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[Batch]:
         """One batch per text: a str or file, a tuple of tokens, a 1-d tensor of ids; or a list of these.
 
         Raises:
@@ -116,7 +134,9 @@ class Texts:
         values = [item] if isinstance(item, (str, Path, tuple, Tensor)) or not _many(item) else list(item)
         if not values:
             raise InputError("There is nothing to explain: the list of texts is empty.")
-        return [self._one(value, labelled) for value in values]
+        batches = [self._one(value, labelled) for value in values]
+        named = any(b.names for b in batches)
+        return [replace(b, names=b.names or ("",)) for b in batches] if named else batches
 
     def _one(self, value: Any, labelled: bool) -> Batch:
         name = value.name if isinstance(value, Path) else ""
@@ -147,10 +167,12 @@ class Texts:
             raise InputError(f"The text {value!r} has no token.")
         return replace(batch, names=(name,) if name else None)
 
-    def from_dl(self, dl: Any, idxs: Any) -> list[Batch]:
+    def from_dl(self, dl: Any, idxs: Any = None) -> list[Batch]:
         """One batch per row of a loader, in the order of its items."""
         if self.is_language_model:
             raise InputTypeError("A language model is explained for the next token of a text: learn.explain('...').")
+        if not isinstance(dl, DataLoader):
+            return super().from_dl(dl, idxs)
         if not len(dl.dataset):
             raise InputError("The loader holds no data: an exported Learner keeps its vocabulary alone. Give texts.")
         rows = indices(idxs, len(dl.dataset))
@@ -162,9 +184,9 @@ class Texts:
         if not parts or not isinstance(parts[0], Tensor) or parts[0].ndim != 2 or parts[0].is_floating_point():
             raise InputError(f"xb= takes an encoded batch of texts, ids (N, T); got {describe(xb)}.")
         n = self.dls.n_inp
-        return self.split(Batch(parts[:n], parts[n:]))
+        return self.ready(Batch(parts[:n], parts[n:]))
 
-    def split(self, batch: Batch) -> list[Batch]:
+    def ready(self, batch: Batch) -> list[Batch]:
         """Every text of a batch alone, without its padding."""
         found = []
         for i, row in enumerate(batch.inputs[0]):
@@ -182,9 +204,23 @@ class Texts:
 
     # -- the model -----------------------------------------------------------------------------------------------
 
-    def call(self, model: nn.Module) -> Any:
-        """The model as a function of ids alone."""
-        return _Stateless(model) if self.resets and callable(getattr(model, "reset", None)) else model
+    def call(self, batch: Batch) -> tuple[Any, Batch]:
+        """The model as a function of ids alone.
+
+        Raises:
+            InputError: it takes more than the text.
+        """
+        if len(batch.inputs) != 1:
+            raise InputError(
+                f"The model takes {len(batch.inputs)} inputs beside the text; give an encoded batch to a model "
+                "of the text alone, or explain it with interp_plugins.explain."
+            )
+        stateful = self.resets and callable(getattr(self.model, "reset", None))
+        return (_Stateless(self.model) if stateful else self.model), batch
+
+    def outputs(self) -> dict[str, Any]:
+        """As for all data, and how the scores are found in the model's output."""
+        return {**super().outputs(), "output": self.output}
 
     def output(self, value: Any) -> Tensor:
         """The scores in a model's output: its first part (as `RNNCallback` takes it), or its logits."""
@@ -194,12 +230,16 @@ class Texts:
             value = value[-1] if isinstance(value, list) else value
         return value[:, -1] if self.is_language_model else value
 
-    def spec(self) -> InputSpec:
+    def spec(self, inputs: Any, batch: Batch) -> InputSpec:
         """Kind of data and class names (of a language model: its tokens)."""
         return InputSpec(kind="text", vocab=class_names(self.dls))
 
-    def baselines(self, given: Any, ids: Tensor) -> Any:
-        """The reference for one text (1, T): None, "zero", a token, an id, ids, or an `IdBaseline`."""
+    def encoded_baselines(self, given: Any, rm_type_tfms: Any = None) -> Any:
+        """As they came: a baseline of a text is a token, an id or ids."""
+        return given
+
+    def baselines(self, given: Any, inputs: Any) -> Any:
+        """The reference for one text of ids (1, T): None, "zero", a token, an id, ids, or an `IdBaseline`."""
         if isinstance(given, str) and given.lower() != "zero":
             number = self.tokens.ids(given)
             if number is None:
@@ -207,23 +247,15 @@ class Texts:
             return number
         if given is not None and not isinstance(given, str):
             return given
-        kept = torch.isin(ids, torch.tensor(self.tokens.kept, dtype=ids.dtype, device=ids.device))
-        return IdBaseline(torch.where(kept, ids, self.tokens.unknown), torch.where(kept, ids, NO_ID))
+        kept = torch.isin(inputs, torch.tensor(self.tokens.kept, dtype=inputs.dtype, device=inputs.device))
+        return IdBaseline(torch.where(kept, inputs, self.tokens.unknown), torch.where(kept, inputs, NO_ID))
 
     # -- the result ----------------------------------------------------------------------------------------------
 
-    def told(self, found: Sequence[Explanations], batches: Sequence[Batch]) -> Explanations:
-        """The explanations of all texts as one per method and target, with their tokens."""
-        if len({len(exps) for exps in found}) > 1:
-            raise TargetError("The texts have different numbers of predicted labels. Name them: target=['...', '...'].")
-        named = any(b.names for b in batches)
-        rows = []
-        for exps, batch in zip(found, batches, strict=True):
-            tokens = tuple([self.tokens.names(i) for i in row] for row in batch.inputs[0].tolist())
-            names = (batch.names or ("",)) if named else None
-            rows.append([replace(e, tokens=tokens, names=names) for e in exps])
-        pad = self.tokens.pad if self.tokens.pad is not None else 0
-        return Explanations([joined(column, pad) for column in zip(*rows, strict=True)])
+    def told(self, exps: Explanations, batch: Batch, baselines: Any = None) -> Explanations:
+        """The explanations of a text with its tokens."""
+        tokens = tuple([self.tokens.names(i) for i in row] for row in batch.inputs[0].tolist())
+        return super().told(Explanations([replace(e, tokens=tokens) for e in exps]), batch, baselines)
 
 
 _FEW = {"num_workers": 0, "bs": 1}
@@ -231,40 +263,6 @@ _FEW = {"num_workers": 0, "bs": 1}
 
 def _many(item: Any) -> bool:
     return hasattr(item, "__iter__") and not isinstance(item, (dict, bytes))
-
-
-def explain_texts(
-    texts: Texts,
-    model: nn.Module,
-    batches: Sequence[Batch],
-    target: Callable[[Batch], Any],
-    baselines: Any,
-    run: Callable[..., Explanations],
-) -> Explanations:
-    """Explain texts one by one.
-
-    Args:
-        texts: the data.
-        model: the bare model.
-        batches: what `from_items`, `from_dl` or `from_xb` gave.
-        target: what is asked for of a batch.
-        baselines: see `Texts.baselines`.
-        run: `interp_plugins.explain` with what else is asked for.
-    """
-    func, found = texts.call(model), []
-    try:
-        for batch in batches:
-            ids = to_model(batch, model)
-            if isinstance(ids, tuple):
-                raise InputError(
-                    f"The model takes {len(ids)} inputs beside the text; give an encoded batch to a model "
-                    "of the text alone, or explain it with interp_plugins.explain."
-                )
-            reference = texts.baselines(baselines, ids)
-            found.append(run(func, ids, target=target(batch), baselines=reference, input_spec=texts.spec()))
-    finally:
-        settle(model)
-    return texts.told(found, batches)
 
 
 class _Stateless:

@@ -14,7 +14,7 @@ from interp_plugins.viz.figure import new_figure
 from interp_plugins.viz.renderer import attribution_renderer, input_renderer, is_signed, resolve_kind
 
 
-def draw_film(
+def draw_timeline(
     names: Sequence[str],
     frames: Sequence[Explanation],
     kind: str = "overlay",

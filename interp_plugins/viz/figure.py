@@ -128,11 +128,16 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def display_in_notebook(fig: Figure) -> None:
-    """Show the figure below the running notebook cell; does nothing outside a notebook."""
+def in_notebook() -> bool:
+    """Whether a notebook's cell is running this."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
-    if shell is None or not hasattr(shell, "kernel"):
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def display_in_notebook(fig: Figure) -> None:
+    """Show the figure below the running notebook cell; does nothing outside a notebook."""
+    if not in_notebook():
         return
     from IPython.display import Image, display
 

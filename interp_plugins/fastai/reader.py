@@ -1,0 +1,413 @@
+"""`Reader`: all that depends on the kind of data. `reader_of(learn)` chooses it, once per call.
+
+A reader turns what the user names (items, rows of a loader, an encoded batch) into tensors, says how the model is
+called with them, and tells the maps in words of the data. The verbs on `Learner` ask it alone, so that a new kind of
+data is one class in one file:
+
+    @register_reader
+    class SpectrumReader(Reader):
+        @classmethod
+        def reads(cls, learn):
+            return isinstance(learn.dls, SpectrumLoaders)
+
+        def from_items(self, item, *, labelled=False, rm_type_tfms=None):
+            return [Batch((torch.stack([spectrum.values for spectrum in item]),))]
+
+Pictures (`vision.py`), tables (`tabular.py`) and texts (`text.py`) are such classes. The base serves all data that
+fastai's transforms turn into a batch of tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import pandas as pd
+from fastai.data.load import DataLoader
+from fastai.torch_core import get_model
+from torch import Tensor
+
+from interp_plugins.api.explain import explain as core_explain
+from interp_plugins.core.baseline import BASELINES
+from interp_plugins.core.concat import joined as joined_explanations
+from interp_plugins.core.errors import InputError, InputTypeError, InterpError, TargetError
+from interp_plugins.core.explanation import Explanations
+from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import describe
+from interp_plugins.fastai.batch import QUIET, Batch, Repacked, joined, length, read, to_model, unpacked
+from interp_plugins.fastai.items import alike, as_values, at, indices, is_item, name_of, names_of
+from interp_plugins.fastai.labels import wants_label
+from interp_plugins.fastai.learner_info import (
+    activation_of,
+    body_of,
+    n_inputs,
+    reads_items,
+    spec_of,
+    threshold_of,
+)
+from interp_plugins.fastai.pictures import is_path, readable
+from interp_plugins.fastai.restore import restored_state
+from interp_plugins.fastai.targets import as_asked
+
+R = TypeVar("R", bound="type[Reader]")
+
+_READERS: list[type[Reader]] = []
+
+
+def register_reader(kind: R) -> R:
+    """Class decorator: `reader_of` chooses this reader where its `reads` says so, before those registered earlier."""
+    _READERS.append(kind)
+    return kind
+
+
+def reader_of(learn: Any) -> Reader:
+    """The reader of a Learner's data: the one registered last that reads them, else the base.
+
+    Args:
+        learn: the Learner.
+    """
+    kind = next((kind for kind in reversed(_READERS) if kind.reads(learn)), Reader)
+    return kind(learn)
+
+
+class Source(NamedTuple):
+    """What is to be explained, as `Learner.explain` names it: one of `item`, `dl`, `ds_idx`, `xb`, and rows of it."""
+
+    item: Any = None
+    dl: Any = None
+    ds_idx: int | None = None
+    idxs: Any = None
+    xb: Any = None
+
+
+class Reader:
+    """The kind of data of a Learner; this base serves whatever fastai's transforms turn into a batch of tensors.
+
+    Kinds override what is different for them. `explain` gives a batch to the core in the steps `call`, `baselines`,
+    `spec` and `outputs`, and gets the maps back through `told` and `merged`.
+
+    Args:
+        learn: the Learner; nothing is kept on it.
+
+    Attributes:
+        dls: its DataLoaders.
+        baseline_names: the baselines that the viewer offers.
+        plural: what the samples are called in messages.
+        pad: what shorter samples are filled up with where their explanations are put together.
+    """
+
+    baseline_names: Sequence[str] = tuple(BASELINES)
+    plural: str = "samples"
+    pad: int = 0
+
+    def __init__(self, learn: Any):
+        self.learn, self.dls = learn, learn.dls
+
+    @classmethod
+    def reads(cls, learn: Any) -> bool:
+        """Whether this is the reader of a Learner's data."""
+        return True
+
+    @property
+    def model(self) -> Any:
+        """The Learner's bare model, as it is now."""
+        return get_model(self.learn.model)
+
+    @property
+    def channels(self) -> int | None:
+        """Colour channels of the data's pictures; None where the inputs are none."""
+        return None
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Random generators, transforms and hooks are as they were after the block, also when it raises."""
+        with preserved_rng(), restored_state(self.dls, self.model):
+            yield
+
+    def explain_source(
+        self,
+        source: Source,
+        methods: Any,
+        *,
+        target: Any = None,
+        baselines: Any = None,
+        rm_type_tfms: Any = None,
+        **params: Any,
+    ) -> Explanations:
+        """What `Learner.explain` does: read, encode the baselines, explain; the Learner stays as it was.
+
+        Args:
+            source: what is to be explained.
+            methods: as for `Learner.explain`.
+            target: likewise.
+            baselines: likewise.
+            rm_type_tfms: likewise.
+            **params: its further arguments.
+        """
+        with self.unchanged():
+            batches = self.read(source, labelled=wants_label(target), rm_type_tfms=rm_type_tfms)
+            baselines = self.encoded_baselines(baselines, rm_type_tfms)
+            return self.explain(batches, methods, target=target, baselines=baselines, **params)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def read(self, source: Source, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[Batch]:
+        """The batches of the one source that is given.
+
+        Args:
+            source: what is to be explained.
+            labelled: read the ground truth of raw items as well.
+            rm_type_tfms: as for `Learner.explain`.
+
+        Raises:
+            InputError: a split that the data do not have, or what the reading methods raise.
+            InputTypeError: no source or several, or rows of something that has none.
+        """
+        item, dl, ds_idx, idxs, xb = source
+        given = [name for name, v in (("item", item), ("dl", dl), ("ds_idx", ds_idx), ("xb", xb)) if v is not None]
+        if len(given) > 1:
+            raise InputTypeError(
+                f"explain() takes one source of samples, got {' and '.join(given)}. Leave out all but one."
+            )
+        if idxs is not None and given and given[0] in ("item", "xb"):
+            raise InputTypeError(f"idxs= chooses rows of dl= or ds_idx=; it does not go with {given[0]}.")
+        if item is not None:
+            return self.from_items(item, labelled=labelled, rm_type_tfms=rm_type_tfms)
+        if xb is not None:
+            return self.from_xb(xb)
+        if dl is not None:
+            return self.from_dl(dl, idxs)
+        if ds_idx is None and idxs is None:
+            raise InputTypeError(
+                "There is nothing to explain. Give an item (learn.explain('cat.jpg')), rows of the data (ds_idx=1, "
+                "idxs=[0, 1]), a loader (dl=), or an encoded batch (xb=)."
+            )
+        return self.from_dl(self.loader(1 if ds_idx is None else ds_idx), idxs)
+
+    def loader(self, split: int, name: str = "ds_idx") -> Any:
+        """The loader of a split: 0 training, 1 validation.
+
+        Args:
+            split: its number.
+            name: the argument it was given as, for the error.
+
+        Raises:
+            InputError: the data have no such split.
+        """
+        loaders = getattr(self.dls, "loaders", [])
+        if not isinstance(split, int) or not -len(loaders) <= split < len(loaders):
+            raise InputError(f"{name}={split!r}, but the data have {len(loaders)} splits (0 training, 1 validation).")
+        return loaders[split]
+
+    def from_items(self, item: Any, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[Batch]:
+        """Encode raw items by the data's validation transforms.
+
+        Args:
+            item: one item, or a list, `L` or DataFrame of items.
+            labelled: read the items' ground truth as well, by the data's own label functions.
+            rm_type_tfms: as for `learn.predict`: how many type transforms to leave out (None: by the item's type).
+
+        Raises:
+            InputError: an item that cannot be read, or items that do not fit into one batch.
+            TargetError: `labelled`, and the items have no ground truth.
+        """
+        if not reads_items(self.dls):
+            raise InputError(
+                "This Learner's data are PyTorch loaders or datasets, without transforms that read raw items. Give an "
+                "encoded batch: xb=."
+            )
+        values = as_values(item)
+        names = self.names(values)
+        if not isinstance(values, pd.DataFrame):
+            values = [self.prepared(value) for value in values]
+        with readable(values if isinstance(values, list) else []):
+            parts = [self._encode(group, labelled, rm_type_tfms) for group in alike(values)]
+        return self.ready(replace(joined(parts), names=names))
+
+    def _encode(self, values: Any, labelled: bool, rm_type_tfms: Any) -> Batch:
+        kwargs = {**QUIET, "rm_type_tfms": rm_type_tfms}
+        if not labelled:
+            return read(self.dls.test_dl(values, **kwargs), n_inputs(self.dls))
+        if isinstance(values, list):  # label functions read the path, which fastai takes a text for if it is no Path
+            values = [Path(v) if isinstance(v, str) and os.path.isfile(v) else v for v in values]
+        try:
+            return read(self.dls.test_dl(values, with_labels=True, **kwargs), n_inputs(self.dls))
+        except InterpError:
+            raise
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as err:
+            reason = " ".join(str(err).split())
+            raise TargetError(
+                "target='label' needs the ground truth, and the data's label function finds none for this item: "
+                f"{reason}. Give the class by name or index, or take the items from the data: ds_idx=1, idxs=[...]."
+            ) from err
+
+    def from_dl(self, dl: Any, idxs: Any = None) -> list[Batch]:
+        """Read a loader's rows with validation transforms, in the order of its items.
+
+        Args:
+            dl: a fastai DataLoader, or any iterable of batches (read as it is).
+            idxs: which rows (an int, a slice, a sequence of ints); None: all.
+        """
+        return self.ready(self.collated(dl, idxs))
+
+    def collated(self, dl: Any, idxs: Any = None) -> Batch:
+        """The rows of a loader as one batch, as its own transforms put them together; the arguments of `from_dl`."""
+        if not isinstance(dl, DataLoader):
+            return self._of_batches(dl, idxs)
+        n = length(dl)
+        if n is None:
+            raise InputError("The loader has no length. Give its batches as a list (dl=[batch]), or one batch as xb=.")
+        if n == 0:
+            raise InputError(
+                "The loader holds no data: an exported Learner keeps its transforms and classes, but not its data. "
+                "Give items (paths, pictures), or dl=learn.dls.test_dl(items)."
+            )
+        rows = indices(idxs, n)
+        items = getattr(dl.dataset, "items", None)
+        chosen = at(items, rows) if items is not None and len(items) == n else None
+        with readable([v for v in chosen if is_path(v)] if isinstance(chosen, list) else []):
+            if getattr(dl.dataset, "split_idx", None) == 0 and chosen is not None:
+                made = self.dls.test_dl(chosen, rm_type_tfms=0, with_labels=True, **QUIET)  # a training loader augments
+            else:
+                made = dl.new(get_idxs=lambda: rows, **QUIET)
+            batch = read(made, n_inputs(self.dls))
+        return replace(batch, names=None if chosen is None else self.names(chosen))
+
+    def _of_batches(self, batches: Any, idxs: Any) -> Batch:
+        if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Tensor)):
+            raise InputTypeError(f"dl= takes a DataLoader or a list of batches, got {describe(batches)}.")
+        batch = read(batches, n_inputs(self.dls))
+        return batch if idxs is None else batch.rows(indices(idxs, len(batch)))
+
+    def from_xb(self, xb: Any) -> list[Batch]:
+        """A batch that is encoded already.
+
+        Args:
+            xb: a tensor, or a tuple of inputs; labels may follow, as a loader gives them.
+        """
+        if not isinstance(xb, (Tensor, tuple, list)):
+            raise InputTypeError(
+                f"xb= takes an encoded tensor or tuple of tensors, got {describe(xb)}. Raw data are items."
+            )
+        return self.ready(unpacked(xb, n_inputs(self.dls, default=None)))
+
+    def ready(self, batch: Batch) -> list[Batch]:
+        """A batch in the parts in which this kind is explained: here as a whole."""
+        return [batch]
+
+    def prepared(self, value: Any) -> Any:
+        """A raw item as `dls.test_dl` takes it."""
+        return value
+
+    def name(self, value: Any) -> str:
+        """The name of a raw item: of a file, of a row; "" where it has none."""
+        return name_of(value)
+
+    def names(self, values: Any) -> tuple[str, ...] | None:
+        """The names of raw items, or of the rows of a DataFrame; None where none has one."""
+        return names_of(values, self.name)
+
+    # -- the model ---------------------------------------------------------------------------------------------
+
+    def explain(
+        self, batches: Sequence[Batch], methods: Any, *, target: Any = None, baselines: Any = None, **params: Any
+    ) -> Explanations:
+        """Explain what was read, with what the Learner knows of it.
+
+        Args:
+            batches: what `read` or one of the reading methods gave.
+            methods: as for `Learner.explain`.
+            target: likewise.
+            baselines: likewise, a raw item encoded (`encoded_baselines`).
+            **params: further arguments of `interp_plugins.explain`.
+        """
+        found = []
+        for batch in batches:
+            known = self.arguments(batch, target=target, baselines=baselines)
+            exps = core_explain(known.pop("model"), known.pop("inputs"), **{**known, "methods": methods, **params})
+            found.append(self.told(exps, batch, baselines))
+        return self.merged(found)
+
+    def arguments(self, batch: Batch, *, target: Any = None, baselines: Any = None) -> dict[str, Any]:
+        """What `interp_plugins.explain` is called with for a batch, but for the methods.
+
+        Args:
+            batch: one of those that were read.
+            target: as for `explain`.
+            baselines: likewise.
+        """
+        func, used = self.call(batch)
+        inputs = to_model(used, self.model)
+        return {
+            "model": func,
+            "inputs": inputs,
+            "target": as_asked(target, self.dls, batch.labels),
+            "baselines": self.baselines(baselines, inputs),
+            "input_spec": self.spec(inputs, used),
+            **self.outputs(),
+        }
+
+    def call(self, batch: Batch) -> tuple[Any, Batch]:
+        """The model as a function of a batch's inputs, and the batch of those that are explained."""
+        return (self.model if batch.packing is None else Repacked(self.model, batch.packing)), batch
+
+    def encoded_baselines(self, given: Any, rm_type_tfms: Any = None) -> Any:
+        """Baselines of which a raw item is encoded as the items are; all others as they came.
+
+        Args:
+            given: as for `Learner.explain`.
+            rm_type_tfms: likewise.
+        """
+        if not is_item(given):
+            return given
+        return to_model(joined(self.from_items(given, rm_type_tfms=rm_type_tfms)), self.model)
+
+    def baselines(self, given: Any, inputs: Any) -> Any:
+        """The baselines of these inputs, as `interp_plugins.explain` takes them."""
+        return given
+
+    def spec(self, inputs: Any, batch: Batch) -> InputSpec | None:
+        """What is known of the inputs; None: the core guesses."""
+        first = inputs[0] if isinstance(inputs, tuple) else inputs
+        return spec_of(self.dls, first, batch.image) if isinstance(first, Tensor) else None
+
+    def outputs(self) -> dict[str, Any]:
+        """What the Learner knows of the model and its outputs, as arguments of `interp_plugins.explain`."""
+        return {
+            "activation": activation_of(self.learn.loss_func),
+            "threshold": threshold_of(self.learn.loss_func),
+            "body": body_of(self.model),
+        }
+
+    # -- the result --------------------------------------------------------------------------------------------
+
+    def told(self, exps: Explanations, batch: Batch, baselines: Any = None) -> Explanations:
+        """A batch's explanations in words of the data: the samples' names, a kind's tokens or columns.
+
+        Args:
+            exps: what the core gave.
+            batch: the batch.
+            baselines: as for `explain`.
+        """
+        return Explanations([replace(e, names=batch.names) for e in exps])
+
+    def merged(self, found: Sequence[Explanations]) -> Explanations:
+        """The explanations of all batches as one per method and target.
+
+        Raises:
+            TargetError: the batches have different numbers of targets.
+        """
+        if len({len(exps) for exps in found}) > 1:
+            raise TargetError(
+                f"The {self.plural} have different numbers of predicted labels. Name them: target=['...', '...']."
+            )
+        return Explanations([joined_explanations(column, self.pad) for column in zip(*found, strict=True)])
+
+    def decoded_samples(self, x: Any) -> Any:
+        """The decoded items of a batch that fastai decodes as a whole; None: not known."""
+        return None
