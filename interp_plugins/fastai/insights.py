@@ -18,7 +18,7 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
 from interp_plugins.fastai.batch import Batch
-from interp_plugins.fastai.reader import Source, reader_of
+from interp_plugins.fastai.reader import SampleSource, reader_of
 from interp_plugins.insights import Ask, Live, Made, Session, serve, widget
 from interp_plugins.insights.forms import forms, typed
 from interp_plugins.insights.outcomes import Truth
@@ -73,7 +73,7 @@ def insights(
         raise unknown("host", host, _HOSTS)
     subject = LearnerSubject(
         self,
-        Source(item, dl, ds_idx, idxs, xb),
+        SampleSource(item, dl, ds_idx, idxs, xb),
         target=target,
         baselines=baselines,
         seed=seed,
@@ -110,7 +110,7 @@ class LearnerSubject(Live):
     def __init__(
         self,
         learn: Learner,
-        source: Source,
+        source: SampleSource,
         *,
         target: Any = None,
         baselines: Any = None,

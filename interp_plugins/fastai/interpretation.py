@@ -20,7 +20,7 @@ from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.ex
 from interp_plugins.fastai.batch import length
 from interp_plugins.fastai.items import indices
 from interp_plugins.fastai.learner_info import valid
-from interp_plugins.fastai.reader import Reader, Source, reader_of
+from interp_plugins.fastai.reader import Reader, SampleSource, reader_of
 from interp_plugins.fastai.show import show_explanations as _show
 
 _OURS = ["item", "xb", "dl", "ds_idx", "idxs", "methods", "self", "params"]  # what is not passed on as it came
@@ -131,7 +131,7 @@ def explain_rows(reader: Reader, dl: Any, rows: list[int], methods: Any, **kwarg
         **kwargs: further arguments of it.
     """
     with reader.unchanged():
-        exps = reader.explain_source(Source(dl=dl, idxs=rows), methods, **kwargs)
+        exps = reader.explain_source(SampleSource(dl=dl, idxs=rows), methods, **kwargs)
         return exps, decoded(reader, dl, rows)
 
 

@@ -10,7 +10,7 @@ from fastcore.basics import patch
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.fastai import tabular, text, vision  # noqa: F401 - the readers of these kinds of data
-from interp_plugins.fastai.reader import Source, reader_of
+from interp_plugins.fastai.reader import SampleSource, reader_of
 
 
 @patch
@@ -58,7 +58,7 @@ def explain(
         learn.explain(ds_idx=1, idxs=[0, 5], methods="gradcam", target="label").show()
     """
     return reader_of(self).explain_source(
-        Source(item, dl, ds_idx, idxs, xb),
+        SampleSource(item, dl, ds_idx, idxs, xb),
         methods,
         target=target,
         baselines=baselines,

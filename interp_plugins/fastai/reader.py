@@ -75,7 +75,7 @@ def reader_of(learn: Any) -> Reader:
     return kind(learn)
 
 
-class Source(NamedTuple):
+class SampleSource(NamedTuple):
     """What is to be explained, as `Learner.explain` names it: one of `item`, `dl`, `ds_idx`, `xb`, and rows of it."""
 
     item: Any = None
@@ -131,7 +131,7 @@ class Reader:
 
     def explain_source(
         self,
-        source: Source,
+        source: SampleSource,
         methods: Any,
         *,
         target: Any = None,
@@ -156,7 +156,7 @@ class Reader:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def read(self, source: Source, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[Batch]:
+    def read(self, source: SampleSource, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[Batch]:
         """The batches of the one source that is given.
 
         Args:

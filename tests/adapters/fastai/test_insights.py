@@ -19,13 +19,15 @@ from fastai.vision.data import ImageBlock
 import interp_plugins.fastai  # noqa: F401 - Learner.insights
 from interp_plugins.core.errors import InterpError
 from interp_plugins.fastai.insights import LearnerSubject
-from interp_plugins.fastai.reader import Source
+from interp_plugins.fastai.reader import SampleSource
 from interp_plugins.insights import Ask, Session
 
 
 def looked_at(learn: Any, **source: Any) -> LearnerSubject:
-    params = {k: v for k, v in source.items() if k not in Source._fields}
-    return LearnerSubject(learn, Source(**{k: v for k, v in source.items() if k in Source._fields}), **params)
+    params = {k: v for k, v in source.items() if k not in SampleSource._fields}
+    return LearnerSubject(
+        learn, SampleSource(**{k: v for k, v in source.items() if k in SampleSource._fields}), **params
+    )
 
 
 def test_predictions_and_maps_are_those_of_explain(learn, unchanged):
