@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from interp_plugins import Explanation, Explanations, InputSpec, explain
 from interp_plugins.core.errors import InputError, UnknownNameError
-from interp_plugins.core.explanation import Tensors
+from interp_plugins.core.tensors import Inputs
 
 SPEC = InputSpec("image", mean=(0.5,), std=(0.25,), vocab=("cat", True, None, 3), feature_names=("grey",))
 
@@ -257,7 +257,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
 # -- tables ----------------------------------------------------------------------------------------------------
 
 
-def table(a: Tensors, **fields: Any) -> Any:
+def table(a: Inputs, **fields: Any) -> Any:
     pytest.importorskip("pandas")
     return made(attributions=a, inputs=a, baselines=None, **fields).to_df()
 
