@@ -11,6 +11,7 @@ import pytest
 from tests.structure import PACKAGE, ROOT, between, circles, file_graph, imports, modules, package_of, room_of
 
 MAX_LINES = 450
+MAX_BODY = 45  # lines of a function, its docstring not counted
 
 FAMILIES = {"attr.gradient", "attr.perturbation", "attr.cam", "attr.attention", "attr.ensembles"}
 METHODS = {"attr", "attr.shared", "attr.evidence", *FAMILIES, "attr.backward", "attr.language", "attr.compat"}
@@ -96,6 +97,31 @@ def test_file_keeps_the_dependency_direction(module: str) -> None:
 def test_file_holds_one_idea(module: str) -> None:
     lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, f"{module} has {lines} lines: which second idea moved in?"
+
+
+def bodies(source: str) -> dict[str, int]:
+    """Lines of the body of every function of a file, from its first statement behind the docstring to its last."""
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[ast.get_docstring(node) is not None :]
+            found[f"{node.name}, line {node.lineno}"] = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_function_is_too_long(module: str) -> None:
+    long = {
+        name: lines for name, lines in bodies(MODULES[module].read_text(encoding="utf-8")).items() if lines > MAX_BODY
+    }
+    assert not long, f"{module}: {long} lines of body: which step deserves a name?"
+
+
+def test_bodies_are_counted_without_their_docstring() -> None:
+    source = (
+        'def f():\n    """One.\n\n    Two.\n    """\n    a = 1\n\n    return a\n\n\ndef g():\n    """Only this."""\n'
+    )
+    assert bodies(source) == {"f, line 1": 3, "g, line 11": 0}
 
 
 def test_there_is_no_circle_but_that_of_the_late_door() -> None:

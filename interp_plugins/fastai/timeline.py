@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -43,42 +44,21 @@ def draw_timeline(
     """
     if max_n < 1 or max_epochs < 1:
         raise InputError(f"max_n and max_epochs must be at least 1, got {max_n} and {max_epochs}.")
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(max_epochs, len(frames))).round().astype(int))
-    if max_epochs == 1:
-        chosen = chosen[-1:] * 0 + len(frames) - 1
-    shown = [frames[int(i)] for i in chosen]
-    first = shown[0]
-    rows = min(max_n, *(len(exp) for exp in shown))
+    chosen = _evenly(len(frames), max_epochs)
+    shown = [frames[i] for i in chosen]
+    first, rows, columns = shown[0], min(max_n, *(len(exp) for exp in shown)), 1 + len(shown)
     renderer = attribution_renderer(first)
     kind = resolve_kind(renderer, kind)
     width, height = (0.72 * side for side in renderer.size(first, kind))
-    columns = 1 + len(shown)
     fig = new_figure(*(figsize or (columns * (width + 0.55), rows * (height + 0.42) + 0.7)))
     axes = fig.subplots(rows, columns, squeeze=False)
     for row in range(rows):
-        input_renderer(first).original(axes[row, 0], first, row)
-        axes[row, 0].set_xlabel(titles.shorten(titles.sample_text(first, row), 22, keep_end=True), fontsize=8)
         limit = normalize
         if normalize == "shared":
             values = np.concatenate([renderer.values(exp, row).reshape(-1) for exp in shown])
             limit = ScaleRule("percentile", percentile).fit(values).limit or "percentile"
-        for column, exp in enumerate(shown, start=1):
-            ax = axes[row, column]
-            show(
-                exp,
-                ctx=ax,
-                kind=kind,
-                index=row,
-                normalize=limit,
-                percentile=percentile,
-                title=False,
-                colorbar_label=False,
-            )
-            text = titles.with_probability(
-                titles.shorten(titles.target_text(exp, row), 16), titles.number(exp.probability, row)
-            )
-            ax.set_xlabel(text, fontsize=8, color=INK, parse_math=False)
-    for column, text in enumerate(["Input", *(names[int(i)] for i in chosen)]):
+        _draw_row(axes[row], shown, row, kind=kind, normalize=limit, percentile=percentile)
+    for column, text in enumerate(["Input", *(names[i] for i in chosen)]):
         axes[0, column].set_title(text, fontsize=9, fontweight="bold", color=INK)
     fig.suptitle(titles.method_title(first), fontsize=10, color=INK)
     signed = any(is_signed(exp) for exp in shown)
@@ -86,3 +66,21 @@ def draw_timeline(
     scale = "All maps of a row have one scale." if normalize == "shared" else "Each map has its own scale."
     fig.supxlabel(f"{words} {scale}", fontsize=8, color=FAINT_INK)
     return Plot(fig, axes)
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below count, evenly chosen, with the first and the last; of one, the last."""
+    if most == 1:
+        return [count - 1]
+    return [int(i) for i in np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))]
+
+
+def _draw_row(axes: Any, shown: Sequence[Explanation], row: int, **look: Any) -> None:
+    """One sample: the input, then its map in every epoch with the target and its probability."""
+    input_renderer(shown[0]).original(axes[0], shown[0], row)
+    axes[0].set_xlabel(titles.shorten(titles.sample_text(shown[0], row), 22, keep_end=True), fontsize=8)
+    for ax, exp in zip(axes[1:], shown, strict=True):
+        show(exp, ctx=ax, index=row, title=False, colorbar_label=False, **look)
+        target = titles.shorten(titles.target_text(exp, row), 16)
+        text = titles.with_probability(target, titles.number(exp.probability, row))
+        ax.set_xlabel(text, fontsize=8, color=INK, parse_math=False)

@@ -35,49 +35,57 @@ def make_app(new_session: Callable[[], Session], token: str, title: str = "Insig
         from starlette.requests import Request
         from starlette.responses import HTMLResponse, PlainTextResponse, Response
         from starlette.routing import Route, WebSocketRoute
-        from starlette.websockets import WebSocket, WebSocketDisconnect
+        from starlette.websockets import WebSocket
     except ModuleNotFoundError as err:
         raise ImportError("The viewer's server needs starlette: pip install 'interp-plugins[insights]'.") from err
 
-    def admitted(host: str, given: str | None) -> bool:
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        return name in _LOOPBACK and secrets.compare_digest((given or "").encode(), token.encode())
-
     async def index(request: Request) -> Response:
-        if not admitted(request.headers.get("host", ""), request.query_params.get("token")):
+        if not _admitted(token, request.headers.get("host", ""), request.query_params.get("token")):
             return PlainTextResponse("The token in this address is missing or wrong.", status_code=403)
         html = page(script("socket_host.js"), title, connect=f"ws://{request.headers['host']}")
         return HTMLResponse(html, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
 
     async def socket(ws: WebSocket) -> None:
         host, origin = ws.headers.get("host", ""), ws.headers.get("origin")
-        if not admitted(host, ws.query_params.get("token")) or origin != f"http://{host}":
+        if not _admitted(token, host, ws.query_params.get("token")) or origin != f"http://{host}":
             await ws.close(code=4403, reason="The token is missing or wrong, or the page is of another origin.")
             return
         await ws.accept()
-        loop, outbox = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]]()
-        session = await asyncio.to_thread(new_session)
-
-        def send(message: dict[str, Any]) -> None:  # called from the session's thread
-            loop.call_soon_threadsafe(outbox.put_nowait, message)
-
-        async def post() -> None:
-            while True:
-                await ws.send_json(await outbox.get())
-
-        send({"id": 0, "type": "hello", "catalogue": session.catalogue, "notes": session.notes})
-        postman = asyncio.create_task(post())
-        try:
-            while True:
-                message = await ws.receive_json()
-                await asyncio.to_thread(session.receive, message, send)
-        except WebSocketDisconnect:
-            pass
-        finally:
-            postman.cancel()
-            session.close()
+        await _converse(ws, await asyncio.to_thread(new_session))
 
     return Starlette(routes=[Route("/", index), WebSocketRoute("/ws", socket)])
+
+
+def _admitted(token: str, host: str, given: str | None) -> bool:
+    """Whether a request names this machine's loopback interface and holds the token."""
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    return name in _LOOPBACK and secrets.compare_digest((given or "").encode(), token.encode())
+
+
+async def _converse(ws: Any, session: Session) -> None:
+    """Pass messages between a page and its session, until the page goes."""
+    from starlette.websockets import WebSocketDisconnect
+
+    loop, outbox = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]]()
+
+    def send(message: dict[str, Any]) -> None:  # called from the session's thread
+        loop.call_soon_threadsafe(outbox.put_nowait, message)
+
+    async def post() -> None:
+        while True:
+            await ws.send_json(await outbox.get())
+
+    send({"id": 0, "type": "hello", "catalogue": session.catalogue, "notes": session.notes})
+    postman = asyncio.create_task(post())
+    try:
+        while True:
+            message = await ws.receive_json()
+            await asyncio.to_thread(session.receive, message, send)
+    except WebSocketDisconnect:
+        pass
+    finally:
+        postman.cancel()
+        session.close()
 
 
 @dataclass

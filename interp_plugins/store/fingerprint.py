@@ -47,17 +47,8 @@ def described(value: Any, depth: int = 0) -> Any:
         return str(value)  # JSON has no such numbers, and nan is not equal to itself
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, Tensor):
-        return f"Tensor{tuple(value.shape)} {tensor_digest(value)}"
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        kind = f"{value.dtype}{value.shape}".encode()
-        return f"array{value.shape} {digest(kind, np.ascontiguousarray(value).tobytes())}"
-    if isinstance(value, nn.Module):
-        return f"{_name(type(value))} {_weights([value])}"
-    if isinstance(value, type):
-        return _name(value)
+    if isinstance(value, (Tensor, np.generic, np.ndarray, nn.Module, type)):
+        return _data(value)
     if depth > _DEEPEST:
         return _name(type(value))
     if isinstance(value, Mapping):
@@ -76,6 +67,20 @@ def described(value: Any, depth: int = 0) -> Any:
     if callable(getattr(value, "tobytes", None)):  # pictures
         return f"{_name(type(value))} {digest(value.tobytes())}"
     return _object(value, depth)
+
+
+def _data(value: Tensor | np.generic | np.ndarray | nn.Module | type) -> Any:
+    """Numbers by their bytes, a model by its weights, a class by its name."""
+    if isinstance(value, Tensor):
+        return f"Tensor{tuple(value.shape)} {tensor_digest(value)}"
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        kind = f"{value.dtype}{value.shape}".encode()
+        return f"array{value.shape} {digest(kind, np.ascontiguousarray(value).tobytes())}"
+    if isinstance(value, nn.Module):
+        return f"{_name(type(value))} {_weights([value])}"
+    return _name(value)
 
 
 def _name(kind: type) -> str:

@@ -38,54 +38,77 @@ def restored(
         layout: the run's layout.
         manifest: the run.
     """
-    first = maps[0] if isinstance(maps, tuple) else maps
-    kind = first.dtype if first.is_floating_point() and first.dtype != torch.float16 else torch.float32
-
-    def column(name: str) -> list[Any] | None:
-        values = columns[name]
-        return None if all(v is None for v in values) else values
-
-    def numeric(name: str) -> Tensor | None:
-        values = column(name)
-        return None if values is None else torch.tensor([np.nan if v is None else v for v in values], dtype=kind)
-
-    def listed(name: str) -> tuple[Any, ...] | None:
-        values = column(name)
-        return None if values is None else tuple(values)
+    of = _Rows(columns, _dtype(maps))
 
     def of_target(name: str) -> str:
         return table_parts.target_column(name, one.target)
 
-    passes = {k: column(f"{one.key}.{k}") for k in ("forward_passes", "backward_passes")}
-    measures = {k: columns[f"{one.key}.{k}"] for k in one.measures}
-    seconds = column(f"{one.key}.seconds")
+    seconds = of.column(f"{one.key}.seconds")
     return Explanation(
         attributions=maps,
         inputs=inputs,
         method=one.method,
         title=one.title,
-        target=listed(of_target("target")),
-        target_label=listed(of_target("target_label")),
-        prediction=listed("prediction"),
-        prediction_label=listed("prediction_label"),
-        probability=numeric(of_target("probability")),
-        score=numeric(of_target("score")),
-        baseline_score=numeric(f"{one.key}.baseline_score"),
-        convergence_delta=numeric(f"{one.key}.delta"),
+        target=of.listed(of_target("target")),
+        target_label=of.listed(of_target("target_label")),
+        prediction=of.listed("prediction"),
+        prediction_label=of.listed("prediction_label"),
+        probability=of.numeric(of_target("probability")),
+        score=of.numeric(of_target("score")),
+        baseline_score=of.numeric(f"{one.key}.baseline_score"),
+        convergence_delta=of.numeric(f"{one.key}.delta"),
         params=_params(one, columns[f"{one.key}.params"]),
         layer=one.layer,
         spec=layout.spec,
-        names=listed("name"),
+        names=of.listed("name"),
         seed=sample_seed(manifest.identity["seed"], numbers[0]) if len(numbers) == 1 else None,
         seconds=sum(seconds) if seconds is not None else None,
         meta={
             **layout.model,
-            **{k: sum(v) for k, v in passes.items() if v is not None},
+            **of.summed(one, ("forward_passes", "backward_passes")),
             "versions": manifest.made["versions"],
             "samples": list(numbers),
-            **({"per_sample": measures} if measures else {}),
+            **({"per_sample": {k: columns[f"{one.key}.{k}"] for k in one.measures}} if one.measures else {}),
         },
     )
+
+
+class _Rows:
+    """The samples' rows of the table, column by column; a column of nothing but None is None.
+
+    Args:
+        columns: column -> values.
+        dtype: of numbers, the maps' own.
+    """
+
+    def __init__(self, columns: Mapping[str, list[Any]], dtype: torch.dtype):
+        self.columns, self.dtype = columns, dtype
+
+    def column(self, name: str) -> list[Any] | None:
+        """A column's values."""
+        values = self.columns[name]
+        return None if all(v is None for v in values) else values
+
+    def numeric(self, name: str) -> Tensor | None:
+        """A column as a tensor, NaN where a value is missing."""
+        values = self.column(name)
+        return None if values is None else torch.tensor([np.nan if v is None else v for v in values], dtype=self.dtype)
+
+    def listed(self, name: str) -> tuple[Any, ...] | None:
+        """A column as `Explanation` holds what is not a number."""
+        values = self.column(name)
+        return None if values is None else tuple(values)
+
+    def summed(self, one: Map, names: Sequence[str]) -> dict[str, Any]:
+        """The sums of some of a map's columns; those without values are left out."""
+        columns = {name: self.column(f"{one.key}.{name}") for name in names}
+        return {name: sum(values) for name, values in columns.items() if values is not None}
+
+
+def _dtype(maps: Any) -> torch.dtype:
+    """The type of the scores that were explained by maps: theirs, half precision and whole numbers as float32."""
+    first = maps[0] if isinstance(maps, tuple) else maps
+    return first.dtype if first.is_floating_point() and first.dtype != torch.float16 else torch.float32
 
 
 def _params(one: Map, own: Sequence[str | None]) -> dict[str, Any]:

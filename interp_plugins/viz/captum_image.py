@@ -155,33 +155,20 @@ def visualize_image_attr(
             f"Cannot display {method.replace('_', ' ')} with both positive and negative attributions, choose a "
             "different sign option."
         )
-    values = None
-    if method != "original_image":
-        if attr is None:
-            raise InputError(f"attr is None; {method} draws a map. Give an array (H, W) or (H, W, C).")
-        flat = channels_last(attr, "attr")
-        values = normalised(flat.sum(2) if flat.ndim == 3 else flat, sign, outlier_perc)
-        if image is not None and image.shape[:2] != values.shape:
-            raise InputError(f"attr has size {values.shape}, original_image {image.shape[:2]}; they must be equal.")
+    values = None if method == "original_image" else _values(attr, image, method, sign, outlier_perc)
     figure, axis = new_figure(plt_fig_axis, use_pyplot, fig_size)
     axis = axis[0] if isinstance(axis, (list, np.ndarray)) else axis
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(visible=False)
     chosen, norm = colours(sign, cmap)
-    if method == "heat_map":
-        axis.imshow(values, cmap=chosen, norm=norm)
-    elif method == "blended_heat_map":
-        axis.imshow(image.mean(2), cmap="gray")  # type: ignore[union-attr]
-        axis.imshow(values, cmap=chosen, norm=norm, alpha=alpha_overlay)
-    elif method == "original_image":
-        axis.imshow(image.squeeze(2) if image.shape[2] == 1 else image, cmap="gray")  # type: ignore[union-attr]
-    elif method == "masked_image":
-        axis.imshow((image * values[..., None]).astype(np.uint8).squeeze(), cmap="gray")  # type: ignore[index]
+    if method in ("original_image", "masked_image", "alpha_scaling"):
+        axis.imshow(_picture(method, image, values), cmap="gray")
     else:
-        assert image is not None
-        rgb = np.broadcast_to(image, (*image.shape[:2], 3))[..., :3]
-        axis.imshow(np.concatenate([rgb, (values[..., None] * 255).astype(np.uint8)], 2))  # type: ignore[index]
+        over = method == "blended_heat_map"
+        if over:
+            axis.imshow(image.mean(2), cmap="gray")  # type: ignore[union-attr]
+        axis.imshow(values, cmap=chosen, norm=norm, alpha=alpha_overlay if over else None)
     if show_colorbar:
         alpha = alpha_overlay if method == "blended_heat_map" else 1.0
         colour_bar(figure, axis, chosen, norm, alpha, blank=method not in ("heat_map", "blended_heat_map"))
@@ -189,6 +176,27 @@ def visualize_image_attr(
         axis.set_title(title)
     present(use_pyplot)
     return figure, axis
+
+
+def _values(attr: Any, image: np.ndarray | None, method: str, sign: str, outlier_perc: float) -> np.ndarray:
+    """The map (H, W) to draw, of the image's size."""
+    if attr is None:
+        raise InputError(f"attr is None; {method} draws a map. Give an array (H, W) or (H, W, C).")
+    flat = channels_last(attr, "attr")
+    values = normalised(flat.sum(2) if flat.ndim == 3 else flat, sign, outlier_perc)
+    if image is not None and image.shape[:2] != values.shape:
+        raise InputError(f"attr has size {values.shape}, original_image {image.shape[:2]}; they must be equal.")
+    return values
+
+
+def _picture(method: str, image: Any, values: Any) -> np.ndarray:
+    """The image itself, times the map (H, W), or with the map as its opacity (H, W, 4)."""
+    if method == "original_image":
+        return image.squeeze(2) if image.shape[2] == 1 else image
+    if method == "masked_image":
+        return (image * values[..., None]).astype(np.uint8).squeeze()
+    rgb = np.broadcast_to(image, (*image.shape[:2], 3))[..., :3]
+    return np.concatenate([rgb, (values[..., None] * 255).astype(np.uint8)], 2)
 
 
 def _pixels(image: Any) -> np.ndarray:
@@ -287,6 +295,38 @@ def visualize_timeseries_attr(
     """
     if method not in SERIES_METHODS:
         raise unknown("visualization method", method, SERIES_METHODS)
+    a, series, times = _series(attr, data, x_values, channels_last)
+    channels, length = a.shape
+    together = method == "overlay_combined"
+    values = normalised(a.sum(0, keepdims=True) if together else a, sign, outlier_perc)
+    chosen, norm = colours(sign, cmap)
+    figure, axes = new_figure(plt_fig_axis, use_pyplot, fig_size, nrows=1 if together else channels, sharex=True)
+    panels = list(np.atleast_1d(np.asarray(axes, dtype=object)))
+    for c in range(channels):
+        panel, label = panels[0 if together else c], channel_labels[c] if channel_labels else None
+        if method == "colored_graph":
+            _coloured_line(panel, times, series[c], values[c], cmap=chosen, norm=norm, **pyplot_kwargs)
+        else:
+            panel.plot(times, series[c], label=label, **pyplot_kwargs)
+        if label and not together:
+            panel.set_ylabel(label)
+    if method != "colored_graph":
+        for panel, row in zip(panels, values):
+            _background(panel, times, [chosen(norm(value)) for value in row], alpha_overlay)
+    if together and channel_labels:
+        panels[0].legend(loc="best")
+    for panel in panels:
+        panel.set_xlim(times[0], times[-1] if length > 1 else times[0] + 1)
+    if show_colorbar:
+        colour_bar(figure, panels[-1], chosen, norm, 1.0 if method == "colored_graph" else alpha_overlay, pad=0.4)
+    if title:
+        panels[0].set_title(title)
+    present(use_pyplot)
+    return figure, axes
+
+
+def _series(attr: Any, data: Any, x_values: Any, channels_last: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The map (C, T), the series (C, T) and its times (T,), checked."""
     a, series = array(attr), array(data)
     for name, v in (("attr", a), ("data", series)):
         if v.ndim != 2:
@@ -301,46 +341,29 @@ def visualize_timeseries_attr(
             f"Number of channels ({channels}) greater than time series length ({length}), please verify input format "
             "(channels_last).",
             InterpWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     times = np.arange(length) if x_values is None else array(x_values)
     if len(times) != length:
         raise InputError(f"x_values must have same length as data: got {len(times)} for {length}.")
-    together = method == "overlay_combined"
-    values = normalised(a.sum(0, keepdims=True) if together else a, sign, outlier_perc)
-    chosen, norm = colours(sign, cmap)
-    figure, axes = new_figure(plt_fig_axis, use_pyplot, fig_size, nrows=1 if together else channels, sharex=True)
-    panels = list(np.atleast_1d(np.asarray(axes, dtype=object)))
-    for c in range(channels):
-        panel, label = panels[0 if together else c], channel_labels[c] if channel_labels else None
-        if method == "colored_graph":
-            points = np.stack([times, series[c]], 1)
-            lines = LineCollection(
-                list(np.stack([points[:-1], points[1:]], 1)), cmap=chosen, norm=norm, **pyplot_kwargs
-            )
-            lines.set_array(values[c])
-            panel.add_collection(lines)
-            room = 0.1 * (np.ptp(series[c]) or 1)
-            panel.set_ylim(series[c].min() - room, series[c].max() + room)
-        else:
-            panel.plot(times, series[c], label=label, **pyplot_kwargs)
-        if label and not together:
-            panel.set_ylabel(label)
-    if method != "colored_graph":
-        edges = _edges(times)
-        for panel, row in zip(panels, values):
-            for low, high, value in zip(edges[:-1], edges[1:], row):
-                panel.axvspan(low, high, facecolor=chosen(norm(value)), edgecolor=None, alpha=alpha_overlay, zorder=0)
-    if together and channel_labels:
-        panels[0].legend(loc="best")
-    for panel in panels:
-        panel.set_xlim(times[0], times[-1] if length > 1 else times[0] + 1)
-    if show_colorbar:
-        colour_bar(figure, panels[-1], chosen, norm, 1.0 if method == "colored_graph" else alpha_overlay, pad=0.4)
-    if title:
-        panels[0].set_title(title)
-    present(use_pyplot)
-    return figure, axes
+    return a, series, times
+
+
+def _coloured_line(panel: Axes, times: np.ndarray, channel: np.ndarray, values: np.ndarray, **look: Any) -> None:
+    """A channel (T,) as a line, coloured by its map (T,)."""
+    points = np.stack([times, channel], 1)
+    lines = LineCollection(list(np.stack([points[:-1], points[1:]], 1)), **look)
+    lines.set_array(values)
+    panel.add_collection(lines)
+    room = 0.1 * (np.ptp(channel) or 1)
+    panel.set_ylim(channel.min() - room, channel.max() + room)
+
+
+def _background(panel: Axes, times: np.ndarray, faces: list[Any], alpha: float) -> None:
+    """A stripe of a face colour per time behind the lines, around that time."""
+    edges = _edges(times)
+    for low, high, face in zip(edges[:-1], edges[1:], faces):
+        panel.axvspan(low, high, facecolor=face, edgecolor=None, alpha=alpha, zorder=0)
 
 
 def _edges(times: np.ndarray) -> np.ndarray:

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ _NARROW = 1e-9  # a panel that is not refined further: the gradient jumps here, 
 _MEMORY = 2**30  # bytes of stored gradients that one group of samples may take
 
 
-def check_tolerance(tol: float | None, max_steps: int) -> None:
+def check_path_tolerance(tol: float | None, max_steps: int) -> None:
     """Refuse tolerances and caps that make no sense."""
     if tol is not None and not (isinstance(tol, (int, float)) and 0 < tol < 1):
         raise InputError(f"tol must be a relative error between 0 and 1, such as 0.05, got {tol!r}.")
@@ -69,6 +69,9 @@ class _Node(NamedTuple):
 
     grad: Tensor
     score: float
+
+
+_Evaluate = Callable[[Sequence[tuple[int, float]], Any], list[_Node]]  # ((sample, position) pairs, bar) -> their nodes
 
 
 @dataclass
@@ -188,13 +191,14 @@ def adaptive_path_gradients(
     group = max(1, int(_MEMORY // (max_steps * sum(sizes) * 4)))
     results, errors, deltas, used = [], [], [], []
 
-    def evaluate(wanted: list[tuple[int, float]], bar: object) -> list[_Node]:
+    def evaluate(wanted: Sequence[tuple[int, float]], bar: Any) -> list[_Node]:
         """Gradients and scores at (sample, position) pairs."""
 
         def work(start: int, stop: int) -> list[_Node]:
             rows = torch.tensor([i for i, _ in wanted[start:stop]], device=device)
             alphas = torch.tensor([a for _, a in wanted[start:stop]], dtype=inputs[0].dtype, device=device)
             got = gradients(forward, points(inputs, baselines, rows, alphas), rows)
+            # (R, ...) per input -> (R, elements of all inputs)
             flat = torch.cat([g.reshape(stop - start, -1).to(dtype) for g in got.grads], 1)
             return [_Node(*node) for node in zip(flat.unbind(0), got.scores.double().tolist(), strict=True)]
 
@@ -218,7 +222,15 @@ def adaptive_path_gradients(
     return tuple(p.reshape(x.shape) for p, x in zip(flat.split(sizes, 1), inputs, strict=True))
 
 
-def _start(rows, inputs, baselines, dtype, ends, evaluate, bar):  # type: ignore[no-untyped-def]
+def _start(
+    rows: range,
+    inputs: Sequence[Tensor],
+    baselines: Sequence[Tensor],
+    dtype: torch.dtype,
+    ends: Sequence[tuple[float, float]],
+    evaluate: _Evaluate,
+    bar: Any,
+) -> dict[int, _Sample]:
     """The first nested estimates: 3 panels, each cut into three."""
     thirds = (1 / 6, 1 / 2, 5 / 6)
     nodes = evaluate([(i, a) for i in rows for a in thirds], bar)
@@ -230,7 +242,7 @@ def _start(rows, inputs, baselines, dtype, ends, evaluate, bar):  # type: ignore
     return samples
 
 
-def _refine_all(samples, tol, max_steps, evaluate, bar):  # type: ignore[no-untyped-def]
+def _refine_all(samples: dict[int, _Sample], tol: float, max_steps: int, evaluate: _Evaluate, bar: Any) -> None:
     """Rounds of refinement: the worst panels of all samples, evaluated together."""
     while True:
         jobs: list[tuple[int, _Panel]] = []

@@ -30,7 +30,7 @@ from interp_plugins.attr.shared.base import (
     prepared,
 )
 from interp_plugins.attr.shared.path import RowSum, check_rows, grid_rows, path_gradients, points, targets_of
-from interp_plugins.attr.shared.quadrature import check_steps, quadrature
+from interp_plugins.attr.shared.quadrature import Quadrature, check_steps, quadrature
 from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError
@@ -57,50 +57,73 @@ def path_conductance(
         left = path_conductance(forward, inputs, baselines, layers, "riemann_left", n_steps, chunk, progress)
         right = path_conductance(forward, inputs, baselines, layers, "riemann_right", n_steps, chunk, progress)
         return tuple((a + b) / 2 for a, b in zip(left[0], right[0], strict=True)), left[1]
-    rule = quadrature(method, n_steps)
-    edges = torch.tensor([0.0, *accumulate(rule.weights)], dtype=torch.float64).clamp_max(1.0)
-    edges[-1] = 1.0
-    nodes = torch.tensor(rule.nodes, dtype=torch.float64)
-    n, device, dtype = inputs[0].shape[0], inputs[0].device, inputs[0].dtype
-    size = chunk or auto_chunk(list(inputs))
+    n, size = inputs[0].shape[0], chunk or auto_chunk(list(inputs))
     forward, planned_layers = planned(forward, inputs, rows=n * n_steps, chunk=size, wrt=layers)
-    layers = planned_layers or layers
-    targets = forward.target.count
-    total = RowSum(n * targets)
+    cells = _Cells(forward, inputs, baselines, planned_layers or layers, quadrature(method, n_steps), size)
+    total = RowSum(n * forward.target.count)
     counts: tuple[int, ...] = ()
-    # Where the intervals before ended, and the layers' tensors there.
-    last_edge: tuple[int, Sequence[Tensor]] = (-1, ())
+    with progress_bar(n * n_steps, "gradients", progress) as bar:
+        for _, _, (rows, parts, counts, last) in chunks(n * n_steps, size, cells, step=n_steps, bar=bar):  # noqa: B007
+            cells.last = last
+            total.add(parts, rows)
+    return total.result(), counts
 
-    def at(samples: Tensor, alphas: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        rows = samples.to(device)
-        return points(inputs, baselines, rows, alphas.to(dtype).to(device)), rows
 
-    def at_edges(first: int, stop: int) -> list[Tensor]:
-        """The layers' tensors (edges, entries, ...) at some edges of the list "all edges of sample 0, of sample 1"."""
-        parts = [last_edge[1]] if last_edge[0] == first else []
+class _Cells:
+    """The cells of all paths, in the order "all cells of sample 0, of sample 1", so that neighbours share an edge.
+
+    Edges stand in the same order, one more per sample than there are cells.
+
+    Attributes:
+        last: the number of the last edge read, and the layers' tensors there; the next chunk begins at it.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        inputs: Sequence[Tensor],
+        baselines: Sequence[Tensor],
+        layers: Sequence[Layer],
+        rule: Quadrature,
+        size: int,
+    ):
+        self.forward, self.inputs, self.baselines, self.layers, self.size = forward, inputs, baselines, layers, size
+        self.edges = torch.tensor([0.0, *accumulate(rule.weights)], dtype=torch.float64).clamp_max(1.0)
+        self.edges[-1] = 1.0
+        self.nodes = torch.tensor(rule.nodes, dtype=torch.float64)
+        self.last: tuple[int, Sequence[Tensor]] = (-1, ())
+
+    def __call__(self, start: int, stop: int) -> tuple[Tensor, list[Tensor], tuple[int, ...], tuple[int, list[Tensor]]]:
+        """For the cells [start, stop): maps they belong to, gradient times change, tensors per layer, the last edge."""
+        cells, targets = torch.arange(start, stop), self.forward.target.count
+        samples, steps = cells // len(self.nodes), cells % len(self.nodes)
+        got = gradients(self.forward, *self._points(samples, self.nodes[steps]), wrt=self.layers)
+        begin = samples * len(self.edges) + steps  # (cells,): the edge at which each begins
+        first, last = int(begin[0]), int(begin[-1]) + 1
+        read = self._at_edges(first, last + 1)
+        index = (begin - first).to(self.inputs[0].device)
+        # (edges, entries, ...) -> (cells, entries, ...), then beside the gradients (cells * targets * entries, ...).
+        change = repeated([t.index_select(0, index + 1) - t.index_select(0, index) for t in read], targets)
+        parts = [g * c.flatten(0, 1) for g, c in zip(got.grads, change, strict=True)]
+        return targets_of(samples.to(index.device), targets), parts, got.counts, (last, [t[-1:] for t in read])
+
+    def _points(self, samples: Tensor, alphas: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The points of some samples at places alphas of their paths, and the samples as rows of the batch."""
+        x = self.inputs[0]
+        rows = samples.to(x.device)
+        return points(self.inputs, self.baselines, rows, alphas.to(x.dtype).to(x.device)), rows
+
+    def _at_edges(self, first: int, stop: int) -> list[Tensor]:
+        """The layers' tensors at the edges [first, stop): (edges, entries, ...) each."""
+        number, tensors = self.last
+        parts = [tensors] if number == first else []
         todo = torch.arange(first + len(parts), stop)
-        for some in todo.chunk(-(-len(todo) // size)):
-            read = layer_tensors(forward, *at(some // len(edges), edges[some % len(edges)]), layers)
+        for some in todo.chunk(-(-len(todo) // self.size)):
+            at = self._points(some // len(self.edges), self.edges[some % len(self.edges)])
+            read = layer_tensors(self.forward, *at, self.layers)
             check_rows(read, len(some))
             parts.append([t.unflatten(0, (len(some), -1)) for t in read])
         return [torch.cat(column) for column in zip(*parts, strict=True)]
-
-    def work(start: int, stop: int) -> Any:
-        intervals = torch.arange(start, stop)  # sample by sample, so that neighbours share an edge
-        samples, steps = intervals // n_steps, intervals % n_steps
-        got = gradients(forward, *at(samples, nodes[steps]), wrt=layers)
-        begin = samples * len(edges) + steps
-        first, last = int(begin[0]), int(begin[-1]) + 1
-        read = at_edges(first, last + 1)
-        index = (begin - first).to(device)
-        change = repeated([t.index_select(0, index + 1) - t.index_select(0, index) for t in read], targets)
-        parts = [g * c.flatten(0, 1) for g, c in zip(got.grads, change, strict=True)]
-        return targets_of(samples.to(device), targets), parts, got.counts, (last, [t[-1:] for t in read])
-
-    with progress_bar(n * n_steps, "gradients", progress) as bar:
-        for _, _, (rows, parts, counts, last_edge) in chunks(n * n_steps, size, work, step=n_steps, bar=bar):  # noqa: B007
-            total.add(parts, rows)
-    return total.result(), counts
 
 
 @register(

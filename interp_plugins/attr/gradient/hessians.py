@@ -12,7 +12,7 @@ zero: `smooth` computes with softplus in its place, as the paper advises.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.features import MaskFeatures
+from interp_plugins.core.forward import Forward
 from interp_plugins.core.tensors import Inputs, accumulation_dtype, check_float
 
 _MOST = 256
@@ -90,37 +91,53 @@ class IntegratedHessians(GradientAttribution):
                     f"There are {len(features)} features, and interactions need a matrix of all pairs: at most "
                     f"{_MOST}. Group elements with feature_mask (superpixels, words)."
                 )
-            n, dtype = xs[0].shape[0], accumulation_dtype(xs[0].dtype)
-            ways = torch.cat([(x - b).reshape(n, -1).to(dtype) for x, b in zip(xs, bs, strict=True)], 1)
-            groups = torch.stack([_flat(features.masks(k), xs) for k in range(len(features))], 1).to(dtype)  # (N, K, D)
-            u, w = (torch.tensor(v, dtype=torch.float64) for v in _nodes(n_steps))
-            total = RowSum(n)
-
-            def work(start: int, stop: int) -> Any:
-                rows, steps = grid_rows(start, stop, n, xs[0].device)
-                t = (u[steps.cpu()] ** 2).to(xs[0]).to(rows.device)
-                leaves = [p.detach().requires_grad_() for p in points(xs, bs, rows, t)]
-                with _Softplus(smooth) if smooth is not None else torch.enable_grad():
-                    scores = forward.target.at(rows)(forward.raw([p.clone() for p in leaves], rows))
-                grads = torch.autograd.grad(scores.sum(), leaves, create_graph=True, allow_unused=True)
-                flat = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, leaves, strict=True)]
-                slope = torch.cat([g.reshape(len(rows), -1).to(dtype) for g in flat], 1) * ways[rows]
-                groups_here = groups[rows]
-                by_feature = torch.einsum("rd,rkd->rk", slope, groups_here)
-                weight = (-4 * u[steps.cpu()] * u[steps.cpu()].log() * w[steps.cpu()]).to(slope)
-                matrix = torch.diag_embed(by_feature.detach() * weight[:, None])
-                forward.passes["backward"] += len(rows) * (1 + len(features))
-                if by_feature.requires_grad:
-                    matrix = matrix + _second(by_feature, leaves, ways[rows], groups_here) * (
-                        weight * t.to(slope)
-                    ).reshape(-1, 1, 1)
-                return rows, [matrix]
-
+            n = xs[0].shape[0]
+            matrices, total = _Matrices(forward, xs, bs, features, n_steps, smooth), RowSum(n)
             size = check_chunk("internal_batch_size", internal_batch_size) or auto_chunk(list(xs))
             with progress_bar(n * n_steps, "gradients", progress) as bar:
-                for _, _, (rows, parts) in chunks(n * n_steps, size, work, step=n, bar=bar):
+                for _, _, (rows, parts) in chunks(n * n_steps, size, matrices, step=n, bar=bar):
                     total.add(parts, rows)
             return total.result()[0]
+
+
+class _Matrices:
+    """Each node's share of the matrices, for the rows of the list "all samples at node 0, at node 1, ..."."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        xs: tuple[Tensor, ...],
+        bs: tuple[Tensor, ...],
+        features: MaskFeatures,
+        n_steps: int,
+        smooth: float | None,
+    ):
+        self.forward, self.xs, self.bs, self.smooth = forward, xs, bs, smooth
+        n, self.dtype = xs[0].shape[0], accumulation_dtype(xs[0].dtype)
+        changes = [(x - b).reshape(n, -1).to(self.dtype) for x, b in zip(xs, bs, strict=True)]
+        self.change = torch.cat(changes, 1)  # (N, D), D elements of all inputs
+        masks = [_flat(features.masks(k), xs) for k in range(len(features))]
+        self.groups = torch.stack(masks, 1).to(self.dtype)  # (N, K, D)
+        self.u, self.w = (torch.tensor(v, dtype=torch.float64) for v in _nodes(n_steps))
+
+    def __call__(self, start: int, stop: int) -> tuple[Tensor, list[Tensor]]:
+        """The samples of the rows [start, stop), and their matrices, (R, K, K)."""
+        rows, steps = grid_rows(start, stop, self.xs[0].shape[0], self.xs[0].device)
+        u, w = self.u[steps.cpu()], self.w[steps.cpu()]
+        t = (u**2).to(self.xs[0]).to(rows.device)
+        change, groups = self.change[rows], self.groups[rows]  # (R, D), (R, K, D)
+        leaves = [p.detach().requires_grad_() for p in points(self.xs, self.bs, rows, t)]
+        with _Softplus(self.smooth) if self.smooth is not None else torch.enable_grad():
+            scores = self.forward.target.at(rows)(self.forward.raw([p.clone() for p in leaves], rows))
+        grads = torch.autograd.grad(scores.sum(), leaves, create_graph=True, allow_unused=True)
+        by_feature = torch.einsum("rd,rkd->rk", _joined(grads, leaves, self.dtype) * change, groups)
+        weight = (-4 * u * u.log() * w).to(by_feature)
+        matrix = torch.diag_embed(by_feature.detach() * weight[:, None])
+        self.forward.passes["backward"] += len(rows) * (1 + groups.shape[1])
+        if by_feature.requires_grad:
+            second = _second(by_feature, leaves, change, groups)
+            matrix = matrix + second * (weight * t.to(weight)).reshape(-1, 1, 1)
+        return rows, [matrix]
 
 
 def _nodes(n: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -134,12 +151,16 @@ def _flat(masks: list[Tensor], xs: tuple[Tensor, ...]) -> Tensor:
     return torch.cat([m.expand_as(x).reshape(len(x), -1) for m, x in zip(masks, xs, strict=True)], 1)
 
 
-def _second(by_feature: Tensor, leaves: list[Tensor], ways: Tensor, groups: Tensor) -> Tensor:
+def _joined(grads: Sequence[Tensor | None], leaves: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Gradients (R, ...) of all inputs side by side, (R, D); zeros where an input has none."""
+    given = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, leaves, strict=True)]
+    return torch.cat([g.reshape(len(g), -1).to(dtype) for g in given], 1)
+
+
+def _second(by_feature: Tensor, leaves: list[Tensor], change: Tensor, groups: Tensor) -> Tensor:
     """(x - x')_A H_AB (x - x')_B for all pairs of features, (R, K, K)."""
     rows = []
     for k in range(by_feature.shape[1]):
         found = torch.autograd.grad(by_feature[:, k].sum(), leaves, retain_graph=True, allow_unused=True)
-        flat = [torch.zeros_like(p) if g is None else g for g, p in zip(found, leaves, strict=True)]
-        hessian = torch.cat([g.reshape(len(g), -1).to(ways.dtype) for g in flat], 1) * ways
-        rows.append(torch.einsum("rd,rkd->rk", hessian, groups))
+        rows.append(torch.einsum("rd,rkd->rk", _joined(found, leaves, change.dtype) * change, groups))
     return torch.stack(rows, 1)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from interp_plugins.attr.gradient.adaptive import adaptive_path_gradients, check_tolerance
+from interp_plugins.attr.gradient.adaptive import adaptive_path_gradients, check_path_tolerance
 from interp_plugins.attr.shared.arguments import with_delta
 from interp_plugins.attr.shared.base import GradientAttribution, MultipliesByInputs, convergence_delta, prepared
 from interp_plugins.attr.shared.defaults import path_defaults
@@ -114,7 +114,7 @@ class IntegratedGradients(MultipliesByInputs, GradientAttribution):
         """
         chunk = check_chunk("internal_batch_size", internal_batch_size) or check_chunk("batch_size", batch_size)
         check_steps(method, n_steps)
-        check_tolerance(tol, max_steps)
+        check_path_tolerance(tol, max_steps)
         if offsets is not None and tol is not None:
             raise InputError("offsets move the nodes of a fixed rule; with tol, nodes go where they are needed.")
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):

@@ -81,33 +81,14 @@ def multi_head_attention(
         if key_padding_mask is not None:
             key_padding_mask = key_padding_mask.unsqueeze(0)
     time, batch, width = query.shape
-    if use_separate_proj_weight:
-        matrices: Any = (q_proj_weight, k_proj_weight, v_proj_weight)
-    else:
-        assert in_proj_weight is not None
-        matrices = in_proj_weight.chunk(3)
-    offsets = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
-    q, k, v = (F.linear(t, w, b) for t, w, b in zip((query, key, value), matrices, offsets, strict=True))
-    extra = 0
-    if bias_k is not None and bias_v is not None:
-        k, v, extra = torch.cat([k, bias_k.repeat(1, batch, 1)]), torch.cat([v, bias_v.repeat(1, batch, 1)]), 1
-    if add_zero_attn:
-        k, v = (torch.cat([t, t.new_zeros(1, batch, t.shape[-1])]) for t in (k, v))
-        extra += 1
-
-    def heads(t: Tensor) -> Tensor:
-        return t.reshape(t.shape[0], batch, num_heads, -1).permute(1, 2, 0, 3)
-
-    q, k, v = heads(q), heads(k), heads(v)
-    mask = _additive(attn_mask, q.dtype)
-    if mask is not None and mask.dim() == 3:
-        mask = mask.reshape(batch, num_heads, *mask.shape[1:])
-    padding = _additive(key_padding_mask, q.dtype)
-    if padding is not None:
-        padding = padding.reshape(batch, 1, 1, -1)
-        mask = padding if mask is None else mask + padding
-    if mask is not None and extra:
-        mask = F.pad(mask, (0, extra))
+    weights_in = (q_proj_weight, k_proj_weight, v_proj_weight) if use_separate_proj_weight else in_proj_weight
+    q, k, v = _projected((query, key, value), weights_in, in_proj_bias)
+    k, v = _with_extra_keys(k, v, bias_k, bias_v, add_zero_attn)
+    mask = _joint_mask(attn_mask, key_padding_mask, batch, num_heads, q.dtype)
+    if mask is not None:  # what was added to the keys is never hidden
+        mask = F.pad(mask, (0, len(k) - len(key)))
+    # (T, batch, heads * width) -> (batch, heads, T, width)
+    q, k, v = (t.reshape(t.shape[0], batch, num_heads, -1).permute(1, 2, 0, 3) for t in (q, k, v))
     weights = _masked((q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1), mask).softmax(-1)
     if training and dropout_p:
         weights = F.dropout(weights, dropout_p)
@@ -119,6 +100,39 @@ def multi_head_attention(
     if not batched:
         out, shown = out.squeeze(1), None if shown is None else shown.squeeze(0)
     return out, shown
+
+
+def _projected(tensors: tuple[Tensor, ...], weights: Any, bias: Tensor | None) -> tuple[Tensor, ...]:
+    """Queries, keys and values, by three matrices or by the thirds of one."""
+    matrices = weights.chunk(3) if isinstance(weights, Tensor) else weights
+    offsets = (None, None, None) if bias is None else bias.chunk(3)
+    return tuple(F.linear(t, w, b) for t, w, b in zip(tensors, matrices, offsets, strict=True))
+
+
+def _with_extra_keys(
+    k: Tensor, v: Tensor, bias_k: Tensor | None, bias_v: Tensor | None, zero: bool
+) -> tuple[Tensor, Tensor]:
+    """Keys and values (T, batch, width) with a learnt one and one of zeros behind them, where the layer has these."""
+    batch = k.shape[1]
+    if bias_k is not None and bias_v is not None:
+        k, v = torch.cat([k, bias_k.repeat(1, batch, 1)]), torch.cat([v, bias_v.repeat(1, batch, 1)])
+    if zero:
+        k, v = (torch.cat([t, t.new_zeros(1, batch, t.shape[-1])]) for t in (k, v))
+    return k, v
+
+
+def _joint_mask(
+    attn_mask: Tensor | None, key_padding_mask: Tensor | None, batch: int, heads: int, dtype: torch.dtype
+) -> Tensor | None:
+    """The masks as one that is added to the logits (batch, heads, queries, keys); it broadcasts to these."""
+    mask = _additive(attn_mask, dtype)
+    if mask is not None and mask.dim() == 3:  # (batch * heads, queries, keys)
+        mask = mask.reshape(batch, heads, *mask.shape[1:])
+    padding = _additive(key_padding_mask, dtype)  # (batch, keys)
+    if padding is None:
+        return mask
+    padding = padding.reshape(batch, 1, 1, -1)
+    return padding if mask is None else mask + padding
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
