@@ -35,7 +35,15 @@ from interp_plugins.core.report import collect
 from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.target import Asked
 from interp_plugins.core.tensors import as_tuple, check_inputs, is_float, like, widest
-from interp_plugins.engine import acceleration, as_backend, check_methods, clean_scores, compilation, enabled
+from interp_plugins.engine import (
+    acceleration,
+    as_backend,
+    check_methods,
+    clean_scores,
+    compilation,
+    enabled,
+    read_meter,
+)
 
 _PASSES = ("forward_passes", "backward_passes", "compiled_rows", "shared_by_targets")
 DEFAULT_METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
@@ -340,6 +348,7 @@ class _Job:
         return {
             **self.model,
             **passes,
+            "engine": read_meter(report),
             "versions": versions,
             **({"per_sample": per_sample} if per_sample else {}),
         }

@@ -40,6 +40,9 @@ def joined(parts: Sequence[Explanation], pad: int = 0) -> Explanation:
     for key in ("forward_passes", "backward_passes"):
         if key in meta:
             meta[key] = sum(p.meta.get(key, 0) for p in parts)
+    if "engine" in meta:
+        told = [p.meta.get("engine", {}) for p in parts]
+        meta["engine"] = {k: list(dict.fromkeys(t for one in told for t in one.get(k, ()))) for k in meta["engine"]}
     if "per_sample" in meta:
         names = meta["per_sample"]
         meta["per_sample"] = {k: [v for p in parts for v in p.meta["per_sample"][k]] for k in names}

@@ -54,6 +54,10 @@ class RandomisationWarning(InterpWarning):
     """A method whose maps hardly depend on what the network learned; told once per process and method."""
 
 
+class AccelerationWarning(InterpWarning):
+    """An acceleration failed in a way that nobody foresaw, and the plain model did its work; told once per model."""
+
+
 def did_you_mean(name: object, choices: Iterable[object]) -> str:
     """Return " Did you mean 'x'?" for the nearest choices, or "" when nothing is near."""
     near = difflib.get_close_matches(str(name).lower(), [str(c).lower() for c in choices], n=2, cutoff=0.6)

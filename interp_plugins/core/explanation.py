@@ -70,7 +70,8 @@ class Explanation:
             row), or None.
         seed: the seed of the random draws.
         seconds: wall-clock seconds of the whole batch.
-        meta: versions, model fingerprint, passes used, error reached.
+        meta: versions, model fingerprint, passes used, error reached; "engine" says in short texts what ran faster
+            than the plain model ("used"), and what was left to it and why ("dropped").
     """
 
     attributions: Maps = field(metadata=tensors(fill="zero"))

@@ -1,4 +1,7 @@
-"""What a run reports beside its maps (passes used, error reached), collected without changing any return value."""
+"""What a run reports beside its maps (passes used, error reached), collected without changing any return value.
+
+Under "engine" stand the texts of `engine.meter`: what ran faster, and what was left to the plain model and why.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,11 @@ def collect() -> Iterator[dict[str, Any]]:
 def collecting() -> bool:
     """Whether anyone listens: for what is worth computing only then."""
     return _current.get() is not None
+
+
+def current() -> dict[str, Any] | None:
+    """The report that is being collected, if one is."""
+    return _current.get()
 
 
 def note(**facts: Any) -> None:

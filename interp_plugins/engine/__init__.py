@@ -2,17 +2,18 @@
 
     planned             a private, faster, equal view of the model, for a loop that runs it many times
     behind_first_layer  the same, as a function of its first linear layer's output (straight paths)
-    Incremental.of      scores of perturbed rows, computed from what changed
-    Walker.of           scores along orders of features, each from the one before
+    incremental_for     scores of perturbed rows, computed from what changed
+    walker_for          scores along orders of features, each from the one before
     cached_pass, clean_scores   passes on the samples themselves, shared by the methods of one call
     acceleration        the switch of them all; `compilation` asks for `torch.compile`
 
-All of it is exact up to rounding, checked on the actual input, and dropped where it does not agree. Other rooms import
-this face alone.
+All of it is exact up to rounding, compared with the plain model on the actual input, and dropped where it does not
+agree; `read_meter` tells what ran and what was dropped, and why. Other rooms import this face alone.
 """
 
-from interp_plugins.engine.incremental.engine import Incremental
-from interp_plugins.engine.incremental.walk import Walker
+from interp_plugins.engine.incremental.engine import Incremental, incremental_for
+from interp_plugins.engine.incremental.walk import Walker, walker_for
+from interp_plugins.engine.meter import read as read_meter
 from interp_plugins.engine.plan.compiled import as_backend, check_methods, compilation
 from interp_plugins.engine.plan.first_layer import BehindFirstLayer
 from interp_plugins.engine.plan.planned import behind_first_layer, planned
@@ -32,5 +33,8 @@ __all__ = [
     "clean_scores",
     "compilation",
     "enabled",
+    "incremental_for",
     "planned",
+    "read_meter",
+    "walker_for",
 ]

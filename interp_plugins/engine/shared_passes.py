@@ -22,10 +22,12 @@ from interp_plugins.core.batching import auto_chunk, chunks
 from interp_plugins.core.caches import call_cache
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import hook_numbers, modules_of
+from interp_plugins.engine.meter import dropped, reason, used
 from interp_plugins.engine.switch import enabled
 
 T = TypeVar("T")
 
+_NAME = "shared passes"
 _MOST = 32  # results remembered,
 _BYTES = 2**26  # and how large one of them may be
 _SHORT = 64  # containers longer than this are data, not a state
@@ -106,22 +108,30 @@ def cached_pass(forward: Forward, inputs: Sequence[Tensor], what: Hashable, comp
             goes in as `id(forward.target)`: the forward that is remembered keeps it alive.
         compute: gives tensors in tuples, lists or dicts, and whatever else does not change; None is not remembered.
     """
-    memory = call_cache().setdefault(("once",), [])
+    if not enabled():
+        return compute()
+    memory = call_cache().setdefault(("passes",), [])
     try:
-        mine = _Pass(forward, inputs, what) if enabled() else None
-    except RuntimeError:  # tensors without a version (of inference mode), modules without weights yet
-        mine = None
-    if mine is None:
+        mine = _Pass(forward, inputs, what)
+    except RuntimeError as error:  # tensors without a version (of inference mode), modules without weights yet
+        dropped(_NAME, reason(error, _NAME))
         return compute()
     for known in memory:
         if known.holds(mine):
+            used(_NAME, what if isinstance(what, str) else str(what[0]) if isinstance(what, tuple) else "")
             return pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, known.result)
     if len(memory) == _MOST:
         return compute()
     before = mine.state()
     result = compute()
     made = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
-    if result is not None and sum(t.nbytes for t in made) <= _BYTES and mine.state() == before:
+    if result is None:
+        return result
+    if sum(t.nbytes for t in made) > _BYTES:
+        dropped(_NAME, "what came of a pass is too large to keep")
+    elif mine.state() != before:
+        dropped(_NAME, "the model draws random numbers or keeps a state")
+    else:
         mine.result, mine.made = result, _versions(made)
         memory.append(mine)
     return result

@@ -221,7 +221,7 @@ def test_a_pass_that_is_not_a_function_of_its_inputs_is_not_remembered(model: nn
     with frozen(model):
         first, second = (clean_scores(forward, [rows]) for _ in range(2))
         assert not torch.equal(first, second)
-        assert not call_cache()[("once",)]
+        assert not call_cache()[("passes",)]
 
 
 def test_nothing_outlives_the_call(net: Net, x: Tensor) -> None:
@@ -231,7 +231,7 @@ def test_nothing_outlives_the_call(net: Net, x: Tensor) -> None:
     forward = Forward(net, len(x), Index((1,)))
     with frozen(net):
         clean_scores(forward, [x])
-        held.append(weakref.ref(call_cache()[("once",)][0]))
+        held.append(weakref.ref(call_cache()[("passes",)][0]))
     gc.collect()
     assert held[0]() is None
 
@@ -242,12 +242,12 @@ def test_large_and_many_results_are_not_kept(net: Net, x: Tensor, monkeypatch: p
     with frozen(net):
         for size in (None, 1):
             assert torch.allclose(clean_scores(forward, [x], size), net(x)[:, 1])
-        assert not call_cache()[("once",)]
+        assert not call_cache()[("passes",)]
         monkeypatch.setattr(module, "_BYTES", 2**26)
         monkeypatch.setattr(module, "_MOST", 2)
         for k in range(4):
             cached_pass(forward, [x], k, lambda k=k: torch.tensor(k))
-        assert [one.facts[0][0] for one in call_cache()[("once",)]] == [0, 1]
+        assert [one.facts[0][0] for one in call_cache()[("passes",)]] == [0, 1]
 
 
 def test_a_delta_on_its_own_still_counts_both_ends(net: Net, x: Tensor) -> None:

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from interp_plugins.attr import FeatureAblation, FeaturePermutation, Occlusion
+from interp_plugins.attr.perturbation import perturb
 from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.forward import Forward
+from interp_plugins.core.report import collect
 from interp_plugins.core.target import as_target
-from interp_plugins.engine import Incremental, acceleration
+from interp_plugins.engine import Incremental, acceleration, incremental_for, read_meter
 from interp_plugins.engine.incremental import engine
 from interp_plugins.engine.incremental.cost import occlusion_cost
 from interp_plugins.engine.kernels.winograd import Winograd
@@ -35,14 +37,17 @@ def _even_small_gains(monkeypatch: pytest.MonkeyPatch) -> None:
 def used(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each run was incremental."""
     found: list[bool] = []
-    original = Incremental.of.__func__  # type: ignore[attr-defined]
 
-    def of(cls: type[Incremental], *args: Any) -> Incremental | None:
-        made = original(cls, *args)
+    def asked(*args: Any) -> Incremental | None:
+        with collect() as report:
+            made = incremental_for(*args)
+        meter = read_meter(report)
+        assert [made is not None] == [any(t.startswith("incremental") for t in meter["used"])]
+        assert len(meter["used"] + meter["dropped"]) == 1
         found.append(made is not None)
         return made
 
-    monkeypatch.setattr(Incremental, "of", classmethod(of))
+    monkeypatch.setattr(perturb, "incremental_for", asked)
     return found
 
 
@@ -242,7 +247,7 @@ def test_any_stack_of_kernels_any_windows(data: st.DataObject) -> None:
     features = Windows((x,), window, strides, data.draw(st.sampled_from(["shift", "clip"])))
     forward = Forward.of(model, 1, as_target(lambda out: out.square().sum(1), 1))
     with torch.no_grad():
-        incremental = Incremental.of(forward, (x,), (torch.zeros_like(x),), features)
+        incremental = incremental_for(forward, (x,), (torch.zeros_like(x),), features)
         assert incremental is not None
         with incremental:
             found = incremental.selected([incremental.row(r) for r in range(len(features))])

@@ -11,7 +11,7 @@ from interp_plugins.core.features import Windows
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.target import as_target
-from interp_plugins.engine import Incremental, acceleration
+from interp_plugins.engine import acceleration, incremental_for
 from interp_plugins.engine.incremental import checks, engine
 from interp_plugins.engine.incremental.trace import trace
 
@@ -51,7 +51,7 @@ class Merging(nn.Module):
 
 def test_a_model_that_merges_the_batch_is_left_alone() -> None:
     model, x = Merging().double(), picture(1)
-    assert Incremental.of(Forward.of(model, 1, as_target(0, 1)), (x,), (x * 0,), Windows((x,), (3, 5, 5), 5)) is None
+    assert incremental_for(Forward.of(model, 1, as_target(0, 1)), (x,), (x * 0,), Windows((x,), (3, 5, 5), 5)) is None
 
 
 def test_a_plan_is_made_once_while_a_model_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from interp_plugins import acceleration
 from interp_plugins.attr import IntegratedGradients, KernelShap, LayerIntegratedGradients
 from interp_plugins.engine.kernels import weight_cache
-from interp_plugins.engine.kernels.product import Product
+from interp_plugins.engine.kernels.product import PACKED, Product
 from interp_plugins.engine.kernels.weight_cache import Matrix
 from interp_plugins.engine.plan import linear_map
 from interp_plugins.engine.plan.linears import PackedLinear
 
-packs = pytest.mark.skipif(not Product.suits(torch.zeros(1)), reason="this build of torch has no oneDNN products")
+packs = pytest.mark.skipif(PACKED.refused() is not None, reason=f"packed products: {PACKED.refused()}")
 
 
 class Mixer(nn.Module):

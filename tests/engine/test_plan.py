@@ -23,6 +23,7 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.target import as_target
+from interp_plugins.engine.plan.candidates import Loop
 from interp_plugins.engine.plan.planned import _plan
 from interp_plugins.engine.plan.view import View
 
@@ -132,7 +133,7 @@ def both(run: Callable[[], Any]) -> tuple[Any, Any]:
 
 def plan_of(net: Any, x: Tensor, wrt: Any = None) -> Any:
     with frozen(net):
-        return _plan(Forward.of(net, len(x), as_target(1, len(x))), (x,), 100, 8, wrt)
+        return _plan(Loop(Forward.of(net, len(x), as_target(1, len(x))), (x,), 100, 8, wrt, first=True, backward=True))
 
 
 def test_maps_equal_the_plain_engine_in_float64(problem: tuple[nn.Module, Tensor]) -> None:

@@ -21,6 +21,7 @@ from interp_plugins.engine.kernels import weight_cache, winograd
 from interp_plugins.engine.kernels.weight_cache import Kernels, WeightCache
 from interp_plugins.engine.kernels.winograd import Winograd
 from interp_plugins.engine.plan import convolutions, linear_map
+from interp_plugins.engine.plan.candidates import Loop
 from interp_plugins.engine.plan.planned import _plan
 
 
@@ -82,7 +83,7 @@ def test_derivatives_of_every_order_are_those_of_the_convolution(padding: Any, d
     conv.requires_grad_(False)
     mine = convolutions.WinogradConv2d.of(conv, Kernels(conv.weight, 2))
     if direct_sum:
-        mine.way.fewest = 100
+        mine.direction.fewest = 100
     x = torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     assert torch.allclose(mine(x), conv(x), atol=1e-12)
     assert mine(x).is_contiguous(memory_format=torch.channels_last)
@@ -124,14 +125,14 @@ def block() -> tuple[nn.Module, Tensor]:
 
 def kept_of(net: nn.Module) -> list[Kernels | None]:
     with frozen(net):
-        mine = WeightCache.here()
+        mine = WeightCache.of_model()
     return [mine._known.get(("planned", id(net.get_parameter(f"conv{i}.weight")))) for i in (1, 2)]
 
 
 def chosen(net: nn.Module, x: Tensor, rows: int) -> list[str]:
     forward = Forward.of(net, len(x), as_target(1, len(x)))
     with frozen(net):
-        plan = _plan(forward, (x,), rows, 8, None)
+        plan = _plan(Loop(forward, (x,), rows, 8, None, first=True, backward=True))
     assert plan is not None and plan.view is not None
     return [name for name, m in plan.view.module(net).named_modules() if isinstance(m, convolutions.WinogradConv2d)]
 
@@ -151,7 +152,7 @@ def test_kernels_that_are_kept_at_most_double_in_a_call(
     monkeypatch.setattr(linear_map, "_MOST_BYTES", 4 * 4 * net.conv1.weight.numel())
     assert len(chosen(net, x, 100)) == 1
     assert len(chosen(net, x, 100)) == 2
-    monkeypatch.setattr(weight_cache, "_MOST_BYTES", 0)
+    monkeypatch.setattr(acceleration, "max_bytes", 0)
     with torch.no_grad():
         net.conv1.weight[0] += 1
         net.conv2.weight[0] += 1
@@ -164,7 +165,7 @@ def test_all_models_share_one_bound_that_counts_both_ways(
     net, x = block
     gc.collect()
     others = sum(one.nbytes for one in weight_cache._kept)
-    monkeypatch.setattr(weight_cache, "_MOST_BYTES", others + 10 * net.conv1.weight.nbytes)
+    monkeypatch.setattr(acceleration, "max_bytes", others + 10 * net.conv1.weight.nbytes)
     assert len(chosen(net, x, 100)) == 2
     kept = [one for one in kept_of(net) if one is not None]
     assert len(kept) == 1  # the weight and two forms, four times as large: before they are made

@@ -187,7 +187,7 @@ def adaptive_path_gradients(
     sizes = [x[0].numel() for x in inputs]
     dtype = accumulation_dtype(inputs[0].dtype)
     size = chunk or auto_chunk(list(inputs))
-    forward, _ = planned(forward, inputs, rows=n * _START, chunk=size)
+    forward, _ = planned(forward, inputs, rows=n * _START, chunk=size, backward=True)
     group = max(1, int(_MEMORY // (max_steps * sum(sizes) * 4)))
     results, errors, deltas, used = [], [], [], []
 

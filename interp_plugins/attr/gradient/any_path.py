@@ -53,7 +53,7 @@ def sum_over_intervals(
     edges[-1] = 1.0
     total = RowSum(n)
     size = chunk or auto_chunk(list(inputs))
-    forward, _ = planned(forward, inputs, rows=n * len(rule), chunk=size)
+    forward, _ = planned(forward, inputs, rows=n * len(rule), chunk=size, backward=True)
 
     def work(start: int, stop: int) -> Any:
         rows, steps = grid_rows(start, stop, n, device)

@@ -58,7 +58,7 @@ def path_conductance(
         right = path_conductance(forward, inputs, baselines, layers, "riemann_right", n_steps, chunk, progress)
         return tuple((a + b) / 2 for a, b in zip(left[0], right[0], strict=True)), left[1]
     n, size = inputs[0].shape[0], chunk or auto_chunk(list(inputs))
-    forward, planned_layers = planned(forward, inputs, rows=n * n_steps, chunk=size, wrt=layers)
+    forward, planned_layers = planned(forward, inputs, rows=n * n_steps, chunk=size, wrt=layers, backward=True)
     cells = _Cells(forward, inputs, baselines, planned_layers or layers, quadrature(method, n_steps), size)
     total = RowSum(n * forward.target.count)
     counts: tuple[int, ...] = ()

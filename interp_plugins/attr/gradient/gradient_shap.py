@@ -107,7 +107,7 @@ def expected_gradients(
     n, runs, size = xs[0].shape[0], draws.companions, chunk or auto_chunk(list(xs))
     rows = n * draws.planned * runs
     plain = forward
-    forward, wrt = planned(forward, xs, rows=rows, chunk=size, wrt=wrt)
+    forward, wrt = planned(forward, xs, rows=rows, chunk=size, wrt=wrt, backward=True)
     known = _known_scores(plain, xs, pool, stds, chunk) if deltas else None
     means = Averages(n * len(targets))  # a sample's targets stand together, and settle on their own
     with progress_bar(rows, "gradients", progress) as bar:

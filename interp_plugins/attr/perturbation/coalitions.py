@@ -28,7 +28,7 @@ from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import accumulation_dtype, widest
-from interp_plugins.engine import Walker, planned
+from interp_plugins.engine import Walker, planned, walker_for
 
 Switches = Callable[[Tensor, Tensor], Sequence[Tensor]]
 """(coalitions (R,), samples (R,)) -> one mask per input, broadcastable to (R, ...): bool, or numbers in [0, 1]."""
@@ -245,7 +245,7 @@ class Game:
         def perturbed(z: Tensor, who: Tensor) -> Tensor:
             return self._perturbed(self.spread(z, who), who)[0]
 
-        return Walker.of(self._plain, self.inputs, self.baselines, self.features, perturbed, rows)
+        return walker_for(self._plain, self.inputs, self.baselines, self.features, perturbed, rows)
 
     @property
     def empty(self) -> Tensor:

@@ -24,7 +24,7 @@ from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import accumulation_dtype
-from interp_plugins.engine import Incremental, MergesBatch, clean_scores, planned
+from interp_plugins.engine import Incremental, MergesBatch, clean_scores, incremental_for, planned
 
 
 class _Credit:
@@ -152,14 +152,14 @@ def with_changes(
     explicit = perturbations_per_eval > 1
     size = chunk or (perturbations_per_eval * n if explicit else max(n, auto_chunk(list(inputs))))
     # The unperturbed pass of one sample gives its score as well.
-    incremental = Incremental.of(forward, inputs, baselines, features) if n == 1 else None
+    incremental = incremental_for(forward, inputs, baselines, features) if n == 1 else None
     clean = clean_scores(forward, inputs, size) if incremental is None else incremental.clean(0)
     per_row = clean.ndim > 0 and clean.shape[0] == n
     note(score=clean if clean.ndim == 1 and per_row else None)
     try:
         if per_row:
             if n > 1:
-                incremental = Incremental.of(forward, inputs, baselines, features)
+                incremental = incremental_for(forward, inputs, baselines, features)
             rows = size if incremental is None or explicit or chunk is not None else incremental.chunk
             scores = clean.reshape(n, -1)
             return use(Changes(forward, inputs, baselines, features, scores, rows, incremental=incremental))

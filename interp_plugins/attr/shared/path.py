@@ -128,7 +128,7 @@ def path_gradients(
             start = behind_first_layer(forward, inputs, rows=rows, chunk=size)
             if start is not None:
                 return (_from_stem(*start, inputs[0], baselines[0], rule, offsets, size, bar),), ()
-        forward, wrt = planned(forward, inputs, rows=rows, chunk=size, wrt=wrt)
+        forward, wrt = planned(forward, inputs, rows=rows, chunk=size, wrt=wrt, backward=True)
         return _along(forward, inputs, baselines, rule, offsets, wrt, size, bar)
 
 

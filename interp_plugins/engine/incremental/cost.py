@@ -13,7 +13,7 @@ from interp_plugins.core.features import Windows
 from interp_plugins.core.forward import Forward
 from interp_plugins.engine.incremental.boxes import Boxes
 from interp_plugins.engine.incremental.engine import PIECE, Incremental
-from interp_plugins.engine.incremental.trace import trace
+from interp_plugins.engine.incremental.trace import Unfit, trace
 from interp_plugins.engine.incremental.traced_model import TracedModel
 
 
@@ -42,8 +42,9 @@ def occlusion_cost(model: nn.Module, shape: tuple[int, int, int], window: int, s
         One `Cost` per layer, or None for a model that cannot be traced.
     """
     x = torch.empty(1, *shape, device="meta")
-    traced = trace(copy.deepcopy(model).eval().to("meta"))
-    if traced is None:
+    try:
+        traced = trace(copy.deepcopy(model).eval().to("meta"))
+    except Unfit:
         return None
     features = Windows((x,), (shape[0], window, window), (shape[0], stride, stride))
     boxes = Boxes.of(x, [torch.empty_like(x)], features)

@@ -22,10 +22,13 @@ from interp_plugins.core.forward import Forward, select_output
 from interp_plugins.core.guard import preserved_rng
 from interp_plugins.engine.incremental.boxes import Boxes
 from interp_plugins.engine.incremental.change import Change
-from interp_plugins.engine.incremental.checks import close, prepared
+from interp_plugins.engine.incremental.checks import off, prepared
 from interp_plugins.engine.incremental.run import ChangeRun
+from interp_plugins.engine.incremental.trace import Unfit
 from interp_plugins.engine.incremental.traced_model import Reference, TracedModel
 from interp_plugins.engine.incremental.workers import Workers
+from interp_plugins.engine.meter import PIECE_BY_PIECE, dropped, reason, used
+from interp_plugins.engine.switch import enabled
 
 MIN_FEATURES = 8  # fewer perturbations than this do not pay for the preparation,
 MIN_ELEMENTS = 10**6  # nor do fewer elements of perturbed inputs (a hundred pictures of 64 x 64 pixels),
@@ -34,6 +37,7 @@ MIN_PRODUCTS = 5 * 10**8  # or fewer multiplications in all
 MIN_GAIN = 1.15  # multiplications of a planned forward over those done
 MANY = 200  # features from which two are compared with the plain model, not one
 PIECE = 16  # rows run together by one thread
+_NAME = "incremental"
 
 
 class Incremental:
@@ -49,6 +53,7 @@ class Incremental:
     Attributes:
         order: features, neighbours close to each other.
         chunk: rows that one call should get.
+        gain: multiplications of a planned forward over those done.
     """
 
     def __init__(self, plan: TracedModel, first: Reference, forward: Forward, x: Tensor, boxes: Boxes):
@@ -57,52 +62,42 @@ class Incremental:
         self._reference: tuple[int, Reference] | None = (0, first)
         self._clean: dict[int, Tensor] = {}
         self._known: dict[int, Tensor] = {}  # outputs of the first features that were run, of sample 0
+        self.gain = 1.0
         self._workers = Workers(x.device)
         self.chunk = PIECE * self._workers.count * (2 if self._workers.count > 1 else 1)
 
-    @classmethod
-    def of(cls, forward: Forward, inputs: Sequence[Tensor], baselines: Any, features: Any) -> Incremental | None:
-        """The incremental engine for this model and these features, or None where the plain one has to do it."""
-        x = inputs[0]
-        worth = MIN_ELEMENTS_CUDA if x.device.type == "cuda" else MIN_ELEMENTS
-        if len(features) < MIN_FEATURES or len(features) * x.numel() < worth:
-            return None
-        found = prepared(forward, inputs, baselines, features)
-        if found is None:
-            return None
-        plan, first, boxes = found
-        try:
-            with preserved_rng():
-                made = cls(plan, first, forward, x, boxes)
-                return made if made._agrees() else None
-        except Exception:  # whatever a model may raise when it is called piece by piece
-            return None
-
-    def _agrees(self) -> bool:
-        """Whether it pays, and a few perturbations of the first sample give what the model gives."""
+    def refused(self) -> str | None:
+        """Why it does not pay, or how a few perturbations differ from what the model gives; None: neither."""
         chosen = [self.order[len(self.order) // 2], self.order[0]]
         with torch.inference_mode():
             if not self._of(0).finite():
-                return False
+                return "activations are not finite"
             rows = self.rows(0, chosen)
             made = select_output(rows.output(), self.forward.output).clone()
-        if made.ndim == 0 or len(made) != len(chosen):  # a model that merges the batch
-            return False
+        if made.ndim == 0 or len(made) != len(chosen):
+            return "the model merges the batch"
         self._known = dict(zip(chosen, made))
         with torch.inference_mode():
             clean = select_output(self._of(0).output, self.forward.output).clone()
-        rest = self.plan.others
         everything = self.plan.planned
         if everything * len(self.order) * len(self._x) < MIN_PRODUCTS:
-            return False
-        if everything * len(chosen) < MIN_GAIN * (sum(rows.products.values()) + rest * len(chosen)):
-            return False
+            return "too few multiplications to pay"
+        done = sum(rows.products.values()) + self.plan.others * len(chosen)
+        self.gain = everything * len(chosen) / max(done, 1.0)
+        if self.gain < MIN_GAIN:
+            return f"does not pay, {self.described()}"
         if len(self.order) < MANY:
             chosen, made = chosen[:1], made[:1]
         with torch.no_grad():
             same = torch.zeros(len(chosen), dtype=torch.long, device=self._x.device)
             truth = self.forward.raw([torch.cat([self.boxes.perturbed(k, 0) for k in chosen])], same)
-        return close(made, truth, clean)
+        differ = off(made, truth, clean)
+        return None if differ is None else f"scores are off by {differ}"
+
+    def described(self) -> str:
+        """How much it saves, and what changes do not go through."""
+        left = f", whole tensors in {', '.join(self.plan.left)}" if self.plan.left else ""
+        return f"{self.gain:.1f} times fewer multiplications{left}"
 
     def _of(self, sample: int) -> Reference:
         if self._reference is None or self._reference[0] != sample:
@@ -164,3 +159,40 @@ class Incremental:
     def __exit__(self, *exc: object) -> None:
         """End the threads that were started inside the `with` block."""
         self._workers.end()
+
+
+def incremental_for(forward: Forward, inputs: Sequence[Tensor], baselines: Any, features: Any) -> Incremental | None:
+    """What computes the perturbations of a model's inputs from their changes; None where the plain model has to do it.
+
+    Args:
+        forward: the model call.
+        inputs: the inputs of the batch.
+        baselines: what replaces a feature: tensors, or an object with `at(k, i)`.
+        features: masks or windows.
+    """
+    why = _refused_at_once(inputs[0], len(features))
+    if why is None:
+        try:
+            plan, first, boxes = prepared(forward, inputs, baselines, features)
+            with preserved_rng():
+                made = Incremental(plan, first, forward, inputs[0], boxes)
+                why = made.refused()
+        except Unfit as error:
+            why = str(error)
+        except Exception as error:
+            why = f"raised {reason(error, _NAME, PIECE_BY_PIECE)}"
+    if why is not None:
+        dropped(_NAME, why)
+        return None
+    used(_NAME, made.described())
+    return made
+
+
+def _refused_at_once(x: Tensor, features: int) -> str | None:
+    """Why it cannot pay, seen without looking at the model."""
+    if not enabled():
+        return "switched off"
+    if features < MIN_FEATURES:
+        return f"{features} features, and {MIN_FEATURES} are the fewest that pay"
+    fewest = MIN_ELEMENTS_CUDA if x.device.type == "cuda" else MIN_ELEMENTS
+    return f"{features} pictures of {x.numel()} numbers, too few to pay" if features * x.numel() < fewest else None

@@ -91,9 +91,10 @@ class Conv(Op):
             AxisKernel(k, s, p, d) for k, s, p, d in zip(size, self.stride, self.padding, self.dilation, strict=True)
         ]
         plain_kernel = size == (3, 3) and self.stride == self.dilation == (1, 1) and groups == 1
-        self.can_be_fast = plain_kernel and winograd.Winograd.suits(self.weight)
+        suits = plain_kernel and winograd.Winograd.suits(self.weight)
+        self.can_be_fast = suits and winograd.WINOGRAD.refused() is None
         self._kernels: Kernels | None = None
-        self._kept, self._lock = WeightCache.here(), threading.Lock()
+        self._kept, self._lock = WeightCache.of_model(), threading.Lock()
 
     @property
     def fast(self) -> winograd.Winograd:
@@ -101,8 +102,8 @@ class Conv(Op):
         with self._lock:
             if self._kernels is None:
                 key = "incremental", id(self.source)
-                found = self._kept.find(Kernels, key, self.weight, _TILES)
-                self._kernels = found or self._kept.keep(key, Kernels(self.weight, _TILES))
+                found = self._kept.get(Kernels, key, self.weight, _TILES)
+                self._kernels = found or self._kept.add(key, Kernels(self.weight, _TILES))
         return self._kernels.form()
 
     def scaled(self, scale: Tensor, shift: Tensor) -> Conv:

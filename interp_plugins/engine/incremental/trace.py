@@ -13,7 +13,8 @@ from torch.nn.modules import module as _hooks
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from interp_plugins.core.guard import hook_numbers
-from interp_plugins.engine.plan.view import View
+from interp_plugins.engine.meter import reason
+from interp_plugins.engine.plan.view import NoView, View
 
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
@@ -29,35 +30,51 @@ class _Tracer(fx.Tracer):
         return of_torch and not isinstance(m, nn.Sequential)
 
 
-def trace(model: nn.Module) -> fx.GraphModule | None:
-    """The graph over a private view of an evaluated model; None where it has hooks or cannot be traced."""
-    if not is_plain(model):
-        return None
+class Unfit(Exception):
+    """Changes cannot be followed through this model, and why."""
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """The graph over a private view of an evaluated model.
+
+    Raises:
+        Unfit: the model has hooks, or cannot be traced.
+    """
+    why = opaque(model)
+    if why is not None:
+        raise Unfit(why)
     try:
         view = View().module(model)
         tracer = _Tracer()
         graph = tracer.trace(view)
-    except Exception:  # no view, control flow, functions that need values, whatever a forward may raise on proxies
-        return None
+    except NoView as error:
+        raise Unfit(f"no private view: {error}") from error
+    except Exception as error:  # control flow, functions that need values, whatever a forward may raise on proxies
+        raise Unfit(f"cannot be traced, {reason(error, 'incremental')}") from error
     if _mutates_what_is_used_again(graph, dict(view.named_modules())):
-        return None
+        raise Unfit("works in place on what it uses again")
     return fx.GraphModule(view, graph)
 
 
-def is_plain(model: nn.Module) -> bool:
-    """Whether a model is evaluated, and nothing but its modules' classes says what they do: no hooks, no scripts."""
-    hooked = any(getattr(_hooks, name, None) for name in _GLOBAL_HOOKS)
-    return not hooked and not any(_resists(m) for m in model.modules())
+def opaque(model: nn.Module) -> str | None:
+    """What besides its modules' classes says what an evaluated model does: hooks, scripts; None: nothing."""
+    if any(getattr(_hooks, name, None) for name in _GLOBAL_HOOKS):
+        return "hooks on all modules"
+    for name, module in model.named_modules():
+        why = _opaque(module)
+        if why is not None:
+            return f"{why} {name}" if name else f"{why} the model"
+    return None
 
 
-def _resists(m: nn.Module) -> bool:
-    return (
-        m.training
-        or "forward" in vars(m)
-        or "__call__" in vars(m)
-        or isinstance(m, LazyModuleMixin)
-        or bool(hook_numbers([m]))
-    )
+def _opaque(m: nn.Module) -> str | None:
+    if hook_numbers([m]):
+        return "hooks on"
+    if "forward" in vars(m) or "__call__" in vars(m):
+        return "a forward of its own on"
+    if m.training:
+        return "training mode of"
+    return "no shapes yet of" if isinstance(m, LazyModuleMixin) else None
 
 
 def _mutates_what_is_used_again(graph: fx.Graph, modules: dict[str, nn.Module]) -> bool:

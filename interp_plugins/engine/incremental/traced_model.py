@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from interp_plugins.engine.incremental.change import FIRST, FeatureMap, as_map
 from interp_plugins.engine.incremental.match import GraphCall, Matched, match
@@ -21,6 +22,7 @@ class TracedModel:
         products: multiplications of each operation in the plain model, per picture.
         planned: those of a planned forward in all, calls that are left to the model included.
         others: those in calls that are left to the model, estimated from their weights.
+        left: names of these calls.
         pays: nodes where a change of the whole map still pays: a convolution that is cheaper on changes comes later.
         asked_for: nodes whose maps changes may ask for the values of.
     """
@@ -35,6 +37,7 @@ class TracedModel:
         self.planned = self.others = 0.0
         self.matched: dict[fx.Node, Matched] = {}
         self.layouts: dict[fx.Node, str] = {}
+        self.left: list[str] = []
         self.pays: set[fx.Node] = set()
         self.asked_for: set[fx.Node] = set()
         for module in self.modules.values():
@@ -86,13 +89,19 @@ class TracedModel:
                 if node not in self.dynamic:
                     self.constants[node] = values[node]
                 elif node not in self.matched:
-                    self.others += _products(
-                        values[node], module, [self.constants.get(n) for n in node.all_input_nodes]
-                    )
+                    constants = [self.constants.get(n) for n in node.all_input_nodes]
+                    self.others += _products(values[node], module, constants)
+                    self._leave(node, module, values[node])
             else:
                 output = fx.node.map_arg(node.args[0], values.__getitem__)
         maps = {node: FeatureMap(as_map(values[node], layout)[0]) for node, layout in self.layouts.items()}
         return Reference(maps, output)
+
+    def _leave(self, node: fx.Node, module: nn.Module | None, value: Any) -> None:
+        """Note a call that changes do not go through, unless all it gives is something of a shape."""
+        name = type(module).__name__ if module is not None else str(getattr(node.target, "__name__", node.target))
+        if any(isinstance(t, Tensor) for t in pytree.tree_leaves(value)) and name not in self.left:
+            self.left.append(name)
 
     def _fold(self, first: Reference) -> None:
         for node, found in self.matched.items():

@@ -21,10 +21,13 @@ from interp_plugins.core.batching import chunks
 from interp_plugins.core.forward import Forward, select_output
 from interp_plugins.engine.incremental.boxes import Boxes
 from interp_plugins.engine.incremental.change import Change, FeatureMap, Geometry, as_map
-from interp_plugins.engine.incremental.checks import close, prepared
+from interp_plugins.engine.incremental.checks import off, prepared
 from interp_plugins.engine.incremental.run import ChangeRun
+from interp_plugins.engine.incremental.trace import Unfit
 from interp_plugins.engine.incremental.traced_model import TracedModel
 from interp_plugins.engine.incremental.workers import Workers
+from interp_plugins.engine.meter import PIECE_BY_PIECE, dropped, reason, used
+from interp_plugins.engine.switch import enabled
 
 MIN_FEATURES = 16  # with fewer, boxes are large and coalitions come again
 MIN_ELEMENTS = 10**7  # of perturbed inputs (67 pictures of 224 x 224 pixels): fewer do not pay for the preparation
@@ -33,10 +36,7 @@ MAX_STEPS = 32  # behind a full pass
 MIN_STEPS = 8
 PIECE = 16  # rows run together by one thread, where their maps
 BYTES = 2**28  # need no more than this
-
-
-class _DoesNotPay(Exception):
-    """The changes are nearly as much work as the plain model."""
+_NAME = "walker"
 
 
 @dataclass(frozen=True)
@@ -180,37 +180,6 @@ class Walker:
         self.plan, self.forward, self.boxes, self.inputs, self.size = plan, forward, boxes, inputs, size
         self._checked = False
 
-    @classmethod
-    def of(
-        cls,
-        forward: Forward,
-        inputs: Sequence[Tensor],
-        baselines: Sequence[Tensor],
-        features: Any,
-        perturbed: Callable[[Tensor, Tensor], Tensor],
-        coalitions: int,
-    ) -> Walker | None:
-        """The walker for this model and these features, or None where the plain engine has to do it.
-
-        On CUDA the plain engine is faster: steps wait for each other, and a pass is short.
-
-        Args:
-            forward: the model call.
-            inputs: the inputs.
-            baselines: what replaces a missing feature, of their shapes.
-            features: `MaskFeatures`.
-            perturbed: function (coalitions (R, d) bool, samples (R,)) -> inputs (R, C, H, W).
-            coalitions: how many are going to be asked for, times samples.
-        """
-        x = inputs[0]
-        few = len(features) < MIN_FEATURES or coalitions * x[0].numel() < MIN_ELEMENTS
-        found = None if few or x.device.type != "cpu" else prepared(forward, inputs, baselines, features)
-        if found is None or not found[1].finite():
-            return None
-        plan, first, boxes = found
-        row = sum(first.maps[node].data.nbytes for node in plan.asked_for)
-        return cls(plan, forward, boxes, perturbed, max(1, min(PIECE, BYTES // max(1, row))))
-
     def scores(self, orders: Tensor, samples: Sequence[int], size: int | None, bar: Any) -> Tensor | None:
         """What the target selects for the first 1 .. d - 1 features of orders (P, d): (P * (d - 1) * samples, ...).
 
@@ -236,18 +205,22 @@ class Walker:
         try:
             for _, _, pieces in chunks(len(rows), at_once, work):
                 made = [pair for piece in pieces for pair in piece]
-                if not self._checked and not self._agrees(*made[0]):
-                    return None
+                self._check(*made[0])
                 outputs = torch.cat([output for _, output in made]).clone()
                 who = [row.sample for row, output in made for _ in output]
                 found.append(self.forward.select(outputs, torch.tensor(who)))
                 places += [place for row, _ in made for place in row.places]
                 if bar is not None:
                     bar.update(len(who))
-        except Exception:  # does not pay, or whatever a model may raise when it is called piece by piece
+        except Unfit as error:
+            dropped(_NAME, str(error))
+            return None
+        except Exception as error:
+            dropped(_NAME, f"raised {reason(error, _NAME, PIECE_BY_PIECE)}")
             return None
         finally:
             with_threads.end()
+        used(_NAME, f"orders in parts of {max(len(row.joining) for row in rows)} steps")
         back = torch.empty(len(places), dtype=torch.long)
         back[torch.tensor(places)] = torch.arange(len(places))
         return torch.cat(found).index_select(0, back)
@@ -266,20 +239,77 @@ class Walker:
             off, y, x = self.boxes.changes([row.joining[k] for row in now], [row.sample for row in now])
             products = walk.step(Change(off.neg_(), y, x))
             if k == 0 and MIN_GAIN * (full + len(rows[0].joining) * products / len(now)) > whole * len(rows[0].places):
-                raise _DoesNotPay
+                raise Unfit("does not pay")
             for row, output in zip(outputs, select_output(walk.output, self.forward.output)):
                 row.append(output)
         return [(row, torch.stack(out)) for row, out in zip(rows, outputs, strict=True)]
 
-    def _agrees(self, row: Steps, outputs: Tensor) -> bool:
-        """Whether the last of a row's outputs is the model's."""
+    def _check(self, row: Steps, outputs: Tensor) -> None:
+        """Compare the last of the first row's outputs with the model's.
+
+        Raises:
+            Unfit: they differ.
+        """
+        if self._checked:
+            return
+        if len(outputs) != len(row.places):
+            raise Unfit("outputs and steps are not as many")
         last = row.begin.clone()
         last[list(row.joining)] = True
         sample = torch.tensor([row.sample])
         with torch.no_grad():
             truth = self.forward.raw([self.inputs(last[None], sample)], sample)
-        self._checked = len(outputs) == len(row.places) and close(outputs[-1:].clone(), truth, outputs[:1].clone())
-        return self._checked
+        differ = off(outputs[-1:].clone(), truth, outputs[:1].clone())
+        if differ is not None:
+            raise Unfit(f"scores are off by {differ}")
+        self._checked = True
+
+
+def walker_for(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    baselines: Sequence[Tensor],
+    features: Any,
+    perturbed: Callable[[Tensor, Tensor], Tensor],
+    coalitions: int,
+) -> Walker | None:
+    """The walker for a model and features, or None where the plain model has to do it.
+
+    On CUDA the plain model is faster: steps wait for each other, and a pass is short.
+
+    Args:
+        forward: the model call.
+        inputs: the inputs.
+        baselines: what replaces a missing feature, of their shapes.
+        features: `MaskFeatures`.
+        perturbed: function (coalitions (R, d) bool, samples (R,)) -> inputs (R, C, H, W).
+        coalitions: how many are going to be asked for, times samples.
+    """
+    why = _refused_at_once(inputs[0], len(features), coalitions)
+    if why is None:
+        try:
+            plan, first, boxes = prepared(forward, inputs, baselines, features)
+            why = None if first.finite() else "activations are not finite"
+        except Unfit as error:
+            why = str(error)
+        except Exception as error:
+            why = f"raised {reason(error, _NAME, PIECE_BY_PIECE)}"
+    if why is not None:
+        dropped(_NAME, why)
+        return None
+    row = sum(first.maps[node].data.nbytes for node in plan.asked_for)
+    return Walker(plan, forward, boxes, perturbed, max(1, min(PIECE, BYTES // max(1, row))))
+
+
+def _refused_at_once(x: Tensor, features: int, coalitions: int) -> str | None:
+    """Why it cannot pay, seen without looking at the model."""
+    if not enabled():
+        return "switched off"
+    if features < MIN_FEATURES:
+        return f"{features} features, and {MIN_FEATURES} are the fewest that pay"
+    if coalitions * x[0].numel() < MIN_ELEMENTS:
+        return f"{coalitions} pictures of {x[0].numel()} numbers, too few to pay"
+    return None if x.device.type == "cpu" else f"on {x.device.type} passes are short"
 
 
 def _cut(orders: Tensor, samples: Sequence[int], at_once: int) -> list[Steps]:

@@ -14,9 +14,10 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from interp_plugins.engine.kernels import onednn
+from interp_plugins.engine.kernels.guest import Guest, numbers, takes
 
 TILE = 4
 MIN_CHANNELS = 32
@@ -85,8 +86,8 @@ class Winograd:
 
     @staticmethod
     def suits(weight: Tensor) -> bool:
-        """Whether it can pay: some channels, in float32, on a CPU, with kernels that oneDNN lays out."""
-        return _can_pack(weight) and min(weight.shape[:2]) >= MIN_CHANNELS
+        """Whether it can pay: some channels, in float32, on a CPU (and `WINOGRAD` is not refused)."""
+        return takes(weight) and min(weight.shape[:2]) >= MIN_CHANNELS
 
     def __call__(self, x: Tensor, pads: Sequence[int], out: tuple[int, int]) -> Tensor:
         """Outputs (R, *out, K) from x (R, h, w, C) with (top, left) zeros before it and as many after it as needed."""
@@ -172,7 +173,20 @@ class _Packed:
 
 
 def _can_pack(weight: Tensor) -> bool:
-    return onednn.has(weight, "_convolution_pointwise", "_reorder_convolution_weight")
+    return takes(weight) and WINOGRAD.exists()
+
+
+def _trial() -> list[tuple[Tensor, Tensor]]:
+    x, weight = numbers(2, MIN_CHANNELS, 7, 8), numbers(MIN_CHANNELS, MIN_CHANNELS, 3, 3)
+
+    def made(weight: Tensor) -> Tensor:
+        return Winograd(weight, 5)(x.permute(0, 2, 3, 1), (1, 1), (7, 8)).permute(0, 3, 1, 2)
+
+    back = made(weight.transpose(0, 1).flip(2, 3))
+    return [(made(weight), F.conv2d(x, weight, padding=1)), (back, F.conv_transpose2d(x, weight, padding=1))]
+
+
+WINOGRAD = Guest("winograd", ("_convolution_pointwise", "_reorder_convolution_weight"), _trial)
 
 
 def _parts(count: int, most: int) -> list[slice]:

@@ -31,6 +31,8 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import hook_numbers, modules_of
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import is_float, own_tree, tensors_in
+from interp_plugins.engine.meter import used
+from interp_plugins.engine.plan.mixture import mixture_gradients
 from interp_plugins.engine.plan.view import AGREE, NoView, View, layers_in
 
 DEFAULT = "inductor"
@@ -106,6 +108,7 @@ def through_compiler(forward: Forward, func: Callable[..., Any] | None = None) -
         (tuple(forward.args), dict(forward.kwargs)),
     )
     hooks = hook_numbers(m for root in modules_of(mine) for m in root.modules())  # the compiler's guards leave them out
+    used("compiled", f"backend {backend!r}")
     return replace(forward, func=Compiled(mine, codes[backend].of(hooks), *batched))
 
 
@@ -142,7 +145,24 @@ class Compiler:
             with torch.no_grad():
                 own_args, own_kwargs = own_tree((args, kwargs))  # the model may work in place
                 check(output, func(*own_args, **own_kwargs), self.backend)
+            if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_in((args, kwargs))):
+                found, expected = (self._gradients(f, func, args, kwargs) for f in (run, _plain))
+                check(found, expected, self.backend, "gradients", _AGREE_HALF)
         return output
+
+    def _gradients(self, run: Callable[..., Any], func: Callable[..., Any], args: Any, kwargs: Any) -> list[Tensor]:
+        """Gradients at the inputs, from a pass of its own: compiled code goes backward once."""
+
+        def leaf(value: Any) -> Any:
+            return value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
+
+        leaves, kwargs = pytree.tree_map(leaf, (args, kwargs))
+        clones = pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) and v.requires_grad else v, leaves)
+        with torch.compiler.set_stance("default"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"The \.grad attribute")
+            usable = [t for t in tensors_in(leaves) if t.requires_grad]
+            found = mixture_gradients(run(func, clones, kwargs), usable)
+        return [torch.zeros_like(t) if g is None else g for t, g in zip(usable, found, strict=True)]
 
     def _run_for(self, state: Any, args: Any, kwargs: Any) -> Callable[..., Any]:
         """The code for these shapes, with or without gradients."""
@@ -223,8 +243,15 @@ def _filled(value: Any, more: int) -> Any:
     )
 
 
-def check(found: Any, expected: Any, backend: str) -> None:
+def check(found: Any, expected: Any, backend: str, what: str = "outputs", tolerance: float | None = None) -> None:
     """Refuse code that computes something else than the model.
+
+    Args:
+        found: what the code gave.
+        expected: what the model gave.
+        backend: the backend, for the text.
+        what: what is compared.
+        tolerance: of the largest value; None: as the type allows.
 
     Raises:
         ModelError: with the largest difference.
@@ -233,9 +260,10 @@ def check(found: Any, expected: Any, backend: str) -> None:
         if not is_float(a) or not a.numel():
             continue
         difference, scale = float((a.detach() - b).abs().max()), float(b.abs().max())
-        if not difference <= AGREE.get(a.dtype, _AGREE_HALF) * scale and scale == scale:
+        allowed = AGREE.get(a.dtype, _AGREE_HALF) if tolerance is None else tolerance
+        if not difference <= allowed * scale and scale == scale:
             raise ModelError(
-                f"torch.compile (backend {backend!r}) computes something else than the model: outputs of up to "
+                f"torch.compile (backend {backend!r}) computes something else than the model: {what} of up to "
                 f"{scale:.3g} differ by up to {difference:.3g}. Leave compile= out, or choose another backend."
             )
 

@@ -30,6 +30,8 @@ class _ConvDirection(LinearDirection):
         fewest: tiles below which the direct sum is faster.
     """
 
+    name = "winograd"
+
     def __init__(
         self,
         kernels: Kernels,
@@ -47,52 +49,66 @@ class _ConvDirection(LinearDirection):
 
     def __call__(self, x: Tensor, bias: bool) -> Tensor:
         """With or without the bias."""
-        height, width = (n + 2 * p - 2 for n, p in zip(x.shape[2:], self.padding, strict=True))
+        height, width = self._out(x)
+        if not self.is_fast(x):
+            return self.direct(x, bias)
         given = self.bias if bias else None
-        if len(x) * tiles(height) * tiles(width) < self.fewest:
-            return self._direct(x, given)
         winograd = self._kernels.form(back=self.is_back)
         shape = (len(x), winograd.out_channels, height, width)
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         winograd.into(y.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1), self.padding, given)
         return y
 
+    def is_fast(self, x: Tensor) -> bool:
+        """Whether there are enough tiles."""
+        height, width = self._out(x)
+        return len(x) * tiles(height) * tiles(width) >= self.fewest
+
+    def _out(self, x: Tensor) -> tuple[int, int]:
+        height, width = (n + 2 * p - 2 for n, p in zip(x.shape[2:], self.padding, strict=True))
+        return height, width
+
     def enable_small_batches(self) -> None:
         """Let calls with less than half of the tiles run directly."""
         self.fewest = self._kernels.count // 2
+        if isinstance(self.back, _ConvDirection):
+            self.back.fewest = self.fewest
 
-    def _direct(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        weight = self._kernels.weight
+    def direct(self, x: Tensor, bias: bool) -> Tensor:
+        """The sum as torch has it."""
+        weight, given = self._kernels.weight, self.bias if bias else None
         if self.is_back:
-            y = F.conv_transpose2d(x, weight, bias, padding=[2 - p for p in self.padding])
+            y = F.conv_transpose2d(x, weight, given, padding=[2 - p for p in self.padding])
         else:
-            y = F.conv2d(x, weight, bias, padding=self.padding)
+            y = F.conv2d(x, weight, given, padding=self.padding)
         return y.contiguous(memory_format=torch.channels_last)
 
 
 class WinogradConv2d(nn.Conv2d):
     """Stands in for a convolution in a private view. It holds the transformed kernels only: its weight is NaN."""
 
-    way: _ConvDirection
+    direction: _ConvDirection
 
     @classmethod
     def of(cls, conv: nn.Conv2d, kernels: Kernels) -> WinogradConv2d:
         """A stand-in that runs the convolution by its transformed kernels."""
         mine = with_class(cls, conv)
-        mine.way = _ConvDirection(kernels, None if conv.bias is None else conv.bias.detach(), _padding(conv), fewest=0)
+        mine.direction = _ConvDirection(
+            kernels, None if conv.bias is None else conv.bias.detach(), _padding(conv), fewest=0
+        )
         unread = conv.weight.new_full((), torch.nan).expand(conv.weight.shape)
         mine._parameters["weight"] = nn.Parameter(unread, requires_grad=False)
         return mine
 
     def enable_small_batches(self) -> None:
         """From now on (it was checked), let calls with few rows run directly."""
-        self.way.enable_small_batches()
+        self.direction.enable_small_batches()
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve pictures (N, C, H, W) or one picture (C, H, W)."""
         if x.ndim == 3:
             return self.forward(x[None])[0]
-        return apply(self.way, x)
+        return apply(self.direction, x)
 
 
 def winograd_candidates(

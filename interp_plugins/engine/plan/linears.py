@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from interp_plugins.engine.kernels.product import Product
+from interp_plugins.engine.kernels.guest import takes
 from interp_plugins.engine.kernels.weight_cache import Matrix
 from interp_plugins.engine.plan.linear_map import Candidate, LinearDirection, apply
 from interp_plugins.engine.plan.tracer import Tracer, is_plain
@@ -20,6 +21,8 @@ _PREPARED = 500  # multiplications that take as long as laying out one element
 class _DenseDirection(LinearDirection):
     """(..., I) to (..., O)."""
 
+    name = "packed linear"
+
     def __init__(self, matrix: Matrix, bias: Tensor | None, opposite: _DenseDirection | None = None):
         super().__init__(opposite)
         self.bias, self._matrix = bias, matrix
@@ -31,27 +34,35 @@ class _DenseDirection(LinearDirection):
         """With or without the bias."""
         return self._matrix.form(back=self.is_back)(x, self.bias if bias else None)
 
+    def direct(self, x: Tensor, bias: bool) -> Tensor:
+        """The product as torch has it."""
+        weight = self._matrix.weight
+        return F.linear(x, weight.t() if self.is_back else weight, self.bias if bias else None)
+
 
 class PackedLinear(nn.Linear):
     """Stands in for a linear layer in a private view."""
 
-    way: _DenseDirection
+    direction: LinearDirection
 
     @classmethod
     def of(cls, linear: nn.Linear, matrix: Matrix) -> PackedLinear:
-        """A stand-in that runs the layer by its matrix in another layout."""
+        """The same layer by its matrix in another layout."""
         mine = with_class(cls, linear)
-        mine.way = _DenseDirection(matrix, None if linear.bias is None else linear.bias.detach())
+        mine.direction = _DenseDirection(matrix, None if linear.bias is None else linear.bias.detach())
         return mine
+
+    def enable_small_batches(self) -> None:
+        """A product of few vectors runs as one of many does."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply and add the bias."""
-        return apply(self.way, x)
+        return apply(self.direction, x)
 
 
 def may_pay(linear: nn.Module) -> bool:
     """Whether a module is a linear layer that is large enough, and can be."""
-    return isinstance(linear, nn.Linear) and linear.weight.numel() >= _SMALLEST and Product.suits(linear.weight)
+    return isinstance(linear, nn.Linear) and linear.weight.numel() >= _SMALLEST and takes(linear.weight)
 
 
 def linear_candidates(

@@ -1,66 +1,54 @@
 """The planned forward: a model's private, faster, equal view, for the loops that run it many times.
 
-    forward, wrt = planned(forward, inputs, rows=50, chunk=8, wrt=layers)
+    forward, wrt = planned(forward, inputs, rows=50, chunk=8, wrt=layers, backward=True)
 
 Batch normalisation is folded into the layer before it, image networks run in the channels-last layout, 3 x 3
 convolutions with fewer multiplications where that pays, and (for a straight path, `behind_first_layer`) the first
-linear layer leaves the loop. A plan is made from one watched forward pass of
-the first actual sample and checked on it against the plain model. One that does not agree is dropped, part by part,
-until the plain model runs; there is nothing to configure. `engine.switch` switches it off. The few rows of the check
-are not counted as passes of the method.
+linear layer leaves the loop. A plan is made from one watched forward pass of the first actual sample and compared on it
+with the plain model, outputs and, for methods that go backward, gradients. One that does not agree is dropped, part by
+part, until the plain model runs; there is nothing to configure, and the meter tells what came of it. `engine.switch`
+switches it off. The few rows of the comparison are not counted as passes of the method.
 """
 
 from __future__ import annotations
 
 import inspect
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from interp_plugins.core.caches import call_cache
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import modules_of, preserved_rng
 from interp_plugins.core.layers import AtLayer, Layer
-from interp_plugins.core.tensors import expand_rows, is_float
+from interp_plugins.core.tensors import is_float
+from interp_plugins.engine.kernels.product import PACKED
+from interp_plugins.engine.meter import dropped, ran_out, reason, used
+from interp_plugins.engine.plan.agreement import Trial
+from interp_plugins.engine.plan.candidates import Loop, Plan, candidates, replaying
 from interp_plugins.engine.plan.compiled import NO_LAYERS, compiling, through_compiler
-from interp_plugins.engine.plan.convolutions import WinogradConv2d, winograd_candidates
-from interp_plugins.engine.plan.first_layer import BehindFirstLayer, FirstLayer, first_layer
-from interp_plugins.engine.plan.fold import LINEAR, NORMS, folded
-from interp_plugins.engine.plan.layout import InLayout, channels_last, has_own_backward, pays
-from interp_plugins.engine.plan.linear_map import faster
-from interp_plugins.engine.plan.linears import linear_candidates, may_pay
-from interp_plugins.engine.plan.replay import Memory, Replaying, before
-from interp_plugins.engine.plan.tracer import Tracer
-from interp_plugins.engine.plan.view import AGREE, NoView, View, layers_in
-from interp_plugins.engine.switch import enabled
+from interp_plugins.engine.plan.first_layer import BehindFirstLayer
+from interp_plugins.engine.plan.fold import LINEAR, NORMS
+from interp_plugins.engine.plan.linears import may_pay
+from interp_plugins.engine.plan.view import AGREE, NoView
+from interp_plugins.engine.switch import enabled, kernels_enabled
 
-_WORTH_CUDA = 2000  # there a pass is short, and making a plan takes as long as it does on a CPU
-_WORTH = 12  # rows from which a plan pays: the check runs two forward rows and a few more where a plan fails
+MIN_ROWS = 12  # from which a plan pays: the comparison runs two rows each way, and a few more where a plan fails
+MIN_ROWS_CUDA = 2000  # there a pass is short, and making a plan takes as long as it does on a CPU
+MIN_ELEMENTS = 1 << 14  # of all rows: what is smaller is over before a plan is made
+_NAME = "planned"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What planning chose, and what it runs on.
+class _Outcome:
+    """What came of planning: a plan or none, and what was dropped on the way."""
 
-    Attributes:
-        func: the callable to use in the place of the model's.
-        view: the private view, to find layers in; None where the model stays as it is.
-        behind: the callable behind the first linear layer, or None.
-        replaying: whether `func` takes the numbers of the rows as one more argument.
-        winograd: stand-ins of convolutions in the view.
-    """
-
-    func: Callable[..., Any]
-    view: View | None = None
-    behind: BehindFirstLayer | None = None
-    replaying: bool = False
-    winograd: Sequence[WinogradConv2d] = ()
+    plan: Plan | None
+    dropped: tuple[str, ...] = ()
+    last: bool = True  # whether it would be the same another time
 
 
 def planned(
@@ -70,6 +58,7 @@ def planned(
     rows: int,
     chunk: int,
     wrt: Sequence[Layer] | None = None,
+    backward: bool = False,
 ) -> tuple[Forward, Sequence[Layer] | None]:
     """The planned forward (or the given one), and the layers to read in it.
 
@@ -79,13 +68,16 @@ def planned(
         rows: rows that are going to be sent through; few rows are not worth a plan.
         chunk: rows that go through at a time.
         wrt: layers that the caller reads.
+        backward: whether the caller takes gradients, which then have to agree as well.
     """
     if compiling() and wrt is not None:
         raise InputError(NO_LAYERS)
-    plan = _plan(forward, inputs, rows, chunk, wrt)
+    plan = _plan(Loop(forward, inputs, rows, chunk, wrt, backward=backward))
+    if plan is not None:
+        used(_NAME, ", ".join(plan.changes))
     if compiling():
-        return through_compiler(forward, plan.func if plan is not None and plan.view is not None else None), None
-    if plan is None or plan.view is None:
+        return through_compiler(forward, plan.func if plan is not None else None), None
+    if plan is None:
         return forward, wrt
     args = (*forward.args, torch.arange(forward.n)) if plan.replaying else forward.args
     return replace(forward, func=plan.func, args=args), None if wrt is None else [plan.view.layer(site) for site in wrt]
@@ -94,171 +86,143 @@ def planned(
 def behind_first_layer(
     forward: Forward, inputs: Sequence[Tensor], *, rows: int, chunk: int
 ) -> tuple[Forward, BehindFirstLayer] | None:
-    """The planned forward as a function of its first linear layer's output, if it has one that reads the one input."""
-    plan = _plan(forward, inputs, rows, chunk, None)
+    """The planned forward as a function of its first linear layer's output, if it has one that reads the one input.
+
+    For methods that go backward; arguments as of `planned`.
+    """
+    plan = _plan(Loop(forward, inputs, rows, chunk, None, first=True, backward=True))
     if plan is None or plan.behind is None:
         return None
+    used(_NAME, ", ".join((*plan.changes, "first layer out of the loop")))
     behind = through_compiler(forward, plan.behind) if compiling() else replace(forward, func=plan.behind)
     return behind, plan.behind
 
 
-def _plan(
-    forward: Forward,
-    inputs: Sequence[Tensor],
-    rows: int,
-    chunk: int,
-    wrt: Sequence[Layer] | None,
-) -> Plan | None:
-    worth = _WORTH_CUDA if inputs[0].device.type == "cuda" else _WORTH
-    if not enabled() or rows < worth or not all(is_float(x) and x.dtype in AGREE for x in inputs):
+def _plan(loop: Loop) -> Plan | None:
+    """The plan for a loop, made or remembered, or None; the meter is told why."""
+    why = _refused_at_once(loop.forward, loop.inputs, loop.rows)
+    if why is None and not _may_gain(loop):
+        why = "the model has nothing to change for the better"
+    if why is not None:
+        dropped(_NAME, why)
         return None
-    if torch.is_autocast_enabled(inputs[0].device.type) or not _may_gain(forward.func, inputs, wrt):
-        return None
-    memory, func = call_cache(), forward.func
-    weights = tuple((id(p), p._version) for root in modules_of(func) for p in root.parameters() if not p.is_inference())
-    sites = tuple((id(site.module), site.io, site.call) for site in wrt or ())
-    shapes = tuple((x.shape[1:], x.dtype, x.device) for x in inputs)
-    key = ("plan", id(func), weights, sites, shapes, len(forward.args), tuple(forward.kwargs), compiling())
-    if key not in memory:
-        memory[key] = (func, _made(forward, inputs, rows, chunk, wrt))  # with func, so that its identity stays its own
-    return memory[key][1]
+    outcome = _outcome(loop)
+    for text in outcome.dropped:
+        dropped(_NAME, text)
+    return outcome.plan
 
 
-def _may_gain(func: Any, inputs: Sequence[Tensor], wrt: Sequence[Layer] | None) -> bool:
+def _refused_at_once(forward: Forward, inputs: Sequence[Tensor], rows: int) -> str | None:
+    """Why no plan is made, seen without looking at the model."""
+    device = inputs[0].device.type
+    fewest = MIN_ROWS_CUDA if device == "cuda" else MIN_ROWS
+    if not enabled():
+        return "switched off"
+    if rows < fewest:
+        return f"{rows} rows, and {fewest} are the fewest that pay"
+    row = sum(x.shape[1:].numel() for x in inputs)
+    if rows * row < MIN_ELEMENTS:
+        row += sum(a.shape[1:].numel() for a in forward.args if isinstance(a, Tensor) and a.shape[:1] == (forward.n,))
+        if rows * row < MIN_ELEMENTS:
+            return f"{rows} rows of {row} numbers, too few to pay"
+    for x in inputs:
+        if not is_float(x) or x.dtype not in AGREE:
+            return f"inputs are {str(x.dtype).removeprefix('torch.')}"
+    return "autocast" if torch.is_autocast_enabled(device) else None
+
+
+def _may_gain(loop: Loop) -> bool:
     """Whether the model has anything that a plan could change, seen without running it."""
+    func = loop.forward.func
     if not isinstance(func, nn.Module) and not inspect.ismethod(func) and not hasattr(func, "wrapped_callables"):
         return False
     modules = [m for root in modules_of(func) for m in root.modules()]
-    first = wrt is None and len(inputs) == 1 and any(isinstance(m, LINEAR) for m in modules)
-    return first or any(isinstance(m, (*NORMS, nn.Conv2d)) or may_pay(m) for m in modules)
+    if isinstance(func, AtLayer):
+        return True  # what lies before the layer
+    if loop.first and len(loop.inputs) == 1 and any(isinstance(m, LINEAR) for m in modules):
+        return True  # the first of them
+    if any(isinstance(m, (*NORMS, nn.Conv2d)) for m in modules):
+        return True
+    return any(may_pay(m) for m in modules) and PACKED.refused() is None
 
 
-def _made(
-    forward: Forward, inputs: Sequence[Tensor], rows: int, chunk: int, wrt: Sequence[Layer] | None
-) -> Plan | None:
-    args, kwargs = _rows_of_first(forward, inputs)
-    x = args[0] = args[0].requires_grad_().clone()  # with a graph, to see what would run backward
-    probe = Tracer()
+def _outcome(loop: Loop) -> _Outcome:
+    """What was remembered of a loop like this while the model is frozen, or comes of it now."""
+    forward, memory = loop.forward, call_cache()
+    func = forward.func
+    weights = tuple((id(p), p._version) for root in modules_of(func) for p in root.parameters() if not p.is_inference())
+    sites = tuple((id(site.module), site.io, site.call) for site in loop.wrt or ())
+    shapes = tuple((x.shape[1:], x.dtype, x.device) for x in loop.inputs)
+    switches = compiling(), kernels_enabled()
+    key = ("plan", id(func), weights, sites, shapes, len(forward.args), tuple(forward.kwargs), switches)
+    asked = (loop.first, loop.backward)
+    for known in (asked, *_SERVES[asked]):
+        if (*key, known) in memory:
+            outcome: _Outcome = memory[(*key, known)][1]
+            if known == asked or outcome.plan is None or outcome.plan.behind is None:
+                return outcome
+    outcome = _made(loop)
+    if outcome.last:
+        memory[(*key, asked)] = (func, outcome)  # with func, so that its identity stays its own
+    return outcome
+
+
+# (first, backward) of a loop, and those of others whose outcome serves it as well, unless the first layer has left.
+_SERVES = {
+    (True, True): (),
+    (True, False): ((True, True),),
+    (False, True): ((True, True),),
+    (False, False): ((False, True), (True, True)),
+}
+
+
+def _made(loop: Loop) -> _Outcome:
     with preserved_rng():
         try:
-            output = probe.run(forward.func, *args, **kwargs)
-        except Exception:  # whatever is wrong with this row is said where the rows are really run
-            return None
-        own_backward, plain = has_own_backward(output), _values(output)
-        del output
-        if isinstance(forward.func, AtLayer) and not own_backward:
-            plan = _replaying(forward, inputs, probe, forward.func, rows, chunk, len(x))
-            if plan is not None and _agrees(plan, args, kwargs, plain):
-                return plan
-        for plan in _candidates(forward, probe, x, rows, chunk, wrt, own_backward):
-            if _agrees(plan, args, kwargs, plain):
-                for conv in plan.winograd:
-                    conv.enable_small_batches()
-                return plan
-    return None
+            trial = Trial(loop.forward, loop.inputs, loop.wrt, loop.backward)
+        except Exception as error:  # the model's own: it is raised where the rows are really run
+            why = f"the model, on one row, raised {reason(error, _NAME, (Exception,))}"
+            return _Outcome(None, (why,), last=not ran_out(error))
+        return _first_that_agrees(loop, trial)
 
 
-def _rows_of_first(forward: Forward, inputs: Sequence[Tensor]) -> tuple[list[Any], dict[str, Any]]:
-    """The first sample: one row; of a layer's tensors two, the second halved, which the score has to follow."""
-    count = 2 if isinstance(forward.func, AtLayer) else 1
-    rows = torch.zeros(count, dtype=torch.long, device=inputs[0].device)
-    halves = 0.5 ** torch.arange(count, device=inputs[0].device)
-    values = [x.detach().index_select(0, rows) * expand_rows(halves, x).to(x) for x in inputs]
-    args, kwargs = forward.arguments(values, rows)
-    return list(args), kwargs
-
-
-def _replaying(
-    forward: Forward, inputs: Sequence[Tensor], probe: Tracer, at: AtLayer, rows: int, chunk: int, watched: int
-) -> Plan | None:
-    """A plan that computes once what lies before the layer."""
-    prefix = before(probe, at)
-    if not prefix:
-        return None
-    memory = Memory(forward.n)
-    stand_ins = folded(probe, at.layers)
-    ends = {id(m) for module, _ in prefix.values() for m in module.modules()}
-    stand_ins |= faster([*linear_candidates(probe, stand_ins, watched, ends)], rows)
-    stand_ins |= {key: memory.stand_in(m, calls) for key, (m, calls) in prefix.items()}
-    try:
-        view = View(stand_ins)
-        func = Replaying(view.of(at), memory)
-        return Plan(func, view, replaying=True) if func.record(forward, inputs, chunk) else None
-    except Exception:  # a model that cannot be viewed, or run on all samples at once
-        return None
-
-
-def _values(output: Any) -> list[Tensor]:
-    return [t.detach() for t in pytree.tree_leaves(output) if is_float(t)]
-
-
-def _candidates(
-    forward: Forward,
-    probe: Tracer,
-    x: Tensor,
-    rows: int,
-    chunk: int,
-    wrt: Sequence[Layer] | None,
-    own_backward: bool,
-) -> Iterator[Plan]:
-    """The plans to try, the boldest first."""
-    func = forward.func
-    layout = not own_backward and pays(probe, x)
-    stem = first_layer(probe, x) if wrt is None and not layers_in(func) else None
-    found_faster = False
-    for with_faster, with_stem, with_layout in itertools.product((True, False), repeat=3):
-        if (with_layout and not layout) or (with_stem and stem is None):
-            continue
-        stand_ins = folded(probe, [*layers_in(func), *(wrt or ())])  # made anew: no two copies of the weights at once
-        if with_layout:
-            channels_last(probe, stand_ins)
-        quick: dict[int, nn.Module] = {}
-        if with_faster and not compiling():  # functions of our own are no part of a compiled graph
-            in_layout = [*winograd_candidates(probe, stand_ins, min(rows, chunk))] if with_layout else []
-            once = {id(stem)} if with_stem else ()
-            quick = faster([*in_layout, *linear_candidates(probe, stand_ins, len(x), once)], rows)
-            found_faster = found_faster or bool(quick)
-        if not with_faster and not found_faster:
-            return  # they would be the same again
-        if not (with_layout or with_stem or stand_ins or quick):
-            continue
-        stand_ins |= quick
-        entry = None
-        if with_stem and stem is not None:
-            entry = FirstLayer(stand_ins.get(id(stem), stem))
-            stand_ins[id(stem)] = entry
-        view = View(stand_ins)
+def _first_that_agrees(loop: Loop, trial: Trial) -> _Outcome:
+    refused: list[str] = []
+    makers = [lambda: candidates(loop, trial.tracer, trial.x, trial.own_backward)]
+    at = loop.forward.func
+    if isinstance(at, AtLayer) and not trial.own_backward:
+        makers.insert(0, lambda: iter([replaying(loop, trial.tracer, at, len(trial.x))]))  # type: ignore[list-item]
+    for maker in makers:
         try:
-            mine = view.of(func)
-        except NoView:
-            return
-        behind = None
-        if entry is not None:
-            behind = BehindFirstLayer(mine, entry, tuple(x.shape[1:]), with_layout and x.ndim == 4)
-        checked = [m for m in quick.values() if isinstance(m, WinogradConv2d)]
-        yield Plan(InLayout(mine) if with_layout else mine, view, behind, winograd=checked)
+            for plan in maker():
+                if plan is None:
+                    continue
+                for stand_in in plan.packed:
+                    stand_in.direction.trust(loop.backward)
+                why = _disagreement(trial, plan)
+                if why is None:
+                    for stand_in in plan.packed:
+                        stand_in.enable_small_batches()
+                    return _Outcome(plan, tuple(refused))
+                refused.append(f"{_listed(plan)}: {why}")
+        except NoView as why_not:
+            refused.append(f"no private view: {why_not}")
+        except Exception as error:
+            refused.append(f"no private view: {reason(error, _NAME)}")
+            if ran_out(error):
+                return _Outcome(None, tuple(refused), last=False)
+    return _Outcome(None, tuple(dict.fromkeys(refused)) or ("the model has nothing to change for the better",))
 
 
-def _agrees(plan: Plan, args: Sequence[Any], kwargs: dict[str, Any], plain: Sequence[Tensor]) -> bool:
-    """Whether the plan gives the plain model's outputs; with a first layer taken out, by way of that."""
+def _disagreement(trial: Trial, plan: Plan) -> str | None:
     try:
-        with torch.no_grad():
-            x, *rest = args
-            if plan.replaying:
-                rest.append(torch.zeros(len(x), dtype=torch.long))
-            if plan.behind is None:
-                return _close(_values(plan.func(x, *rest, **kwargs)), plain)
-            return _close(_values(plan.behind(plan.behind.encode(x), *rest, **kwargs)), plain)
-    except Exception:  # a view that the model's code cannot live with
-        return False
+        return trial.disagreement(plan)
+    except Exception as error:  # a view that the model's code cannot live with
+        if ran_out(error):
+            raise
+        return f"raised {reason(error, _NAME)}"
 
 
-def _close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    if [t.shape for t in found] != [t.shape for t in expected]:
-        return False
-    for a, b in zip(found, expected, strict=True):
-        if a.dtype != b.dtype or a.dtype not in AGREE:
-            return False
-        if a.numel() and not bool((a - b).abs().max() <= AGREE[a.dtype] * b.abs().max()):  # NaN does not agree
-            return False
-    return True
+def _listed(plan: Plan) -> str:
+    first = ("first layer out of the loop",) if plan.behind is not None else ()
+    return ", ".join((*plan.changes, *first)) or "a view"
