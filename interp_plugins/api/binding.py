@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,18 @@ from torch import Tensor
 
 import interp_plugins.attr  # noqa: F401 - registers the methods
 from interp_plugins.core.errors import InputError, InputTypeError, did_you_mean
-from interp_plugins.core.registry import MethodInfo, canonical_name, info_of, list_methods, method_info
+from interp_plugins.core.registry import (
+    MethodInfo,
+    Traits,
+    arguments_of,
+    canonical_name,
+    contract_of,
+    innermost_method,
+    list_methods,
+    method_info,
+    traits_of,
+    variant,
+)
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
 
@@ -33,7 +43,7 @@ class Bound:
         method: the object with `attribute`.
         params: the user's and default parameters of `attribute`.
         takes: names of all arguments that `attribute` (or an inner method) takes.
-        info: the registration, or None.
+        traits: what it can do, with the method inside it.
     """
 
     name: str
@@ -41,41 +51,30 @@ class Bound:
     method: Any
     params: dict[str, Any]
     takes: frozenset[str]
-    info: MethodInfo | None
+    traits: Traits
 
     @property
     def innermost(self) -> Any:
-        """The method that does the work: the one inside NoiseTunnel, or the method itself."""
-        method = self.method
-        while (inner := getattr(method, "attribution_method", None)) is not None:
-            method = inner
-        return method
+        """The method that does the work: the one inside all others, or the method itself."""
+        return innermost_method(self.method)
 
     @property
-    def baselines(self) -> str | None:
-        """What its baselines are, as registered ("distribution": rows to draw from)."""
-        info = info_of(type(self.innermost))
-        return info.baselines if info is not None else None
+    def works(self) -> MethodInfo:
+        """What is known of the method that does the work."""
+        return contract_of(self.innermost)
+
+    @property
+    def shares(self) -> bool:
+        """Whether it explains several targets in shared passes, with the parameters that it has."""
+        alone = any(self.params.get(name) is not None for name in self.traits.alone_with)
+        refined = self.params.get("tol") is not None
+        return not alone and (self.traits.shares_tolerance if refined else self.traits.shares_targets)
 
 
-def _names(function: Callable[..., Any]) -> set[str]:
-    try:
-        return {p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD}
-    except (TypeError, ValueError):
-        return set()
-
-
-def attribute_names(method: Any) -> frozenset[str]:
-    """Arguments of a method object's `attribute`, with those of the method inside it (NoiseTunnel).
-
-    A method of the user's own that takes `**kwargs` is taken to know Captum's `target`.
-    """
-    own = _names(method.attribute)
-    inner = getattr(method, "attribution_method", None)
-    if inner is not None:
-        return frozenset(own | attribute_names(inner))
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(method.attribute).parameters.values())
-    return frozenset(own | {"target"} if open_ended else own)
+def of_object(method: Any, params: dict[str, Any], title: str | None = None) -> Bound:
+    """A method object with its parameters, and what the registry knows of it."""
+    info = contract_of(method)
+    return Bound(info.name, title or info.title, method, params, arguments_of(method), traits_of(method))
 
 
 def bind_methods(
@@ -150,21 +149,21 @@ def _bind_name(
 ) -> tuple[Bound, set[str]]:
     info = method_info(layer_variant(canonical_name(name)) if layer is not None else name)
     defaults = info.defaults(inputs, spec) if callable(info.defaults) else info.defaults
-    construct = _names(info.cls)
+    construct, wraps = info.constructor_takes, info.traits.wraps
     given = {**shared, **own}
-    arguments: dict[str, Any] = {}
+    arguments = {k: given[k] for k in construct & set(given) if k not in ("layer", wraps)}
+    title = info.title
     if "layer" in construct:
         arguments["layer"] = layer if layer is not None else default_layer()
-    if "attribution_method" in construct:
-        inner = given.get("attribution_method", "integrated_gradients")
-        if isinstance(inner, str):
-            inner, _ = _bind_name(inner, {}, func, inputs, spec, layer, {}, default_layer)
-            inner = inner.method
-        method = info.cls(inner)
-    else:
-        arguments |= {k: given[k] for k in construct & set(given) if k != "layer"}
+    if wraps is None:
         method = info.cls(func, **arguments)
-    takes = attribute_names(method)
+    else:
+        inner = given.get(wraps, info.traits.inside)
+        if isinstance(inner, str):
+            inner = _bind_name(inner, {}, func, inputs, spec, layer, {}, default_layer)[0].method
+        method = info.cls(**{wraps: inner}, **arguments)
+        title = f"{title} ({_short_title(inner)})"
+    takes = arguments_of(method)
     used = {k for k in given if k in (takes | construct) - SUPPLIED}
     wrong = sorted(set(own) - used)
     if wrong:
@@ -174,43 +173,38 @@ def _bind_name(
             f"Its parameters: {', '.join(known)}."
         )
     params = {k: v for k, v in defaults.items() if k in takes} | {k: given[k] for k in used if k in takes}
-    title = info.title
-    if "attribution_method" in construct:
-        inner_info = info_of(type(method.attribution_method))
-        title = f"{info.title} ({_short_title(inner_info, method.attribution_method)})"
-    return Bound(info.name, title, method, params, takes, info), used
+    return of_object(method, params, title), used
 
 
-def _short_title(info: MethodInfo | None, method: Any) -> str:
+def _short_title(method: Any) -> str:
     """An abbreviation where the field has one (IG), else the title."""
-    if info is None:
-        return type(method).__name__
+    info = contract_of(method)
     return next((a.upper() for a in info.aliases if len(a) <= 3), info.title)
 
 
 def layer_variant(name: str) -> str:
-    """The method to use when a layer is asked for: the name itself, or its layer variant."""
-    if name == "noise_tunnel" or "layer" in _names(method_info(name).cls):
-        return name
-    variants = {
-        "integrated_gradients": "layer_integrated_gradients",
-        "input_x_gradient": "layer_gradient_x_activation",
-    }
-    variant = variants.get(name, f"layer_{name}")
-    if variant not in list_methods(layer=True):
+    """The method to use when a layer is asked for: the name itself, or its layer variant.
+
+    A method around another stays: the one inside is at the layer.
+
+    Raises:
+        InputError: a method that explains the input alone, with those that can take its place.
+    """
+    info = method_info(name)
+    if info.traits.wraps is not None or "layer" in info.constructor_takes:
+        return info.name
+    found = variant(name, "layer")
+    if found is None:
+        others = [method_info(n) for n in list_methods(site="input")]
+        able = [m.name for m in others if m.traits.wraps is not None or variant(m.name, "layer") is not None]
         raise InputError(
             f"The method {name!r} explains the input and has no layer variant. With layer=, use one of: "
-            f"{', '.join(list_methods(layer=True))}, integrated_gradients, gradient_shap, feature_ablation, "
-            "noise_tunnel."
+            f"{', '.join([*list_methods(layer=True), *able])}."
         )
-    return variant
+    return found
 
 
 def _bind_object(method: Any, own: Mapping[str, Any], shared: Mapping[str, Any]) -> tuple[Bound, set[str]]:
-    takes = attribute_names(method)
-    info = info_of(type(method))
     given = {**shared, **own}
-    used = set(given) & (takes - SUPPLIED)
-    name = info.name if info else type(method).__name__
-    title = info.title if info else type(method).__name__
-    return Bound(name, title, method, {k: given[k] for k in used}, takes, info), used
+    used = set(given) & (arguments_of(method) - SUPPLIED)
+    return of_object(method, {k: given[k] for k in used}), used

@@ -145,7 +145,7 @@ def explain(
         clean = Forward.of(func, n, additional_forward_args=additional_forward_args)
         bound = bind_methods(methods, func, xs, spec, layer, params, lambda: last_grid_layer(clean, xs, body))
         if compile:
-            check_methods([(one.name, one.method) for one in bound])
+            check_methods([(one.name, one.traits.compiles) for one in bound])
         prediction = predict(clean, xs, activation, threshold)
         spec = _fitting(spec, prediction)
         asked = asked_targets(target, prediction, spec, n)
@@ -198,7 +198,7 @@ class _Job:
 
     def run(self, bound: Bound, asked: Sequence[Asked], prediction: Prediction) -> list[Explanation]:
         """One method for some targets: in shared passes where it can (`core.multi_target`), else one after another."""
-        if len(asked) > 1 and _shares(bound):
+        if len(asked) > 1 and bound.shares:
             return self._run(bound, asked, prediction)
         return [exp for one in asked for exp in self._run(bound, [one], prediction)]
 
@@ -273,8 +273,7 @@ class _Job:
             "seed": self.seed,
             "progress": self.progress,
         }
-        foreign = not type(bound.innermost).__module__.startswith("interp_plugins")
-        if foreign and asked.indices is not None:
+        if bound.works.foreign and asked.indices is not None:
             optional["target"] = list(asked.indices)
         kwargs |= {k: v for k, v in optional.items() if k in takes and v is not None}
         for name in ("batch_size", "internal_batch_size"):
@@ -284,18 +283,18 @@ class _Job:
         baselines: tuple[Tensor, ...] | None = None
         wanted = self.baselines if self.baselines is not None else kwargs.pop("baselines", None)
         if "baselines" in takes:
-            if bound.baselines == "distribution":
+            if bound.works.baselines == "distribution":
                 kwargs["baselines"] = self._distribution()
             else:
                 rng = make_generator(self.seed)
-                vectors = getattr(bound.method, "embeds_ids", False)
+                vectors = bound.traits.embeds_ids
                 baselines = as_baselines(wanted, self.xs, self.spec, rng, template=self.inputs, vectors=vectors)
                 given = wanted if isinstance(wanted, tuple) else (wanted,) * len(baselines)
                 means = [vectors and isinstance(b, Sample) and not is_float(x) for b, x in zip(given, self.xs)]
                 kwargs["baselines"] = like(
                     self.inputs, [g if mean else b for g, b, mean in zip(given, baselines, means, strict=True)]
                 )
-        if "return_convergence_delta" in takes and "nt_type" not in takes:
+        if "return_convergence_delta" in takes and bound.traits.asks_delta:
             kwargs["return_convergence_delta"] = True
         return kwargs, baselines
 
@@ -323,9 +322,8 @@ class _Job:
         return like(self.inputs, rows)
 
     def _layer(self, bound: Bound) -> str | None:
-        method = getattr(bound.method, "attribution_method", bound.method)
-        layer = getattr(method, "layer", None)
-        if layer is None or (bound.info is not None and bound.info.site == "neuron"):
+        layer = getattr(bound.innermost, "layer", None)
+        if layer is None or bound.works.site == "neuron":
             return None
         names = []
         for one in layer if isinstance(layer, list) else [layer]:
@@ -352,16 +350,6 @@ class _Job:
             "versions": versions,
             **({"per_sample": per_sample} if per_sample else {}),
         }
-
-
-def _shares(bound: Bound) -> bool:
-    """Whether a method explains several targets in shared passes.
-
-    With `tol` each target decides its own passes, unless the method can share those; a `custom_attribution_func` knows
-    one target.
-    """
-    shares = "shares_targets" if bound.params.get("tol") is None else "shares_tolerance"
-    return bool(getattr(bound.method, shares, False)) and bound.params.get("custom_attribution_func") is None
 
 
 def _cpu(value: Any) -> Any:

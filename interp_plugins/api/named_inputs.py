@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.tensors import describe
+from interp_plugins.core.wrapper import Wrapper
 
 
-class NamedInputs:
+class NamedInputs(Wrapper):
     """A model whose explained inputs go by name; accepted wherever a model is, and called with them in order.
 
     Args:
@@ -24,10 +25,6 @@ class NamedInputs:
     def __init__(self, func: Callable[..., Any], names: tuple[str, ...], whole: bool = False):
         self.func, self.names, self.whole = func, names, whole
         self.__name__ = type(func).__name__ if isinstance(func, nn.Module) else getattr(func, "__name__", "function")
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         """Call the model; arguments beyond the names go along by position."""

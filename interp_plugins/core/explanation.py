@@ -21,7 +21,7 @@ from interp_plugins.core import saving
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.fields import LISTED, TENSORS, listed, names_of, tensors
 from interp_plugins.core.frame import frame
-from interp_plugins.core.registry import canonical_name
+from interp_plugins.core.registry import canonical_name, variant
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import Inputs, Maps
 
@@ -341,7 +341,7 @@ class Explanations(Sequence[Explanation]):
     def __getitem__(self, key: int | str | slice) -> Explanation | Explanations:
         if isinstance(key, str):
             name = canonical_name(key, default=key)
-            asked = {key, name, canonical_name(f"layer_{name}", default=name)}  # "ig" at a layer is the layer's variant
+            asked = {key, name, variant(name, "layer") or name}  # "ig" at a layer is the layer's variant
             for exp in self._items:
                 if asked & {exp.method, exp.title}:
                     return exp

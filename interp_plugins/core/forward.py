@@ -24,9 +24,10 @@ from interp_plugins.core.layers import Layer, Neuron, run_and_read
 from interp_plugins.core.multi_target import side_by_side
 from interp_plugins.core.target import Target, Whole
 from interp_plugins.core.tensors import as_tuple, describe, is_float, own_tree, take_rows
+from interp_plugins.core.wrapper import Wrapper
 
 
-class Call:
+class Call(Wrapper):
     """A callable with keyword arguments and an output selector bound to it; accepted wherever a `forward_func` is.
 
     Args:
@@ -38,10 +39,6 @@ class Call:
 
     def __init__(self, func: Callable[..., Any], kwargs: Mapping[str, Any] | None = None, output: Any = None):
         self.func, self.kwargs, self.output = func, dict(kwargs or {}), output
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The selected output of one call."""

@@ -22,6 +22,7 @@ from interp_plugins.core.errors import InputTypeError, InterpWarning, LayerError
 from interp_plugins.core.guard import modules_of
 from interp_plugins.core.target import Index, as_target
 from interp_plugins.core.tensors import describe
+from interp_plugins.core.wrapper import Wrapper
 
 _WRAPPERS = ("module", "_orig_mod")
 
@@ -238,7 +239,7 @@ def run_and_read(
     return output, [tap.chosen(func) for tap in taps]
 
 
-class AtLayer:
+class AtLayer(Wrapper):
     """func as a function of some layers' activations: `f(*activations, *inputs, *args)`.
 
     The original inputs follow the activations as ordinary (batched) arguments, so that whatever expands the
@@ -249,10 +250,6 @@ class AtLayer:
         self.func, self.layers = func, list(layers)
         self.counts: list[int] = []
         self.calls: list[int] = [1] * len(layers)
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def sites(self) -> list[Layer]:
         """The layers, calls counted from the first (known after `encode`)."""
@@ -281,7 +278,7 @@ class AtLayer:
             return self.func(*args[start:], **kwargs)
 
 
-class NoisyAt:
+class NoisyAt(Wrapper):
     """func with noise added to some layers' tensors: `f(*inputs, *args, *noise)`, one noise tensor per layer tensor.
 
     The noise comes last, as ordinary batched arguments, so that it stays with its rows.
@@ -289,10 +286,6 @@ class NoisyAt:
 
     def __init__(self, at: AtLayer):
         self.func, self.layers, self.calls, self.count = at.func, at.sites(), at.calls, sum(at.counts)
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call func on the arguments before the noise, with the noise added at the layers."""
@@ -302,15 +295,11 @@ class NoisyAt:
             return self.func(*args[: len(args) - self.count], **kwargs)
 
 
-class OfNeuron:
+class OfNeuron(Wrapper):
     """func with a neuron as its output: `f(*inputs, *args) -> (N,)`."""
 
     def __init__(self, func: Callable[..., Any], neuron: Neuron):
         self.func, self.neuron = func, neuron
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """The neuron's value per row."""

@@ -25,6 +25,7 @@ from interp_plugins.core.batching import auto_chunk, chunks
 from interp_plugins.core.errors import InputTypeError, ModelError
 from interp_plugins.core.provenance import Lookup, Provenance, tables_of
 from interp_plugins.core.tensors import integer_advice, is_float, take_rows
+from interp_plugins.core.wrapper import Wrapper
 
 
 @dataclass
@@ -35,7 +36,7 @@ class _Slot:
     shape: tuple[int, ...]
 
 
-class AtLookups:
+class AtLookups(Wrapper):
     """func as a function of slots and float inputs: `f(*slots, *floats, *ids, *args)`.
 
     Args:
@@ -50,10 +51,6 @@ class AtLookups:
         sizes = [x[0].numel() for x in inputs if not is_float(x)]
         self.starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
         self.slots: dict[tuple[int, int], _Slot] = {}
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def split(self, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """What belongs to float inputs, and what to integer inputs."""

@@ -1,4 +1,9 @@
-"""The registry of methods: one decorator, read by `explain`, the docs tables, the tests and the command line.
+"""The registry of methods: one decorator that says all that is known of a method, and one look-up that reads it.
+
+`register` stands above a method's class and holds its names, what it asks of data and model, what it can do (`Traits`),
+and its card; the parameters are read off the class, once. `explain`, the docs tables, the tests and the command line
+read it from here. `contract_of` gives the same of any method object: of one's own subclass of a method, of Captum's, of
+anything with `attribute`.
 
 It holds what has been imported: `interp_plugins.attr` registers the built-in methods, and `api`, which binds names,
 imports that.
@@ -6,14 +11,66 @@ imports that.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from interp_plugins.core.errors import unknown
 
 C = TypeVar("C", bound=type)
+Parameters = Mapping[str, inspect.Parameter]
+
+AXIOMS = ("completeness", "linearity", "dummy", "symmetry", "implementation invariance")
+GAMES = ("shapley", "aumann_shapley", "gradient")
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a method can do, beside computing a map.
+
+    Attributes:
+        shares_targets: a `core.multi_target.MultiTarget` is explained in shared passes; else `explain` runs once per
+            target.
+        shares_tolerance: it does so with `tol` as well, where each target may need passes of its own.
+        alone_with: parameters that know one target; where one is given, `explain` runs once per target.
+        compiles: its passes are calls of the whole model, which `torch.compile` can take.
+        embeds_ids: integer inputs are explained at their look-ups.
+        reads_layer: the map is over a layer.
+        asks_delta: `explain` asks for the convergence delta where the method takes `return_convergence_delta`.
+        wraps: the constructor's parameter, and the attribute, that holds the method inside; None: it wraps none. What
+            such a method can do, it can do around a method that can.
+        inside: the name of the method inside, where none is given.
+        game: what its values are meant to be: "shapley" values, "aumann_shapley" values (the integral of the gradient
+            along a straight path), the "gradient" at the input; None: something of its own.
+    """
+
+    shares_targets: bool = False
+    shares_tolerance: bool = False
+    alone_with: tuple[str, ...] = ()
+    compiles: bool = False
+    embeds_ids: bool = False
+    reads_layer: bool = False
+    asks_delta: bool = True
+    wraps: str | None = None
+    inside: str | None = None
+    game: str | None = None
+
+    def around(self, inner: Traits) -> Traits:
+        """Those of a method around another."""
+        return replace(
+            self,
+            shares_targets=self.shares_targets and inner.shares_targets,
+            # its own draws go on until all targets have settled; each draw is shared as the method inside shares it
+            shares_tolerance=self.shares_tolerance and inner.shares_targets,
+            alone_with=(*self.alone_with, *inner.alone_with),
+            compiles=self.compiles and inner.compiles,
+            embeds_ids=self.embeds_ids and inner.embeds_ids,
+            asks_delta=self.asks_delta and inner.asks_delta,
+        )
 
 
 @dataclass(frozen=True)
@@ -21,7 +78,7 @@ class MethodInfo:
     """What the registry knows of a method.
 
     Attributes:
-        name: canonical snake_case name.
+        name: canonical snake_case name; of a class that is not registered its own.
         cls: the class with Captum's constructor and `attribute`.
         aliases: other names, case-insensitive.
         needs: "gradient", "perturbation" or "forward": what is asked of the model.
@@ -33,6 +90,14 @@ class MethodInfo:
             "transformer" (a model with attention).
         defaults: parameters that `explain` uses where they differ from the class's own, or a function of
             (inputs, spec) giving them.
+        variant_of: the method that this is at a layer or for a neuron.
+        traits: what it can do.
+        cost: forward and backward passes per sample; n is `n_steps` or `n_samples`, d the number of features or
+            windows, c of channels. Empty for a variant: that of the plain method.
+        axioms: of `AXIOMS`, those that hold for every model (completeness: up to the integration or sampling error);
+            each is tested in `tests/axioms/test_cards.py`.
+        assumes: what has to be true for the map to mean what it says.
+        own: an `attribute` that an object has beside its class's; None: the class's.
     """
 
     name: str
@@ -45,15 +110,65 @@ class MethodInfo:
     reference: str = ""
     applies_to: str = "any"
     defaults: Mapping[str, Any] | Callable[..., Mapping[str, Any]] = field(default_factory=dict)
+    variant_of: str | None = None
+    traits: Traits = field(default_factory=Traits)
+    cost: str = ""
+    axioms: tuple[str, ...] = ()
+    assumes: str = ""
+    own: Any = None
+
+    @functools.cached_property  # at first use: reading them all at import takes longer than a small call
+    def constructor(self) -> Parameters:
+        """The parameters of the constructor, by name, with their defaults and annotations."""
+        return _parameters(self.cls)
+
+    @functools.cached_property
+    def parameters(self) -> Parameters:
+        """The parameters of `attribute`, by name, as an object of the class has it."""
+        return _of_attribute(self.cls) if self.own is None else _parameters(self.own)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the class stands outside this package, so that `attribute` may know Captum's targets alone."""
+        return self.cls.__module__.partition(".")[0] != __name__.partition(".")[0]
+
+    @functools.cached_property
+    def takes(self) -> frozenset[str]:
+        """The names of what `attribute` takes."""
+        return _named(self.parameters)
+
+    @functools.cached_property
+    def constructor_takes(self) -> frozenset[str]:
+        """The names of what the constructor takes."""
+        return _named(self.constructor)
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether `attribute` takes further arguments by name (`**kwargs`)."""
+        return any(p.kind is p.VAR_KEYWORD for p in self.parameters.values())
 
 
 _METHODS: dict[str, MethodInfo] = {}
 _ALIASES: dict[str, str] = {}
+_BY_CLASS: dict[type, MethodInfo] = {}
+_SAID: dict[type, Mapping[str, Any]] = {}  # the traits that a class says of itself, and so of its subclasses
+_DERIVED: weakref.WeakKeyDictionary[type, MethodInfo] = weakref.WeakKeyDictionary()
 
 
 def _key(name: str) -> str:
     """One key for all spellings: "Grad-CAM", "grad_cam", "GradCam"; but "Grad-CAM++" is another method."""
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
+
+
+def family(**traits: Any) -> Callable[[C], C]:
+    """Class decorator: the `Traits` that the subclasses of a base class have, where they do not say otherwise."""
+    _check_traits(traits)
+
+    def add(cls: C) -> C:
+        _SAID[cls] = traits
+        return cls
+
+    return add
 
 
 def register(
@@ -67,10 +182,43 @@ def register(
     reference: str = "",
     applies_to: str = "any",
     defaults: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
+    variant_of: str | None = None,
+    cost: str = "",
+    axioms: tuple[str, ...] = (),
+    assumes: str = "",
+    **traits: Any,
 ) -> Callable[[C], C]:
-    """Class decorator: make a method known by name. See `MethodInfo` for the arguments."""
+    """Class decorator: make a method known by name.
+
+    Args:
+        name: see `MethodInfo`, which documents all arguments but `traits`.
+        aliases: see there, as for the others.
+        needs: what is asked of the model.
+        site: what the map is over.
+        baselines: what its `baselines` are.
+        title: None: the name in capitals.
+        reference: paper or source.
+        applies_to: what it asks of the data or the model.
+        defaults: parameters that `explain` uses.
+        variant_of: the plain method.
+        cost: passes per sample.
+        axioms: of `AXIOMS`.
+        assumes: what has to be true.
+        **traits: fields of `Traits`; the others are those of the base classes (`family`, or registered themselves).
+
+    Raises:
+        ValueError: a name that another method has, an axiom or trait that there is not.
+    """
+    _check_traits(traits)
+    for axiom in axioms:
+        if axiom not in AXIOMS:
+            raise unknown("axiom", axiom, AXIOMS)
 
     def add(cls: C) -> C:
+        for key in (keys := {_key(n) for n in (name, *aliases, cls.__name__)}):
+            if _ALIASES.get(key, name) != name:
+                raise ValueError(f"{name!r}: the name {key!r} already belongs to {_ALIASES[key]!r}.")
+        _SAID[cls] = traits
         info = MethodInfo(
             name,
             cls,
@@ -82,14 +230,53 @@ def register(
             reference,
             applies_to,
             defaults or {},
+            variant_of,
+            _said(cls),
+            cost,
+            axioms,
+            assumes,
         )
-        for key in {_key(n) for n in (name, *aliases, cls.__name__)}:
-            if _ALIASES.setdefault(key, name) != name:
-                raise ValueError(f"{name!r}: the name {key!r} already belongs to {_ALIASES[key]!r}.")
+        _ALIASES.update(dict.fromkeys(keys, name))
         _METHODS[name] = info
+        _BY_CLASS.setdefault(cls, info)
         return cls
 
     return add
+
+
+def _check_traits(traits: Mapping[str, Any]) -> None:
+    known = [f.name for f in fields(Traits)]
+    for name in traits:
+        if name not in known:
+            raise unknown("trait", name, known)
+    game = traits.get("game")
+    if game is not None and game not in GAMES:
+        raise unknown("game", game, GAMES)
+
+
+def _said(cls: type) -> Traits:
+    """What a class and its bases say, the nearer class first."""
+    said = {k: v for base in reversed(cls.__mro__) for k, v in _SAID.get(base, {}).items()}
+    return Traits(**said)
+
+
+def _parameters(function: Any) -> Parameters:
+    """The parameters of a function or a class; none where it does not tell."""
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return {}
+
+
+def _of_attribute(cls: type) -> Parameters:
+    """Those of a class's `attribute`, as its objects have it."""
+    found = _parameters(getattr(cls, "attribute", None))
+    bound = inspect.isfunction(inspect.getattr_static(cls, "attribute", None))
+    return dict(list(found.items())[1:]) if bound else found
+
+
+def _named(parameters: Parameters) -> frozenset[str]:
+    return frozenset(p.name for p in parameters.values() if p.kind is not p.VAR_KEYWORD)
 
 
 def canonical_name(name: str, default: str | None = None) -> str:
@@ -109,7 +296,80 @@ def method_info(name: str) -> MethodInfo:
 
 def info_of(cls: type) -> MethodInfo | None:
     """The registration of a class, or None for a class that is not registered."""
-    return next((m for m in _METHODS.values() if m.cls is cls), None)
+    return _BY_CLASS.get(cls)
+
+
+def contract_of(method: Any) -> MethodInfo:
+    """What is known of a method object: its registration, or what its class tells, read once per class.
+
+    A subclass of a registered method has its traits, unless it is registered itself, and parameters of its own.
+    """
+    cls = type(method)
+    if "attribute" in getattr(method, "__dict__", ()):  # of this object alone
+        return replace(_derived(cls), own=method.attribute)
+    found = _BY_CLASS.get(cls) or _DERIVED.get(cls)
+    if found is None:
+        found = _DERIVED[cls] = _derived(cls)
+    return found
+
+
+def _derived(cls: type) -> MethodInfo:
+    base = next((_BY_CLASS[b] for b in cls.__mro__ if b in _BY_CLASS), MethodInfo("", cls))
+    return replace(
+        base,
+        name=cls.__name__,
+        title=cls.__name__,
+        cls=cls,
+        aliases=(),
+        traits=_said(cls),
+    )
+
+
+def inner_method(method: Any) -> Any:
+    """The method inside another (NoiseTunnel, ours or Captum's), or None.
+
+    A class of the user's that does not say so wraps what it was constructed with, if that is a method.
+    """
+    info = contract_of(method)
+    if info.traits.wraps is not None:
+        return getattr(method, info.traits.wraps, None)
+    if not info.foreign:
+        return None
+    held = (getattr(method, name, None) for name in info.constructor)
+    return next((one for one in held if callable(getattr(one, "attribute", None))), None)
+
+
+def innermost_method(method: Any) -> Any:
+    """The method that does the work: the one inside all others, or the method itself."""
+    inner = inner_method(method)
+    return method if inner is None else innermost_method(inner)
+
+
+def traits_of(method: Any) -> Traits:
+    """What a method object can do, with the method inside it."""
+    info, inner = contract_of(method), inner_method(method)
+    if inner is None:
+        return info.traits
+    # around a method that it hands its arguments to, a foreign class is not known to make one delta of many
+    known = info.traits.wraps is not None or "return_convergence_delta" in info.takes
+    return replace(info.traits, asks_delta=known and info.traits.asks_delta).around(traits_of(inner))
+
+
+def arguments_of(method: Any) -> frozenset[str]:
+    """Arguments of a method object's `attribute`, with those of the method inside it.
+
+    A method of the user's own that takes `**kwargs` is taken to know Captum's `target`.
+    """
+    info, inner = contract_of(method), inner_method(method)
+    if inner is not None:
+        return info.takes | arguments_of(inner)
+    return info.takes | {"target"} if info.open_ended else info.takes
+
+
+def variant(name: str, site: str) -> str | None:
+    """The name of what a plain method is at a "layer" or for a "neuron", or None."""
+    name = canonical_name(name, default=name)
+    return next((m.name for m in _METHODS.values() if m.variant_of == name and m.site == site), None)
 
 
 def list_methods(needs: str | None = None, layer: bool | None = None, site: str | None = None) -> list[str]:

@@ -19,6 +19,7 @@ from fastai.vision.core import TensorImageBase
 from torch import Tensor, nn
 
 from interp_plugins.core.errors import InputError
+from interp_plugins.core.wrapper import Wrapper
 
 QUIET = {"num_workers": 0, "pin_memory": False, "shuffle": False, "drop_last": False}
 
@@ -135,7 +136,7 @@ def joined(parts: Sequence[Batch]) -> Batch:
     )
 
 
-class Repacked:
+class Repacked(Wrapper):
     """A model that takes nested inputs, called with its inputs side by side."""
 
     def __init__(self, model: nn.Module, packing: Any):

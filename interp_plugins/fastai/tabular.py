@@ -30,6 +30,7 @@ from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe, is_float
+from interp_plugins.core.wrapper import Wrapper
 from interp_plugins.fastai.batch import QUIET, Batch, read
 from interp_plugins.fastai.items import indices
 from interp_plugins.fastai.learner_info import class_names
@@ -249,7 +250,7 @@ def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([p.to(wide) for p in parts], 1)
 
 
-class _Partial:
+class _Partial(Wrapper):
     """A model called with some of its inputs; the others, without columns, are made for as many rows."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[Tensor], used: Sequence[int]):

@@ -31,6 +31,7 @@ from interp_plugins.core.errors import InputError, InputTypeError, TargetError
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
+from interp_plugins.core.wrapper import Wrapper
 from interp_plugins.fastai.batch import QUIET, Batch, plain
 from interp_plugins.fastai.items import indices
 from interp_plugins.fastai.learner_info import class_names, valid
@@ -265,7 +266,7 @@ def _many(item: Any) -> bool:
     return hasattr(item, "__iter__") and not isinstance(item, (dict, bytes))
 
 
-class _Stateless:
+class _Stateless(Wrapper):
     """A recurrent model, called from a clean state, its hidden state kept in the graph between chunks."""
 
     def __init__(self, model: nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,8 +41,7 @@ def _parameters(info: MethodInfo, inputs: tuple[Tensor, ...], spec: InputSpec) -
     except InputError:  # a method for other data; its own defaults stand
         ours = {}
     found = []
-    cls: Any = info.cls
-    for name, param in inspect.signature(cls.attribute).parameters.items():
+    for name, param in info.parameters.items():
         if name in SUPPLIED or name in _MACHINERY or param.kind is param.VAR_KEYWORD:
             continue
         default = ours.get(name, None if param.default is param.empty else param.default)

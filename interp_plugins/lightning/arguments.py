@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from interp_plugins.api.binding import canonical_name, layer_variant
+from interp_plugins.api.binding import canonical_name, layer_variant, method_info
 from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.tensors import describe
 
@@ -35,10 +35,10 @@ def check_layer_methods(methods: Any, shared: Mapping[str, Any]) -> None:
     for method in (methods,) if isinstance(methods, str) else methods:
         if not isinstance(method, str):
             continue
-        name = canonical_name(method)
-        inner = (options.get(method) or {}).get("attribution_method", shared.get("attribution_method"))
-        if name == "noise_tunnel" and isinstance(inner, str):
-            name = canonical_name(inner)
+        name, traits = canonical_name(method), method_info(method).traits
+        if traits.wraps is not None:
+            inner = (options.get(method) or {}).get(traits.wraps, shared.get(traits.wraps, traits.inside))
+            name = canonical_name(inner) if isinstance(inner, str) else name
         layer_variant(name)
 
 

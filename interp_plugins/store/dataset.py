@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from interp_plugins.api.binding import attribute_names, method_info
+from interp_plugins.api.binding import arguments_of, method_info
 from interp_plugins.api.explain import DEFAULT_METHODS, explain
 from interp_plugins.core.errors import InputError, InputTypeError, TargetError
 from interp_plugins.core.guard import modules_of
@@ -157,7 +157,7 @@ def draws(methods: Any, options: Mapping[str, Any]) -> bool:
         return True
     many = [methods] if isinstance(methods, str) or hasattr(methods, "attribute") else list(methods)
     for method in many:
-        takes = attribute_names(method_info(method).cls if isinstance(method, str) else method)
+        takes = method_info(method).takes if isinstance(method, str) else arguments_of(method)
         if takes & {"seed", "generator"} or not _ours(method):
             return True
     return False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from interp_plugins.api.binding import canonical_name
+from interp_plugins.api.binding import canonical_name, variant
 from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.store import arrays, manifest, table_parts
@@ -212,7 +212,7 @@ class ExplanationStore:
 
     def _map(self, method: str) -> Map:
         full = canonical_name(method, default=method)
-        asked = {method, full, canonical_name(f"layer_{full}", default=full)}
+        asked = {method, full, variant(full, "layer") or full}
         for one in self._layout.maps:
             if asked & {one.key, one.title}:
                 return one

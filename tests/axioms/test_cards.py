@@ -25,7 +25,7 @@ few = settings(max_examples=3, deadline=None, derandomize=True, suppress_health_
 seeds = st.integers(0, 10_000)
 Function = Callable[[Tensor], Tensor]
 
-CLAIMS = [(name, axiom) for name in list_methods() for axiom in (card(name).axioms if card(name) else ())]
+CLAIMS = [(name, axiom) for name in list_methods() for axiom in card(name).axioms]
 # Of methods whose sum is a limit of many samples or steps, how near it must be, of the change of the score.
 LIMITS = {"gradient_shap": 0.15, "guided_ig": 0.05, "idgi": 0.05, "layer_conductance": 0.02,
           "layer_gradient_shap": 0.15, "neuron_gradient_shap": 0.15}  # fmt: skip

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import explain
-from interp_plugins.api.binding import attribute_names, list_methods, method_info
+from interp_plugins.api.binding import arguments_of, list_methods, method_info
 from interp_plugins.attr import IntegratedGradients
 from interp_plugins.attr.evidence.randomised import TRANSFORMER
 from interp_plugins.core.spec import InputSpec
@@ -100,7 +100,7 @@ def squares(cells: int) -> Tensor:
 
 def absolute_maps(net: nn.Module, name: str, target: Tensor, seed: int) -> Tensor:
     info = method_info(name)
-    takes = attribute_names(info.cls(net, LAYER) if info.site == "layer" else _plain(info.cls, net))
+    takes = arguments_of(info.cls(net, LAYER) if info.site == "layer" else _plain(info.cls, net))
     more = {k: v for k, v in {**FEW, **OWN.get(name, {})}.items() if k in takes}
     if "feature_mask" in takes:
         more["feature_mask"] = squares(3 if name == "shapley_values" else 8)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import explain
-from interp_plugins.api.binding import attribute_names, method_info
+from interp_plugins.api.binding import arguments_of, method_info
 from interp_plugins.metrics import spearman_correlation
 
 STAGES = (
@@ -109,7 +109,7 @@ def absolute_maps(net: Alike, name: str, seed: int) -> Tensor:
     """(N, T): one value per token, the channels of its vector added up first."""
     ids, mask, other = sentences()
     info = method_info(name)
-    takes = attribute_names(info.cls(net))
+    takes = arguments_of(info.cls(net))
     more = {k: v for k, v in {**FEW, **OWN.get(name, {})}.items() if k in takes}
     exp = explain(net, ids, name, additional_forward_args=(mask, other), seed=seed, **more)[0]
     found = exp.attribution.float()

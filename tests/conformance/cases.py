@@ -316,7 +316,7 @@ ONE_SCORE = {"score_cam", "ablation_cam"}  # perturb, but take one value per sam
 COMPARES_CLASSES = {"finer_cam"}
 
 
-AROUND = {"noise_tunnel", "augmented"}  # made of another method
+AROUND = {name for name in list_methods() if method_info(name).traits.wraps}  # made of another method
 
 
 def typical(variant: str) -> Case:
@@ -327,13 +327,13 @@ def typical(variant: str) -> Case:
 def innermost(variant: str) -> str:
     """The method that does the work: NoiseTunnel's inner method, or the method itself."""
     name, _, inner = variant.partition("/")
-    return inner or ("integrated_gradients" if name in AROUND else name)
+    return inner or method_info(name).traits.inside or name
 
 
 def make(variant: str, problem: Problem, lib: Any = ours, model: Any = None) -> Any:
     """The method object, from our classes or from those of the same names in another package."""
     name, _, _ = variant.partition("/")
-    cls = getattr(lib, method_info(name).cls.__name__)
+    cls = method_info(name).cls if lib is ours else getattr(lib, method_info(name).cls.__name__)
     if name in AROUND:
         return cls(make(innermost(variant), problem, lib, model))
     func = problem.model if model is None else model

@@ -36,8 +36,8 @@ def _variants(name: str, site: str) -> str:
     info = method_info(name)
     if info.site == site:
         return "itself"
-    plain = name.removeprefix("layer_").removeprefix("neuron_")
-    found = [n for n in list_methods(site=site) if n.removeprefix(f"{site}_") == plain]
+    plain = info.variant_of or name
+    found = [n for n in list_methods(site=site) if plain in (n, method_info(n).variant_of)]
     return ", ".join(f"`{n}`" for n in found) or "-"
 
 

@@ -23,6 +23,7 @@ from interp_plugins.api.binding import list_methods, method_info
 from interp_plugins.core.errors import InputError, TargetError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.multi_target import AllClasses, MultiTarget, part_of
+from interp_plugins.core.registry import traits_of
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Contrast, Index, Probability
 from tests.conformance.cases import COMPARES_CLASSES, Case, Problem, accepted, leaves, make, typical
@@ -73,7 +74,7 @@ def test_all_classes_in_one_call_are_the_classes_one_by_one(name: str) -> None:
 @pytest.mark.parametrize("name", list_methods())
 def test_several_targets_cost_no_more_forward_passes_than_one_where_passes_are_shared(name: str) -> None:
     exp, one = run(name, typical(name).build(), target=[2, 0, 1])[0], plain(name, 2)
-    shares = make(name, typical(name).build()).shares_targets
+    shares = traits_of(make(name, typical(name).build())).shares_targets
     assert shares == (exp.meta.get("shared_by_targets") == 3)
     assert shares or method_info(name).needs == "gradient" or name in {*NO_CLASS, "neuron_feature_ablation"}
     assert exp.meta["forward_passes"] == one.meta["forward_passes"]

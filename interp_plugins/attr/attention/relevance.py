@@ -124,6 +124,8 @@ def weights_and_gradients(forward: Forward, xs: Sequence[Tensor], rows: Tensor) 
     title="Attention rollout",
     reference="Abnar and Zuidema 2020, arXiv:2005.00928",
     applies_to="transformer",
+    cost="1 forward, 1 backward",
+    assumes="attention carries the information, whatever the class",
 )
 class AttentionRollout(_AttentionMethod):
     """How much of each token reaches the tokens that the score is read from, by attention alone.
@@ -168,6 +170,8 @@ class AttentionRollout(_AttentionMethod):
     title="Attention relevance",
     reference="Chefer, Gur, Wolf 2021, arXiv:2103.15679",
     applies_to="transformer",
+    cost="1 forward, 1 backward",
+    assumes="attention carries the information",
 )
 class AttentionRelevance(_AttentionMethod):
     """Attention weighted by the gradient of the score, accumulated over the layers; positive, of one class."""
@@ -191,6 +195,8 @@ class AttentionRelevance(_AttentionMethod):
     title="LeGrad",
     reference="Bousselham et al. 2024, arXiv:2404.03214",
     applies_to="transformer",
+    cost="l forward, l backward for l layers",
+    assumes="each layer's tokens can be read by the head",
 )
 class LeGrad(_AttentionMethod):
     """Positive gradients of every layer's own score with respect to its attention, averaged over heads and queries."""

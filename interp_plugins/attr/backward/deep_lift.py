@@ -161,7 +161,15 @@ def custom_maps(
 
 
 @register(
-    "deep_lift", aliases=("deeplift", "dl"), title="DeepLIFT", reference="Shrikumar et al. 2017, arXiv:1704.02685"
+    "deep_lift",
+    aliases=("deeplift", "dl"),
+    title="DeepLIFT",
+    reference="Shrikumar et al. 2017, arXiv:1704.02685",
+    shares_targets=True,
+    alone_with=("custom_attribution_func",),
+    cost="2 forward, 1 backward",
+    axioms=("completeness", "dummy"),
+    assumes="the baseline stands for nothing",
 )
 class DeepLift(MultipliesByInputs, GradientAttribution):
     """DeepLIFT, with the rescale rule for whatever functions and modules the model is made of.
@@ -175,8 +183,6 @@ class DeepLift(MultipliesByInputs, GradientAttribution):
         maps, delta = DeepLift(model).attribute(x, baselines=0, target=3, return_convergence_delta=True)
         (delta.abs() < 1e-5).all()  # -> True
     """
-
-    shares_targets = True
 
     def __init__(self, model: Callable[..., Any], multiply_by_inputs: bool = True, eps: float = 1e-10):
         super().__init__(model, multiply_by_inputs)
@@ -250,6 +256,10 @@ class DeepLift(MultipliesByInputs, GradientAttribution):
     baselines="distribution",
     title="DeepLIFT SHAP",
     reference="Lundberg and Lee 2017, arXiv:1705.07874",
+    alone_with=("custom_attribution_func",),
+    cost="2n forward, n backward for n baselines",
+    axioms=("completeness", "dummy"),
+    assumes="baselines from the data",
 )
 class DeepLiftShap(DeepLift):
     """DeepLIFT averaged over a set of baselines: an approximation of Shapley values.

@@ -43,11 +43,17 @@ class _Multiplying(InternalAttribution):
         return self._multiply_by_inputs
 
 
-@register("layer_deep_lift", aliases=("layer_deeplift",), site="layer", title="Layer DeepLIFT")
+@register(
+    "layer_deep_lift",
+    aliases=("layer_deeplift",),
+    site="layer",
+    title="Layer DeepLIFT",
+    variant_of="deep_lift",
+    shares_targets=True,
+    alone_with=("custom_attribution_func",),
+)
 class LayerDeepLift(_Multiplying, LayerAttribution, GradientAttribution):
     """DeepLIFT from the baseline's activation to the input's activation at a layer."""
-
-    shares_targets = True
 
     def has_convergence_delta(self) -> bool:
         """True: `return_convergence_delta=True` gives the completeness error."""
@@ -113,11 +119,17 @@ class LayerDeepLift(_Multiplying, LayerAttribution, GradientAttribution):
         ).solve()
 
 
-@register("layer_deep_lift_shap", site="layer", baselines="distribution", title="Layer DeepLIFT SHAP")
+@register(
+    "layer_deep_lift_shap",
+    site="layer",
+    baselines="distribution",
+    title="Layer DeepLIFT SHAP",
+    variant_of="deep_lift_shap",
+    shares_targets=True,
+    alone_with=("custom_attribution_func",),
+)
 class LayerDeepLiftShap(_Multiplying, LayerAttribution, GradientAttribution):
     """DeepLIFT at a layer, averaged over a set of baselines in input space."""
-
-    shares_targets = True
 
     def has_convergence_delta(self) -> bool:
         """True: `return_convergence_delta=True` gives the completeness error."""
@@ -175,7 +187,14 @@ class LayerDeepLiftShap(_Multiplying, LayerAttribution, GradientAttribution):
         return problem.solve()
 
 
-@register("neuron_deep_lift", aliases=("neuron_deeplift",), site="neuron", title="Neuron DeepLIFT")
+@register(
+    "neuron_deep_lift",
+    aliases=("neuron_deeplift",),
+    site="neuron",
+    title="Neuron DeepLIFT",
+    variant_of="deep_lift",
+    alone_with=("custom_attribution_func",),
+)
 class NeuronDeepLift(_Multiplying, NeuronAttribution, GradientAttribution):
     """DeepLIFT contributions of the inputs to a neuron."""
 
@@ -206,7 +225,14 @@ class NeuronDeepLift(_Multiplying, NeuronAttribution, GradientAttribution):
         )
 
 
-@register("neuron_deep_lift_shap", site="neuron", baselines="distribution", title="Neuron DeepLIFT SHAP")
+@register(
+    "neuron_deep_lift_shap",
+    site="neuron",
+    baselines="distribution",
+    title="Neuron DeepLIFT SHAP",
+    variant_of="deep_lift_shap",
+    alone_with=("custom_attribution_func",),
+)
 class NeuronDeepLiftShap(_Multiplying, NeuronAttribution, GradientAttribution):
     """DeepLIFT of a neuron, averaged over a set of baselines."""
 

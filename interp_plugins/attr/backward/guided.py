@@ -29,7 +29,7 @@ from interp_plugins.attr.shared.base import (
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, LayerError
 from interp_plugins.core.forward import Forward, Gradients, gradients
-from interp_plugins.core.registry import register
+from interp_plugins.core.registry import family, register
 from interp_plugins.core.tensors import InputsT, check_float, like
 
 
@@ -37,6 +37,7 @@ def _ruled_gradients(rule: Rule, forward: Forward, *args: Any, **kwargs: Any) ->
     return gradients(under(forward, RectifierMode(rule)), *args, **kwargs)
 
 
+@family(shares_targets=True)
 class _Rectified(GradientAttribution):
     """The gradient with another rule at the rectifiers.
 
@@ -44,7 +45,6 @@ class _Rectified(GradientAttribution):
         model: model or callable.
     """
 
-    shares_targets = True
     rule: Rule
 
     def __init__(self, model: Callable[..., Any]):
@@ -68,7 +68,11 @@ class _Guided(_Rectified):
 
 
 @register(
-    "guided_backprop", aliases=("gbp", "guided_backpropagation"), reference="Springenberg et al. 2014, arXiv:1412.6806"
+    "guided_backprop",
+    aliases=("gbp", "guided_backpropagation"),
+    reference="Springenberg et al. 2014, arXiv:1412.6806",
+    cost="1 forward, 1 backward",
+    assumes="ReLU network",
 )
 class GuidedBackprop(_Guided):
     """Gradient that passes rectifiers only where it and the activation are positive.
@@ -78,7 +82,13 @@ class GuidedBackprop(_Guided):
     """
 
 
-@register("deconvolution", aliases=("deconvnet", "deconv"), reference="Zeiler and Fergus 2013, arXiv:1311.2901")
+@register(
+    "deconvolution",
+    aliases=("deconvnet", "deconv"),
+    reference="Zeiler and Fergus 2013, arXiv:1311.2901",
+    cost="1 forward, 1 backward",
+    assumes="ReLU network",
+)
 class Deconvolution(_Rectified):
     """Gradient that passes rectifiers where it is positive, whatever the activation."""
 
@@ -104,14 +114,22 @@ class _NeuronRectified(NeuronAttribution, GradientAttribution):
         return self.plain(func).attribute(inputs, additional_forward_args=additional_forward_args)
 
 
-@register("neuron_guided_backprop", site="neuron")
+@register(
+    "neuron_guided_backprop",
+    site="neuron",
+    variant_of="guided_backprop",
+)
 class NeuronGuidedBackprop(_NeuronRectified):
     """Guided backpropagation of a neuron."""
 
     plain = GuidedBackprop
 
 
-@register("neuron_deconvolution", site="neuron")
+@register(
+    "neuron_deconvolution",
+    site="neuron",
+    variant_of="deconvolution",
+)
 class NeuronDeconvolution(_NeuronRectified):
     """Deconvolution from a neuron to the inputs."""
 
@@ -123,6 +141,8 @@ class NeuronDeconvolution(_NeuronRectified):
     aliases=("guided_gradcam",),
     title="Guided Grad-CAM",
     reference="Selvaraju et al. 2017, arXiv:1610.02391",
+    cost="2 forward, 2 backward",
+    assumes="ReLU network; the layer's last axes are places",
 )
 class GuidedGradCam(GradientAttribution):
     """Guided backpropagation times the enlarged, rectified Grad-CAM of a layer.

@@ -23,15 +23,15 @@ from interp_plugins.attr.shared.arguments import args_from, with_delta
 from interp_plugins.attr.shared.base import GradientAttribution, LayerAttribution, batch_gradients, prepared
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.forward import Forward, Gradients, gradients
-from interp_plugins.core.registry import register
+from interp_plugins.core.registry import family, register
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import Inputs, InputsT, as_tuple, check_float, like, per_sample_sum
 
 
+@family(shares_targets=True)
 class _Relevance(GradientAttribution):
     """What LRP at the input and LRP at a layer share."""
 
-    shares_targets = True
     composite: Composite
     account: bool
 
@@ -84,7 +84,13 @@ def _ruled_gradients(
         return gradients(under(forward, RelevanceMode(composite, running, account, said)), *args, **kwargs)
 
 
-@register("lrp", title="LRP", reference="Bach et al. 2015, doi:10.1371/journal.pone.0130140")
+@register(
+    "lrp",
+    title="LRP",
+    reference="Bach et al. 2015, doi:10.1371/journal.pone.0130140",
+    cost="1 forward, 1 backward",
+    assumes="rules for the layers used; complete but for biases and stabilizers",
+)
 class LRP(_Relevance):
     """Layer-wise relevance propagation.
 
@@ -146,7 +152,13 @@ class LRP(_Relevance):
             return like(inputs, relevances), self.compute_convergence_delta(tuple(relevances), got.scores)
 
 
-@register("layer_lrp", site="layer", title="Layer LRP", reference="Bach et al. 2015, doi:10.1371/journal.pone.0130140")
+@register(
+    "layer_lrp",
+    site="layer",
+    title="Layer LRP",
+    reference="Bach et al. 2015, doi:10.1371/journal.pone.0130140",
+    variant_of="lrp",
+)
 class LayerLRP(_Relevance, LayerAttribution):
     """Relevance at a layer's output (or input).
 

@@ -27,10 +27,11 @@ from interp_plugins.core.errors import InterpWarning
 from interp_plugins.core.forward import Forward, Gradients
 from interp_plugins.core.grid import Grid, as_grid, find_grid
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
-from interp_plugins.core.registry import register
+from interp_plugins.core.registry import family, register
 from interp_plugins.core.tensors import Inputs, Maps
 
 
+@family(shares_targets=True)
 class ClassActivationMap(LayerAttribution):
     """Base of the family: choice of layer, layout, passes, sum over channels, average over layers.
 
@@ -40,8 +41,6 @@ class ClassActivationMap(LayerAttribution):
             whose tensor is a grid of places that the score depends on.
         device_ids: accepted for Captum's sake; not needed.
     """
-
-    shares_targets = True
 
     weighting: Weighting
 
@@ -137,6 +136,8 @@ def layouts(
     site="layer",
     title="Grad-CAM++",
     reference="Chattopadhyay et al. 2018, arXiv:1710.11063",
+    cost="1 forward, 1 backward",
+    assumes="the layer's last axes are places; activations not negative",
 )
 class GradCAMPlusPlus(ClassActivationMap):
     """Grad-CAM++: positive gradients weighted so that every place where the class shows counts alike."""
@@ -145,7 +146,13 @@ class GradCAMPlusPlus(ClassActivationMap):
 
 
 @register(
-    "x_grad_cam", aliases=("xgradcam",), site="layer", title="XGrad-CAM", reference="Fu et al. 2020, arXiv:2008.02312"
+    "x_grad_cam",
+    aliases=("xgradcam",),
+    site="layer",
+    title="XGrad-CAM",
+    reference="Fu et al. 2020, arXiv:2008.02312",
+    cost="1 forward, 1 backward",
+    assumes="the layer's last axes are places",
 )
 class XGradCAM(ClassActivationMap):
     """XGrad-CAM: gradients averaged with the activations as weights, so that the map's sum is near the score."""
@@ -153,14 +160,28 @@ class XGradCAM(ClassActivationMap):
     weighting = staticmethod(weights.x_grad_cam)
 
 
-@register("layer_cam", site="layer", title="LayerCAM", reference="Jiang et al. 2021, doi:10.1109/TIP.2021.3089943")
+@register(
+    "layer_cam",
+    site="layer",
+    title="LayerCAM",
+    reference="Jiang et al. 2021, doi:10.1109/TIP.2021.3089943",
+    cost="1 forward, 1 backward",
+    assumes="the layer's last axes are places",
+)
 class LayerCAM(ClassActivationMap):
     """LayerCAM: each place weighted by its own positive gradient; finer than Grad-CAM at early layers."""
 
     weighting = staticmethod(weights.layer_cam)
 
 
-@register("hi_res_cam", site="layer", title="HiResCAM", reference="Draelos and Carin 2020, arXiv:2011.08891")
+@register(
+    "hi_res_cam",
+    site="layer",
+    title="HiResCAM",
+    reference="Draelos and Carin 2020, arXiv:2011.08891",
+    cost="1 forward, 1 backward",
+    assumes="the layer's last axes are places; exact before linear layers",
+)
 class HiResCAM(ClassActivationMap):
     """HiResCAM: gradient times activation, place by place; exact where only linear layers follow."""
 
@@ -172,6 +193,8 @@ class HiResCAM(ClassActivationMap):
     site="layer",
     title="Eigen-Grad-CAM",
     reference="Muhammad and Yeasin 2020, arXiv:2008.00299, on gradient times activation",
+    cost="1 forward, 1 backward",
+    assumes="the layer's last axes are places",
 )
 class EigenGradCAM(ClassActivationMap):
     """The first principal component of gradient times activation: EigenCAM that knows the class."""

@@ -82,7 +82,15 @@ class Finer(Target):
         return scores, chosen
 
 
-@register("finer_cam", site="layer", title="FinerCAM", reference="Zhang et al. 2025, arXiv:2501.11309")
+@register(
+    "finer_cam",
+    site="layer",
+    title="FinerCAM",
+    reference="Zhang et al. 2025, arXiv:2501.11309",
+    shares_targets=False,  # each class has others to be compared with
+    cost="1 forward, 1 backward",
+    assumes="the layer's last axes are places; several classes",
+)
 class FinerCAM(ClassActivationMap):
     """A class activation map of a class against the classes most like it.
 
@@ -93,8 +101,6 @@ class FinerCAM(ClassActivationMap):
         base: the member of the family that makes the map: "grad_cam", "grad_cam_plus_plus", "x_grad_cam", "layer_cam"
             or "hi_res_cam".
     """
-
-    shares_targets = False  # each class has others to be compared with
 
     def __init__(
         self,

@@ -25,6 +25,9 @@ from interp_plugins.core.tensors import Inputs, LayerMaps
     title="Grad-CAM",
     reference="Selvaraju et al. 2017, arXiv:1610.02391",
     defaults={"relu_attributions": True, "layout": "auto", "average_layers": True},
+    shares_targets=True,
+    cost="1 forward, 1 backward",
+    assumes="the layer's last axes are places",
 )
 class LayerGradCam(LayerAttribution):
     """Coarse map of a convolutional layer: sum over channels of activation times spatially averaged gradient.
@@ -34,8 +37,6 @@ class LayerGradCam(LayerAttribution):
         cam.shape  # -> (2, 1, 22, 22)
         LayerAttribution.interpolate(cam, (24, 24)).shape  # -> (2, 1, 24, 24)
     """
-
-    shares_targets = True
 
     @args_from(ClassActivationMap.attribute)
     def attribute(

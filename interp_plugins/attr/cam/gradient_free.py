@@ -51,11 +51,12 @@ def read(forward: Forward, xs: tuple[Tensor, ...], sites: list[Layer], chunk: in
     site="layer",
     title="EigenCAM",
     reference="Muhammad and Yeasin 2020, arXiv:2008.00299",
+    shares_targets=False,  # no class
+    cost="1 forward",
+    assumes="the layer's last axes are places; no class",
 )
 class EigenCAM(ClassActivationMap):
     """The first principal component of a layer's activations: what stands out for the layer, whatever the class."""
-
-    shares_targets = False  # no class
 
     @args_from(ClassActivationMap.attribute)
     def attribute(
@@ -162,6 +163,8 @@ def _each_channel(forward: Forward, at: Any, n: int, channels: int, like: Tensor
     title="ScoreCAM",
     reference="Wang et al. 2020, arXiv:1910.01279",
     applies_to="image",
+    cost="c forward",
+    assumes="the layer's last axes are places; channels mask the input",
 )
 class ScoreCAM(ChannelByChannel):
     """Channels weighted by the softmax of the scores that the inputs masked by them get.
@@ -209,6 +212,8 @@ class ScoreCAM(ChannelByChannel):
     site="layer",
     title="AblationCAM",
     reference="Desai and Ramaswamy 2020, doi:10.1109/WACV45572.2020.9093360",
+    cost="c forward",
+    assumes="the layer's last axes are places",
 )
 class AblationCAM(ChannelByChannel):
     """Channels weighted by the part of the score that is lost without them, (y - y_k) / |y| (equation 3).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from interp_plugins.attr.shared.lookups import AtLookupsProblem
 from interp_plugins.core.forward import Call
-from interp_plugins.core.registry import info_of
+from interp_plugins.core.registry import contract_of
 from interp_plugins.core.target import Target, as_target
 from interp_plugins.core.tensors import as_tuple, take_rows
 
@@ -52,20 +51,13 @@ class Inner:
     def of(cls, method: Any, xs: tuple[Tensor, ...], kwargs: Mapping[str, Any], *, shift: bool, pooled: bool) -> Inner:
         """Read off the method's signature and its registration; nodes are shifted and pools kept only if allowed."""
         plain = method.attribution_method if isinstance(method, Folding) else method
-        takes, info = _arguments(plain), info_of(type(plain))
+        info = contract_of(plain)
         rows = as_tuple(kwargs.get("baselines"))
-        pooled = pooled and info is not None and info.baselines == "distribution"
+        pooled = pooled and info.baselines == "distribution"
         pooled = pooled and all(isinstance(b, Tensor) and b.ndim == x.ndim and len(b) for b, x in zip(rows, xs))
         ahead = getattr(plain, "draws_ahead", None) if pooled else None
-        return cls("generator" in takes, ahead(**kwargs) if ahead else None, shift and "offsets" in takes, pooled)
-
-
-def _arguments(method: Any) -> frozenset[str]:
-    """The names of what a method's `attribute` takes."""
-    try:
-        return frozenset(inspect.signature(method.attribute).parameters)
-    except (TypeError, ValueError):
-        return frozenset()
+        draws, shift = "generator" in info.takes, shift and "offsets" in info.takes
+        return cls(draws, ahead(**kwargs) if ahead else None, shift, pooled)
 
 
 def for_copies(method: Any, rows: Tensor, n: int) -> Any:

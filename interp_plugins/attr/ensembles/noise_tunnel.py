@@ -12,7 +12,6 @@ All copies and steps of a group form one list of rows for the inner method, whic
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -32,7 +31,7 @@ from interp_plugins.core.forward import Call
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.layers import AtLayer, NoisyAt, resolve_layer
 from interp_plugins.core.random import make_generator
-from interp_plugins.core.registry import register
+from interp_plugins.core.registry import contract_of, register, traits_of
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import Inputs, as_tuple, check_inputs, describe
 
@@ -55,6 +54,15 @@ def noise_tunnel_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mappin
     aliases=("nt",),
     reference="Smilkov et al. 2017, arXiv:1706.03825",
     defaults=noise_tunnel_defaults,
+    wraps="attribution_method",
+    inside="integrated_gradients",
+    shares_targets=True,
+    shares_tolerance=True,
+    compiles=True,
+    embeds_ids=True,
+    asks_delta=False,
+    cost="n times the inner method's",
+    assumes="the noise keeps the class",
 )
 class NoiseTunnel(Attribution):
     """A method made of another method, averaged over noise.
@@ -82,26 +90,6 @@ class NoiseTunnel(Attribution):
     def multiplies_by_inputs(self) -> bool:
         """Whether the inner method's maps multiply by the inputs."""
         return bool(getattr(self.attribution_method, "multiplies_by_inputs", False))
-
-    @property
-    def shares_targets(self) -> bool:  # type: ignore[override]
-        """That of the inner method: the noise is drawn once for all targets."""
-        return bool(getattr(self.attribution_method, "shares_targets", False))
-
-    @property
-    def shares_tolerance(self) -> bool:  # type: ignore[override]
-        """As `shares_targets`: passes are shared by the targets whose maps have not settled yet."""
-        return self.shares_targets
-
-    @property
-    def compiles(self) -> bool:  # type: ignore[override]
-        """That of the inner method."""
-        return bool(getattr(self.attribution_method, "compiles", False))
-
-    @property
-    def embeds_ids(self) -> bool:  # type: ignore[override]
-        """That of the inner method: then the noise goes to the rows that ids are looked up as."""
-        return bool(getattr(self.attribution_method, "embeds_ids", False))
 
     def has_convergence_delta(self) -> bool:
         """Whether the inner method gives a completeness error."""
@@ -177,7 +165,7 @@ class NoiseTunnel(Attribution):
             generator=make_generator(seed, generator),
         )
         method = self.attribution_method
-        if progress is not None and "progress" in inspect.signature(method.attribute).parameters:
+        if progress is not None and "progress" in contract_of(method).takes:
             kwargs["progress"] = progress
         if isinstance(noise_at, str) and noise_at == "layer" and not hasattr(method, "layer"):
             raise InputError(
@@ -186,7 +174,7 @@ class NoiseTunnel(Attribution):
             )
         with frozen(self.forward_func):  # the inner method need not be one of ours
             if isinstance(noise_at, str) and noise_at == "input":
-                if self.embeds_ids and has_ids(inputs):
+                if has_ids(inputs) and traits_of(self).embeds_ids:
                     return _average_at_lookups(smoothing, method, inputs, kwargs)
                 return smoothing.average(method, inputs, kwargs)
             if isinstance(noise_at, str) and noise_at == "layer":

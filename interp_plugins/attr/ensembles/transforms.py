@@ -24,13 +24,15 @@ from interp_plugins.core.forward import Call
 from interp_plugins.core.guard import frozen, modules_of
 from interp_plugins.core.layers import resolve_layer
 from interp_plugins.core.multi_target import each_target, target_by_target
-from interp_plugins.core.registry import register
+from interp_plugins.core.registry import family, register
 from interp_plugins.core.tensors import Inputs, as_tuple, check_inputs, describe, like
+from interp_plugins.core.wrapper import Wrapper
 
 Warp = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 AUGMENTATIONS = ("flip", "shift", "scale")
 
 
+@family(wraps="attribution_method", inside="integrated_gradients", shares_targets=True, compiles=True)
 class _Around(Attribution):
     """A method object inside another."""
 
@@ -48,16 +50,6 @@ class _Around(Attribution):
     def multiplies_by_inputs(self) -> bool:
         """Whether the inner method's maps multiply by the inputs."""
         return bool(getattr(self.attribution_method, "multiplies_by_inputs", False))
-
-    @property
-    def shares_targets(self) -> bool:  # type: ignore[override]
-        """That of the inner method."""
-        return bool(getattr(self.attribution_method, "shares_targets", False))
-
-    @property
-    def compiles(self) -> bool:  # type: ignore[override]
-        """That of the inner method."""
-        return bool(getattr(self.attribution_method, "compiles", False))
 
     def has_convergence_delta(self) -> bool:
         """Whether the inner method gives a completeness error."""
@@ -130,6 +122,8 @@ def _scaled(factor: float) -> Warp:
     reference="averages over flips, shifts and scales, maps warped back",
     applies_to="image",
     defaults=path_defaults,
+    cost="the inner method's, for each copy",
+    assumes="flips, shifts and scales do not change the class",
 )
 class AugmentedAttribution(_Around):
     """A method averaged over augmented pictures, each map warped back to the picture's own frame.
@@ -185,6 +179,7 @@ class AugmentedAttribution(_Around):
             return mean.result(inputs)
 
 
+@family(asks_delta=False)
 class LayerAverage(_Around):
     """A layer method averaged over layers: maps (N, 1, H, W), each divided by its peak, at the input's size.
 
@@ -275,13 +270,9 @@ class WithState(Call):
         super().__init__(_Swapped(bound.func, model, state), bound.kwargs, bound.output)
 
 
-class _Swapped:
+class _Swapped(Wrapper):
     def __init__(self, func: Callable[..., Any], model: nn.Module, state: Mapping[str, Tensor]):
         self.func, self.model, self.state = func, model, dict(state)
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """One call with the state in place of the model's own."""

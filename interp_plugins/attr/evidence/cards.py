@@ -2,102 +2,20 @@
 
     python -m interp_plugins.attr.evidence.cards > docs/methods.md
 
-What the randomisation check found stands in `attr/evidence/randomised.py`.
+What it says of a method is given where the method is registered, but for what the randomisation check found: that
+stands in `attr/evidence/randomised.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from interp_plugins.attr.evidence.randomised import CASCADE, DIGITS, LIMIT, PASSING_WORDS, TRANSFORMER, Cascade, verdict
 from interp_plugins.core.registry import MethodInfo, list_methods, method_info
 
-C, L, D, S = "completeness", "linearity", "dummy", "symmetry"
-I = "implementation invariance"  # noqa: E741 - the letters stand for the axioms in the table below
 
-
-@dataclass(frozen=True)
-class Card:
-    """What is known of a method beside its registration.
-
-    Attributes:
-        cost: forward and backward passes per sample; n is `n_steps` or `n_samples`, d the number of features or
-            windows, c of channels.
-        axioms: those that hold for every model (completeness: up to the integration or sampling error); each is tested
-            in `tests/axioms/test_cards.py`.
-        assumes: what has to be true for the map to mean what it says.
-    """
-
-    cost: str
-    axioms: tuple[str, ...] = ()
-    assumes: str = ""
-
-
-_LAYER = "the layer's last axes are places"
-_BASE = "the baseline stands for nothing"
-_RULES = "rules for the layers used"
-_INDEPENDENT = "features that can be removed one by one"
-
-CARDS: dict[str, Card] = {
-    "ablation_cam": Card("c forward", (), _LAYER),
-    "attention_relevance": Card("1 forward, 1 backward", (), "attention carries the information"),
-    "attention_rollout": Card("1 forward, 1 backward", (), "attention carries the information, whatever the class"),
-    "augmented": Card("the inner method's, for each copy", (), "flips, shifts and scales do not change the class"),
-    "blur_ig": Card("n forward, n backward", (L, I), "detail is what counts"),
-    "deconvolution": Card("1 forward, 1 backward", (), "ReLU network"),
-    "deep_lift": Card("2 forward, 1 backward", (C, D), _BASE),
-    "deep_lift_shap": Card("2n forward, n backward for n baselines", (C, D), "baselines from the data"),
-    "eigen_cam": Card("1 forward", (), _LAYER + "; no class"),
-    "eigen_grad_cam": Card("1 forward, 1 backward", (), _LAYER),
-    "extremal_perturbation": Card("n forward, n backward", (), "a blurred picture stands for nothing"),
-    "feature_ablation": Card("d + 1 forward", (L, D, S, I), _INDEPENDENT),
-    "feature_permutation": Card("d + 1 forward", (L, D, I), "batch mates are typical"),
-    "finer_cam": Card("1 forward, 1 backward", (), _LAYER + "; several classes"),
-    "full_grad": Card("2 forward, 2 backward", (), "ReLU network; sign does not matter"),
-    "grad_cam": Card("1 forward, 1 backward", (), _LAYER),
-    "grad_cam_plus_plus": Card("1 forward, 1 backward", (), _LAYER + "; activations not negative"),
-    "gradient_shap": Card("n forward, n backward", (C, L, D, S, I), "baselines from the data"),
-    "guided_backprop": Card("1 forward, 1 backward", (), "ReLU network"),
-    "guided_grad_cam": Card("2 forward, 2 backward", (), "ReLU network; " + _LAYER),
-    "guided_ig": Card("n forward, n backward", (C, D, I), _BASE),
-    "hi_res_cam": Card("1 forward, 1 backward", (), _LAYER + "; exact before linear layers"),
-    "hsic": Card("n forward", (), _INDEPENDENT + "; an estimate, no exact zero"),
-    "idgi": Card("2n forward, n backward", (C, D, I), _BASE),
-    "input_x_gradient": Card("1 forward, 1 backward", (L, D, S, I), "nearly linear between zero and the input"),
-    "integrated_gradients": Card("n forward, n backward", (C, L, D, S, I), _BASE),
-    "internal_influence": Card("n forward, n backward", (L,), _BASE),
-    "kernel_shap": Card("n forward", (C, L, D, S, I), _INDEPENDENT),
-    "layer_activation": Card("1 forward", (), "no class"),
-    "layer_cam": Card("1 forward, 1 backward", (), _LAYER),
-    "layer_conductance": Card("3n forward, n backward", (C, L), _BASE),
-    "le_grad": Card("l forward, l backward for l layers", (), "each layer's tokens can be read by the head"),
-    "lime": Card("n forward", (I,), "nearly linear near the input"),
-    "lrp": Card("1 forward, 1 backward", (), _RULES + "; complete but for biases and stabilizers"),
-    "neuron_conductance": Card("n forward, 2n backward", (L,), _BASE),
-    "neuron_gradient": Card("1 forward, 1 backward", (L, D, S, I), ""),
-    "noise_tunnel": Card("n times the inner method's", (), "the noise keeps the class"),
-    "occlusion": Card("d + 1 forward", (L, D, I), _INDEPENDENT),
-    "owen": Card(
-        "about 2d forward per sample drawn", (C, L, D, I), "features group into a tree; symmetric within a group"
-    ),
-    "rise": Card("n forward", (L, I), _INDEPENDENT),
-    "saliency": Card("1 forward, 1 backward", (D, S, I), "small changes tell"),
-    "score_cam": Card("c forward", (), _LAYER + "; channels mask the input"),
-    "shapley_value_sampling": Card("n d forward", (C, L, D, I), _INDEPENDENT + "; symmetric in the limit"),
-    "shapley_values": Card("2^d forward", (C, L, D, S, I), _INDEPENDENT),
-    "sobol": Card("n (d + 2) forward", (D, I), _INDEPENDENT),
-    "x_grad_cam": Card("1 forward, 1 backward", (), _LAYER),
-    "xrai": Card("2n forward, 2n backward", (), "segments are what counts"),
-}
-
-
-def card(name: str) -> Card | None:
-    """The card of a registered method; a layer or neuron variant has the card of the plain method."""
+def card(name: str) -> MethodInfo:
+    """Whose cost, axioms and assumptions are a method's: its own registration, or for a variant the plain method's."""
     info = method_info(name)
-    for key in (info.name, info.name.removeprefix("layer_"), info.name.removeprefix("neuron_")):
-        if key in CARDS:
-            return CARDS[key]
-    return {"layer_gradient_x_activation": CARDS["input_x_gradient"]}.get(info.name)
+    return info if info.cost or info.variant_of is None else card(info.variant_of)
 
 
 def methods_page() -> str:
@@ -125,7 +43,7 @@ def _table(title: str, site: str) -> list[str]:
 
 
 def _row(info: MethodInfo) -> list[str]:
-    known = card(info.name) or Card("")
+    known = card(info.name)
     return [
         f"`{info.name}`",
         ", ".join(f"`{a}`" for a in info.aliases) or "-",

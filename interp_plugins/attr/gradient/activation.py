@@ -15,7 +15,14 @@ from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import Inputs, LayerMaps
 
 
-@register("layer_activation", aliases=("activation",), needs="forward", site="layer")
+@register(
+    "layer_activation",
+    aliases=("activation",),
+    needs="forward",
+    site="layer",
+    cost="1 forward",
+    assumes="no class",
+)
 class LayerActivation(LayerAttribution):
     """The tensor that a layer gives (or takes), as it is.
 
@@ -43,7 +50,14 @@ class LayerActivation(LayerAttribution):
             return self.formatted(tensors, [len(t) for t in found])
 
 
-@register("layer_gradient_x_activation", aliases=("gradient_x_activation",), site="layer")
+@register(
+    "layer_gradient_x_activation",
+    aliases=("gradient_x_activation",),
+    site="layer",
+    variant_of="input_x_gradient",
+    shares_targets=True,
+    game="gradient",
+)
 class LayerGradientXActivation(InternalMultipliesByInputs, LayerAttribution):
     """Activation times the gradient of the score with respect to it.
 
@@ -54,8 +68,6 @@ class LayerGradientXActivation(InternalMultipliesByInputs, LayerAttribution):
         multiply_by_inputs: False returns the gradient alone.
         memory_efficient: accepted for Captum's sake; long batches are cut into chunks here.
     """
-
-    shares_targets = True
 
     def __init__(
         self,

@@ -27,11 +27,13 @@ from interp_plugins.core.tensors import InputsT, check_float, like
     title="Blur IG",
     reference="Xu et al. 2020, arXiv:2004.03383",
     applies_to="image",
+    compiles=True,
+    cost="n forward, n backward",
+    axioms=("linearity", "implementation invariance"),
+    assumes="detail is what counts",
 )
 class BlurIG(GradientAttribution):
     """Path integral of the gradient from a blurred picture to the sharp one."""
-
-    compiles = True
 
     @args_from()
     def attribute(

@@ -131,6 +131,11 @@ class _Cells:
     aliases=("conductance",),
     site="layer",
     reference="Dhamdhere et al. 2018, arXiv:1805.12233",
+    shares_targets=True,
+    embeds_ids=True,
+    cost="3n forward, n backward",
+    axioms=("completeness", "linearity"),
+    assumes="the baseline stands for nothing",
 )
 class LayerConductance(LayerAttribution, GradientAttribution):
     """How much of the change of the score flows through each unit of a layer.
@@ -138,10 +143,6 @@ class LayerConductance(LayerAttribution, GradientAttribution):
     Example:
         LayerConductance(model, "0").attribute(x, target=3, n_steps=20).shape  # -> (2, 4, 22, 22)
     """
-
-    shares_targets = True
-
-    embeds_ids = True
 
     def has_convergence_delta(self) -> bool:
         """True: `return_convergence_delta=True` gives the completeness error."""
@@ -186,13 +187,14 @@ class LayerConductance(LayerAttribution, GradientAttribution):
     aliases=("influence",),
     site="layer",
     reference="Leino et al. 2018, arXiv:1802.03788",
+    shares_targets=True,
+    embeds_ids=True,
+    cost="n forward, n backward",
+    axioms=("linearity",),
+    assumes="the baseline stands for nothing",
 )
 class InternalInfluence(LayerAttribution, GradientAttribution):
     """Mean gradient at a layer along the input's path."""
-
-    shares_targets = True
-
-    embeds_ids = True
 
     @args_from(LayerConductance.attribute)
     def attribute(
@@ -221,7 +223,15 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
             return self.formatted(maps, counts)
 
 
-@register("neuron_conductance", site="neuron", reference="Shrikumar, Su, Kundaje 2018, arXiv:1807.09946")
+@register(
+    "neuron_conductance",
+    site="neuron",
+    reference="Shrikumar, Su, Kundaje 2018, arXiv:1807.09946",
+    variant_of="layer_conductance",
+    cost="n forward, 2n backward",
+    axioms=("linearity",),
+    assumes="the baseline stands for nothing",
+)
 class NeuronConductance(InternalMultipliesByInputs, NeuronAttribution, GradientAttribution):
     """The part of the integrated gradients that flows through one neuron.
 

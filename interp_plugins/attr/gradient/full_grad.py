@@ -91,6 +91,8 @@ def _psi(part: Tensor, size: Sequence[int]) -> Tensor:
     title="FullGrad",
     reference="Srinivas and Fleuret 2019, arXiv:1905.00780",
     applies_to="image",
+    cost="2 forward, 2 backward",
+    assumes="ReLU network; sign does not matter",
 )
 class FullGrad(GradientAttribution):
     """Input gradient and bias gradients of all layers in one map of the input's size; positive, without sign."""

@@ -274,6 +274,13 @@ def _read(forward: Forward, at: Sequence[Tensor], rows: Tensor, wrt: Sequence[La
     aliases=("gradshap", "expected_gradients"),
     baselines="distribution",
     reference="Erion et al. 2019, arXiv:1906.10670",
+    shares_targets=True,
+    shares_tolerance=True,
+    compiles=True,
+    game="aumann_shapley",
+    cost="n forward, n backward",
+    axioms=("completeness", "linearity", "dummy", "symmetry", "implementation invariance"),
+    assumes="baselines from the data",
 )
 class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
     """Expected gradients over random baselines and random points of the path.
@@ -287,10 +294,6 @@ class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
         maps = GradientShap(model).attribute(x, baselines, n_samples=20, stdevs=0.1, target=3, seed=0)
         maps.shape  # -> (2, 3, 24, 24)
     """
-
-    shares_targets = True
-    shares_tolerance = True
-    compiles = True
 
     def has_convergence_delta(self) -> bool:
         """True: `return_convergence_delta=True` gives the completeness error."""

@@ -69,6 +69,9 @@ class _Walk:
     title="Guided IG",
     reference="Kapishnikov et al. 2021, arXiv:2106.09788",
     defaults=path_defaults,
+    cost="n forward, n backward",
+    axioms=("completeness", "dummy", "implementation invariance"),
+    assumes="the baseline stands for nothing",
 )
 class GuidedIG(GradientAttribution):
     """Integrated gradients along a path that moves the features of small gradient first."""

@@ -28,11 +28,18 @@ from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import InputsT, accumulation_dtype, check_float, expand_rows, like, per_sample_sum
 
 
-@register("idgi", title="IDGI", reference="Yang, Wang, Bilgic 2023, arXiv:2303.14242", defaults=path_defaults)
+@register(
+    "idgi",
+    title="IDGI",
+    reference="Yang, Wang, Bilgic 2023, arXiv:2303.14242",
+    defaults=path_defaults,
+    compiles=True,
+    cost="2n forward, n backward",
+    axioms=("completeness", "dummy", "implementation invariance"),
+    assumes="the baseline stands for nothing",
+)
 class IDGI(GradientAttribution):
     """Changes of the score along the path, shared out by the squared gradient."""
-
-    compiles = True
 
     @property
     def multiplies_by_inputs(self) -> bool:

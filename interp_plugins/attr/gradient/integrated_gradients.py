@@ -41,6 +41,12 @@ def check_offsets(offsets: Any, n: int) -> Tensor | None:
     aliases=("ig",),
     reference="Sundararajan et al. 2017, arXiv:1703.01365",
     defaults=path_defaults,
+    shares_targets=True,
+    compiles=True,
+    game="aumann_shapley",
+    cost="n forward, n backward",
+    axioms=("completeness", "linearity", "dummy", "symmetry", "implementation invariance"),
+    assumes="the baseline stands for nothing",
 )
 class IntegratedGradients(MultipliesByInputs, GradientAttribution):
     """Path integral of the gradient from a baseline to the input.
@@ -58,9 +64,6 @@ class IntegratedGradients(MultipliesByInputs, GradientAttribution):
 
         IntegratedGradients(square).attribute(torch.tensor([[3.0, -1.0]]))  # -> [[9.0, 1.0]]
     """
-
-    shares_targets = True
-    compiles = True
 
     def has_convergence_delta(self) -> bool:
         """True: `return_convergence_delta=True` gives the completeness error."""

@@ -26,7 +26,15 @@ from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import Inputs, LayerMaps, check_float
 
 
-@register("layer_integrated_gradients", aliases=("layer_ig", "lig"), site="layer", defaults=path_defaults)
+@register(
+    "layer_integrated_gradients",
+    aliases=("layer_ig", "lig"),
+    site="layer",
+    defaults=path_defaults,
+    variant_of="integrated_gradients",
+    shares_targets=True,
+    game="aumann_shapley",
+)
 class LayerIntegratedGradients(InternalMultipliesByInputs, LayerAttribution, GradientAttribution):
     """Integrated gradients from the baseline's activation to the input's activation at a layer.
 
@@ -39,8 +47,6 @@ class LayerIntegratedGradients(InternalMultipliesByInputs, LayerAttribution, Gra
     Example:
         LayerIntegratedGradients(model, "0").attribute(x, target=3, n_steps=20).shape  # -> (2, 4, 22, 22)
     """
-
-    shares_targets = True
 
     def has_convergence_delta(self) -> bool:
         """True: `return_convergence_delta=True` gives the completeness error."""
@@ -110,7 +116,16 @@ class LayerIntegratedGradients(InternalMultipliesByInputs, LayerAttribution, Gra
         ).solve()
 
 
-@register("layer_gradient_shap", site="layer", baselines="distribution")
+@register(
+    "layer_gradient_shap",
+    site="layer",
+    baselines="distribution",
+    variant_of="gradient_shap",
+    shares_targets=True,
+    shares_tolerance=True,
+    embeds_ids=True,
+    game="aumann_shapley",
+)
 class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution, GradientAttribution):
     """Expected gradients read at a layer; the random path is in input space.
 
@@ -120,11 +135,6 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
         device_ids: not needed.
         multiply_by_inputs: multiply by the difference of the activations, the default.
     """
-
-    shares_targets = True
-    shares_tolerance = True
-
-    embeds_ids = True
 
     def has_convergence_delta(self) -> bool:
         """True: `return_convergence_delta=True` gives the completeness error."""

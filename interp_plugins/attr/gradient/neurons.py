@@ -19,7 +19,13 @@ from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import InputsT
 
 
-@register("neuron_gradient", site="neuron")
+@register(
+    "neuron_gradient",
+    site="neuron",
+    game="gradient",
+    cost="1 forward, 1 backward",
+    axioms=("linearity", "dummy", "symmetry", "implementation invariance"),
+)
 class NeuronGradient(NeuronAttribution, GradientAttribution):
     """Gradient of a neuron with respect to the input."""
 
@@ -40,7 +46,13 @@ class NeuronGradient(NeuronAttribution, GradientAttribution):
         return Saliency(func).attribute(inputs, abs=False, additional_forward_args=additional_forward_args)
 
 
-@register("neuron_integrated_gradients", aliases=("neuron_ig",), site="neuron")
+@register(
+    "neuron_integrated_gradients",
+    aliases=("neuron_ig",),
+    site="neuron",
+    variant_of="integrated_gradients",
+    game="aumann_shapley",
+)
 class NeuronIntegratedGradients(InternalMultipliesByInputs, NeuronAttribution, GradientAttribution):
     """Integrated gradients of a neuron."""
 
@@ -75,7 +87,13 @@ class NeuronIntegratedGradients(InternalMultipliesByInputs, NeuronAttribution, G
         )
 
 
-@register("neuron_gradient_shap", site="neuron", baselines="distribution")
+@register(
+    "neuron_gradient_shap",
+    site="neuron",
+    baselines="distribution",
+    variant_of="gradient_shap",
+    game="aumann_shapley",
+)
 class NeuronGradientShap(DrawsAhead, InternalMultipliesByInputs, NeuronAttribution, GradientAttribution):
     """Expected gradients of a neuron."""
 

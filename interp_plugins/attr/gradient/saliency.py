@@ -16,7 +16,16 @@ from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import InputsT, like
 
 
-@register("saliency", aliases=("gradient", "grad"), reference="Simonyan et al. 2013, arXiv:1312.6034")
+@register(
+    "saliency",
+    aliases=("gradient", "grad"),
+    reference="Simonyan et al. 2013, arXiv:1312.6034",
+    shares_targets=True,
+    game="gradient",
+    cost="1 forward, 1 backward",
+    axioms=("dummy", "symmetry", "implementation invariance"),
+    assumes="small changes tell",
+)
 class Saliency(GradientAttribution):
     """Gradient of the score with respect to the input.
 
@@ -27,8 +36,6 @@ class Saliency(GradientAttribution):
         Saliency(square).attribute(torch.tensor([[3.0, -1.0]]))  # -> [[6.0, 2.0]]
         Saliency(square).attribute(torch.tensor([[3.0, -1.0]]), abs=False)  # -> [[6.0, -2.0]]
     """
-
-    shares_targets = True
 
     def attribute(
         self,
@@ -63,6 +70,11 @@ class Saliency(GradientAttribution):
     "input_x_gradient",
     aliases=("ixg", "gradient_x_input"),
     reference="Shrikumar et al. 2016, arXiv:1605.01713",
+    shares_targets=True,
+    game="gradient",
+    cost="1 forward, 1 backward",
+    axioms=("linearity", "dummy", "symmetry", "implementation invariance"),
+    assumes="nearly linear between zero and the input",
 )
 class InputXGradient(GradientAttribution):
     """Input times gradient: exact for linear models without a bias.
@@ -73,8 +85,6 @@ class InputXGradient(GradientAttribution):
 
         InputXGradient(weighted).attribute(torch.tensor([[3.0, 5.0]]))  # -> [[6.0, -5.0]]
     """
-
-    shares_targets = True
 
     @property
     def multiplies_by_inputs(self) -> bool:

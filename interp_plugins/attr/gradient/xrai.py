@@ -84,11 +84,17 @@ def ranked(values: Tensor, masks: Tensor) -> Tensor:
     return out.reshape(values.shape)
 
 
-@register("xrai", title="XRAI", reference="Kapishnikov et al. 2019, arXiv:1906.02825", applies_to="image")
+@register(
+    "xrai",
+    title="XRAI",
+    reference="Kapishnikov et al. 2019, arXiv:1906.02825",
+    applies_to="image",
+    compiles=True,
+    cost="2n forward, 2n backward",
+    assumes="segments are what counts",
+)
 class XRAI(GradientAttribution):
     """Attributions of whole regions, made of integrated gradients and a segmentation."""
-
-    compiles = True
 
     @args_from()
     def attribute(

@@ -10,7 +10,6 @@ Perturbed inputs of one length go through the model together.
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -37,7 +36,9 @@ from interp_plugins.attr.shared.base import Attribution
 from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.random import make_generator
+from interp_plugins.core.registry import contract_of
 from interp_plugins.core.tensors import describe
+from interp_plugins.core.wrapper import Wrapper
 
 DEFAULT_GEN_ARGS: dict[str, Any] = {"max_new_tokens": 25, "do_sample": False, "temperature": None, "top_p": None}
 _TARGETS = ("log_prob", "prob")
@@ -142,7 +143,7 @@ class _LLM(Attribution):
         return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in value.items()}
 
 
-class _Scorer:
+class _Scorer(Wrapper):
     """The score as a function of switches (rows, features): (rows,), or (rows, 1 + T) with each token's."""
 
     def __init__(self, owner: LLMAttribution, inp: InterpretableInput, target: Tensor, inspect_forward: Any):
@@ -237,7 +238,7 @@ class LLMAttribution(_LLM):
 
     def _with_stream(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """One stream of random numbers for all trials."""
-        if "generator" not in inspect.signature(self.attr_method.attribute).parameters or "generator" in kwargs:
+        if "generator" not in contract_of(self.attr_method).takes or "generator" in kwargs:
             return kwargs
         seed = kwargs.get("seed")
         return {**{k: v for k, v in kwargs.items() if k != "seed"}, "generator": make_generator(seed)}
@@ -263,7 +264,7 @@ class LLMAttribution(_LLM):
         return str(self.tokenizer.decode(self._model_input(value)["input_ids"][0]))
 
 
-class _AtToken:
+class _AtToken(Wrapper):
     """The log probability of one output token as a function of switches (a gradient method's forward function)."""
 
     def __init__(self, owner: LLMGradientAttribution, inp: TextTokenInput, target: Tensor, position: int):

@@ -23,7 +23,14 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import InputsT, like
 
 
-@register("feature_ablation", aliases=("ablation",), needs="perturbation")
+@register(
+    "feature_ablation",
+    aliases=("ablation",),
+    needs="perturbation",
+    cost="d + 1 forward",
+    axioms=("linearity", "dummy", "symmetry", "implementation invariance"),
+    assumes="features that can be removed one by one",
+)
 class FeatureAblation(PerturbationAttribution):
     """Replace one feature (a group of elements) at a time.
 
@@ -117,6 +124,9 @@ def occlusion_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[s
     needs="perturbation",
     reference="Zeiler and Fergus 2014, arXiv:1311.2901",
     defaults=occlusion_defaults,
+    cost="d + 1 forward",
+    axioms=("linearity", "dummy", "implementation invariance"),
+    assumes="features that can be removed one by one",
 )
 class Occlusion(PerturbationAttribution):
     """Slide a window over the input and replace what is under it.

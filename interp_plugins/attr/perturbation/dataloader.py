@@ -24,6 +24,7 @@ from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.forward import Call, select_output
 from interp_plugins.core.tensors import as_tuple, describe, like
+from interp_plugins.core.wrapper import Wrapper
 
 
 class InputRole:
@@ -167,7 +168,7 @@ def _broadcast_mask(mask: Any, rows: Sequence[Tensor]) -> Any:
     return mask
 
 
-class _Passes:
+class _Passes(Wrapper):
     """The metric as a function of switches (R, d): one pass over the data for R perturbations."""
 
     def __init__(
@@ -183,10 +184,6 @@ class _Passes:
         self.func, self.loader, self.roles, self.baselines = func, loader, roles, baselines
         self.features, self.reduce, self.to_metric = features, reduce, to_metric
         self.positions = features.positions()
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def __call__(self, switches: Tensor) -> Tensor:
         """The metric (R, ...) for each row of switches."""

@@ -49,6 +49,10 @@ _ENDS = 2  # the empty and the whole coalition are among the n_samples
     title="Kernel SHAP",
     reference="Lundberg and Lee 2017, arXiv:1705.07874",
     defaults=lambda inputs, spec: {"n_samples": 500, **cells(inputs, spec)},
+    game="shapley",
+    cost="n forward",
+    axioms=("completeness", "linearity", "dummy", "symmetry", "implementation invariance"),
+    assumes="features that can be removed one by one",
 )
 class KernelShap(Lime):
     """Shapley values by weighted least squares.

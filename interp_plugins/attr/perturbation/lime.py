@@ -203,6 +203,9 @@ class LimeBase(PerturbationAttribution):
     title="LIME",
     reference="Ribeiro et al. 2016, arXiv:1602.04938",
     defaults=lambda inputs, spec: {"n_samples": 500, **cells(inputs, spec)},
+    cost="n forward",
+    axioms=("implementation invariance",),
+    assumes="nearly linear near the input",
 )
 class Lime(LimeBase):
     """LIME: a linear model of the scores with features switched off.

@@ -164,6 +164,9 @@ class _Sample:
     needs="perturbation",
     title="Owen values",
     reference="Owen 1977; Lundberg's Partition explainer",
+    cost="about 2d forward per sample drawn",
+    axioms=("completeness", "linearity", "dummy", "implementation invariance"),
+    assumes="features group into a tree; symmetric within a group",
 )
 class OwenValues(PerturbationAttribution):
     """Shapley values over a hierarchy of features, the important groups divided first."""

@@ -81,6 +81,9 @@ class _Shuffled:
     aliases=("permutation", "permutation_importance"),
     needs="perturbation",
     reference="Breiman 2001; Fisher et al. 2019, arXiv:1801.01489",
+    cost="d + 1 forward",
+    axioms=("linearity", "dummy", "implementation invariance"),
+    assumes="batch mates are typical",
 )
 class FeaturePermutation(FeatureAblation):
     """Shuffle one feature (a group of elements) over the batch at a time.
@@ -171,6 +174,7 @@ class FeaturePermutation(FeatureAblation):
     needs="perturbation",
     site="layer",
     reference="Breiman 2001; Fisher et al. 2019, arXiv:1801.01489",
+    variant_of="feature_permutation",
 )
 class LayerFeaturePermutation(LayerAttribution, PerturbationAttribution):
     """Shuffle units of a layer's output over the batch, one feature at a time."""

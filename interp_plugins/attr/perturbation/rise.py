@@ -100,6 +100,9 @@ def hadamard(least: int) -> Tensor:
     title="RISE",
     reference="Petsiuk et al. 2018, arXiv:1806.07421",
     defaults={"center": True},
+    cost="n forward",
+    axioms=("linearity", "implementation invariance"),
+    assumes="features that can be removed one by one",
 )
 class RISE(PerturbationAttribution):
     """Mean score of the random masks that show an element.

@@ -62,7 +62,15 @@ class _Sensitivity(PerturbationAttribution):
         return False
 
 
-@register("sobol", needs="perturbation", title="Sobol", reference="Fel et al. 2021, arXiv:2111.04138")
+@register(
+    "sobol",
+    needs="perturbation",
+    title="Sobol",
+    reference="Fel et al. 2021, arXiv:2111.04138",
+    cost="n (d + 2) forward",
+    axioms=("dummy", "implementation invariance"),
+    assumes="features that can be removed one by one",
+)
 class Sobol(_Sensitivity):
     """Total Sobol indices of cells."""
 
@@ -223,7 +231,14 @@ def _designs(n: int, d: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     return points[:, :d], points[:, d:]
 
 
-@register("hsic", needs="perturbation", title="HSIC", reference="Novello et al. 2022, arXiv:2206.06219")
+@register(
+    "hsic",
+    needs="perturbation",
+    title="HSIC",
+    reference="Novello et al. 2022, arXiv:2206.06219",
+    cost="n forward",
+    assumes="features that can be removed one by one; an estimate, no exact zero",
+)
 class HSIC(_Sensitivity):
     """Dependence of the score on cells being there."""
 

@@ -39,6 +39,10 @@ _MAX_EXACT = 20  # 2^20 coalitions per sample are a million rows
     needs="perturbation",
     reference="Castro et al. 2009; Strumbelj and Kononenko 2010",
     defaults=cells,
+    game="shapley",
+    cost="n d forward",
+    axioms=("completeness", "linearity", "dummy", "implementation invariance"),
+    assumes="features that can be removed one by one; symmetric in the limit",
 )
 class ShapleyValueSampling(PerturbationAttribution):
     """Shapley values, estimated over random orders of the features.
@@ -164,6 +168,10 @@ def check_exact(d: int, what: str, instead: str) -> None:
     needs="perturbation",
     reference="Shapley 1953",
     defaults=lambda inputs, spec: cells(inputs, spec, 3),
+    game="shapley",
+    cost="2^d forward",
+    axioms=("completeness", "linearity", "dummy", "symmetry", "implementation invariance"),
+    assumes="features that can be removed one by one",
 )
 class ShapleyValues(ShapleyValueSampling):
     """Exact Shapley values, from all 2^d coalitions, each evaluated once.

@@ -16,7 +16,13 @@ from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import Inputs, InputsT, LayerMaps
 
 
-@register("layer_feature_ablation", aliases=("layer_ablation",), needs="perturbation", site="layer")
+@register(
+    "layer_feature_ablation",
+    aliases=("layer_ablation",),
+    needs="perturbation",
+    site="layer",
+    variant_of="feature_ablation",
+)
 class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
     """Replace units of a layer by a baseline, one feature at a time."""
 
@@ -78,11 +84,15 @@ class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
         return self.at_layer(*start, **more).solve()
 
 
-@register("neuron_feature_ablation", needs="perturbation", site="neuron")
+@register(
+    "neuron_feature_ablation",
+    needs="perturbation",
+    site="neuron",
+    variant_of="feature_ablation",
+    shares_targets=False,  # no class
+)
 class NeuronFeatureAblation(NeuronAttribution, PerturbationAttribution):
     """Change of a neuron when a feature of the input is replaced."""
-
-    shares_targets = False  # no class
 
     @args_from(FeatureAblation.attribute)
     def attribute(

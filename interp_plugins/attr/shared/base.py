@@ -19,7 +19,7 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Call, Forward, Gradients, gradients, one_per_row
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.layers import Layer, Neuron, OfNeuron, resolve_layer
-from interp_plugins.core.registry import info_of
+from interp_plugins.core.registry import family, info_of
 from interp_plugins.core.report import note
 from interp_plugins.core.target import as_target
 from interp_plugins.core.tensors import (
@@ -49,17 +49,6 @@ class Attribution:
 
     # The parameters differ from method to method, as in Captum, so the base class names none.
     attribute: Callable[..., Any]
-
-    # Whether integer inputs are explained at their look-ups, and whether the map is over a layer.
-    embeds_ids: bool = False
-    reads_layer: bool = False
-    # Whether a `core.multi_target.MultiTarget` target is explained in shared passes; else `explain` runs once per
-    # target.
-    shares_targets: bool = False
-    # Whether it does so with `tol` as well, where each target may need passes of its own.
-    shares_tolerance: bool = False
-    # Whether its passes are calls of the whole model, which `torch.compile` can take.
-    compiles: bool = False
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -113,6 +102,7 @@ def _short(func: Any) -> str:
     return type(func).__name__ if isinstance(func, nn.Module) else getattr(func, "__name__", repr(func))
 
 
+@family(embeds_ids=True)
 class GradientAttribution(Attribution):
     """A method that needs gradients.
 
@@ -122,19 +112,15 @@ class GradientAttribution(Attribution):
     maps have the ids' shape: what an id's row got, summed. Masks that the model computes from the ids stay the input's.
     """
 
-    embeds_ids = True
-
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if "attribute" in vars(cls):
             cls.attribute = joint(cls.attribute)
 
 
+@family(shares_targets=True, compiles=True)
 class PerturbationAttribution(Attribution):
     """A method that only evaluates the model."""
-
-    shares_targets = True
-    compiles = True
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -230,12 +216,9 @@ class InternalMultipliesByInputs(InternalAttribution):
         return self._multiply_by_inputs
 
 
+@family(embeds_ids=False, reads_layer=True, compiles=False)  # ids, where its path runs in the input
 class LayerAttribution(InternalAttribution):
     """A method whose map is over a layer's tensor."""
-
-    embeds_ids = False  # unless its path runs in the input
-    reads_layer = True
-    compiles = False
 
     @staticmethod
     def interpolate(
@@ -245,10 +228,9 @@ class LayerAttribution(InternalAttribution):
         return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
 
 
+@family(compiles=False)
 class NeuronAttribution(InternalAttribution):
     """A method whose map is over the input, for a neuron inside the model."""
-
-    compiles = False
 
     def neuron_func(self, neuron_selector: Any, attribute_to_neuron_input: bool = False) -> Any:
         """The model with the neuron as its output, for use as a `forward_func`."""

@@ -23,7 +23,7 @@ from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.forward import Call
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.lookups import AtLookups
-from interp_plugins.core.registry import info_of
+from interp_plugins.core.registry import contract_of, traits_of
 from interp_plugins.core.tensors import as_tuple, check_inputs, describe, integer_advice, is_float, like, own_tree
 
 _CHUNKS = ("internal_batch_size", "batch_size")
@@ -40,7 +40,7 @@ def joint(attribute: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(attribute)
     def run(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if not (self.embeds_ids and has_ids(inputs)):
+        if not (has_ids(inputs) and traits_of(self).embeds_ids):
             return attribute(self, inputs, *args, **kwargs)
         given = dict(signature.bind(self, inputs, *args, **kwargs).arguments)
         for name in ("self", "inputs"):
@@ -103,8 +103,7 @@ def at_lookups(method: Any, inputs: Any, kwargs: dict[str, Any]) -> AtLookupsPro
 
     new = {**kwargs, "additional_forward_args": (*ids, *extra)}
     if "baselines" in kwargs:
-        info = info_of(type(method))
-        if info is not None and info.baselines == "distribution":
+        if contract_of(method).baselines == "distribution":
             new["baselines"] = _pool(at, kwargs["baselines"], inputs, xs, others)
         else:
             new["baselines"] = _points(at, kwargs["baselines"], inputs, xs, slots, others)
@@ -113,7 +112,7 @@ def at_lookups(method: Any, inputs: Any, kwargs: dict[str, Any]) -> AtLookupsPro
         new["stdevs"] = (*(of_ids[i] for i in at.owner()), *of_floats)
     inner = copy.copy(method)
     inner.forward_func = Call(at, bound.kwargs, bound.output)
-    return AtLookupsProblem(inner, (*slots, *floats), new, at, inputs, not method.reads_layer)
+    return AtLookupsProblem(inner, (*slots, *floats), new, at, inputs, not contract_of(method).traits.reads_layer)
 
 
 def _per_input(name: str, values: tuple[Any, ...], xs: Sequence[Tensor]) -> tuple[Any, ...]:

@@ -268,17 +268,17 @@ def check(found: Any, expected: Any, backend: str, what: str = "outputs", tolera
             )
 
 
-def check_methods(methods: Sequence[tuple[str, Any]]) -> None:
+def check_methods(methods: Sequence[tuple[str, bool]]) -> None:
     """Refuse methods whose passes cannot be compiled.
 
     Args:
-        methods: names and method objects.
+        methods: names, and whether the method's passes can be (`core.registry.Traits.compiles`).
 
     Raises:
         InputError: with the first of them, and the reason.
     """
-    for name, method in methods:
-        if not getattr(method, "compiles", False):
+    for name, compiles in methods:
+        if not compiles:
             raise InputError(
                 f"compile=: {name} is not compiled: it reads or sets layers, changes the rules of single functions, or "
                 "makes too few or too different passes to pay for compiling. Path methods, perturbation methods and "

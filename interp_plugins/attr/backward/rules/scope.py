@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.target import Target
+from interp_plugins.core.wrapper import Wrapper
 
 
 def under(forward: Forward, mode: TorchFunctionMode) -> Forward:
@@ -18,13 +19,9 @@ def under(forward: Forward, mode: TorchFunctionMode) -> Forward:
     return replace(forward, func=_Called(forward.func, mode), target=_Selected(forward.target, mode))
 
 
-class _Called:
+class _Called(Wrapper):
     def __init__(self, func: Callable[..., Any], mode: TorchFunctionMode):
         self.func, self.mode = func, mode
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.mode:
