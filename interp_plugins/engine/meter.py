@@ -27,7 +27,7 @@ Meter = dict[str, list[str]]
 
 
 def used(what: str, how: str = "") -> None:
-    """Something faster ran."""
+    """Note that something faster ran, and how."""
     _tell("used", what, how)
 
 
@@ -83,7 +83,7 @@ def reason(error: Exception, what: str, expected: tuple[type[Exception], ...] = 
 
 
 def percent(share: float) -> str:
-    """A share, short."""
+    """A share as a short text: in per cent, above 100 % in times."""
     return (
         f"{100 * share:.2g} %" if share == share and share < 100 else f"{share:.2g} times" if share == share else "NaN"
     )

@@ -69,13 +69,13 @@ class acceleration(contextlib.ContextDecorator):
         self._on, self._kernels = on, kernels
 
     def __enter__(self) -> None:
-        """Switch."""
+        """Switch accelerations on or off until the block ends."""
         now = _state.get()
         on = now.enabled if self._on is None else bool(self._on)
         _state.set(_State(on, now.kernels if self._kernels is None else bool(self._kernels), now))
 
     def __exit__(self, *exc: object) -> None:
-        """Switch back."""
+        """Switch accelerations back to what they were before the block."""
         _state.set(_state.get().outer or _State())
 
     @staticmethod

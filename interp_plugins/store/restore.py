@@ -85,7 +85,7 @@ class _Rows:
         self.columns, self.dtype = columns, dtype
 
     def column(self, name: str) -> list[Any] | None:
-        """A column's values."""
+        """The values of a column; None where it holds nothing."""
         values = self.columns[name]
         return None if all(v is None for v in values) else values
 

@@ -143,7 +143,7 @@ class WeightCache:
             return _has_room(nbytes)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all packed weights, and the rows counted for them."""
         self._known, self.rows = {}, 0
 
 
