@@ -6,9 +6,6 @@ weight, mode, gradient, random number or line of the recorder. Pictures go where
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +16,11 @@ from fastai.learner import Recorder
 from fastai.torch_core import rank_distrib
 from torch import Tensor
 
-from interp_plugins.api.binding import canonical_name
+from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_names, contained
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.batching import check_chunk
-from interp_plugins.core.errors import InputError, InterpWarning, unknown
+from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanations
-from interp_plugins.core.guard import preserved_rng
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain
 from interp_plugins.fastai.batch import length
 from interp_plugins.fastai.interpretation import explain_rows
@@ -113,16 +109,11 @@ class AttributionCallback(Callback):
         tag: str = "attribution",
     ):
         super().__init__()
-        for method in (methods,) if isinstance(methods, str) or hasattr(methods, "attribute") else methods:
-            if isinstance(method, str):
-                canonical_name(method)  # an unknown name is said now, not after the first epoch
-        for name, value in (("n", n), ("every_n_epochs", every_n_epochs)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be an int of at least 1, got {value!r}.")
-        if log not in _LOGS:
-            raise unknown("log", log, _LOGS)
-        if on_error not in ("warn", "raise"):
-            raise unknown("on_error", on_error, ("warn", "raise"))
+        check_names(methods)
+        check_count("n", n, 1)
+        check_count("every_n_epochs", every_n_epochs, 1)
+        check_choice("log", log, _LOGS)
+        check_choice("on_error", on_error, ON_ERROR)
         self.items, self.n, self.every_n_epochs = items, n, every_n_epochs
         self.options = {"methods": methods, "target": target, "layer": layer, "baselines": baselines, "seed": seed}
         self.options["batch_size"] = check_chunk("batch_size", batch_size)
@@ -148,7 +139,7 @@ class AttributionCallback(Callback):
         trained, self._trained = self._trained, False
         epoch = self.learn.epoch
         if trained and (epoch % self.every_n_epochs == 0 or epoch == self.learn.n_epoch - 1):
-            with self._errors():
+            with contained("AttributionCallback", self.on_error):
                 exps, truths = self._explain()
                 self.history.append(Snapshot(self._fit, epoch, self.learn.train_iter, exps))
                 self._publish(exps, truths)
@@ -223,22 +214,6 @@ class AttributionCallback(Callback):
         if not taken or self.log == "both" or self.path is not None:
             folder = Path(self.path) if self.path is not None else Path(self.learn.path) / "attributions"
             write_png(fig, folder, f"{self.tag}-epoch{self.learn.epoch:03d}")
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Random numbers stay as they were; an error is a warning, or raised."""
-        try:
-            with preserved_rng():
-                yield
-        except Exception as error:
-            if self.on_error == "raise":
-                raise
-            warnings.warn(
-                f"AttributionCallback failed, and training goes on: {type(error).__name__}: {error} "
-                "(on_error='raise' raises it instead.)",
-                InterpWarning,
-                stacklevel=4,
-            )
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -145,7 +145,7 @@ class Live(Subject):
     _prepared: Mapping[int, Sequence[Made]] = {}
 
     def locked(self, m: int) -> threading.Lock:
-        """Model m for oneself."""
+        """A lock that keeps model m from all other sessions."""
         return lock_of(self.functions[m])
 
     def prepare(self, methods: Any, *, curves: bool = False) -> Live:

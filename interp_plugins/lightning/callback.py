@@ -10,19 +10,18 @@ random number.
 import contextlib
 import copy
 import pickle
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_names, contained
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.batching import check_chunk
-from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
+from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.explanation import Explanations
-from interp_plugins.core.guard import preserved_rng
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import own_tree
 from interp_plugins.lightning import run, series
-from interp_plugins.lightning.arguments import check_choice, check_count, check_layer_methods, check_names
+from interp_plugins.lightning.arguments import check_layer_methods
 from interp_plugins.lightning.batch import read_batch
 from interp_plugins.lightning.namespace import Callback
 from interp_plugins.lightning.report import GrowingReport
@@ -137,7 +136,7 @@ class AttributionCallback(Callback):
         for stage in stages:
             check_choice("stage", stage, _STAGES)
         check_choice("loggers", loggers, _LOGGERS)
-        check_choice("on_error", on_error, ("warn", "raise"))
+        check_choice("on_error", on_error, ON_ERROR)
         if report is not None:
             check_choice("report", report, ("html",))
         if not isinstance(tag, str) or not tag:
@@ -159,9 +158,9 @@ class AttributionCallback(Callback):
         self.tag, self.on_error = tag, on_error
         self.n_runs = 0
         self.last = Explanations()
-        self._watches: dict[str, StageState] = {}
+        self._states: dict[str, StageState] = {}
         self.history: list[dict[str, Any]] = []
-        self._places: Sinks | None = None
+        self._sinks: Sinks | None = None
         self._reports: dict[str, GrowingReport] = {}
         self._resumed = False
 
@@ -196,7 +195,7 @@ class AttributionCallback(Callback):
         return dict(self.__dict__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AttributionCallback":
-        """Copying needs no pickle."""
+        """A copy, for which no function needs to be picklable."""
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         new.__dict__.update(copy.deepcopy(self.__dict__, memo))
@@ -215,10 +214,10 @@ class AttributionCallback(Callback):
         if self.layer is not None:
             check_layer_methods(self.methods, self.method_kwargs)
         for one in wanted:
-            self._watches[one] = StageState(self.n_samples, self.every_n_epochs, self.fixed_samples)
+            self._states[one] = StageState(self.n_samples, self.every_n_epochs, self.fixed_samples)
         asked = self.loggers != "none" or self.report is not None
         directory = directory_of(trainer, self.dirpath) if asked else None
-        self._places = Sinks.of(directory, self.loggers, self.dirpath) if directory is not None else None
+        self._sinks = Sinks.of(directory, self.loggers, self.dirpath) if directory is not None else None
         if self.report is not None and directory is not None:
             for one in wanted:
                 self._reports.setdefault(one, GrowingReport(directory, f"{self.tag}-{one}", f"{self.tag}, {one}"))
@@ -236,15 +235,15 @@ class AttributionCallback(Callback):
         self._check(pl_module)
 
     def on_validation_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """A new validation epoch."""
+        """Decide whether this validation epoch is explained."""
         self._begin("validate", trainer)
 
     def on_test_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """A new test epoch."""
+        """Decide whether this test epoch is explained."""
         self._begin("test", trainer)
 
     def on_train_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """A new training epoch."""
+        """Decide whether this training epoch is explained."""
         self._begin("train", trainer)
 
     def on_validation_batch_end(
@@ -275,10 +274,10 @@ class AttributionCallback(Callback):
         self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Collect samples; they are explained at the end of the epoch."""
-        watch = self._due("train", trainer)
-        if watch is not None and not watch.samples.closed:
-            with self._errors(watch):
-                self._collect(watch, pl_module, batch)
+        state = self._due("train", trainer)
+        if state is not None and not state.samples.closed:
+            with self._errors(state):
+                self._collect(state, pl_module, batch)
 
     def on_validation_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Draw and log what was found."""
@@ -298,20 +297,20 @@ class AttributionCallback(Callback):
         return find_subject(pl_module, self.module, self.layer)
 
     def _check(self, pl_module: "LightningModule") -> None:
-        if self._watches:
+        if self._states:
             self._subject(pl_module)
 
     def _begin(self, stage: str, trainer: "Trainer") -> None:
-        watch = self._watches.get(stage)
-        if watch is not None and not trainer.sanity_checking:
-            watch.begin()
+        state = self._states.get(stage)
+        if state is not None and not trainer.sanity_checking:
+            state.begin()
 
     def _due(self, stage: str, trainer: "Trainer") -> StageState | None:
-        """The stage's watch if this process has something to do in this epoch."""
-        watch = self._watches.get(stage)
-        if watch is None or not watch.due or trainer.sanity_checking or not trainer.is_global_zero:
+        """The stage's state if this process has something to do in this epoch."""
+        state = self._states.get(stage)
+        if state is None or not state.due or trainer.sanity_checking or not trainer.is_global_zero:
             return None
-        return watch
+        return state
 
     def _look(
         self,
@@ -322,24 +321,24 @@ class AttributionCallback(Callback):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        watch = self._due(stage, trainer)
-        if watch is None or watch.found is not None or dataloader_idx != self.dataloader_idx:
+        state = self._due(stage, trainer)
+        if state is None or state.found is not None or dataloader_idx != self.dataloader_idx:
             return
-        with self._errors(watch):
-            if not watch.samples.closed:
-                self._collect(watch, pl_module, batch)
-            if watch.samples.closed or is_last_batch(trainer, stage == "test", batch_idx, dataloader_idx):
-                self._explain(watch, trainer, pl_module)
+        with self._errors(state):
+            if not state.samples.closed:
+                self._collect(state, pl_module, batch)
+            if state.samples.closed or is_last_batch(trainer, stage == "test", batch_idx, dataloader_idx):
+                self._explain(state, trainer, pl_module)
 
-    def _collect(self, watch: StageState, pl_module: "LightningModule", batch: Any) -> None:
+    def _collect(self, state: StageState, pl_module: "LightningModule", batch: Any) -> None:
         if self.input_fn is not None:
             batch = own_tree(batch)  # a user's function may work in place
-        watch.samples.add(read_batch(batch, self._subject(pl_module).module, self.input_key, self.input_fn))
+        state.samples.add(read_batch(batch, self._subject(pl_module).module, self.input_key, self.input_fn))
 
-    def _explain(self, watch: StageState, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        watch.samples.closed = True
-        sample = watch.samples.joined()
-        watch.found = run.run(
+    def _explain(self, state: StageState, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        state.samples.closed = True
+        sample = state.samples.joined()
+        state.found = run.run(
             self._subject(pl_module),
             sample,
             context=run.precision_context(trainer) if self.autocast else contextlib.nullcontext(),
@@ -352,28 +351,28 @@ class AttributionCallback(Callback):
             progress=False,
             **self.method_kwargs,
         )
-        self.last = watch.found
+        self.last = state.found
         self.n_runs += 1
 
     def _end(self, stage: str, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        watch = self._due(stage, trainer)
-        if watch is None:
+        state = self._due(stage, trainer)
+        if state is None:
             return
-        with self._errors(watch):
-            if watch.found is None:
-                if len(watch.samples) == 0:
+        with self._errors(state):
+            if state.found is None:
+                if len(state.samples) == 0:
                     raise InputError(
                         f"No batch of dataloader_idx={self.dataloader_idx} came in this {stage} epoch, so there is "
                         "nothing to explain. Choose a dataloader that exists and is not empty."
                     )
-                self._explain(watch, trainer, pl_module)
-            exps, before = watch.found or self.last, watch.before
-            watch.before = exps
+                self._explain(state, trainer, pl_module)
+            exps, before = state.found or self.last, state.before
+            state.before = exps
             self._publish(exps, before, trainer, stage)
             if stage in self._reports:
                 name = f"epoch {trainer.current_epoch}, step {trainer.global_step}"
                 known = {"same": self.fixed_samples, "resumed": self._resumed}
-                self._reports[stage].add(exps, watch.samples.joined().labels, name, **known)
+                self._reports[stage].add(exps, state.samples.joined().labels, name, **known)
 
     def _publish(self, exps: Explanations, before: Explanations | None, trainer: "Trainer", stage: str) -> None:
         """The numbers and pictures of one run."""
@@ -381,23 +380,10 @@ class AttributionCallback(Callback):
         facts = {"run": self.n_runs, "stage": stage, "epoch": trainer.current_epoch, "step": step}
         found = series.rows(exps, before, **facts)
         self.history += found
-        if self._places is not None:
-            self._places.numbers(found, trainer, self.tag, stage)
-            self._places.pictures(exps, trainer, self.tag, stage, self.n_runs)
+        if self._sinks is not None:
+            self._sinks.numbers(found, trainer, self.tag, stage)
+            self._sinks.pictures(exps, trainer, self.tag, stage, self.n_runs)
 
-    @contextlib.contextmanager
-    def _errors(self, watch: StageState) -> Iterator[None]:
-        """Random numbers stay as they were; an error ends this epoch's work, and is a warning or raised."""
-        try:
-            with preserved_rng():
-                yield
-        except Exception as error:
-            watch.give_up()
-            if self.on_error == "raise":
-                raise
-            warnings.warn(
-                f"AttributionCallback(tag={self.tag!r}) failed, and training goes on: {type(error).__name__}: {error} "
-                "(on_error='raise' raises it instead.)",
-                InterpWarning,
-                stacklevel=4,
-            )
+    def _errors(self, state: StageState) -> contextlib.AbstractContextManager[None]:
+        """An error ends this epoch's work, and is a warning or raised."""
+        return contained(f"AttributionCallback(tag={self.tag!r})", self.on_error, state.give_up)

@@ -49,7 +49,7 @@ def logged_step(trainer: Trainer, stage: str) -> int:
 
 @dataclass(frozen=True)
 class Sinks:
-    """The places for pictures and numbers.
+    """Where pictures and numbers go.
 
     Args:
         directory: for PNG files.
@@ -84,7 +84,7 @@ class Sinks:
                 log_numbers(logger, {**values, "epoch": trainer.current_epoch}, logged_step(trainer, stage))
 
     def pictures(self, exps: Explanations, trainer: Trainer, tag: str, stage: str, run: int) -> None:
-        """Draw all explanations of one run as one picture and bring it to its places.
+        """Draw all explanations of one run as one picture and bring it to loggers and files.
 
         Args:
             exps: one explanation per method and target, of the same samples.

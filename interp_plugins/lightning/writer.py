@@ -16,10 +16,11 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
 
+from interp_plugins.api.callbacks import check_names
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.errors import InputError
 from interp_plugins.lightning import run
-from interp_plugins.lightning.arguments import check_layer_methods, check_names
+from interp_plugins.lightning.arguments import check_layer_methods
 from interp_plugins.lightning.batch import read_batch
 from interp_plugins.lightning.namespace import Callback
 from interp_plugins.lightning.subject import ExplainedModule, check_strategy, find_subject

@@ -71,7 +71,7 @@ def fill_value(array: Array) -> Any:
 
 
 def blank(array: Array, rows: int) -> np.ndarray:
-    """Rows without a map."""
+    """An array for the rows of a unit of which none has a map yet: NaN, or 0 for integers."""
     return np.full((rows, *array.shape), fill_value(array), dtype=array.dtype)
 
 

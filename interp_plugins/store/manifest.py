@@ -52,7 +52,7 @@ class Manifest:
 
     @property
     def units(self) -> int:
-        """Number of work units."""
+        """Number of work units into which the samples are cut."""
         return -(-self.size // self.unit_size)
 
     def samples(self, unit: int) -> range:
@@ -171,5 +171,5 @@ def warn_of_changes(found: Manifest) -> None:
 
 
 def origin() -> dict[str, Any]:
-    """Who wrote a part."""
+    """The process that writes a part of the run, as it is noted there."""
     return {**here(), "host": socket.gethostname(), "process": os.getpid()}

@@ -24,10 +24,8 @@ from interp_plugins.insights import Ask, Session
 
 
 def looked_at(learn: Any, **source: Any) -> LearnerSubject:
-    params = {k: v for k, v in source.items() if k not in SampleSource._fields}
-    return LearnerSubject(
-        learn, SampleSource(**{k: v for k, v in source.items() if k in SampleSource._fields}), **params
-    )
+    named = {name: source.pop(name) for name in SampleSource._fields if name in source}
+    return LearnerSubject(learn, SampleSource(**named), **source)
 
 
 def test_predictions_and_maps_are_those_of_explain(learn, unchanged):

@@ -1,0 +1,71 @@
+"""What the callbacks of all frameworks share: arguments that are checked early, errors that do not stop a training."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from interp_plugins.api.binding import canonical_name
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, unknown
+from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.tensors import describe
+
+ON_ERROR = ("warn", "raise")
+
+
+def check_names(methods: Any) -> None:
+    """Unknown methods are said at once, not after the first epoch.
+
+    Args:
+        methods: a name or method object, several, or a mapping name -> parameters.
+
+    Raises:
+        InputTypeError: none of these, or none at all.
+        UnknownNameError: no method of that name.
+    """
+    if isinstance(methods, str) or hasattr(methods, "attribute"):
+        methods = (methods,)
+    if not isinstance(methods, Iterable) or not methods:
+        raise InputTypeError(f"methods must be a name, a list of names or a dict, got {describe(methods)}.")
+    for method in methods:
+        if isinstance(method, str):
+            canonical_name(method)
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Refuse what is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name} must be an int of at least {least}, got {value!r}.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuse what is none of a few words, with the nearest one."""
+    if value not in choices:
+        raise unknown(name, value, choices)
+
+
+@contextlib.contextmanager
+def contained(who: str, on_error: str, give_up: Callable[[], None] | None = None) -> Iterator[None]:
+    """Random numbers are as they were after the block; an error in it is a warning, and training goes on.
+
+    Args:
+        who: the callback, for the warning.
+        on_error: "warn", or "raise" the error instead.
+        give_up: what is done first where there is one.
+    """
+    try:
+        with preserved_rng():
+            yield
+    except Exception as error:
+        if give_up is not None:
+            give_up()
+        if on_error == "raise":
+            raise
+        warnings.warn(
+            f"{who} failed, and training goes on: {type(error).__name__}: {error} "
+            "(on_error='raise' raises it instead.)",
+            InterpWarning,
+            stacklevel=4,
+        )
