@@ -31,6 +31,7 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import hook_numbers, modules_of
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import is_float, own_tree, tensors_in
+from interp_plugins.core.wrapper import Wrapper
 from interp_plugins.engine.meter import used
 from interp_plugins.engine.plan.mixture import mixture_gradients
 from interp_plugins.engine.plan.view import AGREE, NoView, View, layers_in
@@ -205,17 +206,13 @@ def _plain(func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
-class Compiled:
+class Compiled(Wrapper):
     """A callable that runs compiled code, a whole chunk of rows at a time."""
 
     def __init__(self, func: Callable[..., Any], run: Callable[..., Any], batched_args: Any, batched_kwargs: Any):
         self.func, self._run = func, run
         self._args, self._kwargs = batched_args, batched_kwargs
         self._size = 0
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The outputs of the rows given; smaller chunks than the first are filled up to its size."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.core.wrapper import Wrapper
 from interp_plugins.engine.plan.fold import LINEAR
 from interp_plugins.engine.plan.tracer import Tracer, is_plain
 
@@ -41,7 +42,7 @@ def first_layer(probe: Tracer, x: Tensor) -> nn.Module | None:
     return readers[0].module
 
 
-class BehindFirstLayer:
+class BehindFirstLayer(Wrapper):
     """A model as a function of its first layer's output: `f(y, *args)`.
 
     The input itself is NaN of the right shape: if anything else reads it, the score shows.
@@ -51,10 +52,6 @@ class BehindFirstLayer:
 
     def __init__(self, func: Callable[..., Any], stem: FirstLayer, shape: tuple[int, ...], last: bool):
         self.func, self.stem, self.shape, self.last = func, stem, shape, last
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def encode(self, x: Tensor) -> Tensor:
         """The first layer's output, in the layout in which `__call__` takes it."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.core.tensors import tensors_in
+from interp_plugins.core.wrapper import Wrapper
 from interp_plugins.engine.plan.tracer import Tracer, is_plain
 from interp_plugins.engine.plan.view import shallow
 
@@ -50,15 +51,11 @@ def has_own_backward(output: Any) -> bool:
     return False
 
 
-class InLayout:
+class InLayout(Wrapper):
     """A callable that gets its pictures channels-last."""
 
     def __init__(self, func: Callable[..., Any]):
         self.func = func
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the callable with its pictures channels-last."""

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.layers import AtLayer
+from interp_plugins.core.wrapper import Wrapper
 from interp_plugins.engine.plan.tracer import ModuleCall, Tracer
 from interp_plugins.engine.plan.view import shallow
 
@@ -81,15 +82,11 @@ class Memory:
         return sum(t.nbytes for t in pytree.tree_leaves(self.outputs) if isinstance(t, Tensor))
 
 
-class Replaying:
+class Replaying(Wrapper):
     """A callable that tells its memory which rows run: `f(*args, rows)`."""
 
     def __init__(self, func: Callable[..., Any], memory: Memory):
         self.func, self.memory = func, memory
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.func]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call func on all arguments but the last."""
