@@ -101,7 +101,7 @@ class MethodInfo:
     """
 
     name: str
-    cls: type
+    cls: type[Any]
     aliases: tuple[str, ...] = ()
     needs: str = "gradient"
     site: str = "input"

@@ -40,7 +40,7 @@ class GrowingReport:
         Returns:
             The file's path.
         """
-        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+        from fsspec.core import url_to_fs
 
         from interp_plugins.insights.precomputed import Precomputed
         from interp_plugins.insights.report import catalogue, file_html, records_of, run_blocks

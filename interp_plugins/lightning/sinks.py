@@ -110,7 +110,7 @@ def write_png(figure: Figure, directory: str, file_name: str) -> str:
     Returns:
         The path written.
     """
-    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+    from fsspec.core import url_to_fs
 
     files, root = url_to_fs(directory)
     files.makedirs(root, exist_ok=True)

@@ -254,7 +254,8 @@ def vit(source: str) -> nn.Module:
         return net.eval()
     from transformers import ViTConfig, ViTForImageClassification
 
-    config = ViTConfig(hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=16,
+    config = ViTConfig(  # type: ignore[call-arg]  # of the base class
+        hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=16,
                        patch_size=4, num_labels=3)  # fmt: skip
     return ViTForImageClassification(config).eval()
 
@@ -273,7 +274,8 @@ def swin(source: str) -> nn.Module:
         return Tv([4, 4], 8, [1, 1], [1, 2], [2, 2], num_classes=3).eval()
     from transformers import SwinConfig, SwinForImageClassification
 
-    config = SwinConfig(image_size=16, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2,
+    config = SwinConfig(  # type: ignore[call-arg]
+        image_size=16, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2,
                         num_labels=3)  # fmt: skip
     return SwinForImageClassification(config).eval()
 

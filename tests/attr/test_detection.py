@@ -157,11 +157,11 @@ def test_detection_is_the_box_that_the_model_predicts(net: Detector, scenes: tup
     assert torch.equal(exps[0].attribution, exps[1].attribution)
     table = as_table(net(x))
     for rank, exp in ((0, exps[1]), (1, exps[2])):
-        assert torch.allclose(exp.score, table[:, rank, 5])  # type: ignore[arg-type]
+        assert torch.allclose(exp.score, table[:, rank, 5])
     name = ("square", "disc")[int(table[0, 0, 4]) - 1]
-    assert exps[0].target_label[0] == f"{name} box {float(table[0, 0, 5].detach()):.2f}"  # type: ignore[index]
+    assert exps[0].target_label[0] == f"{name} box {float(table[0, 0, 5].detach()):.2f}"
     one = int(table[0, 0, 4])
-    again = explain(net, x[:1], "saliency", target=Detection(spec.vocab[one]), input_spec=spec)[0]  # type: ignore[index]
+    again = explain(net, x[:1], "saliency", target=Detection(spec.vocab[one]), input_spec=spec)[0]
     assert torch.allclose(again.attribution, exps[0].attribution[:1], atol=1e-6)
 
 

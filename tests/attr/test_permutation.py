@@ -72,7 +72,7 @@ def test_errors(x: Tensor) -> None:
     with pytest.raises(AssertionError, match=r"cannot permute features with batch_size = 1.*FeatureAblation"):
         FeaturePermutation(lambda z: z.sum(1)).attribute(x[:1])
     with pytest.raises(InputTypeError, match="perm_func must be a function"):
-        FeaturePermutation(lambda z: z, 3)  # type: ignore[arg-type]
+        FeaturePermutation(lambda z: z, 3)
     with pytest.raises(InputTypeError, match=r"perm_func must return a tensor of its input's shape \(6, 3\)"):
         FeaturePermutation(lambda z: z.sum(1), lambda z, mask: z[:2]).attribute(x)
     with pytest.raises(TypeError, match="unexpected keyword argument 'feature_masc'"):

@@ -127,7 +127,7 @@ def test_multi_head_attention_is_complete(kwargs: dict[str, Any]) -> None:
 
     def model(x: Tensor) -> Tensor:
         out, weights = attention(x, x, x, attn_mask=mask)
-        return (out * W).sum((1, 2)) + (weights * weights).sum((1, 2))  # type: ignore[no-any-return]
+        return (out * W).sum((1, 2)) + (weights * weights).sum((1, 2))
 
     maps, delta = DeepLift(model).attribute(X, B, return_convergence_delta=True)
     assert float(delta.abs().max()) <= 1e-12
@@ -195,9 +195,9 @@ def test_baselines_of_each_sample() -> None:
 def test_wrong_custom_function_is_refused() -> None:
     f, x = (lambda z: z.sum(1)), X[:, 0]
     with pytest.raises(InputTypeError, match="must be a callable function but int 3 provided"):
-        DeepLift(f).attribute(x, custom_attribution_func=3)  # type: ignore[arg-type]
+        DeepLift(f).attribute(x, custom_attribution_func=3)
     with pytest.raises(InputError, match="must take at least one and at most 3 arguments"):
-        DeepLift(f).attribute(x, custom_attribution_func=lambda a, b, c, d: a)  # type: ignore[arg-type, misc]
+        DeepLift(f).attribute(x, custom_attribution_func=lambda a, b, c, d: a)
 
 
 @pytest.mark.parametrize(

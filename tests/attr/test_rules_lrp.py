@@ -95,7 +95,7 @@ class Net(nn.Module):
         y = F.relu(self.bn(self.stem(x)), inplace=True)
         y = y + self.norm(y)
         y = y * self.gate(y.mean((2, 3))).sigmoid()[:, :, None, None]
-        return self.head(F.adaptive_avg_pool2d(y, 1).flatten(1))  # type: ignore[no-any-return]
+        return self.head(F.adaptive_avg_pool2d(y, 1).flatten(1))
 
 
 @pytest.fixture
@@ -129,14 +129,14 @@ def test_relevance_is_kept_but_for_biases_and_stabilizers(net: Net, pictures: Te
 def test_merged_batch_norm_gives_the_relevance_of_the_merged_network(net: Net, pictures: Tensor) -> None:
     found = LRP(net, composite="epsilon_plus_flat").attribute(pictures, target=0)
     net.stem = torch.nn.utils.fuse_conv_bn_eval(net.stem, net.bn)
-    net.bn = nn.Identity()  # type: ignore[assignment]
+    net.bn = nn.Identity()
     assert torch.allclose(LRP(net, composite="epsilon_plus_flat").attribute(pictures, target=0), found, atol=1e-12)
 
 
 def test_rules_are_chosen_by_function_type_name_and_module(net: Net, pictures: Tensor, capsys: Any) -> None:
     def said(composite: Composite) -> str:
         LRP(net, composite=composite).attribute(pictures, target=0, verbose=True)
-        return capsys.readouterr().out  # type: ignore[no-any-return]
+        return capsys.readouterr().out
 
     base = epsilon()
     assert "Applied Epsilon(epsilon=1e-09) on conv2d in stem (Conv2d)" in said(base)
@@ -146,7 +146,7 @@ def test_rules_are_chosen_by_function_type_name_and_module(net: Net, pictures: T
     assert "Applied ZPlus" in said(base.with_rules(types={nn.Conv2d: ZPlus()})).splitlines()[0]
     assert "Applied ZPlus" in said(base.with_rules(names={"st*": ZPlus()})).splitlines()[0]
     assert "Applied Flat" in said(base.with_rules(first=Flat())).splitlines()[0]
-    net.stem.rule = WSquare()  # type: ignore[assignment]
+    net.stem.rule = WSquare()
     assert "Applied WSquare" in said(base.with_rules(first=Flat(), names={"stem": ZPlus()})).splitlines()[0]
     assert isinstance(net.stem.rule, WSquare)
     assert not net.stem._forward_hooks and not net.stem._forward_pre_hooks
@@ -213,13 +213,13 @@ def test_wrong_choices_are_refused_with_a_text_that_helps(net: Net) -> None:
     with pytest.raises(UnknownNameError, match=r"Unknown composite 'epsilon_pluss'\. Did you mean 'epsilon_plus'"):
         LRP(net, composite="epsilon_pluss")
     with pytest.raises(InputTypeError, match="composite must be a name"):
-        LRP(net, composite=3)  # type: ignore[arg-type]
+        LRP(net, composite=3)
     with pytest.raises(UnknownNameError, match="Unknown kind of function 'convolutions'"):
         Composite(kinds={"convolutions": Pass()})
     with pytest.raises(InputTypeError, match="The rule for 'relu' must be a rule such as"):
-        Composite(functions={"relu": "pass"})  # type: ignore[dict-item]
+        Composite(functions={"relu": "pass"})
     with pytest.raises(InputError, match="alpha - beta must be 1"):
         AlphaBeta(2, 2)
-    net.stem.rule = "gamma"  # type: ignore[assignment]
+    net.stem.rule = "gamma"
     with pytest.raises(InputTypeError, match="Please select propagation rules inherited from class PropagationRule"):
         LRP(net)

@@ -34,7 +34,7 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.rows += len(x)
-        return self.fc(self.conv(x).tanh().flatten(1))  # type: ignore[no-any-return]
+        return self.fc(self.conv(x).tanh().flatten(1))
 
 
 @pytest.fixture
@@ -129,7 +129,8 @@ def test_copies_of_a_method_that_draws_go_together(net: Counted, x: Tensor) -> N
         sizes.append(len(z))
         return net(z)
 
-    for cls, layer in ((GradientShap, ()), (attr.LayerGradientShap, ("conv",))):
+    kinds: list[tuple[Any, tuple[str, ...]]] = [(GradientShap, ()), (attr.LayerGradientShap, ("conv",))]
+    for cls, layer in kinds:
         tunnel = NoiseTunnel(cls(net, *layer) if layer else cls(model))
         more: dict[str, Any] = {
             "target": 1,

@@ -115,7 +115,7 @@ def test_checkpoints_are_averaged_and_the_model_stays(net: nn.Module, x: Tensor,
             twin.load_state_dict(state)
             expected.append(make(twin).attribute(x, target=1))
         assert close(found, sum(expected) / 3, 1e-10)
-    assert net.training and all(m.training for m in net)
+    assert net.training and all(m.training for m in net.children())
     assert all(id(v) == before[k][0] and torch.equal(v, before[k][1]) for k, v in net.named_parameters())
 
 

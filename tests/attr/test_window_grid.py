@@ -26,7 +26,7 @@ class Score(nn.Module):
             (x.flatten(1) * torch.linspace(0, 3, x[0].numel(), dtype=x.dtype).sin()).cumsum(1).tanh().mean(1)
             for x in xs
         )
-        return torch.stack([total, total.square()], 1)  # type: ignore[union-attr]
+        return torch.stack([total, total.square()], 1)
 
 
 def draw(*shape: int) -> Tensor:

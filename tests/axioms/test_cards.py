@@ -134,7 +134,7 @@ def test_linearity(name: str, seed: int, d: int, u: float, v: float) -> None:
 def test_implementation_invariance(name: str, seed: int, d: int) -> None:
     """Two programs for one function get one map."""
     f, (x, b) = function(name, seed, d), data(name, seed, d)
-    first, _, last, _ = f[1] if len(f) == 2 else f  # type: ignore[arg-type,index]
+    first, _, last, _ = f[1] if len(f) == 2 else f
 
     def other(z: Tensor) -> Tensor:
         z = z.flatten(1)

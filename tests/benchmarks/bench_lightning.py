@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-pl = pytest.importorskip("pytorch_lightning")
+pl: Any = pytest.importorskip("pytorch_lightning")
 
 METHODS: dict[str, Any] = {
     "integrated_gradients": {"integrated_gradients": {}},

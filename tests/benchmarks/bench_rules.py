@@ -25,7 +25,7 @@ class BertLike(nn.Module):
         super().__init__()
         from transformers import BertConfig, BertForSequenceClassification
 
-        config = BertConfig(
+        config = BertConfig(  # type: ignore[call-arg]  # of the base class
             vocab_size=200, hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128,
             max_position_embeddings=32, num_labels=5,
         )  # fmt: skip
@@ -91,8 +91,8 @@ def varied(model: nn.Module) -> nn.Module:
             if isinstance(bias, Tensor):
                 bias.normal_(0, 0.05)
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
-                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
     return model.double().eval()
 
 

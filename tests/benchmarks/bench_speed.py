@@ -28,7 +28,7 @@ def test_speed(name: str) -> None:
     compare(name, WORKLOADS[name]("cpu"))
 
 
-def variant(runs: Runs, which: str):  # type: ignore[no-untyped-def]
+def variant(runs: Runs, which: str):
     """ours, default, or one of the settings."""
     return runs.ours if which == "ours" else runs.default if which == "default" else runs.settings[which]
 

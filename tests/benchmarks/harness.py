@@ -93,7 +93,8 @@ def compare(name: str, runs: Runs, *, rounds: int = 5, limit: float = 3600.0, co
     several = len(runs.settings) > 1
     swept = {label: timed(run)[0] if several else 0.0 for label, run in runs.settings.items()}
     best = min(swept, key=swept.__getitem__)
-    result = Result(name, device, best, *({"ours": [], "best": [], "default": []} for _ in range(2)), {}, swept)
+    clock, cpu = ({label: [] for label in ("ours", "best", "default")} for _ in range(2))
+    result = Result(name, device, best, clock, cpu, {}, swept)
     for k in range(rounds):
         variants: list[tuple[str, Run]] = [("best", runs.settings[best]), ("ours", runs.ours)]
         if runs.default is not None and k < runs.default_rounds:

@@ -33,7 +33,7 @@ class PretendMps(TorchFunctionMode):
             Tensor, "as_subclass", lambda t, cls: self.put(plain(t, cls)) if there(t) else plain(t, cls)
         )
         self.patch.start()
-        return super().__enter__()  # type: ignore[no-any-return]
+        return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         """Put `as_subclass` back."""
@@ -56,7 +56,7 @@ class PretendMps(TorchFunctionMode):
         leaves, tree = pytree.tree_flatten((args, kwargs or {}))
         here = any(there(v) for v in leaves)
         name = getattr(func, "__name__", "")
-        if here and func == Tensor.device.__get__:  # type: ignore[attr-defined]
+        if here and func == Tensor.device.__get__:
             return MPS
         wanted = [
             torch.device(v)

@@ -105,7 +105,7 @@ class Wrapped(nn.Module):
 
 
 class TakesDict(Wrapped):
-    def forward(self, batch: dict[str, Tensor]) -> Any:  # type: ignore[override]
+    def forward(self, batch: dict[str, Tensor]) -> Any:
         return self.net(batch["picture"])
 
 
@@ -173,9 +173,9 @@ def test_contrast_and_probability_are_the_functions_that_they_name(name: str, ki
 def test_regression_and_labels_that_do_not_exclude_each_other(name: str) -> None:
     problem = typical(name).build()
     several = run(name, problem, activation=torch.sigmoid, threshold=0.0)  # every label is predicted
-    assert sorted(e.target[0] for e in several) == [0, 1, 2]  # type: ignore[index]
+    assert sorted(e.target[0] for e in several) == [0, 1, 2]
     for exp in several:
-        same(exp, plain(name, exp.target[0]))  # type: ignore[index]
+        same(exp, plain(name, exp.target[0]))
     amounts = run(name, problem, activation=lambda out: None)  # three outputs of a regression
     assert [e.target for e in amounts] == [(i,) * 3 for i in range(3)] and amounts[0].prediction is None
     same(amounts[2], plain(name, 2))

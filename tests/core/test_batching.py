@@ -25,7 +25,7 @@ class Small:
     """A linear model on a device that holds `room` rows."""
 
     def __init__(self, room: int, error: BaseException):
-        self.room, self.error, self.seen = room, error, []  # type: ignore[var-annotated]
+        self.room, self.error, self.seen = room, error, []
 
     def __call__(self, x: Tensor) -> Tensor:
         self.seen.append(len(x))
@@ -108,7 +108,7 @@ class Roomy(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fc, self.seen = nn.Linear(4, 1), []  # type: ignore[var-annotated]
+        self.fc, self.seen = nn.Linear(4, 1), []
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(len(x))

@@ -166,7 +166,7 @@ def test_target_becomes_an_index_and_a_name_per_sample(
 ) -> None:
     exp = explain(net, x, "saliency", target=target, input_spec=SPEC)[0]
     assert exp.target == indices
-    assert exp.target_label == tuple(SPEC.vocab[i] for i in indices)  # type: ignore[index]
+    assert exp.target_label == tuple(SPEC.vocab[i] for i in indices)
     out = net(x).detach()
     rows = torch.arange(3)
     assert torch.allclose(exp.score, out[rows, list(indices)])

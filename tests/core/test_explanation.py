@@ -113,7 +113,7 @@ def test_sample_that_is_not_there_is_refused(i: int) -> None:
 
 def test_result_cannot_be_changed_by_assignment() -> None:
     with pytest.raises(AttributeError):
-        made().method = "other"  # type: ignore[misc]
+        made().method = "other"
 
 
 # -- reading ---------------------------------------------------------------------------------------------------

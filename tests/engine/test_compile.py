@@ -91,7 +91,7 @@ def test_what_changes_in_the_model_is_noticed(net: Any, x: Tensor) -> None:
 
     def both() -> tuple[Tensor, Tensor]:
         first, second = (explain(net, x, "ig", compile=c, **asked)[0].attributions for c in ("eager", False))
-        return first, second  # type: ignore[return-value]
+        return first, second
 
     both()
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_what_cannot_be_compiled_is_refused_with_the_reason(net: nn.Module, x: T
     with pytest.raises(UnknownNameError, match=r"'aot_eagre'\. Did you mean 'aot_eager'"):
         explain(net, x, "ig", compile="aot_eagre")
     with pytest.raises(InputTypeError, match="True, False or the name of a backend, got 3"):
-        explain(net, x, "ig", compile=3)  # type: ignore[arg-type]
+        explain(net, x, "ig", compile=3)
     with pytest.raises(InputError, match="compile=: grad_cam is not compiled"):
         explain(net, x, ("ig", "gradcam"), compile="eager")
     with pytest.raises(InputError, match="compile=: layer_integrated_gradients is not compiled"):
@@ -180,7 +180,7 @@ def test_what_cannot_be_compiled_is_refused_with_the_reason(net: nn.Module, x: T
 
 
 def test_wrong_code_is_not_used(net: nn.Module, x: Tensor) -> None:
-    @torch._dynamo.register_backend(name="halving")  # type: ignore[attr-defined,untyped-decorator]
+    @torch._dynamo.register_backend(name="halving")
     def halving(graph: Any, examples: Any) -> Any:
         return lambda *args: [out / 2 for out in graph(*args)]
 

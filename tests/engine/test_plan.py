@@ -180,10 +180,10 @@ def test_first_layer_leaves_the_loop_unless_the_input_is_read_twice() -> None:
     assert plan_of(Reads().eval(), x) is None
     forward = nn.Linear.forward
     try:
-        nn.Linear.forward = lambda m, t: (rows.append(len(t) * (m.in_features == 6)), forward(m, t))[1]  # type: ignore
+        nn.Linear.forward = lambda m, t: (rows.append(len(t) * (m.in_features == 6)), forward(m, t))[1]
         IntegratedGradients(net).attribute(x, target=1, n_steps=50)
     finally:
-        nn.Linear.forward = forward  # type: ignore[method-assign]
+        nn.Linear.forward = forward
     assert 0 < sum(rows) < 12  # not 100
 
 
@@ -226,7 +226,7 @@ class Held:
         return self.holder
 
     def __call__(self, t: Tensor) -> Tensor:
-        return self.holder[0](t)  # type: ignore[no-any-return]
+        return self.holder[0](t)
 
 
 def test_a_model_that_cannot_be_exchanged_is_not_viewed() -> None:
@@ -319,10 +319,10 @@ def test_methods_at_a_layer_run_what_lies_before_it_once() -> None:
         fast, plain = both(run)
         assert torch.allclose(fast, plain, rtol=1e-9, atol=1e-12)
     try:
-        nn.Linear.forward = lambda m, t: (calls.append(id(m.weight)), forward(m, t))[1]  # type: ignore
+        nn.Linear.forward = lambda m, t: (calls.append(id(m.weight)), forward(m, t))[1]
         LayerIntegratedGradients(net, net[2]).attribute(x, target=1, internal_batch_size=10)
     finally:
-        nn.Linear.forward = forward  # type: ignore[method-assign]
+        nn.Linear.forward = forward
     assert calls.count(id(net[4].weight)) >= 15 and calls.count(id(blocks[0][0].weight)) <= 5
 
 

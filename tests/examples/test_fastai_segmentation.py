@@ -42,5 +42,5 @@ def test_the_surroundings_decide_where_the_baseline_keeps_the_disc(tmp_path: Pat
     assert area is not None and float(area[1]) < 5
     assert len(shares) == 3 and shares[2] > 90
     assert 100 - max(shares[:2]) > 6 * float(area[1])  # with a black baseline, far more on the disc than its share
-    here, turned = map(float, re.search(r"here (-?\d+), with the baseline (-?\d+)", printed).groups())  # type: ignore[union-attr]
+    here, turned = map(float, re.search(r"here (-?\d+), with the baseline (-?\d+)", printed).groups())
     assert here > 0 > turned

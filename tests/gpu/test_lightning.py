@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-pl = pytest.importorskip("pytorch_lightning")
+pl: Any = pytest.importorskip("pytorch_lightning")
 
 from interp_plugins.lightning import AttributionCallback, AttributionWriter  # noqa: E402
 
@@ -143,7 +143,7 @@ def test_L6_autocast_gives_the_scores_of_the_step(dtype) -> None:
     def validation_step(batch: Any, batch_idx: int) -> None:
         seen.append(net(batch[0]).float().cpu())
 
-    net.validation_step = validation_step  # type: ignore[method-assign]
+    net.validation_step = validation_step
     watching = callback(autocast=True)
     trainer(watching, precision=dtype).validate(net, loader(4), verbose=False)
     (exp,) = watching.last
@@ -166,7 +166,8 @@ def test_L1_L2_every_stage_leaves_the_batch_alone(entry) -> None:
     one.fit(net, data, data) if entry == "fit" else getattr(one, entry)(net, data, verbose=False)
     assert watching.n_runs == 1
     assert {(grad, kind) for grad, kind, _ in seen} == {(False, "cuda")}
-    assert torch.equal(torch.cat([x for _, _, x in seen]), data.dataset.tensors[0])
+    dataset: Any = data.dataset
+    assert torch.equal(torch.cat([x for _, _, x in seen]), dataset.tensors[0])
 
 
 def test_L1_L8_L23_nccl_batch_norm_over_processes_and_fsdp(tmp_path: Path) -> None:

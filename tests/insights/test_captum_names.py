@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -26,7 +28,8 @@ def test_a_visualizer_of_two_models(talk):
         max_samples=6,
     ).session()
     assert len(seen.catalogue["samples"]) == 6 and len(seen.catalogue["models"]) == 2
-    assert float(seen.subject.inputs.max()) == 2 and "own 1" in seen.catalogue["baselines"]
+    subject: Any = seen.subject
+    assert float(subject.inputs.max()) == 2 and "own 1" in seen.catalogue["baselines"]
     talk(seen, type="explain", samples=[1], method="ig", params={"n_steps": 3}, baseline="own 1")
     made = seen.explanations()[0]
     assert made.target == (2,)  # the true class, as in Captum Insights

@@ -48,12 +48,12 @@ def double() -> Iterator[None]:
     """Captum casts its weights to float32, and sums in it; here both stay as exact as the model."""
     before, cast = torch.get_default_dtype(), torch.Tensor.float
     torch.set_default_dtype(torch.float64)
-    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    torch.Tensor.float = torch.Tensor.double
     single, torch.float = torch.float, torch.float64
     try:
         yield
     finally:
-        torch.Tensor.float = cast  # type: ignore[method-assign]
+        torch.Tensor.float = cast
         torch.float = single
         torch.set_default_dtype(before)
 

@@ -75,7 +75,7 @@ def test_model_with_one_value_per_batch_agrees() -> None:
 
 def test_shapley_sampling_draws_captums_orders_under_one_manual_seed() -> None:
     problem = BY_NAME["conv"].build()
-    known = {"target": 1, "n_samples": 4, "feature_mask": problem.case.mask()}  # type: ignore[misc]
+    known = {"target": 1, "n_samples": 4, "feature_mask": problem.case.mask()}
     with double(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         captums = theirs.ShapleyValueSampling(problem.model).attribute(problem.inputs, **known)

@@ -172,7 +172,7 @@ class Functional(nn.Module):
         y = torch.relu(self.fc(x))
         y = y + x
         y = y * self.fc(y).sigmoid()
-        return self.head(nn.functional.gelu(y))  # type: ignore[no-any-return]
+        return self.head(nn.functional.gelu(y))
 
 
 def test_functions_have_rules() -> None:
@@ -191,7 +191,7 @@ def test_module_used_twice_works() -> None:
             self.act, self.fc = nn.ReLU(), nn.Linear(4, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.act(self.fc(self.act(self.fc(x))))  # type: ignore[no-any-return]
+            return self.act(self.fc(self.act(self.fc(x))))
 
     net, x = Twice().double(), torch.randn(2, 4, dtype=torch.float64)
     _, delta = ours.DeepLift(net).attribute(x, target=0, return_convergence_delta=True)
@@ -234,7 +234,7 @@ def zennit_relevance(model: nn.Module, x: Tensor, target: int, composite: Any) -
     with Gradient(model=model, composite=composite) as attributor:
         out = model(x).detach()
         _, relevance = attributor(x.clone(), torch.eye(out.shape[1], dtype=out.dtype)[[target] * len(x)] * out)
-    return relevance  # type: ignore[no-any-return]
+    return relevance
 
 
 COMPOSITES = ["epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat",
@@ -264,7 +264,7 @@ def test_residual_network_is_zennits() -> None:
         for m in net.modules():
             if isinstance(m, nn.BatchNorm2d):
                 m.eps = 1e-15
-                m.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+                m.running_mean.normal_(0, 0.1)
                 m.bias.data.normal_(0, 0.1)
         x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     theirs = zennit_relevance(net, x, 1, zennit.composites.EpsilonPlusFlat(canonizers=[ResNetCanonizer()]))

@@ -229,7 +229,7 @@ def test_outputs_of_a_data_set_agree_where_nothing_is_reduced() -> None:
         for lib in (ours, theirs)
     )
     assert torch.allclose(mine.reshape(captums.shape), captums, atol=1e-6)
-    plain = DataLoader(x, batch_size=4)  # type: ignore[arg-type] # batches that are tensors, not lists
+    plain = DataLoader(x, batch_size=4)  # batches that are tensors, not lists
     alone = ours.DataLoaderAttribution(ours.FeatureAblation(net)).attribute(plain)
     assert isinstance(alone, Tensor) and torch.equal(alone, mine.reshape(alone.shape))
 

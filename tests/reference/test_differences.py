@@ -216,7 +216,7 @@ def test_layer_outputs_of_attention_are_read() -> None:
             self.weights = weights
 
         def forward(self, z: Tensor) -> Tensor:
-            return self.fc(self.attend(z, z, z, need_weights=self.weights)[0].mean(1))  # type: ignore[no-any-return]
+            return self.fc(self.attend(z, z, z, need_weights=self.weights)[0].mean(1))
 
     z = torch.randn(2, 5, 4)
     plain, weighted = Reader(False), Reader(True)
@@ -237,7 +237,7 @@ class Words(nn.Module):
         self.embed, self.fc = nn.Embedding(9, 4), nn.Linear(4, 3)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.fc(self.embed(ids).tanh().mean(1))  # type: ignore[no-any-return]
+        return self.fc(self.embed(ids).tanh().mean(1))
 
 
 def test_token_ids_are_attributed_at_their_embedding() -> None:
@@ -272,7 +272,7 @@ def test_under_autocast_maps_and_their_sums_are_float32() -> None:
 
 def test_results_have_the_models_precision_and_half_is_summed_in_float32(x: Tensor) -> None:
     model = nn.Linear(4, 3).double()
-    same = {"inputs": x, "target": 1, "sliding_window_shapes": (2,)}
+    same: dict[str, Any] = {"inputs": x, "target": 1, "sliding_window_shapes": (2,)}
     assert ours.Occlusion(model).attribute(**same).dtype == torch.float64
     assert theirs.Occlusion(model).attribute(**same).dtype == torch.float32
     half = nn.Linear(4, 3).bfloat16()

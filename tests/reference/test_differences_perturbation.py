@@ -132,7 +132,7 @@ def test_expanded_masks_are_taken(net: nn.Module, x: Tensor) -> None:
 
 
 def test_loader_of_plain_tensors_explains_the_whole_batch(x: Tensor) -> None:
-    loader = DataLoader(x, batch_size=3)  # type: ignore[arg-type]
+    loader = DataLoader(x, batch_size=3)
     weight = torch.tensor([1.0, 2.0, 0.0, -1.0], dtype=torch.float64)
     known: dict[str, Any] = {"to_metric": lambda out: out.sum(), "return_input_shape": False}
     mine = ours.DataLoaderAttribution(ours.FeatureAblation(lambda z: z @ weight)).attribute(loader, **known)

@@ -135,10 +135,10 @@ def test_several_targets_layers_and_several_inputs_are_kept_apart(run_path, new_
     double = explain_dataset(
         Two(), pairs, tmp_path / "two", "input_x_gradient", target=0, input_fn=tuple_of_two, progress=False
     )
-    found = double[4][0]
+    (pair,) = double[4]
     a, b = pairs[4]
-    assert torch.equal(found.attributions[0], (a * b)[None])
-    assert torch.equal(found.inputs[1], b[None])
+    assert torch.equal(pair.attributions[0], (a * b)[None])
+    assert torch.equal(pair.inputs[1], b[None])
     assert double.array("input_x_gradient/1").shape == (5, 3)
 
 
@@ -171,7 +171,7 @@ def test_dtype_and_inputs_can_be_left_small(go, finished) -> None:
 
 
 def test_it_goes_on_where_it_stopped_and_does_nothing_twice(go, pictures, finished, contents) -> None:
-    class Stops(pictures):  # type: ignore[misc, valid-type]
+    class Stops(pictures):
         seen: list[int] = []
 
         def __getitem__(self, i: int) -> Any:
@@ -293,7 +293,7 @@ def test_a_sample_that_cannot_be_explained_is_recorded_and_its_neighbours_are_no
 
 
 def test_failed_samples_are_done_again_when_asked(go, pictures, finished, contents) -> None:
-    class Later(pictures):  # type: ignore[misc, valid-type]
+    class Later(pictures):
         """Sample 6 can be read the second time."""
 
         tries = 0
@@ -313,7 +313,7 @@ def test_failed_samples_are_done_again_when_asked(go, pictures, finished, conten
 
 
 def test_pictures_of_another_size_are_recorded(run_path, pictures) -> None:
-    class Sizes(pictures):  # type: ignore[misc, valid-type]
+    class Sizes(pictures):
         def __getitem__(self, i: int) -> Any:
             return torch.ones(1, 8 + (i == 7), 8), 0
 
@@ -420,7 +420,7 @@ def test_the_label_is_asked_for_where_there_is_none(run_path, net) -> None:
 
 
 def test_names_of_folders_of_files_are_found(run_path, net, pictures) -> None:
-    class Folder(pictures):  # type: ignore[misc, valid-type]
+    class Folder(pictures):
         samples = [(f"/data/cats/{i}.png", 0) for i in range(11)]
 
     store = explain_dataset(net, Folder(), run_path, "saliency", n_samples=5, progress=False)

@@ -21,7 +21,7 @@ def both(n: int = 2, picture: float = 0.25, question: float = -1.0) -> Explanati
     maps = (torch.full((n, 3, 4, 4), picture), torch.full((n, 3), question))
     xs = (torch.rand(n, 3, 4, 4), torch.zeros(n, 3, dtype=torch.long))
     known = {"target_label": ("yes",) * n, "probability": torch.full((n,), 0.5), "spec": SPEC}
-    return Explanation(maps, xs, "ig", title="IG", **known).annotated(tokens=[["is", "it", "<b>"]] * n)  # type: ignore[arg-type]
+    return Explanation(maps, xs, "ig", title="IG", **known).annotated(tokens=[["is", "it", "<b>"]] * n)
 
 
 def test_each_input_has_its_kind_name_and_share() -> None:
@@ -110,6 +110,6 @@ def test_pages_and_notebooks_show_all_inputs_escaped() -> None:
     assert fragment is not None and "question: 20 % of |attribution|" in fragment and "&lt;b&gt;" in fragment
 
 
-def test_specs_of_several_inputs_are_saved(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_specs_of_several_inputs_are_saved(tmp_path) -> None:
     found = Explanation.load(both().save(tmp_path / "both.safetensors"))
     assert found.spec == both().spec and found.spec.others[0].name == "question"

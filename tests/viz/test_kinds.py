@@ -44,7 +44,7 @@ def test_pictures_of_many_channels_have_the_range_of_their_data() -> None:
 
 
 def explained(x: torch.Tensor, a: torch.Tensor, kind: str, **fields: object) -> Explanation:
-    return Explanation(a, x, "ig", title="IG", spec=InputSpec(kind=kind, **fields))  # type: ignore[arg-type]
+    return Explanation(a, x, "ig", title="IG", spec=InputSpec(kind=kind, **fields))
 
 
 # -- series --------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_slices_are_all_or_evenly_spaced() -> None:
 # -- channels ------------------------------------------------------------------------------------------------------
 
 
-def test_channels_side_by_side_show_what_cancels(make) -> None:  # type: ignore[no-untyped-def]
+def test_channels_side_by_side_show_what_cancels(make) -> None:
     a = torch.zeros(1, 3, 12, 16)
     a[0, 0], a[0, 1] = 1.0, -1.0
     exp = make(1, attributions=a)
@@ -144,7 +144,7 @@ def test_channels_side_by_side_show_what_cancels(make) -> None:  # type: ignore[
 # -- text ----------------------------------------------------------------------------------------------------------
 
 
-def written(ax) -> list[tuple[str, float]]:  # type: ignore[no-untyped-def]
+def written(ax) -> list[tuple[str, float]]:
     return [(t.get_text(), t.get_position()[0]) for t in ax.texts]
 
 

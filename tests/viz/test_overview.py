@@ -29,7 +29,7 @@ def table(n: int = 30, features: int = 3) -> Explanation:
     return Explanation(x * weights, x, "ig", title="IG", target_label=("price",) * n, spec=spec)
 
 
-def dots(ax) -> list:  # type: ignore[type-arg, no-untyped-def]
+def dots(ax) -> list:
     return [c for c in ax.collections if len(c.get_offsets()) > 1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from typing import Any
 
 import pytest
 import torch
@@ -128,8 +129,9 @@ def test_table_rows_show_raw_values_largest_first_and_what_is_left_out(make) -> 
     ax = show(make(1, attributions=a, inputs=torch.ones(1, 20), spec=spec))
     labels = [t.get_text() for t in ax.get_yticklabels()]
     assert labels[:2] == ["column 3 = 12", "column 7 = 12"] and labels[-1] == "8 others, summed"
-    assert [round(bar.get_width(), 6) for bar in ax.patches][:2] == [-5.0, 2.0]
-    assert sum(bar.get_width() for bar in ax.patches) == pytest.approx(a.sum().item())
+    bars: list[Any] = list(ax.patches)
+    assert [round(bar.get_width(), 6) for bar in bars][:2] == [-5.0, 2.0]
+    assert sum(bar.get_width() for bar in bars) == pytest.approx(a.sum().item())
 
 
 def test_nan_in_a_table_row_is_refused(make) -> None:
@@ -144,7 +146,9 @@ def test_all_kinds_lists_every_picture() -> None:
 
 def test_a_notebook_displays_what_has_no_ctx(make, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[bytes] = []
-    fake, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    fake: Any = types.ModuleType("IPython")
+    display: Any = types.ModuleType("IPython.display")
+    fake.version_info = (9, 0, 0)  # matplotlib asks, at the first canvas of a process
     fake.get_ipython = lambda: types.SimpleNamespace(kernel=object())
     display.Image = lambda data, format: data
     display.display = shown.append

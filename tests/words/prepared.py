@@ -183,7 +183,7 @@ def with_lightning(folder: Path) -> dict[str, Any]:
     pl = pytest.importorskip("pytorch_lightning")
     from interp_plugins import lightning as adapter
 
-    class Module(pl.LightningModule):  # type: ignore[misc, name-defined]
+    class Module(pl.LightningModule):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())

@@ -57,7 +57,7 @@ def test_a_panel_per_sample_says_prediction_truth_and_probability(trained, dls, 
         right = exp.prediction_label[i] == file.parent.name
         assert ax.title.get_color() == ("green" if right else "red")
         assert ax.get_xlabel().startswith("completeness error")
-    assert axes[0].figure._suptitle.get_text() == "Integrated Gradients"
+    assert axes[0].figure.get_suptitle() == "Integrated Gradients"
 
 
 def test_several_explanations_make_a_row_per_sample(trained):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-pl = pytest.importorskip("pytorch_lightning")
+pl: Any = pytest.importorskip("pytorch_lightning")
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 

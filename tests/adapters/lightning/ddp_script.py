@@ -9,6 +9,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -59,12 +60,14 @@ class OnRankZero(Logger):
         return self
 
     def log_image(self, key: str, images: list, step: int | None = None) -> None:
-        assert rank_zero_only.rank == 0, "a picture from another process"
+        rank: Any = rank_zero_only
+        assert rank.rank == 0, "a picture from another process"
         self.pictures.append(step)
 
     def log_metrics(self, metrics: dict, step: int | None = None) -> None:
         if any("attribution" in name for name in metrics):
-            assert rank_zero_only.rank == 0, "numbers from another process"  # the Trainer itself asks on each
+            rank: Any = rank_zero_only
+            assert rank.rank == 0, "numbers from another process"  # the Trainer itself asks on each
             self.numbers.append(step)
 
     def log_hyperparams(self, *args, **kwargs) -> None:

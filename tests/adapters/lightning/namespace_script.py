@@ -23,7 +23,7 @@ PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 
 def fit(package: str, callback: Any) -> dict[str, Any]:
     """Two epochs under a package's Trainer, with its CSV logger."""
-    pl = importlib.import_module(package)
+    pl: Any = importlib.import_module(package)
     loggers = importlib.import_module(f"{package}.loggers")
 
     class Net(pl.LightningModule):

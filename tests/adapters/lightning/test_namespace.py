@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,8 @@ def test_L19_imported_packages_go_before_installed_ones(imported, installed, exp
 def test_L19_a_class_is_at_home_in_all_packages_that_are_loaded(monkeypatch) -> None:
     homes = []
     for name in ("pytorch_lightning", "lightning.pytorch"):
-        module, part = ModuleType(name), ModuleType(f"{name}.parts")
+        module: Any = ModuleType(name)
+        part: Any = ModuleType(f"{name}.parts")
         module.Base = part.Base = type("Base", (), {"__doc__": name})
         monkeypatch.setitem(sys.modules, name, module)
         monkeypatch.setitem(sys.modules, f"{name}.parts", part)
