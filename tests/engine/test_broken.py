@@ -58,7 +58,7 @@ def folding(patch: pytest.MonkeyPatch, how: str) -> None:
         found = original(*args)
         for m in found.values():
             if not isinstance(m, nn.Identity):
-                m.forward = broken(m.forward, how)  # type: ignore[method-assign]
+                m.forward = broken(m.forward, how)
         return found
 
     patch.setattr(candidates, "folded", folded)
@@ -254,7 +254,7 @@ def test_a_pass_that_cannot_be_shared_runs_again(how: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("how", ["forward", "backward"])
 def test_compiled_code_that_is_wrong_is_refused(how: str) -> None:
-    @torch._dynamo.register_backend(name=f"broken {how}")  # type: ignore[attr-defined,untyped-decorator]
+    @torch._dynamo.register_backend(name=f"broken {how}")
     def backend(graph: Any, examples: Any) -> Any:
         return lambda *args: [Broken.apply(out, how) for out in graph(*args)]
 
