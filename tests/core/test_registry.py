@@ -234,7 +234,7 @@ def test_a_method_of_ones_own_has_no_traits_and_gets_captums_targets(net: nn.Mod
     assert contract_of(method).traits == traits_of(method) == Traits() and inner_method(method) is None
     exps = explain(net, x, method, target=[0, 1], gain=3.0)
     torch.testing.assert_close(exps[0].attributions, 3 * x)
-    method.attribute = lambda inputs, size=1.0: size * inputs  # type: ignore[method-assign,assignment]
+    method.attribute = lambda inputs, size=1.0: size * inputs
     assert arguments_of(method) == {"inputs", "size"} and arguments_of(Theirs(net)) == {"inputs", "target", "gain"}
 
 
