@@ -12,7 +12,7 @@ from interp_plugins.attr.shared.arguments import args_from, described
 
 CLASSES = sorted(
     name
-    for name in attr.__all__
+    for name in vars(attr)["__all__"]
     if inspect.isclass(getattr(attr, name)) and inspect.isfunction(getattr(getattr(attr, name), "attribute", None))
 )
 

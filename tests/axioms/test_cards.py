@@ -18,8 +18,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from interp_plugins.api.binding import list_methods, method_info
-from interp_plugins.attr.evidence.cards import C, D, I, L, S, card
+from interp_plugins.attr.evidence.cards import card
 from tests.axioms.test_axioms import close, net
+
+C, D, L, S = "completeness", "dummy", "linearity", "symmetry"
+I = "implementation invariance"  # noqa: E741 - the letters stand for the axioms below
 
 few = settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 seeds = st.integers(0, 10_000)

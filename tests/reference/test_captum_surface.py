@@ -40,7 +40,7 @@ def without_extras(mine: list[Any], captums: list[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_is_here_with_captums_parameters(name: str) -> None:
-    assert name in ours.__all__
+    assert name in vars(ours)["__all__"]
     mine, captums = getattr(ours, name), getattr(theirs, name)
     if name in DIFFERENT:
         return
