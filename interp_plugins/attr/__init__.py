@@ -71,12 +71,10 @@ from interp_plugins.attr.compat.summary import (
     SummarizerSingleTensor as SummarizerSingleTensor,
     Var as Var,
 )
+from interp_plugins.attr.ensembles.augmentation import AugmentedAttribution as AugmentedAttribution
+from interp_plugins.attr.ensembles.checkpoints import CheckpointAverage as CheckpointAverage
+from interp_plugins.attr.ensembles.layers import LayerAverage as LayerAverage
 from interp_plugins.attr.ensembles.noise_tunnel import NoiseTunnel as NoiseTunnel
-from interp_plugins.attr.ensembles.transforms import (
-    AugmentedAttribution as AugmentedAttribution,
-    CheckpointAverage as CheckpointAverage,
-    LayerAverage as LayerAverage,
-)
 from interp_plugins.attr.gradient.activation import (
     LayerActivation as LayerActivation,
     LayerGradientXActivation as LayerGradientXActivation,

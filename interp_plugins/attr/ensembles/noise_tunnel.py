@@ -19,21 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_plugins.attr.ensembles.around import AroundMethod
 from interp_plugins.attr.ensembles.inner_method import Folding
 from interp_plugins.attr.ensembles.smoothing import Smoothing
 from interp_plugins.attr.shared.average import Draws
-from interp_plugins.attr.shared.base import Attribution, InternalAttribution
+from interp_plugins.attr.shared.base import InternalAttribution
 from interp_plugins.attr.shared.defaults import path_defaults
 from interp_plugins.attr.shared.lookups import at_lookups, has_ids
 from interp_plugins.core.batching import check_chunk
-from interp_plugins.core.errors import InputError, InputTypeError, unknown
+from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.forward import Call
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.layers import AtLayer, NoisyAt, resolve_layer
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import contract_of, register, traits_of
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.tensors import Inputs, as_tuple, check_inputs, describe
+from interp_plugins.core.tensors import Inputs, as_tuple, check_inputs
 
 NT_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
@@ -64,7 +65,7 @@ def noise_tunnel_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mappin
     cost="n times the inner method's",
     assumes="the noise keeps the class",
 )
-class NoiseTunnel(Attribution):
+class NoiseTunnel(AroundMethod):
     """A method made of another method, averaged over noise.
 
     Args:
@@ -76,25 +77,6 @@ class NoiseTunnel(Attribution):
         )
         smooth.shape  # -> (2, 3, 24, 24)
     """
-
-    def __init__(self, attribution_method: Any):
-        if not callable(getattr(attribution_method, "attribute", None)):
-            raise InputTypeError(
-                f"NoiseTunnel needs a method object with `attribute(inputs, ...)`, got {describe(attribution_method)}. "
-                "For example NoiseTunnel(IntegratedGradients(model))."
-            )
-        self.attribution_method = attribution_method
-        super().__init__(getattr(attribution_method, "forward_func", attribution_method.attribute))
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """Whether the inner method's maps multiply by the inputs."""
-        return bool(getattr(self.attribution_method, "multiplies_by_inputs", False))
-
-    def has_convergence_delta(self) -> bool:
-        """Whether the inner method gives a completeness error."""
-        inner = getattr(self.attribution_method, "has_convergence_delta", None)
-        return bool(inner()) if inner is not None else False
 
     def attribute(
         self,
