@@ -20,6 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_plugins.core.report import collect
+from interp_plugins.engine import read_meter
+
 Run = Callable[[], Tensor]
 
 
@@ -42,7 +45,7 @@ class Runs:
 
 @dataclass
 class Result:
-    """What came of a workload; seconds per round (of the clock and of all threads), ratios Captum / here."""
+    """What came of a workload; seconds per round (of the clock and of all threads), ratios Captum / here, our meter."""
 
     name: str
     device: str
@@ -51,6 +54,7 @@ class Result:
     cpu_seconds: dict[str, list[float]] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
     swept: dict[str, float] = field(default_factory=dict)
+    engine: dict[str, list[str]] = field(default_factory=dict)
 
     def ratios(self, of: str, *, cpu: bool = False) -> list[float]:
         """Seconds of a variant over ours, round by round."""
@@ -88,30 +92,30 @@ def compare(name: str, runs: Runs, *, rounds: int = 5, limit: float = 3600.0, co
     begin = time.perf_counter()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() and torch.cuda.is_initialized() else "cpu"
     maps: dict[str, Tensor] = {}
-    if not cold:
-        timed(runs.ours)
+    with collect() as report:
+        if not cold:
+            timed(runs.ours)
     several = len(runs.settings) > 1
     swept = {label: timed(run)[0] if several else 0.0 for label, run in runs.settings.items()}
     best = min(swept, key=swept.__getitem__)
-    clock, cpu = ({label: [] for label in ("ours", "best", "default")} for _ in range(2))
-    result = Result(name, device, best, clock, cpu, {}, swept)
+    clock, busy = ({label: [] for label in ("ours", "best", "default")} for _ in range(2))
+    result = Result(name, device, best, clock, busy, {}, swept, read_meter(report))
     for k in range(rounds):
         variants: list[tuple[str, Run]] = [("best", runs.settings[best]), ("ours", runs.ours)]
         if runs.default is not None and k < runs.default_rounds:
             variants.insert(0, ("default", runs.default))
         for label, run in variants:
-            seconds, cpu_seconds, maps[label] = timed(run)
-            result.seconds[label].append(seconds)
-            result.cpu_seconds[label].append(cpu_seconds)
-            print(
-                f"{name} round {k + 1}: {label} {seconds:.2f} s, CPU {cpu_seconds:.2f} s", file=sys.stderr, flush=True
-            )
+            wall, cpu, maps[label] = timed(run)
+            result.seconds[label].append(wall)
+            result.cpu_seconds[label].append(cpu)
+            print(f"{name} round {k + 1}: {label} {wall:.2f} s, CPU {cpu:.2f} s", file=sys.stderr, flush=True)
         if time.perf_counter() - begin > limit:
             break
     for label in ("default", "best"):
         if label in maps:
             result.differences[label] = float((maps[label] - maps["ours"]).norm() / maps[label].norm())
     print("\n" + result.line(), flush=True)
+    print("; ".join(f"{kind}: {', '.join(texts) or 'nothing'}" for kind, texts in result.engine.items()), flush=True)
     print(json.dumps(asdict(result)), flush=True)
     return result
 

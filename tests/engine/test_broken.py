@@ -103,6 +103,7 @@ def direction(cls: Any) -> Break:
 
 PLANS: dict[str, tuple[Break, str, str]] = {  # how it is broken, on which problem, what the meter calls it
     "folding": (folding, "residual", "folded 2"),
+    "folding behind a layer that is read": (folding, "read", "folded 1"),
     "layout": (layout, "whole", "channels-last"),
     "first layer": (first_layer, "residual", "first layer out of the loop"),
     "replay": (replay, "at a layer", "what lies before the layer out of the loop"),
@@ -134,12 +135,15 @@ def problem(name: str, patch: pytest.MonkeyPatch) -> tuple[nn.Module, Tensor, di
     if name == "at a layer":
         around = Around().eval()
         return around, torch.randn(2, 6), {"layer": around.layer}
+    if name == "read":
+        net = trained(Residual())
+        return net, torch.randn(1, 3, 8, 8), {"method": "layer_conductance", "layer": net.conv1}
     method = {"method": "idgi"} if name == "whole" else {}  # whose rows go through the first layer, too
     return trained(Residual()), torch.randn(1, 3, 8, 8), method
 
 
 def explained(net: nn.Module, x: Tensor, method: str = "ig", **kwargs: Any) -> Explanation:
-    steps = {"n_steps": 12} if method in ("ig", "idgi") else {}
+    steps = {"n_steps": 12} if method in ("ig", "idgi", "layer_conductance") else {}
     return explain(net, x, method, target=1, progress=False, **steps, **kwargs)[0]
 
 

@@ -19,10 +19,12 @@ from interp_plugins.core.guard import frozen
 from interp_plugins.core.target import as_target
 from interp_plugins.engine.kernels import weight_cache, winograd
 from interp_plugins.engine.kernels.weight_cache import Kernels, WeightCache
-from interp_plugins.engine.kernels.winograd import Winograd
+from interp_plugins.engine.kernels.winograd import WINOGRAD, Winograd
 from interp_plugins.engine.plan import convolutions, linear_map
 from interp_plugins.engine.plan.candidates import Loop
 from interp_plugins.engine.plan.planned import _plan
+
+chosen_here = pytest.mark.skipif(WINOGRAD.refused() is not None, reason=f"Winograd's kernels: {WINOGRAD.refused()}")
 
 
 def direct(x: Tensor, weight: Tensor, padding: Any = 1) -> Tensor:
@@ -137,6 +139,7 @@ def chosen(net: nn.Module, x: Tensor, rows: int) -> list[str]:
     return [name for name, m in plan.view.module(net).named_modules() if isinstance(m, convolutions.WinogradConv2d)]
 
 
+@chosen_here
 def test_it_is_chosen_where_it_pays(block: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = block
     assert chosen(net, x, 12) == []  # the kernels' transform would cost more
@@ -145,6 +148,7 @@ def test_it_is_chosen_where_it_pays(block: tuple[nn.Module, Tensor], monkeypatch
     assert chosen(net.double(), x.double(), 100) == []
 
 
+@chosen_here
 def test_kernels_that_are_kept_at_most_double_in_a_call(
     block: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +163,7 @@ def test_kernels_that_are_kept_at_most_double_in_a_call(
     assert [len(chosen(net, x, 100)) for _ in range(3)] == [1, 1, 1]  # none are kept
 
 
+@chosen_here
 def test_all_models_share_one_bound_that_counts_both_ways(
     block: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +177,7 @@ def test_all_models_share_one_bound_that_counts_both_ways(
     assert kept[0].nbytes == 9 * net.conv1.weight.nbytes
 
 
+@chosen_here
 def test_kernels_are_given_again_only_for_the_same_weight(block: tuple[nn.Module, Tensor]) -> None:
     net, x = block
     run = lambda: IntegratedGradients(net).attribute(x, target=1, n_steps=100, progress=False)  # noqa: E731
@@ -191,6 +197,7 @@ def test_kernels_are_given_again_only_for_the_same_weight(block: tuple[nn.Module
     assert (second - plain).norm() < 1e-4 * plain.norm()
 
 
+@chosen_here
 def test_kernels_go_with_the_model(block: tuple[nn.Module, Tensor]) -> None:
     net, x = block
     gc.collect()
@@ -203,6 +210,7 @@ def test_kernels_go_with_the_model(block: tuple[nn.Module, Tensor]) -> None:
     assert len(weight_cache._kept) == others
 
 
+@chosen_here
 def test_maps_are_those_of_the_plain_engine(block: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = block
     used: list[int] = []

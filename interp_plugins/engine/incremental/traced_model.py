@@ -22,7 +22,7 @@ class TracedModel:
         products: multiplications of each operation in the plain model, per picture.
         planned: those of a planned forward in all, calls that are left to the model included.
         others: those in calls that are left to the model, estimated from their weights.
-        left: names of these calls.
+        left: names of the calls at which changes end.
         pays: nodes where a change of the whole map still pays: a convolution that is cheaper on changes comes later.
         asked_for: nodes whose maps changes may ask for the values of.
     """
@@ -98,7 +98,9 @@ class TracedModel:
         return Reference(maps, output)
 
     def _leave(self, node: fx.Node, module: nn.Module | None, value: Any) -> None:
-        """Note a call that changes do not go through, unless all it gives is something of a shape."""
+        """Note a call at which changes end, unless all it gives is something of a shape."""
+        if not any(source in self.layouts for source in node.all_input_nodes):
+            return
         name = type(module).__name__ if module is not None else str(getattr(node.target, "__name__", node.target))
         if any(isinstance(t, Tensor) for t in pytree.tree_leaves(value)) and name not in self.left:
             self.left.append(name)
