@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -33,7 +34,8 @@ class Manifest:
     Attributes:
         identity: what two runs must share to be one: methods, parameters, model, data, seed, sizes.
         layout: what the arrays and tables look like (see `layout.Layout`).
-        made: when, with which versions and how many threads the run was begun.
+        made: when, with which versions and how many threads the run was begun, and what ran faster for its first
+            sample ("engine", by map).
     """
 
     identity: dict[str, Any]
@@ -84,8 +86,16 @@ def read(path: Path) -> Manifest | None:
         raise StoreError(f"{file} is no manifest of a run ({type(err).__name__}: {err}).") from err
 
 
-def publish(path: Path, identity: dict[str, Any], layout: dict[str, Any]) -> Manifest:
+def publish(
+    path: Path, identity: dict[str, Any], layout: dict[str, Any], told: Mapping[str, Any] | None = None
+) -> Manifest:
     """Write the manifest, or read the one that another process wrote in the meantime.
+
+    Args:
+        path: the run's directory.
+        identity: what two runs must share to be one.
+        layout: what the arrays and tables look like.
+        told: further facts about how the run was begun.
 
     Raises:
         StoreError: the directory holds something else.
@@ -94,7 +104,8 @@ def publish(path: Path, identity: dict[str, Any], layout: dict[str, Any]) -> Man
     check_free(path)
     path.mkdir(parents=True, exist_ok=True)
     identity, layout = (json.loads(json.dumps(v)) for v in (identity, layout))  # lists for tuples, as they come back
-    mine = Manifest(identity, layout, {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **here()})
+    made = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **here(), **(told or {})}
+    mine = Manifest(identity, layout, made)
     content = {"schema": SCHEMA, "identity": mine.identity, "layout": mine.layout, "made": mine.made}
     with atomic.draft_of(path / NAME) as draft:
         draft.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -44,6 +44,7 @@ def restored(
         return table_parts.target_column(name, one.target)
 
     seconds = of.column(f"{one.key}.seconds")
+    engine = manifest.made.get("engine", {}).get(one.key)
     return Explanation(
         attributions=maps,
         inputs=inputs,
@@ -67,6 +68,7 @@ def restored(
             **layout.model,
             **of.summed(one, ("forward_passes", "backward_passes")),
             "versions": manifest.made["versions"],
+            **({"engine": engine} if engine is not None else {}),
             "samples": list(numbers),
             **({"per_sample": {k: columns[f"{one.key}.{k}"] for k in one.measures}} if one.measures else {}),
         },

@@ -106,8 +106,10 @@ def _prepare(job: Job, path: Path, settings: Settings) -> Manifest:
         manifest.check_same(path, found, identity)
         manifest.warn_of_changes(found)
         return found
-    layout = layout_of(probe(job, settings), settings.dtype, settings.save_inputs)
-    return manifest.publish(path, identity, layout.to_json())
+    first = probe(job, settings)
+    layout = layout_of(first, settings.dtype, settings.save_inputs)
+    engine = {one.key: exp.meta.get("engine") for one, exp in zip(layout.maps, first, strict=True)}
+    return manifest.publish(path, identity, layout.to_json(), {"engine": engine})
 
 
 def _data_facts(data: Seeded, names: Sequence[str] | None) -> dict[str, Any]:

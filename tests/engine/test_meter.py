@@ -116,6 +116,22 @@ def test_it_is_of_the_explanation_and_stays_with_it(residual: tuple[nn.Module, T
     assert both == {"used": meters[0]["used"], "dropped": ["planned: 3 rows, and 12 are the fewest that pay"]}
 
 
+def test_a_stored_run_keeps_what_was_told_of_its_first_sample(
+    residual: tuple[nn.Module, Tensor], tmp_path: Path
+) -> None:
+    pytest.importorskip("zarr")
+    from interp_plugins.store import explain_dataset
+
+    net, x = residual
+    run: dict[str, Any] = {"methods": ("ig", "saliency"), "target": 1, "n_steps": 20, "progress": False}
+    store = explain_dataset(net, list(x), tmp_path / "run", **run)
+    again = explain_dataset(net, list(x), tmp_path / "run", **run)
+    direct = explain(net, x[:1], ("ig", "saliency"), target=1, n_steps=20, progress=False)
+    for i in range(2):
+        assert store[2][i].meta["engine"] == again[0][i].meta["engine"] == direct[i].meta["engine"]
+    assert "planned: folded 2, channels-last, first layer out of the loop" in store[2]["ig"].meta["engine"]["used"]
+
+
 def test_what_cannot_pay_is_refused_before_anybody_looks_at_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     class Unseen(nn.Module):
         def modules(self) -> Iterator[nn.Module]:
