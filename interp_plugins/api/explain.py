@@ -47,6 +47,7 @@ from interp_plugins.engine import (
 
 _PASSES = ("forward_passes", "backward_passes", "compiled_rows", "shared_by_targets")
 DEFAULT_METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
+DEFAULT_METHOD = DEFAULT_METHODS[0]  # where there is room for one
 
 
 def explain(

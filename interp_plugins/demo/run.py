@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.demo.learner import imagenet_learner
 from interp_plugins.demo.network import MEAN, STD, imagenet_classes
 from interp_plugins.demo.photographs import save_photographs
 
 PICTURES = ("chelsea", "coffee", "camera")
-METHODS: Any = ("integrated_gradients", "noise_tunnel", "occlusion")
+METHODS: Any = DEFAULT_METHODS
 
 
 def run(out: str | Path, say: Callable[[str], Any] = print) -> Iterator[tuple[str, Explanations]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from interp_plugins.api.explain import DEFAULT_METHOD
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.insights.page import page, script
 from interp_plugins.insights.precomputed import Precomputed
@@ -19,7 +20,7 @@ from interp_plugins.insights.subject import Subject
 from interp_plugins.insights.wire import SCHEMA, input_record, made_records, palettes, plain
 
 
-def catalogue(subject: Subject, *, title: str = "Insights", method: str = "integrated_gradients") -> dict[str, Any]:
+def catalogue(subject: Subject, *, title: str = "Insights", method: str = DEFAULT_METHOD) -> dict[str, Any]:
     """All that the page needs before it asks for a map: samples, classes, methods, palettes.
 
     Args:

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from interp_plugins.api.explain import DEFAULT_METHOD
 from interp_plugins.core.errors import InputError, InterpError
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.spec import InputSpec
@@ -74,7 +75,7 @@ class Session:
         baselines: Mapping[str, Any] | None = None,
         input_names: Sequence[str] | None = None,
         target: Any = None,
-        method: str = "integrated_gradients",
+        method: str = DEFAULT_METHOD,
         title: str = "Insights",
         seed: int = 0,
     ):

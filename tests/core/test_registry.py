@@ -101,7 +101,7 @@ def literals(path: Path) -> Iterator[tuple[str, int]]:
             yield node.value, node.lineno
 
 
-@pytest.mark.parametrize("room", ["core", "api", "engine", "lightning", "store", "metrics", "viz"])
+@pytest.mark.parametrize("room", ["core", "api", "engine", "lightning", "store", "metrics", "viz", "insights", "demo"])
 def test_no_method_is_named_outside_the_methods(room: str) -> None:
     names = set(list_methods())
     files = [PACKAGE / room] if (PACKAGE / room).is_file() else sorted((PACKAGE / room).rglob("*.py"))
