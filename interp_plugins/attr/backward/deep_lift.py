@@ -188,10 +188,6 @@ class DeepLift(MultipliesByInputs, GradientAttribution):
         super().__init__(model, multiply_by_inputs)
         self.eps = eps
 
-    def has_convergence_delta(self) -> bool:
-        """True: `return_convergence_delta=True` gives the completeness error."""
-        return True
-
     def _mode(self, rule: str) -> Callable[[], PairedMode]:
         if rule not in RULES:
             raise unknown("rule", rule, RULES)

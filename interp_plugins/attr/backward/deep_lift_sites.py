@@ -10,10 +10,10 @@ from torch import Tensor
 
 from interp_plugins.attr.backward.deep_lift import CustomAttribution, DeepLift, DeepLiftShap, pooled
 from interp_plugins.attr.shared.arguments import args_from, layer_with_delta
-from interp_plugins.attr.shared.at_layer import AtLayerProblem, encode_rows, start_at_layer
+from interp_plugins.attr.shared.at_layer import BetweenActivations, encode_rows, start_at_layer
 from interp_plugins.attr.shared.base import (
     GradientAttribution,
-    InternalAttribution,
+    InternalMultipliesByInputs,
     LayerAttribution,
     NeuronAttribution,
 )
@@ -24,7 +24,7 @@ from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import Inputs, InputsT, LayerMaps, check_inputs, own_tree, take_rows
 
 
-class _Multiplying(InternalAttribution):
+class _Multiplying(InternalMultipliesByInputs):
     """Captum's constructor: no device_ids.
 
     Args:
@@ -34,13 +34,7 @@ class _Multiplying(InternalAttribution):
     """
 
     def __init__(self, model: Callable[..., Any], layer: Any, multiply_by_inputs: bool = True):
-        super().__init__(model, layer)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """Whether the maps multiply by the inputs, as given to the constructor."""
-        return self._multiply_by_inputs
+        super().__init__(model, layer, multiply_by_inputs=multiply_by_inputs)
 
 
 @register(
@@ -52,33 +46,12 @@ class _Multiplying(InternalAttribution):
     shares_targets=True,
     alone_with=("custom_attribution_func",),
 )
-class LayerDeepLift(_Multiplying, LayerAttribution, GradientAttribution):
+class LayerDeepLift(_Multiplying, BetweenActivations, GradientAttribution):
     """DeepLIFT from the baseline's activation to the input's activation at a layer."""
 
-    def has_convergence_delta(self) -> bool:
-        """True: `return_convergence_delta=True` gives the completeness error."""
-        return True
-
-    def at_layer(
-        self,
-        inputs: Any,
-        baselines: Any = None,
-        target: Any = None,
-        additional_forward_args: Any = None,
-        attribute_to_layer_input: bool = False,
-        grad_kwargs: Any = None,
-        **kwargs: Any,
-    ) -> AtLayerProblem:
-        """The plain problem at the layer (also used by `NoiseTunnel(noise_at="layer")`)."""
-        return start_at_layer(
-            self,
-            lambda func: DeepLift(func, self._multiply_by_inputs),
-            inputs,
-            additional_forward_args,
-            attribute_to_layer_input,
-            {"target": target, **kwargs},
-            input_baselines=baselines,
-        )
+    def plain(self, func: Any) -> DeepLift:
+        """The method that runs at the layer."""
+        return DeepLift(func, self._multiply_by_inputs)
 
     @layer_with_delta
     @args_from(DeepLift.attribute)
@@ -130,10 +103,6 @@ class LayerDeepLift(_Multiplying, LayerAttribution, GradientAttribution):
 )
 class LayerDeepLiftShap(_Multiplying, LayerAttribution, GradientAttribution):
     """DeepLIFT at a layer, averaged over a set of baselines in input space."""
-
-    def has_convergence_delta(self) -> bool:
-        """True: `return_convergence_delta=True` gives the completeness error."""
-        return True
 
     @layer_with_delta
     @args_from(DeepLiftShap.attribute)

@@ -40,10 +40,6 @@ class _Relevance(GradientAttribution):
         """True: relevance is a global attribution."""
         return True
 
-    def has_convergence_delta(self) -> bool:
-        """True: `return_convergence_delta=True` gives the completeness error."""
-        return True
-
     def compute_convergence_delta(  # type: ignore[override]  # Captum's LRP takes the output itself
         self, attributions: Tensor | tuple[Tensor, ...], output: Tensor
     ) -> Tensor:

@@ -79,9 +79,13 @@ class ClassActivationMap(LayerAttribution):
             sites = self.chosen_sites(forward, xs, attribute_to_layer_input)
             maps, counts = self.maps(forward, xs, sites, layout, check_chunk("batch_size", batch_size))
             maps = [m.relu() if relu_attributions else m for m in maps]
-            if isinstance(self.layer, list):
-                return averaged(maps, xs)
-            return tuple(maps) if counts[0] > 1 else maps[0]
+            return self.joined(maps, counts, xs)
+
+    def joined(self, maps: list[Tensor], counts: Sequence[int], xs: tuple[Tensor, ...]) -> Maps:
+        """One map for a list of layers, their mean; else one per tensor of the layer."""
+        if isinstance(self.layer, list):
+            return averaged(maps, xs)
+        return tuple(maps) if counts[0] > 1 else maps[0]
 
     def chosen_sites(self, forward: Forward, xs: tuple[Tensor, ...], to_input: bool) -> list[Layer]:
         """The layers, found where none was given."""

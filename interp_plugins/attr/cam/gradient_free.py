@@ -17,7 +17,7 @@ from interp_plugins.attr.cam.base import ClassActivationMap, grids
 from interp_plugins.attr.cam.weights import first_component
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import batch_scores, prepared
-from interp_plugins.attr.shared.images import averaged, enlarged, input_size
+from interp_plugins.attr.shared.images import enlarged, input_size
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward, Gradients
@@ -85,9 +85,7 @@ class EigenCAM(ClassActivationMap):
             for grid, a in zip(grids(forward, xs, sites, got, layout), got.activations, strict=True):
                 cam = first_component(grid.lay_out(a), centre).to(a.dtype)
                 maps.append(cam.relu() if relu_attributions else cam)
-            if isinstance(self.layer, list):
-                return averaged(maps, xs)
-            return tuple(maps) if got.counts[0] > 1 else maps[0]
+            return self.joined(maps, got.counts, xs)
 
 
 class ChannelByChannel(ClassActivationMap):
@@ -127,9 +125,7 @@ class ChannelByChannel(ClassActivationMap):
                     (laid,) = repeated([grid.lay_out(a)], forward.target.count)
                     cam = (weights.reshape(*laid.shape[:2], *(1,) * (laid.ndim - 2)) * laid).sum(1, keepdim=True)
                     maps.append(cam.relu() if relu_attributions else cam)
-            if isinstance(self.layer, list):
-                return averaged(maps, xs)
-            return tuple(maps) if got.counts[0] > 1 else maps[0]
+            return self.joined(maps, got.counts, xs)
 
     def weights(
         self,

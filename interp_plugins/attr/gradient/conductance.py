@@ -144,10 +144,6 @@ class LayerConductance(LayerAttribution, GradientAttribution):
         LayerConductance(model, "0").attribute(x, target=3, n_steps=20).shape  # -> (2, 4, 22, 22)
     """
 
-    def has_convergence_delta(self) -> bool:
-        """True: `return_convergence_delta=True` gives the completeness error."""
-        return True
-
     @layer_with_delta
     @args_from(IntegratedGradients.attribute)
     def attribute(

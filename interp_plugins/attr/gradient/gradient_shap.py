@@ -295,10 +295,6 @@ class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
         maps.shape  # -> (2, 3, 24, 24)
     """
 
-    def has_convergence_delta(self) -> bool:
-        """True: `return_convergence_delta=True` gives the completeness error."""
-        return True
-
     @with_delta
     def attribute(
         self,

@@ -81,10 +81,6 @@ class GuidedIG(GradientAttribution):
         """True: a global attribution."""
         return True
 
-    def has_convergence_delta(self) -> bool:
-        """True: `return_convergence_delta=True` gives the completeness error."""
-        return True
-
     @with_delta
     @args_from(IntegratedGradients.attribute)
     def attribute(

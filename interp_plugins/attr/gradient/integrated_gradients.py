@@ -65,10 +65,6 @@ class IntegratedGradients(MultipliesByInputs, GradientAttribution):
         IntegratedGradients(square).attribute(torch.tensor([[3.0, -1.0]]))  # -> [[9.0, 1.0]]
     """
 
-    def has_convergence_delta(self) -> bool:
-        """True: `return_convergence_delta=True` gives the completeness error."""
-        return True
-
     @with_delta
     def attribute(
         self,

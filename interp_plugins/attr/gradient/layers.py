@@ -10,7 +10,7 @@ from torch import Tensor
 from interp_plugins.attr.gradient.gradient_shap import DrawsAhead, GradientShap, PathDraws, expected_gradients
 from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
 from interp_plugins.attr.shared.arguments import args_from, layer_with_delta
-from interp_plugins.attr.shared.at_layer import AtLayerProblem, start_at_layer
+from interp_plugins.attr.shared.at_layer import BetweenActivations
 from interp_plugins.attr.shared.average import Draws
 from interp_plugins.attr.shared.base import (
     GradientAttribution,
@@ -35,7 +35,7 @@ from interp_plugins.core.tensors import Inputs, LayerMaps, check_float
     shares_targets=True,
     game="aumann_shapley",
 )
-class LayerIntegratedGradients(InternalMultipliesByInputs, LayerAttribution, GradientAttribution):
+class LayerIntegratedGradients(InternalMultipliesByInputs, BetweenActivations, GradientAttribution):
     """Integrated gradients from the baseline's activation to the input's activation at a layer.
 
     Args:
@@ -48,30 +48,9 @@ class LayerIntegratedGradients(InternalMultipliesByInputs, LayerAttribution, Gra
         LayerIntegratedGradients(model, "0").attribute(x, target=3, n_steps=20).shape  # -> (2, 4, 22, 22)
     """
 
-    def has_convergence_delta(self) -> bool:
-        """True: `return_convergence_delta=True` gives the completeness error."""
-        return True
-
-    def at_layer(
-        self,
-        inputs: Any,
-        baselines: Any = None,
-        target: Any = None,
-        additional_forward_args: Any = None,
-        attribute_to_layer_input: bool = False,
-        grad_kwargs: Any = None,
-        **kwargs: Any,
-    ) -> AtLayerProblem:
-        """The plain problem at the layer (also used by `NoiseTunnel(noise_at="layer")`)."""
-        return start_at_layer(
-            self,
-            lambda func: IntegratedGradients(func, self._multiply_by_inputs),
-            inputs,
-            additional_forward_args,
-            attribute_to_layer_input,
-            {"target": target, **kwargs},
-            input_baselines=baselines,
-        )
+    def plain(self, func: Any) -> IntegratedGradients:
+        """The method that runs at the layer."""
+        return IntegratedGradients(func, self._multiply_by_inputs)
 
     @layer_with_delta
     @args_from(IntegratedGradients.attribute)
@@ -135,10 +114,6 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
         device_ids: not needed.
         multiply_by_inputs: multiply by the difference of the activations, the default.
     """
-
-    def has_convergence_delta(self) -> bool:
-        """True: `return_convergence_delta=True` gives the completeness error."""
-        return True
 
     @layer_with_delta
     @args_from(GradientShap.attribute)

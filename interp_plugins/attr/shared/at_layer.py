@@ -102,6 +102,30 @@ def start_at_layer(
     return AtLayerProblem(method, acts, {**kwargs, "additional_forward_args": (*xs, *extra)}, formatted)
 
 
+class BetweenActivations(LayerAttribution):
+    """A layer method that is the plain one, from the activation of the baseline to that of the input."""
+
+    def plain(self, func: Any) -> Any:
+        """The plain method of a function of the layer's activations."""
+        raise NotImplementedError
+
+    def at_layer(
+        self,
+        inputs: Any,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: Any = None,
+        **kwargs: Any,
+    ) -> AtLayerProblem:
+        """The plain problem at the layer (also used by `NoiseTunnel(noise_at="layer")`)."""
+        more = {"target": target, **kwargs}
+        return start_at_layer(
+            self, self.plain, inputs, additional_forward_args, attribute_to_layer_input, more, input_baselines=baselines
+        )
+
+
 def layer_tensors(
     forward: Forward, at: Sequence[Tensor], rows: Tensor | None, layers: Sequence[Layer]
 ) -> tuple[Tensor, ...]:

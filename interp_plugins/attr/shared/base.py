@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
@@ -57,7 +58,8 @@ class Attribution:
 
     def has_convergence_delta(self) -> bool:
         """Whether `attribute` takes `return_convergence_delta`."""
-        return False
+        attribute = getattr(type(self), "attribute", None)
+        return attribute is not None and "return_convergence_delta" in inspect.signature(attribute).parameters
 
     def compute_convergence_delta(
         self,
