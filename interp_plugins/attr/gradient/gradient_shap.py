@@ -74,6 +74,7 @@ class DrawsAhead:
         check_chunk("n_samples", n_samples)
 
         def draw(generator: torch.Generator, samples: int, dtype: torch.dtype) -> PathDraws:
+            # n_samples pairs of (N,) -> two of (N, n_samples).
             made = [_places(samples, size, dtype, generator) for _ in range(n_samples)]
             return PathDraws(*(torch.stack(column, 1) for column in zip(*made, strict=True)))
 
@@ -260,6 +261,7 @@ def _made(
         signs = [1, -1, 1, -1]
     elif draws.antithetic:
         picks, alphas, signs = [pick, (pick + size // 2) % size], [alpha, 1 - alpha], [1, -1]
+    # Companion c of sample i is row c * N + i of what is returned.
     noisy = [torch.cat([x if e is None else x + sign * e for sign in signs]) for x, e in zip(xs, noise, strict=True)]
     return noisy, [b.index_select(0, torch.cat(picks)) for b in pool], torch.cat(alphas)
 

@@ -52,7 +52,7 @@ class Average:
         if self.mean is None:
             self.mean = draws.new_zeros(len(self.count), *draws.shape[2:])
             self._squares = torch.zeros_like(self.mean)
-        here, new = at.to(draws.device), draws.mean(0)
+        here, new = at.to(draws.device), draws.mean(0)  # (D, samples given, ...) -> (samples given, ...)
         before = self._each(self.count[at], new)
         step = new - self.mean[here]
         share = len(draws) / (before + len(draws))

@@ -66,7 +66,7 @@ class RowSum:
                 for v in values
             ]
         for total, v in zip(self.totals, values, strict=True):
-            flat = v.reshape(count, -1).to(total.dtype)
+            flat = v.reshape(count, -1).to(total.dtype)  # (R * m, ...) -> (R, m * elements)
             if self.n == 1 and weights is not None:  # one pass over the values
                 total.addmm_(weights.to(total)[None], flat)
                 continue
@@ -158,7 +158,7 @@ def _from_stem(
         mine = forward if len(rows) == n else forward.of_rows(rows)
         places = None if offsets is None else offsets[start:stop]
         (summed,), _ = _along(mine, ends[:1], ends[1:], rule, places, None, size, bar)
-        (ends_x,) = repeated([x[start:stop]], targets)
+        (ends_x,) = repeated([x[start:stop]], targets)  # (samples * K, ...), beside the sums of K targets
         grads[start * targets : stop * targets] = behind.pull_back(ends_x, summed.to(x.dtype))
     return grads
 
@@ -180,16 +180,18 @@ def _along(
     total = RowSum(n * targets)
     counts: tuple[int, ...] = ()
     intervals = weights.cumsum(0) - weights
+    # (N, nodes) with offsets, whose nodes differ from sample to sample; (nodes,) without.
     inside = weights * offsets.cpu().double()[:, None] if offsets is not None else weights
 
     def work(start: int, stop: int) -> tuple[Gradients, Tensor, Tensor]:
         rows, steps = grid_rows(start, stop, n, device)
         at_steps = nodes[steps.cpu()] if offsets is None else intervals[steps.cpu()] + inside[rows.cpu(), steps.cpu()]
         alphas = at_steps.to(inputs[0].dtype if inputs[0].is_floating_point() else torch.float32).to(device)
-        at = points(inputs, baselines, rows, alphas)
+        at = points(inputs, baselines, rows, alphas)  # (R, ...) of rows (R,) at places alphas (R,)
         return gradients(forward, at, rows, wrt=wrt), rows, steps
 
     for _, _, (got, rows, steps) in chunks(n * len(rule), size, work, step=n, bar=bar):
         counts = got.counts
+        # Gradients (R * K, ...), a row's targets together, go to the maps (N * K, ...).
         total.add(got.grads, targets_of(rows, targets), weights[steps.cpu()].repeat_interleave(targets))
     return total.result(), counts
