@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp_plugins.core.detection import as_table, is_detections
 from interp_plugins.core.errors import InputError, InterpWarning, ModelError, did_you_mean
@@ -161,7 +161,7 @@ class Forward:
 
 
 def _takes_nothing(func: Any) -> bool:
-    if hasattr(func, "wrapped_callables"):
+    if isinstance(func, nn.Module) or hasattr(func, "wrapped_callables"):
         return False
     try:
         return len(inspect.signature(func).parameters) == 0

@@ -11,8 +11,10 @@ generators.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import inspect
+import operator
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -91,17 +93,42 @@ def _filled(cell: Any) -> bool:
     return True
 
 
+def _numpy_bits() -> bytes | None:
+    """The bits of NumPy's global Mersenne twister (624 words and a position); None where it is another generator."""
+    bits = np.random.get_bit_generator()
+    return ctypes.string_at(bits.ctypes.state_address, 2500) if isinstance(bits, np.random.MT19937) else None
+
+
+_last: tuple[bytes | None, Any] = (None, None)
+
+
+def _numpy_state() -> tuple[bytes | None, Any]:
+    """The state of NumPy's global generator, and its bits where they tell whether it was drawn from.
+
+    They do unless a normal number lies ready (each second call takes the one that the first has left over). Asking for
+    the state takes as long as a small network's forward pass: where the bits are those of last time, so is the state.
+    """
+    global _last
+    bits, (seen, state) = _numpy_bits(), _last
+    if bits is not None and bits == seen:
+        return seen, state
+    state = np.random.get_state()
+    _last = (None if state[3] else bits, state)
+    return _last
+
+
 @contextlib.contextmanager
 def preserved_rng() -> Iterator[None]:
     """Leave the global generators (random, NumPy, torch, CUDA, MPS) as they were."""
-    states = (random.getstate(), np.random.get_state(), torch.get_rng_state())
+    states = (random.getstate(), _numpy_state(), torch.get_rng_state())
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
         yield
     finally:
         random.setstate(states[0])
-        np.random.set_state(states[1])
+        if states[1][0] is None or _numpy_bits() != states[1][0]:
+            np.random.set_state(states[1][1])
         torch.set_rng_state(states[2])
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
@@ -130,15 +157,16 @@ def _quiet_modules(roots: list[nn.Module]) -> Iterator[None]:
     params = {id(p): p for _, _, p in named}.values()
     trainable = [p for p in params if p.requires_grad and p.is_leaf and not p.is_inference()]
     # Weights made in inference mode cannot take part in a graph: ordinary copies (shared where they are) stand in.
-    stand_ins = {id(p): nn.Parameter(p.clone(), requires_grad=False) for p in params if p.is_inference()}
     inference = [(m, name, p) for m, name, p in named if p.is_inference()]
+    stand_ins = {id(p): nn.Parameter(p.clone(), requires_grad=False) for _, _, p in inference}
     # Scripted modules keep their buffers where they cannot be exchanged.
     buffers = [(m, dict(m._buffers)) for m in modules if not isinstance(m, torch.jit.ScriptModule)]
     # A recurrent net may keep its state between calls in plain attributes. Lazy modules become others: left alone.
     plain = [(m, dict(vars(m))) for m in modules if not isinstance(m, LazyModuleMixin)]
     try:
-        for m in modules:
-            m.training = False
+        for m, training in modes:
+            if training:
+                m.training = False
         for m, held in buffers:
             for name, buffer in held.items():
                 if buffer is not None and (buffer.is_inference() or buffer.nbytes <= _LARGE_BUFFER):
@@ -157,10 +185,12 @@ def _quiet_modules(roots: list[nn.Module]) -> Iterator[None]:
         for m, attributes in plain:
             _put_back(m, attributes)
         for m, held in buffers:  # also those that the forward filled in or added
-            m._buffers.clear()
-            m._buffers.update(held)
+            if held or m._buffers:
+                m._buffers.clear()
+                m._buffers.update(held)
         for m, training in modes:
-            m.training = training
+            if m.training is not training:
+                m.training = training
 
 
 def _put_back(module: nn.Module, attributes: dict[str, Any]) -> None:
@@ -169,6 +199,8 @@ def _put_back(module: nn.Module, attributes: dict[str, Any]) -> None:
     By `setattr`, since recurrent modules keep a list of their weights beside the attributes.
     """
     now = vars(module)
+    if len(now) == len(attributes) and all(map(operator.is_, now.values(), attributes.values())):
+        return
     added = [name for name in now if name not in attributes]
     changed = [name for name, value in attributes.items() if now.get(name, None) is not value]
     if not any(isinstance(t, Tensor) for name in (*added, *changed) for t in pytree.tree_leaves(now.get(name))):
