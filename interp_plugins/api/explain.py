@@ -42,7 +42,9 @@ from interp_plugins.engine import (
     clean_scores,
     compilation,
     enabled,
+    forget_first_pass,
     read_meter,
+    share_passes,
 )
 
 _PASSES = ("forward_passes", "backward_passes", "compiled_rows", "shared_by_targets")
@@ -139,7 +141,12 @@ def explain(
         baselines = in_order(baselines, names, "baselines")
         feature_mask = in_order(feature_mask, names, "feature_mask")
     func = Call(func, forward_kwargs, output) if forward_kwargs or output is not None else func
-    with acceleration(accelerate and enabled()), compilation(as_backend(compile)), frozen(func, seed=seed):
+    with (
+        acceleration(accelerate and enabled()),
+        compilation(as_backend(compile)),
+        frozen(func, seed=seed),
+        share_passes(),
+    ):
         xs = check_inputs(inputs)
         n = xs[0].shape[0]
         spec = as_spec(input_spec, xs[0])
@@ -147,7 +154,10 @@ def explain(
         bound = bind_methods(methods, func, xs, spec, layer, params, lambda: last_grid_layer(clean, xs, body))
         if compile:
             check_methods([(one.name, one.traits.compiles) for one in bound])
-        prediction = predict(clean, xs, activation, threshold)
+        begins = bound[0].traits.begins_with_gradient and batch_size is None
+        prediction = predict(clean, xs, activation, threshold, begins)
+        if not begins:
+            forget_first_pass()
         spec = _fitting(spec, prediction)
         asked = asked_targets(target, prediction, spec, n)
         job = _Job(
@@ -210,6 +220,7 @@ class _Job:
         begin = time.perf_counter()
         with collect() as report:
             found = bound.method.attribute(like(self.inputs, self.xs), **kwargs)
+        forget_first_pass()
         seconds = (time.perf_counter() - begin) / count
         if count > 1:
             report["shared_by_targets"] = count

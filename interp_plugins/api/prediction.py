@@ -11,7 +11,7 @@ from interp_plugins.core.detection import Detection, is_table
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.target import Asked
-from interp_plugins.engine import clean_scores
+from interp_plugins.engine import cached_pass, clean_scores, first_pass
 
 
 def predict(
@@ -19,6 +19,7 @@ def predict(
     inputs: Sequence[Tensor],
     activation: Callable[[Tensor], Tensor | None] | None,
     threshold: float | None = None,
+    gradient_follows: bool = False,
 ) -> Prediction:
     """Run the model once on every sample.
 
@@ -28,10 +29,15 @@ def predict(
         activation: output -> probabilities, or None where the outputs are no classes (a regression). None: softmax
             over dimension 1 for outputs (N, C > 1), unless the rows already are probabilities.
         threshold: the probability from which a label is predicted, where labels do not exclude each other.
+        gradient_follows: whether the gradients at these samples are asked for next: then the pass keeps its graph.
     """
     n = inputs[0].shape[0]
+    first = first_pass(forward, inputs, make=gradient_follows)
     with torch.no_grad():
-        output = clean_scores(forward, inputs)
+        if first is None:
+            output = clean_scores(forward, inputs)
+        else:
+            output = cached_pass(forward, inputs, "output", first.output.detach)
         classes = probabilities = None
         if output.ndim == 2 and output.shape[0] == n and output.shape[1] > 1:
             probabilities = _softmax(output) if activation is None else activation(output)

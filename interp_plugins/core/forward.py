@@ -243,27 +243,47 @@ def gradients(
     copies = leaves if getattr(forward.func, "makes_copies", False) else [x.clone() for x in leaves]
     args, kwargs = forward.arguments(copies, rows)
     forward.passes["forward"] += inputs[0].shape[0]
-    forward.passes["backward"] += inputs[0].shape[0] * forward.target.count
-    activations: tuple[Tensor, ...] = ()
-    counts: tuple[int, ...] = ()
     if wrt is None:
-        output = forward.func(*args, **kwargs)
-    else:
-        output, found = run_and_read(forward.func, wrt, *args, **kwargs)
-        activations = tuple(t for tensors in found for t in tensors)
-        counts = tuple(len(tensors) for tensors in found)
-    selected = forward.target.at(rows)(_readable(select_output(output, forward.output)))
-    count, total = forward.target.count, inputs[0].shape[0]
-    scores = one_per_row(selected, total, count)
-    sources, what = (list(activations), "layer") if wrt is not None else (leaves, "input")
+        output = _readable(select_output(forward.func(*args, **kwargs), forward.output))
+        return gradients_of(forward, output, leaves, "input", len(inputs[0]), rows)
+    given, found = run_and_read(forward.func, wrt, *args, **kwargs)
+    output, activations = _readable(select_output(given, forward.output)), [t for tensors in found for t in tensors]
+    counts = tuple(len(tensors) for tensors in found)
+    return replace(gradients_of(forward, output, activations, "layer", len(inputs[0]), rows), counts=counts)
+
+
+def gradients_of(
+    forward: Forward,
+    output: Tensor,
+    sources: Sequence[Tensor],
+    what: str,
+    total: int,
+    rows: Tensor | None = None,
+    *,
+    retain: bool = False,
+) -> Gradients:
+    """Scores of an output that is still in its graph, and their gradients with respect to tensors of that graph.
+
+    Args:
+        forward: whose target is differentiated; counts the rows that go backward.
+        output: the model's output, (R, ...).
+        sources: tensors that the output was made from; a layer's may fold the rows with another axis.
+        what: what they are, "input" or "layer"; a layer's are returned as activations.
+        total: the number of rows R.
+        rows: the sample each row belongs to; None when the rows are the batch itself.
+        retain: keep the graph for a next time.
+    """
+    count = forward.target.count
+    forward.passes["backward"] += total * count
+    scores = one_per_row(forward.target.at(rows)(output), total, count)
     if count == 1:
-        grads = _differentiate(scores, sources, what)
+        grads = _differentiate(scores, sources, what, retain=retain)
     else:
         columns = scores.reshape(total, count).unbind(1)
         grads = side_by_side([_differentiate(c, sources, what, retain=True) for c in columns], total)
-    read = [a.detach() for a in activations]
-    read = list(side_by_side([read] * count, total)) if count > 1 else read
-    return Gradients(scores.detach(), grads, tuple(read), counts)
+    read = [a.detach() for a in sources] if what == "layer" else []
+    read = list(side_by_side([read] * count, total)) if count > 1 and read else read
+    return Gradients(scores.detach(), grads, tuple(read))
 
 
 def gradients_through(forward: Forward, inputs: Sequence[Tensor], rows: Tensor, neuron: Neuron) -> tuple[Tensor, ...]:

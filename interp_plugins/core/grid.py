@@ -63,35 +63,63 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class ModuleOutput:
-    """A tensor that a module gave in a forward pass, or its shape alone."""
+    """A tensor that a module gave in a forward pass, or its shape alone.
+
+    Attributes:
+        module: the module.
+        shape: the tensor's.
+        tensor: the tensor itself, in the graph where the inputs are floating point; None where only shapes are kept.
+        version: the tensor's when it was given: a later operation in place counts it up. None: a hook of the user's
+            stands at the module, or the tensor came in a container.
+    """
 
     module: nn.Module
     shape: tuple[int, ...]
     tensor: Tensor | None = None
+    version: int | None = None
+
+    def unchanged(self) -> Tensor | None:
+        """The tensor as the module gave it, or None if it is not that any more."""
+        return self.tensor if self.tensor is not None and self.tensor._version == self.version else None
 
 
-def trace_shapes(forward: Forward, inputs: Sequence[Tensor]) -> tuple[Tensor, list[ModuleOutput]]:
-    """Run the first sample and list what every module gives, in the order of execution; with the output.
+def trace_modules(
+    forward: Forward, inputs: Sequence[Tensor], rows: Tensor | None = None
+) -> tuple[list[Tensor], Tensor, list[ModuleOutput]]:
+    """Run the inputs and list what every module gives, in the order of execution.
 
-    The tensors are in the graph where the inputs are floating point.
+    Args:
+        forward: the model call; its target is not used.
+        inputs: rows of every input.
+        rows: the sample each row belongs to; None when the rows are the batch itself.
+
+    Returns:
+        The inputs as leaves that require gradients (where they are floating point), the output, and what was seen.
     """
     seen: list[ModuleOutput] = []
     handles: list[Any] = []
 
     def hook(module: nn.Module, args: Any, out: Any) -> None:
+        alone = isinstance(out, Tensor) and len(module._forward_hooks) == 1
         out = out[0] if isinstance(out, (tuple, list)) and len(out) == 1 else out
         if isinstance(out, Tensor) and out.is_floating_point():
-            seen.append(ModuleOutput(module, tuple(out.shape), out))
+            seen.append(ModuleOutput(module, tuple(out.shape), out, out._version if alone else None))
 
-    first = [x[:1].clone().requires_grad_(is_float(x)) for x in inputs]
+    leaves = [x.detach().requires_grad_(is_float(x)) for x in inputs]
     try:
         for root in modules_of(forward.func):
             handles += [m.register_forward_hook(hook) for m in root.modules()]
-        zero = torch.zeros(1, dtype=torch.long, device=inputs[0].device)
-        output = forward.raw([x * 1 if is_float(x) else x for x in first], zero)
+        output = forward.raw([x.clone() for x in leaves], rows)
     finally:
         for handle in handles:
             handle.remove()
+    return leaves, output, seen
+
+
+def trace_shapes(forward: Forward, inputs: Sequence[Tensor]) -> tuple[Tensor, list[ModuleOutput]]:
+    """The output for the first sample, and what `trace_modules` lists."""
+    zero = torch.zeros(1, dtype=torch.long, device=inputs[0].device)
+    _, output, seen = trace_modules(forward, [x[:1].clone() for x in inputs], zero)
     return output, seen
 
 

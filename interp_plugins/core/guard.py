@@ -95,7 +95,7 @@ def _filled(cell: Any) -> bool:
 
 def _numpy_bits() -> bytes | None:
     """The bits of NumPy's global Mersenne twister (624 words and a position); None where it is another generator."""
-    bits = np.random.get_bit_generator()
+    bits = np.random.get_bit_generator()  # type: ignore[attr-defined] # NumPy's stub leaves it out
     return ctypes.string_at(bits.ctypes.state_address, 2500) if isinstance(bits, np.random.MT19937) else None
 
 
@@ -109,19 +109,26 @@ def _numpy_state() -> tuple[bytes | None, Any]:
     the state takes as long as a small network's forward pass: where the bits are those of last time, so is the state.
     """
     global _last
-    bits, (seen, state) = _numpy_bits(), _last
-    if bits is not None and bits == seen:
-        return seen, state
-    state = np.random.get_state()
-    _last = (None if state[3] else bits, state)
+    bits = _numpy_bits()
+    if bits is None or bits != _last[0]:
+        state: Any = np.random.get_state()
+        _last = (None if state[3] else bits, state)
     return _last
+
+
+def rng_state() -> tuple[Any, ...]:
+    """What the global generators will draw next, for comparing: equal where nothing was drawn in between."""
+    bits, numpy = _numpy_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ()
+    torches = [g.numpy().tobytes() for g in (torch.get_rng_state(), *cuda)]
+    return random.getstate(), bits or (numpy[1].tobytes(), numpy[2:]), torches
 
 
 @contextlib.contextmanager
 def preserved_rng() -> Iterator[None]:
     """Leave the global generators (random, NumPy, torch, CUDA, MPS) as they were."""
     states = (random.getstate(), _numpy_state(), torch.get_rng_state())
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
         yield
@@ -139,19 +146,30 @@ def preserved_rng() -> Iterator[None]:
 def seed_torch(seed: int) -> None:
     """`torch.manual_seed`, to be used under `preserved_rng`.
 
-    Where CUDA is not in use yet, `torch.manual_seed` would only note the seed that CUDA will begin with, and that note
-    cannot be taken back: it is left alone.
+    Where CUDA is not in use, `torch.manual_seed` would only note the seed that CUDA will begin with, at each call anew,
+    and that note cannot be taken back: it is left alone.
     """
-    if torch.cuda.is_available() and not torch.cuda.is_initialized():
-        torch.default_generator.manual_seed(seed)
-    else:
+    if torch.cuda.is_initialized() or torch.backends.mps.is_available() or torch.xpu.is_available():
         torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+def modules_below(roots: Iterable[nn.Module]) -> list[nn.Module]:
+    """Some modules with all their submodules, each once: what `nn.Module.modules` gives, without making names."""
+    found: dict[int, nn.Module] = {}
+    waiting = list(roots)[::-1]
+    while waiting:
+        module = waiting.pop()
+        if id(module) not in found:
+            found[id(module)] = module
+            waiting += [m for m in reversed(list(module._modules.values())) if m is not None]
+    return list(found.values())
 
 
 @contextlib.contextmanager
-def _quiet_modules(roots: list[nn.Module]) -> Iterator[None]:
+def _quiet_modules(modules: list[nn.Module]) -> Iterator[None]:
     """Eval mode, parameters without grad, buffers and plain attributes as they were: restored one by one."""
-    modules = list({id(m): m for root in roots for m in root.modules()}.values())
     modes = [(m, m.training) for m in modules]
     named = [(m, name, p) for m in modules for name, p in m._parameters.items() if p is not None]
     params = {id(p): p for _, _, p in named}.values()
@@ -232,15 +250,15 @@ def frozen(func: Callable[..., Any], *, seed: int | None = None) -> Iterator[Non
             are as before either way.
     """
     roots = modules_of(func)
-    recurrent = any(isinstance(m, nn.RNNBase) for root in roots for m in root.modules())
-    on_cuda = recurrent and any(p.is_cuda for root in roots for p in root.parameters())
+    modules = modules_below(roots)
+    on_cuda = any(isinstance(m, nn.RNNBase) and any(p.is_cuda for p in m.parameters()) for m in modules)
     cudnn = torch.backends.cudnn.flags(enabled=False) if on_cuda else contextlib.nullcontext()
     with (
         preserved_rng(),
         torch.inference_mode(False),
         torch.enable_grad(),
         _eager(),
-        _quiet_modules(roots),
+        _quiet_modules(modules),
         cudnn,
         cache_scope(roots[0] if roots else None),
     ):

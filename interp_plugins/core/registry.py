@@ -37,6 +37,7 @@ class Traits:
             target.
         shares_tolerance: it does so with `tol` as well, where each target may need passes of its own.
         alone_with: parameters that know one target; where one is given, `explain` runs once per target.
+        begins_with_gradient: it begins with the gradients at the samples, so the prediction's pass keeps its graph.
         compiles: its passes are calls of the whole model, which `torch.compile` can take.
         embeds_ids: integer inputs are explained at their look-ups.
         reads_layer: the map is over a layer.
@@ -51,6 +52,7 @@ class Traits:
     shares_targets: bool = False
     shares_tolerance: bool = False
     alone_with: tuple[str, ...] = ()
+    begins_with_gradient: bool = False
     compiles: bool = False
     embeds_ids: bool = False
     reads_layer: bool = False
@@ -67,6 +69,7 @@ class Traits:
             # its own draws go on until all targets have settled; each draw is shared as the method inside shares it
             shares_tolerance=self.shares_tolerance and inner.shares_targets,
             alone_with=(*self.alone_with, *inner.alone_with),
+            begins_with_gradient=False,
             compiles=self.compiles and inner.compiles,
             embeds_ids=self.embeds_ids and inner.embeds_ids,
             asks_delta=self.asks_delta and inner.asks_delta,

@@ -9,11 +9,11 @@ left a state behind in the model is not remembered, nor is what takes much memor
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Hashable, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -21,11 +21,31 @@ from torch.utils import _pytree as pytree
 from interp_plugins.core.batching import auto_chunk, chunks
 from interp_plugins.core.caches import call_cache
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.guard import hook_numbers, modules_of
+from interp_plugins.core.guard import hook_numbers, modules_below, modules_of, rng_state
 from interp_plugins.engine.meter import dropped, reason, used
 from interp_plugins.engine.switch import enabled
 
 T = TypeVar("T")
+_sharing: ContextVar[bool] = ContextVar("interp_plugins_sharing", default=False)
+
+
+def sharing() -> bool:
+    """Whether passes on the samples are shared here."""
+    return _sharing.get()
+
+
+@contextlib.contextmanager
+def share_passes() -> Iterator[None]:
+    """Let what runs in a `with` block, inside one `frozen`, share its passes on the samples.
+
+    A single method asks for nothing twice, and comparing takes time: `explain` shares, `attribute` does not.
+    """
+    token = _sharing.set(True)
+    try:
+        yield
+    finally:
+        _sharing.reset(token)
+
 
 _NAME = "shared passes"
 _MOST = 32  # results remembered,
@@ -34,13 +54,17 @@ _SHORT = 64  # containers longer than this are data, not a state
 _OF_TORCH = frozenset(vars(nn.Module()))
 
 
-class _Pass:
-    """All that the result of a pass depends on, and, once it ran, that result."""
+class Samples:
+    """All that the result of a pass on the samples depends on, and, once it ran, that result."""
 
     def __init__(self, forward: Forward, inputs: Sequence[Tensor], what: Hashable):
         device = inputs[0].device.type
-        leaves, tree = pytree.tree_flatten((tuple(inputs), forward.args, dict(forward.kwargs), forward.output))
-        self.modules = [m for root in modules_of(forward.func) for m in root.modules()]
+        leaves: list[Any] = list(inputs)
+        tree: Any = (len(inputs), forward.output)
+        if forward.args or forward.kwargs:
+            more, tree = pytree.tree_flatten((forward.args, dict(forward.kwargs), forward.output))
+            leaves += more
+        self.modules = modules_below(modules_of(forward.func))
         weights = [p for m in self.modules for p in m._parameters.values() if p is not None]
         self.alive = (forward, leaves, weights)  # so that identities stay their own
         self.facts = (
@@ -54,7 +78,19 @@ class _Pass:
         self.result: Any = None
         self.made: list[tuple[Tensor, int]] = []
 
-    def holds(self, now: _Pass) -> bool:
+    @classmethod
+    def of(cls, forward: Forward, inputs: Sequence[Tensor], what: Hashable) -> Samples | None:
+        """What a pass depends on, or None where that cannot be told, or accelerations are off.
+
+        Tensors of inference mode have no version, and lazy modules no weights yet.
+        """
+        try:
+            return cls(forward, inputs, what) if enabled() else None
+        except RuntimeError as error:
+            dropped(_NAME, reason(error, _NAME))
+            return None
+
+    def holds(self, now: Samples) -> bool:
         """Whether the result that was remembered here is that of another, equal pass."""
         return (
             self.facts == now.facts
@@ -65,17 +101,12 @@ class _Pass:
 
     def state(self) -> tuple[Any, ...]:
         """What a pass may leave behind: the generators' states, buffers, tensors in plain attributes."""
-        name, keys, *rest = np.random.get_state()  # noqa: NPY002 - what a model may draw from
-        generators = [torch.get_rng_state()]
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            generators += torch.cuda.get_rng_state_all()
         own = [value for m in self.modules for key, value in vars(m).items() if key not in _OF_TORCH]
-        own += [m._buffers for m in self.modules]
+        own += [m._buffers for m in self.modules if m._buffers]
         short = [v for v in own if isinstance(v, Tensor) or (isinstance(v, (list, tuple, dict)) and len(v) <= _SHORT)]
         held = [t for t in pytree.tree_leaves(short) if isinstance(t, Tensor)]
         return (
-            (random.getstate(), name, keys.tobytes(), *rest),  # type: ignore[attr-defined]
-            [g.numpy().tobytes() for g in generators],
+            rng_state(),
             [(id(t), t._version) for t in held],
         )
 
@@ -108,14 +139,20 @@ def cached_pass(forward: Forward, inputs: Sequence[Tensor], what: Hashable, comp
             goes in as `id(forward.target)`: the forward that is remembered keeps it alive.
         compute: gives tensors in tuples, lists or dicts, and whatever else does not change; None is not remembered.
     """
-    if not enabled():
+    mine = Samples.of(forward, inputs, what) if sharing() else None
+    if mine is None:
         return compute()
     memory = call_cache().setdefault(("passes",), [])
     try:
         mine = _Pass(forward, inputs, what)
     except RuntimeError as error:  # tensors without a version (of inference mode), modules without weights yet
         dropped(_NAME, reason(error, _NAME))
+=======
+    mine = Samples.of(forward, inputs, what) if sharing() else None
+    if mine is None:
+>>>>>>> 92c4dab (Make prediction, choice of a layer and the first gradient one pass, and share passes only where several ask)
         return compute()
+    memory = call_cache().setdefault(("passes",), [])
     for known in memory:
         if known.holds(mine):
             used(_NAME, what if isinstance(what, str) else str(what[0]) if isinstance(what, tuple) else "")

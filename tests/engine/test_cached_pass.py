@@ -20,7 +20,7 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.target import Index
 from interp_plugins.engine import shared_passes as module
-from interp_plugins.engine.shared_passes import cached_pass, clean_scores
+from interp_plugins.engine.shared_passes import cached_pass, clean_scores, share_passes
 
 
 class Net(nn.Module):
@@ -78,8 +78,8 @@ def test_methods_of_one_call_share_their_clean_passes(net: Net, x: Tensor) -> No
     net.seen.rows.clear()
     plain = explain(net, x, METHODS, **settings, accelerate=False)
     apart = clean_rows(net, x)
-    # One sample to find the layer; then both: prediction, gradients at the input, at the layer, by the guided rule.
-    assert shared == {"x": 1 + 4 * 2, "0": 2}
+    # Both samples: prediction (which finds the layer, too), gradients at the input, at the layer, by the guided rule.
+    assert shared == {"x": 4 * 2, "0": 2}
     assert apart["x"] >= 3 * shared["x"] and apart["0"] > shared["0"]
     for mine, theirs in zip(together, plain, strict=True):
         assert torch.allclose(mine.attribution, theirs.attribution, atol=1e-5, rtol=1e-4), mine.method
@@ -99,7 +99,7 @@ def ask(net: Net, x: Tensor) -> Callable[..., int]:
 
     def count(between: Callable[[], None] = lambda: None, again: Any = None, args: tuple[Any, Any] = (0.0, 0.0)) -> int:
         forward = [Forward(net, len(x), Index((1,)), (a,)) for a in args]
-        with frozen(net):
+        with frozen(net), share_passes():
             first = clean_scores(forward[0], [x])
             between()
             second = clean_scores(forward[1], [x.clone() if again is None else again])
@@ -142,7 +142,7 @@ def test_anything_else_is_computed(net: Net, x: Tensor, ask: Callable[..., int])
 
 def test_what_was_changed_in_place_is_computed_again(net: Net, x: Tensor) -> None:
     forward = Forward(net, len(x), Index((1,)))
-    with frozen(net):
+    with frozen(net), share_passes():
         inputs = x.clone()
         clean_scores(forward, [inputs])
         inputs.zero_()
@@ -154,7 +154,7 @@ def test_what_was_changed_in_place_is_computed_again(net: Net, x: Tensor) -> Non
 
 
 def test_targets_share_outputs_but_not_gradients(net: Net, x: Tensor) -> None:
-    with frozen(net):
+    with frozen(net), share_passes():
         for k in range(3):
             found = clean_scores(Forward(net, len(x), Index((k,))), [x])
             assert torch.equal(found, net(x)[:, k]) and len(net.seen.rows) == 2 + k  # one, and this line's
@@ -165,7 +165,7 @@ def test_targets_share_outputs_but_not_gradients(net: Net, x: Tensor) -> None:
 
 @pytest.mark.filterwarnings("ignore::interp_plugins.core.errors.RandomisationWarning")
 def test_gradients_by_another_rule_are_others(net: Net, x: Tensor) -> None:
-    with frozen(net):
+    with frozen(net), share_passes():
         plain = Saliency(net).attribute(x, target=0, abs=False)
         guided = GuidedBackprop(net).attribute(x, target=0)
     assert torch.equal(guided, GuidedBackprop(net).attribute(x, target=0)) and not torch.equal(guided, plain)
@@ -218,7 +218,7 @@ class Counting(Recurrent):
 )
 def test_a_pass_that_is_not_a_function_of_its_inputs_is_not_remembered(model: nn.Module) -> None:
     forward, rows = Forward(model, 2, Index((0,))), torch.rand(2, 4)
-    with frozen(model):
+    with frozen(model), share_passes():
         first, second = (clean_scores(forward, [rows]) for _ in range(2))
         assert not torch.equal(first, second)
         assert not call_cache()[("passes",)]
@@ -229,7 +229,7 @@ def test_nothing_outlives_the_call(net: Net, x: Tensor) -> None:
     assert call_cache() == {}
     held: list[weakref.ref[Any]] = []
     forward = Forward(net, len(x), Index((1,)))
-    with frozen(net):
+    with frozen(net), share_passes():
         clean_scores(forward, [x])
         held.append(weakref.ref(call_cache()[("passes",)][0]))
     gc.collect()
@@ -239,7 +239,7 @@ def test_nothing_outlives_the_call(net: Net, x: Tensor) -> None:
 def test_large_and_many_results_are_not_kept(net: Net, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BYTES", 20)
     forward = Forward(net, len(x), Index((1,)))
-    with frozen(net):
+    with frozen(net), share_passes():
         for size in (None, 1):
             assert torch.allclose(clean_scores(forward, [x], size), net(x)[:, 1])
         assert not call_cache()[("passes",)]

@@ -27,11 +27,12 @@ from interp_plugins.core.errors import InterpWarning
 from interp_plugins.core.forward import Forward, Gradients
 from interp_plugins.core.grid import Grid, as_grid, find_grid
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
-from interp_plugins.core.registry import family, register
+from interp_plugins.core.registry import family, register, traits_of
 from interp_plugins.core.tensors import Inputs, Maps
+from interp_plugins.engine import first_pass, share_passes, sharing
 
 
-@family(shares_targets=True)
+@family(shares_targets=True, begins_with_gradient=True)
 class ClassActivationMap(LayerAttribution):
     """Base of the family: choice of layer, layout, passes, sum over channels, average over layers.
 
@@ -75,9 +76,12 @@ class ClassActivationMap(LayerAttribution):
         Raises:
             LayerError: no such layer, or a layout that cannot be told; the text says what can be given.
         """
-        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+        chunk, alone = check_chunk("batch_size", batch_size), not sharing()
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward), share_passes():
+            if alone and traits_of(self).begins_with_gradient and chunk is None:
+                first_pass(forward, xs)  # layer, layout and gradient, of one pass
             sites = self.chosen_sites(forward, xs, attribute_to_layer_input)
-            maps, counts = self.maps(forward, xs, sites, layout, check_chunk("batch_size", batch_size))
+            maps, counts = self.maps(forward, xs, sites, layout, chunk)
             maps = [m.relu() if relu_attributions else m for m in maps]
             return self.joined(maps, counts, xs)
 

@@ -26,6 +26,7 @@ from interp_plugins.core.tensors import Inputs, LayerMaps
     reference="Selvaraju et al. 2017, arXiv:1610.02391",
     defaults={"relu_attributions": True, "layout": "auto", "average_layers": True},
     shares_targets=True,
+    begins_with_gradient=True,
     cost="1 forward, 1 backward",
     assumes="the layer's last axes are places",
 )

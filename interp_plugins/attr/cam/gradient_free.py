@@ -24,7 +24,7 @@ from interp_plugins.core.forward import Forward, Gradients
 from interp_plugins.core.grid import Grid
 from interp_plugins.core.layers import AtLayer, Layer, run_and_read
 from interp_plugins.core.multi_target import repeated
-from interp_plugins.core.registry import register
+from interp_plugins.core.registry import family, register
 from interp_plugins.core.tensors import Inputs, Maps
 
 
@@ -52,6 +52,7 @@ def read(forward: Forward, xs: tuple[Tensor, ...], sites: list[Layer], chunk: in
     title="EigenCAM",
     reference="Muhammad and Yeasin 2020, arXiv:2008.00299",
     shares_targets=False,  # no class
+    begins_with_gradient=False,
     cost="1 forward",
     assumes="the layer's last axes are places; no class",
 )
@@ -88,6 +89,7 @@ class EigenCAM(ClassActivationMap):
             return self.joined(maps, got.counts, xs)
 
 
+@family(begins_with_gradient=False)
 class ChannelByChannel(ClassActivationMap):
     """A map whose weights take a forward pass per channel."""
 

@@ -56,6 +56,7 @@ class LayerActivation(LayerAttribution):
     site="layer",
     variant_of="input_x_gradient",
     shares_targets=True,
+    begins_with_gradient=True,
     game="gradient",
 )
 class LayerGradientXActivation(InternalMultipliesByInputs, LayerAttribution):

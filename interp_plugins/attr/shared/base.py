@@ -31,7 +31,7 @@ from interp_plugins.core.tensors import (
     describe,
     per_sample_sum,
 )
-from interp_plugins.engine import cached_pass, clean_scores
+from interp_plugins.engine import cached_pass, clean_scores, first_gradients
 
 
 class Attribution:
@@ -277,7 +277,8 @@ def batch_gradients(
         check_float(inputs)
 
     def found() -> tuple[Any, ...]:
-        got = _batch_gradients(forward, inputs, wrt, chunk, compute)
+        got = first_gradients(forward, inputs, wrt) if compute is gradients and chunk is None else None
+        got = got or _batch_gradients(forward, inputs, wrt, chunk, compute)
         return got.scores, got.grads, got.activations, got.counts
 
     if compute is not gradients and known_as is None:

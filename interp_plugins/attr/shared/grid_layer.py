@@ -11,12 +11,17 @@ from interp_plugins.core.errors import LayerError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.grid import Grid, ModuleOutput, find_grid, trace_shapes
 from interp_plugins.core.layers import Layer
-from interp_plugins.engine import cached_pass
+from interp_plugins.engine import cached_pass, first_pass
 
 
 def shapes_of_modules(forward: Forward, inputs: Sequence[Tensor]) -> list[ModuleOutput]:
     """What `trace_shapes` lists, without the tensors: one pass for all methods of a call."""
-    return cached_pass(forward, inputs, "shapes seen", lambda: _shapes(trace_shapes(forward, inputs)[1]))
+
+    def traced() -> list[ModuleOutput]:
+        first = first_pass(forward, inputs, make=False)
+        return _shapes(trace_shapes(forward, inputs)[1] if first is None else first.modules)
+
+    return cached_pass(forward, inputs, "shapes seen", traced)
 
 
 def _shapes(seen: Sequence[ModuleOutput]) -> list[ModuleOutput]:
@@ -41,11 +46,12 @@ def last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module 
 
 
 def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None) -> Layer:
-    output, seen = trace_shapes(forward, inputs)
+    first = first_pass(forward, inputs)
+    output, seen = trace_shapes(forward, inputs) if first is None else (first.output, first.modules)
     cached_pass(forward, inputs, "shapes seen", lambda: _shapes(seen))  # in case it is asked for
     found: list[tuple[ModuleOutput, Grid]] = []
     for one in seen:
-        if one.shape[0] != 1:  # windows folded into the batch
+        if not one.shape or one.shape[0] != output.shape[0]:  # windows folded into the batch
             continue
         try:
             grid = find_grid(one.module, one.shape, inputs, seen)
@@ -65,21 +71,35 @@ def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module
         for one, g in found
         if g.kind != "tokens" or not stream or (one.shape[2] in stream and not isinstance(one.module, nn.Linear))
     ]
-    used = _used(output, found) or [one for one, _ in found]
-    within = {id(m) for m in body.modules()} if body is not None else set()
-    chosen = next((one for one in reversed(used) if id(one.module) in within), used[-1])
+    chosen = _last_used(output, found, body)
     calls = [one for one in seen if one.module is chosen.module]
     call = next(k for k, one in enumerate(calls) if one is chosen)
     return Layer(chosen.module, call=call if len(calls) > 1 else None)
 
 
+def _last_used(output: Tensor, found: Sequence[tuple[ModuleOutput, Grid]], body: nn.Module | None) -> ModuleOutput:
+    """The last of the tensors at whose places the output has a gradient, in the body if it has any there.
+
+    Where no gradient can be had, all count. The last one is asked for first: mostly it is the one, and the way back to
+    it is short.
+    """
+    within = {id(m) for m in body.modules()} if body is not None else set()
+    inside = [pair for pair in found if id(pair[0].module) in within]
+    for some in (inside[-1:], inside[:-1], found[-1:], found[:-1]):
+        used = _used(output, some)
+        if used:
+            return used[-1]
+    return (inside or found)[-1][0]
+
+
 def _used(output: Tensor, found: Sequence[tuple[ModuleOutput, Grid]]) -> list[ModuleOutput]:
-    """The tensors at whose places the output has a gradient."""
+    """The tensors at whose places the output of the first sample has a gradient."""
     sources = [(one, grid, one.tensor) for one, grid in found if one.tensor is not None and one.tensor.requires_grad]
     if not sources or not output.requires_grad:
         return []
     # Weights of both signs: probabilities add up to one, and their plain sum has no gradient.
-    weights = torch.cos(torch.arange(output.numel(), dtype=output.dtype, device=output.device))
-    score = (output.reshape(-1) * weights).sum()
-    grads = torch.autograd.grad(score, [tensor for *_, tensor in sources], allow_unused=True)
+    first = output[:1].reshape(-1)
+    weights = torch.cos(torch.arange(len(first), dtype=first.dtype, device=first.device))
+    tensors = [tensor for *_, tensor in sources]
+    grads = torch.autograd.grad((first * weights).sum(), tensors, allow_unused=True, retain_graph=True)
     return [one for (one, grid, _), g in zip(sources, grads) if g is not None and bool(grid.lay_out(g).any())]

@@ -1,0 +1,104 @@
+"""The first pass of a call, with its graph: prediction, choice of a layer and first gradient are one pass, not three.
+
+While methods share their passes (`share_passes`), the first one on the samples may run with a graph and note what
+every module gave. Its output is the prediction, its shapes tell which layer is a grid, and the first gradient goes back
+through it. It is held until it has been used or a method begins that loops over passes, and only where it equals the
+passes in whose place it stands: one chunk of rows, floating-point inputs, no state left behind, no random draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from interp_plugins.core.batching import auto_chunk
+from interp_plugins.core.caches import call_cache
+from interp_plugins.core.forward import Forward, Gradients, gradients_of
+from interp_plugins.core.grid import ModuleOutput, trace_modules
+from interp_plugins.core.layers import Layer
+from interp_plugins.core.tensors import is_float
+from interp_plugins.engine.shared_passes import Samples, sharing
+
+_KEY = ("first pass",)
+
+
+@dataclass(eq=False)
+class FirstPass:
+    """A pass on all samples, still in its graph.
+
+    Attributes:
+        samples: all that it depends on.
+        leaves: the inputs, which require gradients.
+        output: what the model gave, as a tensor.
+        modules: what each module gave, in the order of execution.
+    """
+
+    samples: Samples
+    leaves: list[Tensor]
+    output: Tensor
+    modules: list[ModuleOutput]
+
+    def at(self, layer: Layer) -> Tensor | None:
+        """The tensor of a layer; None where it has to be read in a pass of its own (changed in place, hooked)."""
+        calls = [one for one in self.modules if one.module is layer.module]
+        if layer.io != "output" or not calls or (len(calls) > 1 and layer.call is None):
+            return None
+        if layer.call is not None and not -len(calls) <= layer.call < len(calls):
+            return None
+        return calls[layer.call or 0].unchanged()
+
+
+def first_pass(forward: Forward, inputs: Sequence[Tensor], *, make: bool = True) -> FirstPass | None:
+    """The first pass of this call, made if there is none; None where there can be none.
+
+    Args:
+        forward: the model call; its target is not used.
+        inputs: the samples.
+        make: False: only one that is there.
+    """
+    memory = call_cache()
+    if not sharing() or not (make or _KEY in memory):
+        return None
+    samples = Samples.of(forward, inputs, "first pass")
+    if samples is None:
+        return None
+    known: FirstPass | None = memory.get(_KEY)
+    if known is not None and known.samples.holds(samples):
+        return known
+    n = inputs[0].shape[0]
+    if not make or not all(map(is_float, inputs)) or n > max(auto_chunk(list(inputs)), min(n, 64)):
+        return None
+    before = samples.state()
+    leaves, output, modules = trace_modules(forward, inputs)
+    made = FirstPass(samples, leaves, output, modules)
+    if output.requires_grad and samples.state() == before:
+        memory[_KEY] = made
+    return made
+
+
+def forget_first_pass() -> None:
+    """Let the graph go: a method begins that has no use for it."""
+    call_cache().pop(_KEY, None)
+
+
+def first_gradients(forward: Forward, inputs: Sequence[Tensor], wrt: Sequence[Layer] | None) -> Gradients | None:
+    """The gradients of `core.forward.gradients` by way of the first pass, or None where they need a pass of their own.
+
+    Args:
+        forward: what to differentiate.
+        inputs: the samples.
+        wrt: layers, or None for the inputs.
+    """
+    first = first_pass(forward, inputs, make=False)
+    if first is None:
+        return None
+    if wrt is None:
+        return gradients_of(forward, first.output, first.leaves, "input", len(inputs[0]), retain=True)
+    read = [first.at(layer) for layer in wrt]
+    found = [t for t in read if t is not None and t.requires_grad]
+    if len(found) < len(read):
+        return None
+    got = gradients_of(forward, first.output, found, "layer", len(inputs[0]), retain=True)
+    return Gradients(got.scores, got.grads, got.activations, (1,) * len(found))
