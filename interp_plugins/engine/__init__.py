@@ -11,10 +11,10 @@ All of it is exact up to rounding, compared with the plain model on the actual i
 agree; `read_meter` tells what ran and what was dropped, and why. Other rooms import this face alone.
 """
 
-from interp_plugins.engine.first_pass import first_gradients, first_pass, forget_first_pass
 from interp_plugins.engine.incremental.engine import Incremental, incremental_for
 from interp_plugins.engine.incremental.walk import Walker, walker_for
 from interp_plugins.engine.meter import read as read_meter
+from interp_plugins.engine.opening_pass import first_gradients, first_pass, forget_first_pass
 from interp_plugins.engine.plan.compiled import as_backend, check_methods, compilation
 from interp_plugins.engine.plan.first_layer import BehindFirstLayer
 from interp_plugins.engine.plan.planned import behind_first_layer, planned

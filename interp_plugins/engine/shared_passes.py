@@ -54,7 +54,7 @@ _SHORT = 64  # containers longer than this are data, not a state
 _OF_TORCH = frozenset(vars(nn.Module()))
 
 
-class Samples:
+class PassFacts:
     """All that the result of a pass on the samples depends on, and, once it ran, that result."""
 
     def __init__(self, forward: Forward, inputs: Sequence[Tensor], what: Hashable):
@@ -79,7 +79,7 @@ class Samples:
         self.made: list[tuple[Tensor, int]] = []
 
     @classmethod
-    def of(cls, forward: Forward, inputs: Sequence[Tensor], what: Hashable) -> Samples | None:
+    def of(cls, forward: Forward, inputs: Sequence[Tensor], what: Hashable) -> PassFacts | None:
         """What a pass depends on, or None where that cannot be told, or accelerations are off.
 
         Tensors of inference mode have no version, and lazy modules no weights yet.
@@ -90,7 +90,7 @@ class Samples:
             dropped(_NAME, reason(error, _NAME))
             return None
 
-    def holds(self, now: Samples) -> bool:
+    def holds(self, now: PassFacts) -> bool:
         """Whether the result that was remembered here is that of another, equal pass."""
         return (
             self.facts == now.facts
@@ -139,18 +139,8 @@ def cached_pass(forward: Forward, inputs: Sequence[Tensor], what: Hashable, comp
             goes in as `id(forward.target)`: the forward that is remembered keeps it alive.
         compute: gives tensors in tuples, lists or dicts, and whatever else does not change; None is not remembered.
     """
-    mine = Samples.of(forward, inputs, what) if sharing() else None
+    mine = PassFacts.of(forward, inputs, what) if sharing() else None
     if mine is None:
-        return compute()
-    memory = call_cache().setdefault(("passes",), [])
-    try:
-        mine = _Pass(forward, inputs, what)
-    except RuntimeError as error:  # tensors without a version (of inference mode), modules without weights yet
-        dropped(_NAME, reason(error, _NAME))
-=======
-    mine = Samples.of(forward, inputs, what) if sharing() else None
-    if mine is None:
->>>>>>> 92c4dab (Make prediction, choice of a layer and the first gradient one pass, and share passes only where several ask)
         return compute()
     memory = call_cache().setdefault(("passes",), [])
     for known in memory:

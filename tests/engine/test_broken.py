@@ -238,7 +238,7 @@ def test_a_pass_that_cannot_be_shared_runs_again(how: str, monkeypatch: pytest.M
     plain = explain(net, x, two, target=1, accelerate=False)
     whole = explain(net, x, two, target=1)
     assert whole[1].meta["engine"]["used"] == ["shared passes: gradients"]
-    original = shared_passes._Pass.holds
+    original = shared_passes.PassFacts.holds
     if how == "changed":  # somebody writes into what is remembered
 
         def holds(self: Any, now: Any) -> bool:
@@ -246,9 +246,9 @@ def test_a_pass_that_cannot_be_shared_runs_again(how: str, monkeypatch: pytest.M
                 tensor.mul_(1.5)
             return original(self, now)
 
-        monkeypatch.setattr(shared_passes._Pass, "holds", holds)
+        monkeypatch.setattr(shared_passes.PassFacts, "holds", holds)
     else:
-        monkeypatch.setattr(shared_passes._Pass, "__init__", broken(lambda *args: torch.ones(()), how))
+        monkeypatch.setattr(shared_passes.PassFacts, "__init__", broken(lambda *args: torch.ones(()), how))
     found = explain(net, x, two, target=1)
     assert all(right(a, b) for a, b in zip(found, plain, strict=True))
     assert not found[1].meta["engine"]["used"]

@@ -19,7 +19,7 @@ from interp_plugins.core.forward import Forward, Gradients, gradients_of
 from interp_plugins.core.grid import ModuleOutput, trace_modules
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.tensors import is_float
-from interp_plugins.engine.shared_passes import Samples, sharing
+from interp_plugins.engine.shared_passes import PassFacts, sharing
 
 _KEY = ("first pass",)
 
@@ -29,13 +29,13 @@ class FirstPass:
     """A pass on all samples, still in its graph.
 
     Attributes:
-        samples: all that it depends on.
+        facts: all that it depends on.
         leaves: the inputs, which require gradients.
         output: what the model gave, as a tensor.
         modules: what each module gave, in the order of execution.
     """
 
-    samples: Samples
+    facts: PassFacts
     leaves: list[Tensor]
     output: Tensor
     modules: list[ModuleOutput]
@@ -61,19 +61,19 @@ def first_pass(forward: Forward, inputs: Sequence[Tensor], *, make: bool = True)
     memory = call_cache()
     if not sharing() or not (make or _KEY in memory):
         return None
-    samples = Samples.of(forward, inputs, "first pass")
-    if samples is None:
+    facts = PassFacts.of(forward, inputs, "first pass")
+    if facts is None:
         return None
     known: FirstPass | None = memory.get(_KEY)
-    if known is not None and known.samples.holds(samples):
+    if known is not None and known.facts.holds(facts):
         return known
     n = inputs[0].shape[0]
     if not make or not all(map(is_float, inputs)) or n > max(auto_chunk(list(inputs)), min(n, 64)):
         return None
-    before = samples.state()
+    before = facts.state()
     leaves, output, modules = trace_modules(forward, inputs)
-    made = FirstPass(samples, leaves, output, modules)
-    if output.requires_grad and samples.state() == before:
+    made = FirstPass(facts, leaves, output, modules)
+    if output.requires_grad and facts.state() == before:
         memory[_KEY] = made
     return made
 
