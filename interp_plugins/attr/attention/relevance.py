@@ -142,7 +142,7 @@ class AttentionRollout(_AttentionMethod):
         *,
         head_fusion: str = "mean",
         batch_size: int | None = None,
-    ) -> Any:
+    ) -> Tensor:
         """Shares of the tokens; they add up to one, class and register tokens included.
 
         Args:
@@ -179,7 +179,7 @@ class AttentionRelevance(_AttentionMethod):
     @args_from(AttentionRollout.attribute)
     def attribute(
         self, inputs: Inputs, target: Any = None, additional_forward_args: Any = None, *, batch_size: int | None = None
-    ) -> Any:
+    ) -> Tensor:
         """Relevance of the tokens for the target (equations 5 and 6); shapes and errors as in `AttentionRollout`."""
 
         def values(forward: Forward, xs: list[Tensor], rows: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ class LeGrad(_AttentionMethod):
         *,
         n_layers: int | None = None,
         batch_size: int | None = None,
-    ) -> Any:
+    ) -> Tensor:
         """LeGrad (equations 3 to 7), not rescaled; shapes and errors as in `AttentionRollout`.
 
         Args:

@@ -27,7 +27,7 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import modules_of
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import Inputs, check_float
+from interp_plugins.core.tensors import InputsT, check_float, like
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -99,8 +99,8 @@ class FullGrad(GradientAttribution):
 
     @args_from()
     def attribute(
-        self, inputs: Inputs, target: Any = None, additional_forward_args: Any = None, *, batch_size: int | None = None
-    ) -> Any:
+        self, inputs: InputsT, target: Any = None, additional_forward_args: Any = None, *, batch_size: int | None = None
+    ) -> InputsT:
         """The map (N, 1, H, W) (or (N, 1, L), (N, 1, D, H, W)).
 
         Args:
@@ -124,4 +124,4 @@ class FullGrad(GradientAttribution):
             for part in biases:
                 if part.ndim == xs[0].ndim:
                     total = total + _psi(part, size)
-            return (total,) if isinstance(inputs, tuple) else total
+            return like(inputs, (total,))

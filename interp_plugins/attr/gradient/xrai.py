@@ -23,7 +23,7 @@ from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import Inputs, accumulation_dtype, check_float, describe
+from interp_plugins.core.tensors import InputsT, accumulation_dtype, check_float, describe, like
 
 SCALES = (50, 100, 150, 250, 500, 1200)  # of Felzenszwalb's segmentation, as in the paper
 _PIXELS = 224 * 224  # sizes below are for pictures of that many pixels
@@ -99,7 +99,7 @@ class XRAI(GradientAttribution):
     @args_from()
     def attribute(
         self,
-        inputs: Inputs,
+        inputs: InputsT,
         target: Any = None,
         additional_forward_args: Any = None,
         n_steps: int = 50,
@@ -108,7 +108,7 @@ class XRAI(GradientAttribution):
         *,
         segments: Any = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """The map (N, 1, H, W).
 
         Args:
@@ -142,7 +142,7 @@ class XRAI(GradientAttribution):
             assert isinstance(total, Tensor)
             dtype = accumulation_dtype(x.dtype)
             out = torch.stack([ranked(v.to(dtype), m.to(v.device)) for v, m in zip(total, found, strict=True)])[:, None]
-            return (out,) if isinstance(inputs, tuple) else out
+            return like(inputs, (out,))
 
 
 def _segments(segments: Any, x: Tensor) -> Sequence[Tensor]:

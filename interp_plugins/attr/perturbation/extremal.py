@@ -25,7 +25,7 @@ from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progre
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import Inputs, accumulation_dtype, check_float, widest
+from interp_plugins.core.tensors import InputsT, accumulation_dtype, check_float, like, widest
 
 _CELL, _SIGMA = 7, 3.0  # pixels per cell for pictures of 224; width of the neighbourhood in cells
 _TEMPERATURE = 0.05
@@ -57,7 +57,7 @@ class ExtremalPerturbation(Attribution):
     @args_from()
     def attribute(
         self,
-        inputs: Inputs,
+        inputs: InputsT,
         target: Any = None,
         additional_forward_args: Any = None,
         n_steps: int = 400,
@@ -66,7 +66,7 @@ class ExtremalPerturbation(Attribution):
         mode: str = "preserve",
         batch_size: int | None = None,
         progress: bool | None = None,
-    ) -> Any:
+    ) -> InputsT:
         """The mask, in [0, 1]: (N, 1, H, W).
 
         Args:
@@ -105,7 +105,7 @@ class ExtremalPerturbation(Attribution):
                 size = chunk or max(1, auto_chunk([x]))
                 parts = [part for _, _, part in chunks(n * len(wanted), size, work, step=n, bar=bar)]
             out = torch.cat(parts).reshape(len(wanted), n, 1, *x.shape[2:]).mean(0)
-            return (out,) if isinstance(inputs, tuple) else out
+            return like(inputs, (out,))
 
 
 def _optimised(forward: Forward, x: Tensor, rows: Tensor, area: Tensor, n_steps: int, preserve: bool) -> Tensor:
