@@ -13,7 +13,7 @@ from interp_plugins.attr.backward.deep_lift import (
     DeepLift as DeepLift,
     DeepLiftShap as DeepLiftShap,
 )
-from interp_plugins.attr.backward.deep_lift_sites import (
+from interp_plugins.attr.backward.deep_lift_layers import (
     LayerDeepLift as LayerDeepLift,
     LayerDeepLiftShap as LayerDeepLiftShap,
     NeuronDeepLift as NeuronDeepLift,
@@ -122,10 +122,8 @@ from interp_plugins.attr.language.remote import (
     RemoteLLMProvider as RemoteLLMProvider,
     VLLMProvider as VLLMProvider,
 )
-from interp_plugins.attr.perturbation.ablation import (
-    FeatureAblation as FeatureAblation,
-    Occlusion as Occlusion,
-)
+from interp_plugins.attr.perturbation.ablation import FeatureAblation as FeatureAblation
+from interp_plugins.attr.perturbation.occlusion import Occlusion as Occlusion
 from interp_plugins.attr.perturbation.dataloader import DataLoaderAttribution as DataLoaderAttribution
 from interp_plugins.attr.perturbation.extremal import ExtremalPerturbation as ExtremalPerturbation
 from interp_plugins.attr.perturbation.interactions import ShapleyInteractions as ShapleyInteractions
@@ -148,7 +146,7 @@ from interp_plugins.attr.perturbation.shapley import (
     ShapleyValues as ShapleyValues,
     ShapleyValueSampling as ShapleyValueSampling,
 )
-from interp_plugins.attr.perturbation.sites import (
+from interp_plugins.attr.perturbation.layers import (
     LayerFeatureAblation as LayerFeatureAblation,
     NeuronFeatureAblation as NeuronFeatureAblation,
 )

@@ -4,7 +4,7 @@ Inside the scope: every submodule in eval mode, parameters without grad, gradien
 `no_grad` or `inference_mode`, compiled modules run eagerly (so that hooks fire), cuDNN off for recurrent nets on
 CUDA (it refuses a backward in eval mode), private RNG streams. On leaving, also after an exception, everything is
 restored: training flags one by one, `requires_grad`, buffers and tensors in plain attributes that the forward set (a
-recurrent net's state), hooks are the site's business, and the state of the random, NumPy, torch, CUDA and MPS
+recurrent net's state), hooks are the business of `core.layers`, and the state of the random, NumPy, torch, CUDA and MPS
 generators.
 """
 

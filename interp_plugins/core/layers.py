@@ -1,4 +1,4 @@
-"""Sites: where a map lives (`Layer`) and what inside a model can be explained (`Neuron`).
+"""Layers and neurons: where a map lives (`Layer`) and what inside a model can be explained (`Neuron`).
 
 A layer is handled by re-parametrisation. `AtLayer(func, layer)` is a plain callable whose inputs are that layer's
 activations; a hook substitutes them. Every method for inputs is then a method for layers, and `OfNeuron(func, layer,
@@ -106,8 +106,8 @@ def resolve_layer(func: Any, layer: Any) -> Layer:
     Raises:
         LayerError: no such module, with the nearest names.
     """
-    site = layer if isinstance(layer, Layer) else Layer(layer)
-    module = site.module
+    asked = layer if isinstance(layer, Layer) else Layer(layer)
+    module = asked.module
     roots = modules_of(func)
     if callable(module) and not isinstance(module, nn.Module) and roots:
         module = module(roots[0])
@@ -128,7 +128,7 @@ def resolve_layer(func: Any, layer: Any) -> Layer:
         module = names[module]
     if not isinstance(module, nn.Module):
         raise LayerError(f"A layer must be an nn.Module or its dotted name, got {describe(module)}.")
-    return Layer(module, site.io, site.call)
+    return Layer(module, asked.io, asked.call)
 
 
 def _tensor_leaves(value: Any, module: nn.Module) -> tuple[list[Any], list[int], Any]:
@@ -148,21 +148,21 @@ class _Tap:
 
     def __init__(
         self,
-        site: Layer,
+        layer: Layer,
         replace: Sequence[Tensor] | None = None,
         total_calls: int | None = None,
         add: Iterator[Tensor] | None = None,
     ):
-        assert isinstance(site.module, nn.Module)
+        assert isinstance(layer.module, nn.Module)
         self.add = add
-        self.site, self.module, self.replace, self.total = site, site.module, replace, total_calls
+        self.layer, self.module, self.replace, self.total = layer, layer.module, replace, total_calls
         self.calls = 0
         self.seen: list[tuple[Tensor, ...]] = []
 
     def _touch(self, value: Any) -> Any:
         leaves, where, tree = _tensor_leaves(value, self.module)
         call, self.calls = self.calls, self.calls + 1
-        mine = self.site.call == call or (self.site.call is None and call == (self.total or 1) - 1)
+        mine = self.layer.call == call or (self.layer.call is None and call == (self.total or 1) - 1)
         if self.add is not None:
             if mine:
                 for i in where:
@@ -190,7 +190,7 @@ class _Tap:
         return self._touch(output)
 
     def attach(self) -> Any:
-        if self.site.io == "input":
+        if self.layer.io == "input":
             return self.module.register_forward_pre_hook(self._pre, with_kwargs=True, prepend=False)
         return self.module.register_forward_hook(self._post, prepend=True)
 
@@ -203,7 +203,7 @@ class _Tap:
                 f"({type(self.module).__name__}) did not run in this forward pass. Choose a layer that the model "
                 "calls (some modules are only containers, or used through their weights)."
             )
-        if self.site.call is None:
+        if self.layer.call is None:
             if len(self.seen) > 1:
                 warnings.warn(
                     f"The layer {name!r} runs {len(self.seen)} times in one forward pass; its last call is explained. "
@@ -212,9 +212,9 @@ class _Tap:
                     stacklevel=2,
                 )
             return self.seen[-1]
-        if not -len(self.seen) <= self.site.call < len(self.seen):
-            raise LayerError(f"Layer {name!r} ran {len(self.seen)} times; call={self.site.call} does not exist.")
-        return self.seen[self.site.call]
+        if not -len(self.seen) <= self.layer.call < len(self.seen):
+            raise LayerError(f"Layer {name!r} ran {len(self.seen)} times; call={self.layer.call} does not exist.")
+        return self.seen[self.layer.call]
 
 
 @contextlib.contextmanager
@@ -251,7 +251,7 @@ class AtLayer(Wrapper):
         self.counts: list[int] = []
         self.calls: list[int] = [1] * len(layers)
 
-    def sites(self) -> list[Layer]:
+    def counted_layers(self) -> list[Layer]:
         """The layers, calls counted from the first (known after `encode`)."""
         return [
             layer if layer.call is None or layer.call >= 0 else Layer(layer.module, layer.io, calls + layer.call)
@@ -271,8 +271,8 @@ class AtLayer(Wrapper):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call func with the activations (first) put in at the layers, on the inputs that follow."""
         taps, start = [], 0
-        for site, count, calls in zip(self.sites(), self.counts, self.calls, strict=True):
-            taps.append(_Tap(site, replace=args[start : start + count], total_calls=calls))
+        for layer, count, calls in zip(self.counted_layers(), self.counts, self.calls, strict=True):
+            taps.append(_Tap(layer, replace=args[start : start + count], total_calls=calls))
             start += count
         with _attached(taps):
             return self.func(*args[start:], **kwargs)
@@ -285,12 +285,12 @@ class NoisyAt(Wrapper):
     """
 
     def __init__(self, at: AtLayer):
-        self.func, self.layers, self.calls, self.count = at.func, at.sites(), at.calls, sum(at.counts)
+        self.func, self.layers, self.calls, self.count = at.func, at.counted_layers(), at.calls, sum(at.counts)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call func on the arguments before the noise, with the noise added at the layers."""
         noise = iter(args[len(args) - self.count :])
-        taps = [_Tap(site, add=noise, total_calls=calls) for site, calls in zip(self.layers, self.calls, strict=True)]
+        taps = [_Tap(layer, add=noise, total_calls=calls) for layer, calls in zip(self.layers, self.calls, strict=True)]
         with _attached(taps):
             return self.func(*args[: len(args) - self.count], **kwargs)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,6 @@ RUN = {
 # Blocks that are not run, by their first line, and why.
 NOT_RUN = {
     "# explain.py": "one script on many GPUs, into a directory that all machines see",
-    "@register(": "a piece of a file, compared with it below",
 }
 
 
@@ -80,3 +81,63 @@ def test_a_method_is_named_only_where_contributing_says() -> None:
     named = {p for p in package.rglob("*.py") if re.search(r"\bidgi\b|\bIDGI\(", p.read_text(encoding="utf-8"))}
     where = {"gradient/idgi.py", "__init__.py", "evidence/randomised.py"}
     assert named == {package / "attr" / name for name in where}
+
+
+# -- what the guides name is there ---------------------------------------------------------------------------
+
+
+PACKAGE = ROOT / "interp_plugins"
+SPANS = re.compile(r"`([^`\n]+)`")
+FILE = re.compile(r"[\w./-]*\w\.(py|md|toml|lock|js|css|sh)")
+FOLDER = re.compile(r"([\w.-]+/)+[\w.-]*")
+
+
+def spans(document: str) -> set[str]:
+    """What stands between backticks, outside of code blocks."""
+    text = re.sub(r"```.*?```", "", (ROOT / document).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return set(SPANS.findall(text))
+
+
+def is_dotted(span: str) -> bool:
+    """Whether a span is a dotted name of the package, in full or from one of its rooms."""
+    first = span.partition(".")[0]
+    return re.fullmatch(r"\w+(\.\w+)+", span) is not None and (first == "interp_plugins" or (PACKAGE / first).is_dir())
+
+
+@pytest.mark.parametrize("document", GUIDES)
+def test_every_path_in_a_guide_is_there(document: str) -> None:
+    paths = {s for s in spans(document) if FILE.fullmatch(s) or FOLDER.fullmatch(s)}
+    assert paths
+    assert {p for p in paths if not any((base / p).exists() for base in (ROOT, PACKAGE))} == set()
+
+
+@pytest.mark.parametrize("document", GUIDES)
+def test_every_dotted_name_in_a_guide_is_there(document: str) -> None:
+    for name in (s.split("(")[0] for s in spans(document)):
+        if is_dotted(name) and not FILE.fullmatch(name):
+            pkgutil.resolve_name(name if name.startswith("interp_plugins") else f"interp_plugins.{name}")
+
+
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_noun_of_a_table_is_in_its_file(document: str) -> None:
+    """Rows ``| `Name`, `name` | `file.py` | ...`` and ``| term | meaning | `file.py`: `Name` |``."""
+    checked = 0
+    for row in (ROOT / document).read_text(encoding="utf-8").splitlines():
+        for names, path in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| `([\w/]+\.py)` \|", row) + [
+            (names, path) for path, names in re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", row)
+        ]:
+            module = importlib.import_module("interp_plugins." + path.removesuffix(".py").replace("/", "."))
+            checked += 1
+            assert [n for n in SPANS.findall(names) if not hasattr(module, n)] == [], row
+    assert checked > 5
+
+
+def test_where_things_moved_to_is_there() -> None:
+    table = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("| Was | Is |")[1].split("\n\n")[0]
+    for row in table.splitlines()[2:]:
+        last: Any = None
+        for name in SPANS.findall(row.split("|")[2]):
+            if name.startswith("interp_plugins"):
+                last = pkgutil.resolve_name(name)
+            elif name.isidentifier():
+                assert hasattr(last, name), row

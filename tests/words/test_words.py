@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,3 +42,20 @@ def test_codes_in_names_are_those_of_the_table() -> None:
             used.update(name.split("_")[1:])
     assert len(explained) == len(set(explained))
     assert used == set(explained)
+
+
+def test_paths_and_names_in_docstrings_are_there() -> None:
+    """A file or a dotted name of the package between backticks."""
+    missing = []
+    for where, text in docstrings():
+        for span in re.findall(r"`([^`\n]+)`", text):
+            name = span.split("(")[0]
+            if re.fullmatch(r"[\w-]+(/[\w-]+)+\.(py|md)", span):
+                missing += [] if (PACKAGE.parent / span).exists() or (PACKAGE / span).exists() else [(where, span)]
+            elif re.fullmatch(r"(core|engine|attr|api|viz|metrics|interp_plugins)(\.\w+)+", name):
+                full = name if name.startswith("interp_plugins") else f"interp_plugins.{name}"
+                try:
+                    pkgutil.resolve_name(full)
+                except (AttributeError, ImportError):
+                    missing.append((where, span))
+    assert missing == []

@@ -149,7 +149,7 @@ class GuidedGradCam(GradientAttribution):
 
     Args:
         model: model or callable.
-        layer: a convolutional layer: module, dotted name or `core.Layer`.
+        layer: a convolutional layer: module, dotted name or `core.layers.Layer`.
         device_ids: not needed.
     """
 

@@ -160,7 +160,7 @@ class LayerLRP(_Relevance, LayerAttribution):
 
     Args:
         model: model or callable.
-        layer: module, dotted name, `core.Layer`, or a list of these.
+        layer: module, dotted name, `core.layers.Layer`, or a list of these.
         composite: as for `LRP`; only what lies between the layer and the score matters.
         account: as for `LRP`.
     """
@@ -197,9 +197,9 @@ class LayerLRP(_Relevance, LayerAttribution):
             attribute_to_layer_input: relevance of the layer's input instead of its output.
         """
         size = check_chunk("batch_size", batch_size)
-        sites = self.sites(attribute_to_layer_input)
+        layers = self.resolved_layers(attribute_to_layer_input)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
-            relevances, got = self._propagated(forward, xs, size, verbose, wrt=sites)
+            relevances, got = self._propagated(forward, xs, size, verbose, wrt=layers)
             found = self.formatted(relevances, got.counts)
             if not return_convergence_delta:
                 return found

@@ -38,7 +38,7 @@ class ClassActivationMap(LayerAttribution):
 
     Args:
         forward_func: model or callable.
-        layer: module, dotted name, `core.Layer`, or a list of these (their maps are averaged). None: the last layer
+        layer: module, dotted name, `Layer`, or a list of these (their maps are averaged). None: the last layer
             whose tensor is a grid of places that the score depends on.
         device_ids: accepted for Captum's sake; not needed.
     """
@@ -80,8 +80,8 @@ class ClassActivationMap(LayerAttribution):
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward), share_passes():
             if alone and traits_of(self).begins_with_gradient and chunk is None:
                 first_pass(forward, xs)  # layer, layout and gradient, of one pass
-            sites = self.chosen_sites(forward, xs, attribute_to_layer_input)
-            maps, counts = self.maps(forward, xs, sites, layout, chunk)
+            layers = self.chosen_layers(forward, xs, attribute_to_layer_input)
+            maps, counts = self.maps(forward, xs, layers, layout, chunk)
             maps = [m.relu() if relu_attributions else m for m in maps]
             return self.joined(maps, counts, xs)
 
@@ -91,27 +91,27 @@ class ClassActivationMap(LayerAttribution):
             return averaged(maps, xs)
         return tuple(maps) if counts[0] > 1 else maps[0]
 
-    def chosen_sites(self, forward: Forward, xs: tuple[Tensor, ...], to_input: bool) -> list[Layer]:
+    def chosen_layers(self, forward: Forward, xs: tuple[Tensor, ...], to_input: bool) -> list[Layer]:
         """The layers, found where none was given."""
         if self.layer is None:
             found = last_grid_layer(forward, xs)
             return [Layer(found.module, "input" if to_input else "output", found.call)]
-        return self.sites(to_input)
+        return self.resolved_layers(to_input)
 
     def maps(
-        self, forward: Forward, xs: tuple[Tensor, ...], sites: list[Layer], layout: Any, chunk: int | None
+        self, forward: Forward, xs: tuple[Tensor, ...], layers: list[Layer], layout: Any, chunk: int | None
     ) -> tuple[list[Tensor], tuple[int, ...]]:
         """A map (N, 1, *space) per tensor of the layers, and tensors per layer."""
-        got = batch_gradients(forward, xs, wrt=sites, chunk=chunk)
+        got = batch_gradients(forward, xs, wrt=layers, chunk=chunk)
         found = []
-        for grid, a, g in zip(grids(forward, xs, sites, got, layout), got.activations, got.grads, strict=True):
+        for grid, a, g in zip(grids(forward, xs, layers, got, layout), got.activations, got.grads, strict=True):
             found.append(self.weighting(grid.lay_out(a), grid.lay_out(g)).sum(1, keepdim=True))
         return found, got.counts
 
 
-def grids(forward: Forward, xs: tuple[Tensor, ...], sites: Sequence[Layer], got: Gradients, layout: Any) -> list[Grid]:
+def grids(forward: Forward, xs: tuple[Tensor, ...], layers: Sequence[Layer], got: Gradients, layout: Any) -> list[Grid]:
     """The grid of each tensor that was read; warns where the score does not depend on its places."""
-    modules = [resolve_layer(forward.func, s).module for s, count in zip(sites, got.counts) for _ in range(count)]
+    modules = [resolve_layer(forward.func, s).module for s, count in zip(layers, got.counts) for _ in range(count)]
     out = layouts(forward, xs, modules, got.activations, layout)
     for module, grid, g in zip(modules, out, got.grads or (), strict=bool(got.grads)):
         if grid.prefix and bool(g.any()) and not bool(grid.lay_out(g).any()):

@@ -64,11 +64,11 @@ class LayerGradCam(LayerAttribution):
                 Captum, is the default of this class, "auto" that of `explain`.
             average_layers: for a list of layers, one map, their mean, instead of a list of maps.
         """
-        sites = self.sites(attribute_to_layer_input)
+        layers = self.resolved_layers(attribute_to_layer_input)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
-            got = batch_gradients(forward, xs, wrt=sites, chunk=check_chunk("batch_size", batch_size))
-            maps = []
-            for grid, act, grad in zip(grids(forward, xs, sites, got, layout), got.activations, got.grads, strict=True):
+            got = batch_gradients(forward, xs, wrt=layers, chunk=check_chunk("batch_size", batch_size))
+            maps, found = [], grids(forward, xs, layers, got, layout)
+            for grid, act, grad in zip(found, got.activations, got.grads, strict=True):
                 cam = weights.grad_cam(grid.lay_out(act), grid.lay_out(grad))
                 if attr_dim_summation:
                     cam = cam.sum(1, keepdim=True)

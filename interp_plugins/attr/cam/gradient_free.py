@@ -28,7 +28,7 @@ from interp_plugins.core.registry import family, register
 from interp_plugins.core.tensors import Inputs, Maps
 
 
-def read(forward: Forward, xs: tuple[Tensor, ...], sites: list[Layer], chunk: int | None) -> Gradients:
+def read(forward: Forward, xs: tuple[Tensor, ...], layers: list[Layer], chunk: int | None) -> Gradients:
     """The layers' tensors, in chunks of samples, without gradients: one pass for all layers."""
     n, device = xs[0].shape[0], xs[0].device
 
@@ -37,7 +37,7 @@ def read(forward: Forward, xs: tuple[Tensor, ...], sites: list[Layer], chunk: in
         args, kwargs = forward.arguments([x[start:stop] for x in xs], rows)
         forward.passes["forward"] += stop - start
         with torch.no_grad():
-            return run_and_read(forward.func, sites, *args, **kwargs)[1]
+            return run_and_read(forward.func, layers, *args, **kwargs)[1]
 
     parts = [part for _, _, part in chunks(n, chunk or max(auto_chunk(list(xs)), min(n, 64)), work)]
     counts = tuple(len(tensors) for tensors in parts[0])
@@ -80,10 +80,10 @@ class EigenCAM(ClassActivationMap):
             centre: subtract each channel's mean over the places first. The paper does not.
         """
         with prepared(self.forward_func, inputs, None, additional_forward_args) as (xs, forward), torch.no_grad():
-            sites = self.chosen_sites(forward, xs, attribute_to_layer_input)
-            got = read(forward, xs, sites, check_chunk("batch_size", batch_size))
+            layers = self.chosen_layers(forward, xs, attribute_to_layer_input)
+            got = read(forward, xs, layers, check_chunk("batch_size", batch_size))
             maps = []
-            for grid, a in zip(grids(forward, xs, sites, got, layout), got.activations, strict=True):
+            for grid, a in zip(grids(forward, xs, layers, got, layout), got.activations, strict=True):
                 cam = first_component(grid.lay_out(a), centre).to(a.dtype)
                 maps.append(cam.relu() if relu_attributions else cam)
             return self.joined(maps, got.counts, xs)
@@ -115,15 +115,15 @@ class ChannelByChannel(ClassActivationMap):
         """
         chunk = check_chunk("batch_size", batch_size)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward), torch.no_grad():
-            sites = self.chosen_sites(forward, xs, attribute_to_layer_input)
-            got = read(forward, xs, sites, chunk)
-            found = grids(forward, xs, sites, got, layout)
-            owners = [(site, k) for site, count in zip(sites, got.counts, strict=True) for k in range(count)]
+            layers = self.chosen_layers(forward, xs, attribute_to_layer_input)
+            got = read(forward, xs, layers, chunk)
+            found = grids(forward, xs, layers, got, layout)
+            owners = [(layer, k) for layer, count in zip(layers, got.counts, strict=True) for k in range(count)]
             total = sum(grid.lay_out(a[:1]).shape[1] for grid, a in zip(found, got.activations, strict=True))
             maps = []
             with progress_bar(total * xs[0].shape[0], "channels", progress) as bar:
-                for (site, k), grid, a in zip(owners, found, got.activations, strict=True):
-                    weights = self.weights(forward, xs, (site, k), grid, a, chunk, bar).to(a.dtype)
+                for (layer, k), grid, a in zip(owners, found, got.activations, strict=True):
+                    weights = self.weights(forward, xs, (layer, k), grid, a, chunk, bar).to(a.dtype)
                     (laid,) = repeated([grid.lay_out(a)], forward.target.count)
                     cam = (weights.reshape(*laid.shape[:2], *(1,) * (laid.ndim - 2)) * laid).sum(1, keepdim=True)
                     maps.append(cam.relu() if relu_attributions else cam)
@@ -233,13 +233,13 @@ class AblationCAM(ChannelByChannel):
         if grid.function is not None:
             raise InputError("AblationCAM must know the axis of the channels: give layout= as a word or a size.")
         axis = a.ndim - 1 if grid.kind in ("last", "tokens") else 1
-        site, k = place
+        layer, k = place
         n, channels = a.shape[0], a.shape[axis]
-        at = AtLayer(forward.func, [site])
+        at = AtLayer(forward.func, [layer])
         inside = replace(forward, func=at, args=(*xs, *forward.args))
         zero = torch.zeros(1, dtype=torch.long, device=a.device)
         at.encode(*(arguments := forward.arguments([x[:1] for x in xs], zero))[0], **arguments[1])
-        others = list(read(forward, xs, [site], chunk).activations)
+        others = list(read(forward, xs, [layer], chunk).activations)
 
         def without(rows: Tensor, which: Tensor) -> list[Tensor]:
             tensors = [t.index_select(0, rows) for t in others]

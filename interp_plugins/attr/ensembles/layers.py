@@ -24,7 +24,7 @@ class LayerAverage(AroundMethod):
 
     Args:
         attribution_method: a layer method; its own layer does not matter.
-        layers: the layers: modules, dotted names or `core.Layer`s.
+        layers: the layers: modules, dotted names or `core.layers.Layer`s.
     """
 
     def __init__(self, attribution_method: Any, layers: Sequence[Any]):

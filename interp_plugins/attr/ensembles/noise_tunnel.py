@@ -179,10 +179,10 @@ def _average_at(smoothing: Smoothing, method: Any, layer: Any, inputs: Any, kwar
     """Average with noise on a layer's tensors while the inputs stay as they are."""
     func = method.forward_func
     bound = func if isinstance(func, Call) else Call(func)
-    sites = [resolve_layer(func, one) for one in (layer if isinstance(layer, list) else [layer])]
+    layers = [resolve_layer(func, one) for one in (layer if isinstance(layer, list) else [layer])]
     args = kwargs.get("additional_forward_args")
     extra = () if args is None else as_tuple(args)
-    at = AtLayer(bound.func, sites)
+    at = AtLayer(bound.func, layers)
     tensors = at.encode(*check_inputs(inputs), *extra, **bound.kwargs)
     noisy = copy.copy(method)
     noisy.forward_func = Call(NoisyAt(at), bound.kwargs, bound.output)

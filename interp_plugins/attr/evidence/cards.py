@@ -93,10 +93,9 @@ def _check() -> list[str]:
         "judged by the words, all others by the photographs. The limit is ours.",
         "",
         "*How stable.* After ± stands the standard deviation over three draws of the weights, and the number before",
-        f"it is their mean. For the photographs half of them are below {spreads[len(spreads) // 2]:.2f}, the largest "
-        f"is {spreads[-1]:.2f}; no mean lies within two standard errors of the limit. Without ±: one draw, of",
-        "methods that take minutes. The last numbers,",
-        "of small maps, vary more.",
+        f"it is their mean. For the photographs half of them are below {spreads[len(spreads) // 2]:.2f}, the largest",
+        f"is {spreads[-1]:.2f}; no mean lies within two standard errors of the limit. Without ±: one draw, of methods",
+        "that take minutes. The last numbers, of small maps, vary more.",
         "",
         "*Transformers.* A new layer of a transformer adds little to what it is given, so what lower layers made of",
         "the words still arrives with the upper half random. Maps without a sign then stay much as they were: those",

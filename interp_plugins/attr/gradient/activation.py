@@ -39,13 +39,13 @@ class LayerActivation(LayerAttribution):
         Args:
             attribute_to_layer_input: read the layer's input instead of its output.
         """
-        sites = self.sites(attribute_to_layer_input)
+        layers = self.resolved_layers(attribute_to_layer_input)
         with (
             prepared(self.forward_func, inputs, None, additional_forward_args) as (xs, forward),
             torch.no_grad(),
         ):
             forward.passes["forward"] += xs[0].shape[0]
-            _, found = run_and_read(forward.func, sites, *xs, *forward.args, **forward.kwargs)
+            _, found = run_and_read(forward.func, layers, *xs, *forward.args, **forward.kwargs)
             tensors = [t.detach() for tensors in found for t in tensors]
             return self.formatted(tensors, [len(t) for t in found])
 
@@ -64,7 +64,7 @@ class LayerGradientXActivation(InternalMultipliesByInputs, LayerAttribution):
 
     Args:
         forward_func: model or callable.
-        layer: module, dotted name, `core.Layer`, or a list of these.
+        layer: module, dotted name, `core.layers.Layer`, or a list of these.
         device_ids: not needed.
         multiply_by_inputs: False returns the gradient alone.
         memory_efficient: accepted for Captum's sake; long batches are cut into chunks here.
@@ -92,9 +92,9 @@ class LayerGradientXActivation(InternalMultipliesByInputs, LayerAttribution):
         batch_size: int | None = None,
     ) -> LayerMaps:
         """Gradient times activation, of the layer's shape; all layers of a list in one pass."""
-        sites = self.sites(attribute_to_layer_input)
+        layers = self.resolved_layers(attribute_to_layer_input)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
-            got = batch_gradients(forward, xs, wrt=sites, chunk=check_chunk("batch_size", batch_size))
+            got = batch_gradients(forward, xs, wrt=layers, chunk=check_chunk("batch_size", batch_size))
             maps = got.grads
             if self._multiply_by_inputs:
                 maps = tuple(g * a for g, a in zip(got.grads, got.activations, strict=True))

@@ -168,12 +168,12 @@ class LayerConductance(LayerAttribution, GradientAttribution):
             method: rule whose intervals and nodes are used.
         """
         check_steps(method, n_steps)
-        sites = self.sites(attribute_to_layer_input)
+        layers = self.resolved_layers(attribute_to_layer_input)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
             bs = as_baselines(baselines, xs, template=inputs)
             chunk = check_chunk("internal_batch_size", internal_batch_size)
-            maps, counts = path_conductance(forward, xs, bs, sites, method, n_steps, chunk, progress)
+            maps, counts = path_conductance(forward, xs, bs, layers, method, n_steps, chunk, progress)
             out = self.formatted(maps, counts)
             return (out, convergence_delta(forward, maps, xs, bs, chunk)) if return_convergence_delta else out
 
@@ -208,14 +208,14 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
         progress: bool | None = None,
     ) -> LayerMaps:
         """Mean gradient, of the layer's shape; arguments as in `LayerConductance.attribute`."""
-        sites = self.sites(attribute_to_layer_input)
+        layers = self.resolved_layers(attribute_to_layer_input)
         check_steps(method, n_steps)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
             bs = as_baselines(baselines, xs, template=inputs)
             chunk = check_chunk("internal_batch_size", internal_batch_size)
             rule = quadrature(method, n_steps)
-            maps, counts = path_gradients(forward, xs, bs, rule, wrt=sites, chunk=chunk, progress=progress)
+            maps, counts = path_gradients(forward, xs, bs, rule, wrt=layers, chunk=chunk, progress=progress)
             return self.formatted(maps, counts)
 
 
@@ -233,7 +233,7 @@ class NeuronConductance(InternalMultipliesByInputs, NeuronAttribution, GradientA
 
     Args:
         forward_func: model or callable.
-        layer: module, dotted name or `core.Layer`.
+        layer: module, dotted name or `core.layers.Layer`.
         device_ids: not needed.
         multiply_by_inputs: multiply by (input - baseline), the default.
     """
@@ -266,7 +266,7 @@ class NeuronConductance(InternalMultipliesByInputs, NeuronAttribution, GradientA
         if isinstance(self.layer, list):
             raise InputError("A neuron lives in one layer; got a list of layers.")
         rule = quadrature(method, n_steps)
-        neuron = Neuron(self.sites(attribute_to_neuron_input)[0], neuron_selector)
+        neuron = Neuron(self.resolved_layers(attribute_to_neuron_input)[0], neuron_selector)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
             bs = as_baselines(baselines, xs, template=inputs)

@@ -40,7 +40,7 @@ class LayerIntegratedGradients(InternalMultipliesByInputs, BetweenActivations, G
 
     Args:
         forward_func: model or callable.
-        layer: module, dotted name, `core.Layer`, or a list (their activations move together; none may feed another).
+        layer: module, dotted name, `Layer`, or a list (their activations move together; none may feed another).
         device_ids: not needed.
         multiply_by_inputs: multiply by the difference of the activations, the default.
 
@@ -110,7 +110,7 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
 
     Args:
         forward_func: model or callable.
-        layer: module, dotted name or `core.Layer`.
+        layer: module, dotted name or `core.layers.Layer`.
         device_ids: not needed.
         multiply_by_inputs: multiply by the difference of the activations, the default.
     """
@@ -138,7 +138,7 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
         progress: bool | None = None,
     ) -> LayerMaps | tuple[LayerMaps, Tensor]:
         """Expected gradients of the layer's shape; arguments as in `GradientShap.attribute`."""
-        sites = self.sites(attribute_to_layer_input)
+        layers = self.resolved_layers(attribute_to_layer_input)
         draws = Draws(n_samples, tol, max_samples, antithetic, stratified)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
@@ -150,7 +150,7 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
                 stdevs=stdevs,
                 generator=generator if isinstance(generator, PathDraws) else make_generator(seed, generator),
                 multiply=self._multiply_by_inputs,
-                wrt=sites,
+                wrt=layers,
                 deltas=return_convergence_delta,
                 chunk=check_chunk("batch_size", batch_size),
                 progress=progress,

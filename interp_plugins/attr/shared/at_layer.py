@@ -80,8 +80,8 @@ def start_at_layer(
     kwargs = dict(kwargs)
     func = owner.forward_func
     bound = func if isinstance(func, Call) else Call(func)
-    sites = owner.sites(to_input)
-    at = AtLayer(bound.func, sites)
+    layers = owner.resolved_layers(to_input)
+    at = AtLayer(bound.func, layers)
     extra = () if args is None else own_tree(as_tuple(args))
     with frozen(func):
         xs = check_inputs(inputs)

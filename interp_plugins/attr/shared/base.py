@@ -145,7 +145,7 @@ class InternalAttribution(Attribution):
 
     Args:
         forward_func: as for `Attribution`.
-        layer: a module, its dotted name, or a `core.Layer`; a list of these where the method allows it.
+        layer: a module, its dotted name, or a `core.layers.Layer`; a list of these where the method allows it.
         device_ids: accepted for Captum's sake; not needed.
     """
 
@@ -153,15 +153,14 @@ class InternalAttribution(Attribution):
         super().__init__(forward_func)
         self.layer, self.device_ids = layer, device_ids
 
-    def sites(self, attribute_to_layer_input: bool = False) -> list[Layer]:
+    def resolved_layers(self, attribute_to_layer_input: bool = False) -> list[Layer]:
         """The layer (or layers), resolved; `attribute_to_layer_input` chooses the side unless a `Layer` says it."""
         io = "input" if attribute_to_layer_input else "output"
         out = []
         for layer in self.layer if isinstance(self.layer, list) else [self.layer]:
-            site = resolve_layer(self.forward_func, layer)
-            out.append(
-                site if isinstance(layer, Layer) and not attribute_to_layer_input else Layer(site.module, io, site.call)
-            )
+            found = resolve_layer(self.forward_func, layer)
+            said = isinstance(layer, Layer) and not attribute_to_layer_input
+            out.append(found if said else Layer(found.module, io, found.call))
         return out
 
     def formatted(self, tensors: Sequence[Tensor], counts: Sequence[int]) -> Any:
@@ -238,7 +237,7 @@ class NeuronAttribution(InternalAttribution):
         """The model with the neuron as its output, for use as a `forward_func`."""
         if isinstance(self.layer, list):
             raise InputError("A neuron lives in one layer; got a list of layers.")
-        neuron = Neuron(self.sites(attribute_to_neuron_input)[0], neuron_selector)
+        neuron = Neuron(self.resolved_layers(attribute_to_neuron_input)[0], neuron_selector)
         func = self.forward_func
         if isinstance(func, Call):
             return Call(OfNeuron(func.func, neuron), func.kwargs)

@@ -115,7 +115,7 @@ class Replaying(Wrapper):
 
 def before(probe: Tracer, at: AtLayer) -> dict[int, tuple[nn.Module, int]]:
     """The outermost modules that ended before the first layer put in, with their numbers of calls until then."""
-    ends = [_put_in(probe, site.module, site.io, site.call) for site in at.sites()]
+    ends = [_put_in(probe, site.module, site.io, site.call) for site in at.counted_layers()]
     if any(end is None for end in ends):
         return {}
     limit = min(end for end in ends if end is not None)

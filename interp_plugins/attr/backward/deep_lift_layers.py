@@ -29,7 +29,7 @@ class _Multiplying(InternalMultipliesByInputs):
 
     Args:
         model: model or callable.
-        layer: module, dotted name or `core.Layer`.
+        layer: module, dotted name or `core.layers.Layer`.
         multiply_by_inputs: multiply by the difference to the baseline, the default.
     """
 

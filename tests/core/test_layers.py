@@ -1,4 +1,4 @@
-"""Sites: layers by module or name, through wrappers; several calls, several tensors, recurrent layers."""
+"""Layers by module or name, through wrappers; several calls, several tensors, recurrent layers."""
 
 from __future__ import annotations
 
