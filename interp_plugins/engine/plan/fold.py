@@ -20,13 +20,13 @@ LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def folded(probe: Tracer, sites: Sequence[Layer]) -> dict[int, nn.Module]:
+def folded(probe: Tracer, layers: Sequence[Layer]) -> dict[int, nn.Module]:
     """Stand-ins, by module id, for every pair that can be folded without anybody noticing.
 
-    A pair is folded where the norm is all that ever reads the linear layer's output, both run once, and no site looks
+    A pair is folded where the norm is all that ever reads the linear layer's output, both run once, and no layer looks
     between them.
     """
-    watched = {id(site.module) for site in sites}
+    watched = {id(layer.module) for layer in layers}
     out: dict[int, nn.Module] = {}
     last = {id(v.gave[0]): v for v in probe.visits if len(v.gave) == 1 and is_plain(v.module, LINEAR)}
     for norm in probe.visits:

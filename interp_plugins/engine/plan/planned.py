@@ -151,10 +151,10 @@ def _outcome(loop: Loop) -> _Outcome:
     forward, memory = loop.forward, call_cache()
     func = forward.func
     weights = tuple((id(p), p._version) for root in modules_of(func) for p in root.parameters() if not p.is_inference())
-    sites = tuple((id(site.module), site.io, site.call) for site in loop.wrt or ())
+    layers = tuple((id(layer.module), layer.io, layer.call) for layer in loop.wrt or ())
     shapes = tuple((x.shape[1:], x.dtype, x.device) for x in loop.inputs)
     switches = compiling(), kernels_enabled()
-    key = ("plan", id(func), weights, sites, shapes, len(forward.args), tuple(forward.kwargs), switches)
+    key = ("plan", id(func), weights, layers, shapes, len(forward.args), tuple(forward.kwargs), switches)
     asked = (loop.first, loop.backward)
     for known in (asked, *_SERVES[asked]):
         if (*key, known) in memory:

@@ -115,14 +115,14 @@ class Replaying(Wrapper):
 
 def before(probe: Tracer, at: AtLayer) -> dict[int, tuple[nn.Module, int]]:
     """The outermost modules that ended before the first layer put in, with their numbers of calls until then."""
-    ends = [_put_in(probe, site.module, site.io, site.call) for site in at.counted_layers()]
+    ends = [_put_in(probe, layer.module, layer.io, layer.call) for layer in at.counted_layers()]
     if any(end is None for end in ends):
         return {}
     limit = min(end for end in ends if end is not None)
     outermost: list[ModuleCall] = []
     for visit in probe.visits:  # in the order of their beginnings
         inside = outermost and visit.end < outermost[-1].end
-        if inside and any(visit.module is site.module for site in at.layers):
+        if inside and any(visit.module is layer.module for layer in at.layers):
             return {}  # a call of the layer itself would not be seen any more
         if not inside and 0 <= visit.end <= limit:
             outermost.append(visit)
