@@ -91,7 +91,7 @@ class Trial:
 
     def _planned(self, plan: Plan, values: Sequence[Tensor]) -> Results:
         if plan.behind is None:
-            layers = None if self._wrt is None else [plan.view.layer(site) for site in self._wrt]
+            layers = None if self._wrt is None else [plan.view.layer(layer) for layer in self._wrt]
             rows = (torch.zeros(len(self.rows), dtype=torch.long),) if plan.replaying else ()
             return self._run(plan.func, values, layers, rows)
         args, kwargs = self._forward.arguments(values, self.rows)

@@ -23,8 +23,8 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def folded(probe: Tracer, layers: Sequence[Layer]) -> dict[int, nn.Module]:
     """Stand-ins, by module id, for every pair that can be folded without anybody noticing.
 
-    A pair is folded where the norm is all that ever reads the linear layer's output, both run once, and no layer looks
-    between them.
+    A pair is folded where the norm is all that ever reads the linear layer's output, both run once, and no layer in
+    `layers` lies between them.
     """
     watched = {id(layer.module) for layer in layers}
     out: dict[int, nn.Module] = {}

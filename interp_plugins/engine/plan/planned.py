@@ -80,7 +80,9 @@ def planned(
     if plan is None:
         return forward, wrt
     args = (*forward.args, torch.arange(forward.n)) if plan.replaying else forward.args
-    return replace(forward, func=plan.func, args=args), None if wrt is None else [plan.view.layer(site) for site in wrt]
+    return replace(forward, func=plan.func, args=args), None if wrt is None else [
+        plan.view.layer(layer) for layer in wrt
+    ]
 
 
 def behind_first_layer(
