@@ -28,7 +28,7 @@ from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.forward import Call, Forward, one_per_row
 from interp_plugins.core.guard import frozen, modules_of
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
-from interp_plugins.core.multi_target import MultiTarget, asked_targets, part_of
+from interp_plugins.core.multi_target import AllClasses, MultiTarget, asked_targets, part_of
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.report import collect
@@ -47,6 +47,7 @@ from interp_plugins.engine import (
     share_passes,
 )
 
+_SEVERAL = (list, str, AllClasses)  # what may name several targets
 _PASSES = ("forward_passes", "backward_passes", "compiled_rows", "shared_by_targets")
 DEFAULT_METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
 DEFAULT_METHOD = DEFAULT_METHODS[0]  # where there is room for one
@@ -141,11 +142,12 @@ def explain(
         baselines = in_order(baselines, names, "baselines")
         feature_mask = in_order(feature_mask, names, "feature_mask")
     func = Call(func, forward_kwargs, output) if forward_kwargs or output is not None else func
+    several = not (isinstance(methods, str) or hasattr(methods, "attribute")) or isinstance(target, _SEVERAL)
     with (
         acceleration(accelerate and enabled()),
         compilation(as_backend(compile)),
         frozen(func, seed=seed),
-        share_passes(),
+        share_passes(several),
     ):
         xs = check_inputs(inputs)
         n = xs[0].shape[0]

@@ -11,7 +11,7 @@ from interp_plugins.core.detection import Detection, is_table
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.target import Asked
-from interp_plugins.engine import cached_pass, clean_scores, first_pass
+from interp_plugins.engine import alone, cached_pass, clean_scores, first_pass
 
 
 def predict(
@@ -36,6 +36,8 @@ def predict(
     with torch.no_grad():
         if first is None:
             output = clean_scores(forward, inputs)
+        elif alone():
+            output = first.output.detach()
         else:
             output = cached_pass(forward, inputs, "output", first.output.detach)
         classes = probabilities = None

@@ -18,7 +18,7 @@ from interp_plugins.engine.opening_pass import first_gradients, first_pass, forg
 from interp_plugins.engine.plan.compiled import as_backend, check_methods, compilation
 from interp_plugins.engine.plan.first_layer import BehindFirstLayer
 from interp_plugins.engine.plan.planned import behind_first_layer, planned
-from interp_plugins.engine.shared_passes import MergesBatch, cached_pass, clean_scores, share_passes, sharing
+from interp_plugins.engine.shared_passes import MergesBatch, alone, cached_pass, clean_scores, share_passes, sharing
 from interp_plugins.engine.switch import acceleration, enabled
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "MergesBatch",
     "Walker",
     "acceleration",
+    "alone",
     "as_backend",
     "behind_first_layer",
     "cached_pass",

@@ -26,21 +26,29 @@ from interp_plugins.engine.meter import dropped, reason, used
 from interp_plugins.engine.switch import enabled
 
 T = TypeVar("T")
-_sharing: ContextVar[bool] = ContextVar("interp_plugins_sharing", default=False)
+_sharing: ContextVar[str] = ContextVar("interp_plugins_sharing", default="")
 
 
 def sharing() -> bool:
     """Whether passes on the samples are shared here."""
-    return _sharing.get()
+    return bool(_sharing.get())
+
+
+def alone() -> bool:
+    """Whether a single method is all that follows, so that nobody asks for its gradients again."""
+    return _sharing.get() == "one"
 
 
 @contextlib.contextmanager
-def share_passes() -> Iterator[None]:
+def share_passes(several: bool = True) -> Iterator[None]:
     """Let what runs in a `with` block, inside one `frozen`, share its passes on the samples.
 
-    A single method asks for nothing twice, and comparing takes time: `explain` shares, `attribute` does not.
+    `explain` shares; a method's own `attribute` asks for nothing twice, and comparing takes time.
+
+    Args:
+        several: whether several methods or targets follow each other.
     """
-    token = _sharing.set(True)
+    token = _sharing.set("several" if several or _sharing.get() == "several" else "one")
     try:
         yield
     finally:

@@ -76,9 +76,9 @@ class ClassActivationMap(LayerAttribution):
         Raises:
             LayerError: no such layer, or a layout that cannot be told; the text says what can be given.
         """
-        chunk, alone = check_chunk("batch_size", batch_size), not sharing()
-        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward), share_passes():
-            if alone and traits_of(self).begins_with_gradient and chunk is None:
+        chunk, by_itself = check_chunk("batch_size", batch_size), not sharing()
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward), share_passes(False):
+            if by_itself and traits_of(self).begins_with_gradient and chunk is None:
                 first_pass(forward, xs)  # layer, layout and gradient, of one pass
             layers = self.chosen_layers(forward, xs, attribute_to_layer_input)
             maps, counts = self.maps(forward, xs, layers, layout, chunk)

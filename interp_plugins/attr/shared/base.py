@@ -31,7 +31,7 @@ from interp_plugins.core.tensors import (
     describe,
     per_sample_sum,
 )
-from interp_plugins.engine import cached_pass, clean_scores, first_gradients
+from interp_plugins.engine import alone, cached_pass, clean_scores, first_gradients
 
 
 class Attribution:
@@ -275,9 +275,12 @@ def batch_gradients(
     if wrt is None:
         check_float(inputs)
 
+    first = first_gradients(forward, inputs, wrt) if compute is gradients and chunk is None else None
+    if first is not None and alone():
+        return first
+
     def found() -> tuple[Any, ...]:
-        got = first_gradients(forward, inputs, wrt) if compute is gradients and chunk is None else None
-        got = got or _batch_gradients(forward, inputs, wrt, chunk, compute)
+        got = first or _batch_gradients(forward, inputs, wrt, chunk, compute)
         return got.scores, got.grads, got.activations, got.counts
 
     if compute is not gradients and known_as is None:
