@@ -1,4 +1,5 @@
-"""What every test runs under: two threads, no screen, no network, plans for tiny nets. Nothing else belongs here.
+"""What every test runs under: two threads, no screen, no network, one seed, plans for tiny nets. Nothing else belongs
+here.
 
 With INTERP_PLUGINS_KERNELS=off in the environment the kernels that stand on private operators of torch are refused, as
 they are where a build of torch has not these operators.
@@ -12,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+import pytest
 import torch
 
 from interp_plugins.engine.kernels.guest import GUESTS
@@ -25,3 +27,9 @@ if os.environ.get("INTERP_PLUGINS_KERNELS") == "off":
 
 # Small tensors: more threads than this only fight over the cores.
 torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _one_seed() -> None:
+    """A net made without a seed of its own is the same in whatever order the tests run."""
+    torch.manual_seed(0)

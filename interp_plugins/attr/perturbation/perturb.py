@@ -65,16 +65,21 @@ def _replace(
     i: int,
     lo: int,
     hi: int,
-) -> None:
-    """Put the baseline into feature k of input i, in place, for the samples [lo, hi)."""
+) -> Tensor:
+    """Put the baseline into feature k of input i, in place, for the samples [lo, hi); whether any differ by it (R,)."""
     baseline = baselines[i] if isinstance(baselines, Sequence) else baselines.at(k, i)
     if isinstance(features, Windows):
         _, box = features.box(k)
-        x[(slice(None), *box)] = baseline[(slice(lo, hi), *box)]
-        return
+        part, new = x[(slice(None), *box)], baseline[(slice(lo, hi), *box)]
+        changed = (part != new).flatten(1).any(1)
+        part.copy_(new)
+        return changed
     mask = features.masks(k)[i]
     mask = mask[lo:hi] if mask.shape[0] > 1 else mask
-    x.copy_(torch.where(mask, baseline[lo:hi], x))
+    new = torch.where(mask, baseline[lo:hi], x)
+    changed = (x != new).reshape(len(x), -1).any(1)
+    x.copy_(new)
+    return changed
 
 
 def _add(credit: _Credit, change: Tensor, features: MaskFeatures | Windows, k: int, lo: int, hi: int) -> None:
@@ -268,15 +273,19 @@ class Changes:
             return self.incremental.selected([(k, lo, hi) for k, lo, hi, _ in parts]).reshape(rows, -1)
         who = torch.cat([torch.arange(lo, hi) for _, lo, hi, _ in parts]).to(self.inputs[0].device)
         xs = [x.index_select(0, who) for x in self.inputs]
+        changed = torch.zeros(rows, dtype=torch.bool, device=who.device)
         for k, lo, hi, at in parts:
             for i in self.features.inputs_of(k):
-                _replace(xs[i][at : at + hi - lo], self.baselines, self.features, k, i, lo, hi)
+                changed[at : at + hi - lo] |= _replace(
+                    xs[i][at : at + hi - lo], self.baselines, self.features, k, i, lo, hi
+                )
         out = self._forward.selected(xs, who)
         if self.merged:
             return out.reshape(1, -1)
         if out.ndim == 0 or out.shape[0] != rows:
             raise MergesBatch
-        return out.reshape(rows, -1)
+        # A row that is the sample itself changes nothing, whatever another batch's rounding says of its score.
+        return torch.where(changed[:, None], out.reshape(rows, -1), self.clean.index_select(0, who))
 
     def credited(self, changes: Iterable[tuple[int, int, int, Tensor]]) -> list[Tensor]:
         """Maps (samples * K, ...) per input, of the changes of all features of all samples."""

@@ -144,8 +144,9 @@ def test_L14_arguments_by_name_reach_the_model() -> None:
     mask[:, 3:] = False
     exps = explain(net, {"image": X, "mask": mask, "y": Y}, ["ig", "occlusion"], target="label", output_key="logits")
     assert list(exps[0].target) == LABELLED and exps[0].meta["model"] == "Named"
-    for exp in exps:
-        assert float(exp.attribution[:, 3:].abs().sum()) == 0 < float(exp.attribution[:, :3].abs().sum())
+    for exp in exps:  # the mask stands inside the model: a row of another batch may be rounded differently
+        inside, outside = exp.attribution[:, :3].abs().sum(), exp.attribution[:, 3:].abs().sum()
+        assert float(inside) > 0 and float(outside) <= 1e-5 * float(inside)
 
 
 def logits(output):

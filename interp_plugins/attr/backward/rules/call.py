@@ -7,7 +7,8 @@ outputs. The forward pass gives the same numbers as before.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+_CONTAINERS = (tuple, list, dict, deque)
+_ONE = pytree.tree_structure(0)  # a single output
 Rule = Callable[["OpCall", tuple[Tensor, ...]], Sequence[Tensor | None]]
 
 
@@ -59,6 +62,26 @@ def block_of(value: Tensor) -> int:
 def is_real(v: Any) -> bool:
     """Whether v is a tensor that can carry a gradient."""
     return isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())
+
+
+def flat_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[Any], Any]:
+    """The arguments of a call, flat, and how to put them together again (`put_together`).
+
+    Most calls have no containers among them: looking for some with `pytree` would take longer than a small layer.
+    """
+    leaves = [*args, *kwargs.values()]
+    if any(isinstance(v, _CONTAINERS) for v in leaves):
+        return pytree.tree_flatten((args, dict(kwargs)))
+    return leaves, (len(args), tuple(kwargs))
+
+
+def put_together(leaves: list[Any], tree: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of what `flat_arguments` took apart."""
+    if isinstance(tree, tuple):
+        count, names = tree
+        return tuple(leaves[:count]), dict(zip(names, leaves[count:], strict=True))
+    args, kwargs = pytree.tree_unflatten(leaves, tree)
+    return args, kwargs
 
 
 @dataclass(eq=False)
@@ -107,7 +130,7 @@ class OpCall:
         shelf: SavedValues,
     ) -> OpCall:
         """Record a call; the operands leave the list of arguments, so that it holds no part of the graph."""
-        leaves, tree = pytree.tree_flatten((args, kwargs))
+        leaves, tree = flat_arguments(args, kwargs)
         operands = [leaves[i] for i in where]
         kept = [shelf.keep(t) for t in operands]
         leaves = [v.detach() if isinstance(v, Tensor) and v.requires_grad else v for v in leaves]
@@ -125,14 +148,17 @@ class OpCall:
         leaves = list(self.leaves)
         for i, value in zip(self.where, self.xs if at is None else at, strict=True):
             leaves[i] = value
-        args, kwargs = pytree.tree_unflatten(leaves, self.tree)
-        return args, kwargs
+        return put_together(leaves, self.tree)
 
     def run(self, at: Sequence[Tensor] | None = None) -> list[Tensor]:
         """The outputs at the given values of the operands, flat."""
         args, kwargs = self.arguments(at)
-        out, self.run_tree = pytree.tree_flatten(self.func(*args, **kwargs))
-        return out
+        out = self.func(*args, **kwargs)
+        if isinstance(out, Tensor):
+            self.run_tree = _ONE
+            return [out]
+        leaves, self.run_tree = pytree.tree_flatten(out)
+        return leaves
 
     def pull(
         self, grads: Sequence[Tensor] | Callable[[list[Tensor]], Sequence[Tensor]], at: Sequence[Tensor] | None = None

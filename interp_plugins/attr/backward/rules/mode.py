@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
-from interp_plugins.attr.backward.rules.call import OpCall, Rule, SavedValues, is_real, ruled
+from interp_plugins.attr.backward.rules.call import OpCall, Rule, SavedValues, flat_arguments, is_real, ruled
 from interp_plugins.attr.backward.rules.names import MOVES, PLAIN, op_name, out_of_place
 
 
@@ -66,7 +65,7 @@ class RuleMode(TorchFunctionMode):
         seen = self.seen(name, args, kwargs)
         written = (args[0] if args else kwargs.get("input")) if in_place or kwargs.get("inplace") else None
         self.shelf.about_to_write(written)
-        leaves = pytree.tree_leaves((args, kwargs))
+        leaves, _ = flat_arguments(args, kwargs)
         where = [i for i, v in enumerate(leaves) if is_real(v) and v.requires_grad]
         rule = self.choose(name, args, kwargs, [leaves[i] for i in where]) if where else None
         twin = out_of_place(func) if in_place else func

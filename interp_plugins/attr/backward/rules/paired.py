@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from interp_plugins.attr.backward.rules.call import OpCall, Rule, SavedValue, is_real, ruled
+from interp_plugins.attr.backward.rules.call import OpCall, Rule, SavedValue, flat_arguments, is_real, ruled
 from interp_plugins.attr.backward.rules.decompose import ATTENTION, STATISTICS, divided, log_softmax
 from interp_plugins.attr.backward.rules.mode import RuleMode
 from interp_plugins.attr.backward.rules.names import (
@@ -82,7 +81,7 @@ class PairedMode(RuleMode):
             if not self._fixed(name, args, kwargs):
                 leaves = [
                     self.shelf.keep(v) if is_real(v) and not isinstance(v, nn.Parameter) else None
-                    for v in pytree.tree_leaves((args, kwargs))
+                    for v in flat_arguments(args, kwargs)[0]
                 ]
             self.recorded.append((name, leaves))
             return None

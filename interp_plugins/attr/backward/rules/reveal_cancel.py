@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
-from interp_plugins.attr.backward.rules.call import OpCall, Rule, SavedValue, is_real, ruled
+from interp_plugins.attr.backward.rules.call import OpCall, Rule, SavedValue, flat_arguments, is_real, ruled
 from interp_plugins.attr.backward.rules.names import ELEMENTWISE, LINEAR, MOVES, PLAIN, out_of_place, words
 from interp_plugins.attr.backward.rules.paired import PairedMode
 from interp_plugins.attr.backward.rules.rescale import Rescale, bases, significant
@@ -78,7 +78,7 @@ class RevealCancelMode(PairedMode):
         """The record of a linear call of the input's run, made before the call writes anywhere."""
         if self.position is None or not torch.is_grad_enabled() or "out" in kwargs or name in ELEMENTWISE:
             return None
-        leaves = pytree.tree_leaves((args, kwargs))
+        leaves = flat_arguments(args, kwargs)[0]
         where = [i for i, v in enumerate(leaves) if is_real(v) and v.requires_grad]
         twin = out_of_place(func) if in_place else func
         bases = self._bases(name, args, kwargs, where)
@@ -132,7 +132,7 @@ class RevealCancelMode(PairedMode):
 
 
 def _moves_one(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return name in MOVES and sum(is_real(v) for v in pytree.tree_leaves((args, kwargs))) < 2
+    return name in MOVES and sum(is_real(v) for v in flat_arguments(args, kwargs)[0]) < 2
 
 
 def _no_rule(call: OpCall, grads: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
