@@ -1,0 +1,111 @@
+"""The pass that begins a call: one for prediction, layer and first gradient, and only where it equals three."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interp_plugins import acceleration, explain
+from interp_plugins.attr import GradCAMPlusPlus, LayerCAM
+from interp_plugins.core.caches import call_cache
+
+METHODS = ["saliency", "input_x_gradient", "grad_cam", "layer_cam", "grad_cam_plus_plus", "hi_res_cam"]
+KEY = ("first pass",)
+
+
+class Net(nn.Module):
+    """Counts the rows that run; its last convolution is followed by an operation in place, if asked."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3, padding=1)
+        self.act, self.fc = nn.ReLU(inplace), nn.Linear(5, 3)
+        self.ran = SimpleNamespace(rows=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.ran.rows += len(x)
+        return self.fc(self.act(self.last(self.act(self.first(x)))).mean((2, 3)))
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+
+
+def made(inplace: bool = False) -> Net:
+    torch.manual_seed(3)
+    return Net(inplace).double().eval()
+
+
+def both(net: nn.Module, x: Tensor, method: Any, **more: Any) -> tuple[Any, Any]:
+    return explain(net, x, method, **more)[0], explain(net, x, method, accelerate=False, **more)[0]
+
+
+@pytest.mark.parametrize("target", [None, 1], ids=["predicted", "given"])
+@pytest.mark.parametrize("method", METHODS)
+def test_one_pass_gives_prediction_layer_and_gradient(method: str, target: int | None, x: Tensor) -> None:
+    net = made()
+    mine, plain = both(net, x, method, target=target)
+    assert torch.allclose(mine.attribution, plain.attribution, rtol=1e-10, atol=1e-14) and mine.layer == plain.layer
+    assert torch.equal(mine.score, plain.score) and mine.prediction == plain.prediction
+    net.ran.rows = 0
+    explain(net, x, method, target=target)
+    assert net.ran.rows == len(x)
+
+
+@pytest.mark.parametrize("cls", [LayerCAM, GradCAMPlusPlus])
+def test_a_map_asked_for_directly_takes_one_pass_too(cls: type, x: Tensor) -> None:
+    net = made()
+    found = cls(net).attribute(x, 1)
+    assert net.ran.rows == len(x)
+    with acceleration(False):
+        assert torch.allclose(found, cls(net).attribute(x, 1), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("layer", ["first", "last", "act"])
+def test_a_layer_that_is_changed_in_place_or_runs_twice_is_read_by_itself(layer: str, x: Tensor) -> None:
+    net = made(inplace=True)
+    with pytest.warns(UserWarning, match="runs 2 times") if layer == "act" else acceleration():
+        mine, plain = both(net, x, "layer_cam", layer=layer)
+    assert torch.allclose(mine.attribution, plain.attribution, rtol=1e-10, atol=1e-14) and mine.attribution.any()
+
+
+def test_a_layer_with_a_hook_of_the_users_is_read_by_itself(x: Tensor) -> None:
+    net = made()
+    net.last.register_forward_hook(lambda module, args, out: 2 * out)
+    mine, plain = both(net, x, "layer_cam", layer="last")
+    assert torch.allclose(mine.attribution, plain.attribution, rtol=1e-10, atol=1e-14)
+
+
+def test_a_model_that_draws_runs_again_with_the_numbers_it_would_have_drawn(x: Tensor) -> None:
+    class Noisy(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x * (1 + 0.1 * torch.rand_like(x)))
+
+    torch.manual_seed(3)
+    mine, plain = both(Noisy().double().eval(), x, "saliency", target=1)
+    assert torch.equal(mine.attribution, plain.attribution) and torch.equal(mine.score, plain.score)
+
+
+def test_the_graph_is_gone_before_a_method_that_has_no_use_for_it(x: Tensor) -> None:
+    seen: list[bool] = []
+
+    class Looks:
+        def attribute(self, inputs: Tensor, target: Any = None) -> Tensor:
+            seen.append(KEY in call_cache())
+            return inputs
+
+    explain(made(), x, ["grad_cam", Looks()])
+    explain(made(), x, [Looks(), "saliency"])
+    explain(made(), x, ["ig", Looks(), "layer_cam"], n_steps=3)  # its layer is looked for before
+    assert seen == [False] * 3 and call_cache() == {}
+
+
+def test_rows_that_need_several_chunks_have_no_pass_of_their_own(x: Tensor) -> None:
+    net = made()
+    mine, plain = both(net, x, "saliency", batch_size=1, target=1)
+    assert torch.allclose(mine.attribution, plain.attribution, rtol=1e-10, atol=1e-14)
