@@ -67,15 +67,18 @@ class Detector(nn.Module):
 
 @cache
 def trained_detector(steps: int = 220) -> Detector:
-    """The trained detector, in eval mode."""
+    """The trained detector, in eval mode.
+
+    Trained in float64: in float32 each kind of processor rounds its own way to another net.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = Detector().train()
+        net = Detector().double().train()
     optimiser = torch.optim.Adam(net.parameters(), 4e-3)
     scenes = [scene(generator) for _ in range(512)]
-    pictures = torch.stack([picture for picture, _ in scenes])
-    boxes = torch.stack([torch.stack([box for box, _ in objects]) for _, objects in scenes])  # (512, 2, 4)
+    pictures = torch.stack([picture for picture, _ in scenes]).double()
+    boxes = torch.stack([torch.stack([box for box, _ in objects]) for _, objects in scenes]).double()  # (512, 2, 4)
     labels = torch.tensor([[label - 1 for _, label in objects] for _, objects in scenes])
     place = ((boxes[..., :2] + boxes[..., 2:]) / 2 // STRIDE).long()
     cell = place[..., 1] * CELLS + place[..., 0]
@@ -94,4 +97,4 @@ def trained_detector(steps: int = 220) -> Detector:
         for p, g in zip(net.parameters(), grads):
             p.grad = g
         optimiser.step()
-    return net.eval()
+    return net.float().eval()
