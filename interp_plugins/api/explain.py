@@ -34,7 +34,7 @@ from interp_plugins.core.random import make_generator
 from interp_plugins.core.report import collect
 from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.target import Asked
-from interp_plugins.core.tensors import as_tuple, check_inputs, is_float, like, widest
+from interp_plugins.core.tensors import as_tuple, check_inputs, is_float, like
 from interp_plugins.engine import (
     acceleration,
     as_backend,
@@ -393,12 +393,18 @@ def _readable(value: Any) -> Any:
 
 
 def _model_facts(model: Any) -> dict[str, Any]:
-    """Class name and a fingerprint of the weights (names, shapes, sums), to tell two models apart."""
+    """Class name and a fingerprint of the weights (names, shapes, sums of their bits), to tell two models apart."""
     digest = hashlib.blake2b(digest_size=8)
     for root in modules_of(model):
         for name, t in (*root.named_parameters(), *root.named_buffers()):
-            wide = widest(t.device)
-            total = 0.0 if t.is_complex() else t.detach().sum(dtype=wide).item()
-            digest.update(f"{name}{tuple(t.shape)}{t.dtype}{total!r}".encode())
+            digest.update(f"{name}{tuple(t.shape)}{t.dtype}{_bit_sum(t)}".encode())
     name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", type(model).__name__)
     return {"model": name, "fingerprint": digest.hexdigest()}
+
+
+def _bit_sum(t: Tensor) -> int:
+    """The sum of a tensor's bits read as integers: the same in any order of adding, so with any number of threads."""
+    flat = t.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    flat = flat.clone() if flat.storage_offset() % 8 else flat  # as eight bytes at a time they can be read from there
+    whole = len(flat) // 8 * 8
+    return int(flat[:whole].view(torch.int64).sum()) + int(flat[whole:].sum())

@@ -109,14 +109,23 @@ class PassFacts:
 
     def state(self) -> tuple[Any, ...]:
         """What a pass may leave behind: the generators' states, buffers, tensors in plain attributes."""
-        own = [value for m in self.modules for key, value in vars(m).items() if key not in _OF_TORCH]
+        own = [v for m in self.modules for k, v in vars(m).items() if k not in _OF_TORCH and _may_hold_tensors(v)]
         own += [m._buffers for m in self.modules if m._buffers]
-        short = [v for v in own if isinstance(v, Tensor) or (isinstance(v, (list, tuple, dict)) and len(v) <= _SHORT)]
-        held = [t for t in pytree.tree_leaves(short) if isinstance(t, Tensor)]
+        held = [t for t in pytree.tree_leaves(own) if isinstance(t, Tensor)]
         return (
             rng_state(),
             [(id(t), t._version) for t in held],
         )
+
+
+def _may_hold_tensors(value: Any) -> bool:
+    """Whether an attribute is a tensor, or a short container of more than numbers and text."""
+    if isinstance(value, Tensor):
+        return True
+    if not isinstance(value, (list, tuple, dict)) or len(value) > _SHORT:
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return any(isinstance(v, (Tensor, list, tuple, dict)) for v in parts)
 
 
 def _fact(value: Any) -> tuple[type, Any]:

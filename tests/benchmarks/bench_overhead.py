@@ -11,6 +11,7 @@ interpreter's start, and beside torch.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import subprocess
 import sys
@@ -128,7 +129,8 @@ def cases() -> Iterator[tuple[str, Call, Call]]:
     for method, peer in (("grad_cam", GradCAM), ("layer_cam", LayerCAM), ("grad_cam_plus_plus", GradCAMPlusPlus)):
         run = lambda method=method: explain(net, large, method, target=TARGET)  # noqa: E731
         yield f"resnet18 at 224, explain {method} / by hand", cam(net, last, large), run
-        made = peer(model=net, target_layers=[last])
+        twin = copy.deepcopy(net)  # the peer leaves its hooks on the model
+        made = peer(model=twin, target_layers=[twin.layer4])
         yield (
             f"resnet18 at 224, explain {method} / pytorch-grad-cam",
             lambda made=made: made(input_tensor=large, targets=[ClassifierOutputTarget(TARGET)]),

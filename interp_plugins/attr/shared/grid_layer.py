@@ -11,7 +11,7 @@ from interp_plugins.core.errors import LayerError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.grid import Grid, ModuleOutput, find_grid, trace_shapes
 from interp_plugins.core.layers import Layer
-from interp_plugins.engine import cached_pass, first_pass
+from interp_plugins.engine import alone, cached_pass, first_pass
 
 
 def shapes_of_modules(forward: Forward, inputs: Sequence[Tensor]) -> list[ModuleOutput]:
@@ -21,7 +21,7 @@ def shapes_of_modules(forward: Forward, inputs: Sequence[Tensor]) -> list[Module
         first = first_pass(forward, inputs, make=False)
         return _shapes(trace_shapes(forward, inputs)[1] if first is None else first.modules)
 
-    return cached_pass(forward, inputs, "shapes seen", traced)
+    return traced() if alone() else cached_pass(forward, inputs, "shapes seen", traced)
 
 
 def _shapes(seen: Sequence[ModuleOutput]) -> list[ModuleOutput]:
@@ -42,13 +42,16 @@ def last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module 
     Raises:
         LayerError: the model has none.
     """
+    if alone():
+        return _last_grid_layer(forward, inputs, body)
     return cached_pass(forward, inputs, ("last grid layer", body), lambda: _last_grid_layer(forward, inputs, body))
 
 
 def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None) -> Layer:
     first = first_pass(forward, inputs)
     output, seen = trace_shapes(forward, inputs) if first is None else (first.output, first.modules)
-    cached_pass(forward, inputs, "shapes seen", lambda: _shapes(seen))  # in case it is asked for
+    if not alone():
+        cached_pass(forward, inputs, "shapes seen", lambda: _shapes(seen))  # in case it is asked for
     found: list[tuple[ModuleOutput, Grid]] = []
     for one in seen:
         if not one.shape or one.shape[0] != output.shape[0]:  # windows folded into the batch
