@@ -38,7 +38,7 @@ from interp_plugins.engine.switch import enabled, kernels_enabled
 
 MIN_ROWS = 12  # from which a plan pays: the comparison runs two rows each way, and a few more where a plan fails
 MIN_ROWS_CUDA = 2000  # there a pass is short, and making a plan takes as long as it does on a CPU
-MIN_ELEMENTS = 1 << 14  # of all rows: what is smaller is over before a plan is made
+MIN_ELEMENTS = 1 << 20  # of all rows: making a plan takes longer than it saves below (resnet18: at 64 x 64, not at 96)
 _NAME = "planned"
 
 
