@@ -193,8 +193,8 @@ def test_a_right_import_passes(module: str, source: str) -> None:
     assert complaints(name, source, name.split(".")[:-1]) == []
 
 
-# One idea in two frameworks, imported from the adapter of one's own; and a name that Captum Insights gave.
-TWINS = {"AttributionCallback", "Batch"}
+# One idea in two frameworks, imported from the adapter of one's own.
+TWINS = {"AttributionCallback"}
 
 
 def test_no_two_public_classes_share_a_name() -> None:

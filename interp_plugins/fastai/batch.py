@@ -1,4 +1,4 @@
-"""`Batch`: plain tensors from fastai's loaders, through its own validation transforms.
+"""`ReadBatch`: plain tensors from fastai's loaders, through its own validation transforms.
 
 The only road is `dls.test_dl(...)`, or a validation loader made anew, and iterating it: then every random transform is
 off, `Resize` crops the centre, and the tensors are those that `predict` gives to the model. `dls.after_item` and
@@ -25,7 +25,7 @@ QUIET = {"num_workers": 0, "pin_memory": False, "shuffle": False, "drop_last": F
 
 
 @dataclass(frozen=True)
-class Batch:
+class ReadBatch:
     """What the model is called with, and what is known of its rows.
 
     Attributes:
@@ -45,7 +45,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.inputs[0])
 
-    def rows(self, chosen: Sequence[int]) -> Batch:
+    def rows(self, chosen: Sequence[int]) -> ReadBatch:
         """Some rows as a batch, in the order given; what is no tensor is for all rows."""
         index = torch.tensor(chosen)
 
@@ -63,7 +63,7 @@ def length(dl: Any) -> int | None:
     return len(dl.dataset) if hasattr(dl.dataset, "__len__") else dl.n
 
 
-def read(dl: Iterable[Any], n_inp: int) -> Batch:
+def read(dl: Iterable[Any], n_inp: int) -> ReadBatch:
     """All batches of a loader as one, of plain tensors."""
     try:
         return joined([unpacked(b, n_inp) for b in dl])
@@ -76,7 +76,7 @@ def read(dl: Iterable[Any], n_inp: int) -> Batch:
         ) from err
 
 
-def unpacked(values: Any, n_inp: int | None) -> Batch:
+def unpacked(values: Any, n_inp: int | None) -> ReadBatch:
     """A loader's batch as plain tensors, side by side.
 
     Args:
@@ -91,7 +91,7 @@ def unpacked(values: Any, n_inp: int | None) -> Batch:
     packing = tuple(_flattened(part, flat) for part in batch[:cut])
     image = isinstance(flat[0], TensorImageBase) and flat[0].ndim == 4
     nested = packing if any(isinstance(part, tuple) for part in packing) else None
-    return Batch(plain(flat), plain(batch[cut:]), image=image, packing=nested)
+    return ReadBatch(plain(flat), plain(batch[cut:]), image=image, packing=nested)
 
 
 def _flattened(part: Any, flat: list[Any]) -> Any:
@@ -107,7 +107,7 @@ def plain(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(v.detach().as_subclass(Tensor) if isinstance(v, Tensor) else v for v in values)
 
 
-def joined(parts: Sequence[Batch]) -> Batch:
+def joined(parts: Sequence[ReadBatch]) -> ReadBatch:
     """One batch from several.
 
     Raises:
@@ -155,7 +155,7 @@ class Repacked(Wrapper):
         return self.model(*packed(self.packing))
 
 
-def to_model(batch: Batch, model: nn.Module) -> Any:
+def to_model(batch: ReadBatch, model: nn.Module) -> Any:
     """The inputs on the model's device and in its floating-point type: a tensor, or a tuple for several inputs."""
     known = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), None)
 

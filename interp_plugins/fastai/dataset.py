@@ -14,7 +14,7 @@ from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.tensors import describe
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
-from interp_plugins.fastai.batch import Batch, joined
+from interp_plugins.fastai.batch import ReadBatch, joined
 from interp_plugins.fastai.items import is_item
 from interp_plugins.fastai.labels import class_indices
 from interp_plugins.fastai.learner_info import class_names
@@ -69,7 +69,7 @@ def explain_dataset(
     options = {"layer": layer, "baselines": baselines, **params}
     reader = reader_of(self)
 
-    def explained(samples: list[Batch], at: int) -> Explained:
+    def explained(samples: list[ReadBatch], at: int) -> Explained:
         batch = joined(samples)
         with reader.unchanged():
             found = reader.explain(reader.ready(batch), methods, target=target, seed=at, progress=False, **options)
@@ -123,7 +123,7 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.dl.dataset)
 
-    def __getitem__(self, i: int) -> Batch:
+    def __getitem__(self, i: int) -> ReadBatch:
         """Row i as a batch of one."""
         with self.reader.unchanged():
             [row] = self.reader.from_dl(self.dl, [i])

@@ -17,7 +17,7 @@ from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
-from interp_plugins.fastai.batch import Batch
+from interp_plugins.fastai.batch import ReadBatch
 from interp_plugins.fastai.reader import SampleSource, reader_of
 from interp_plugins.insights import Ask, Live, Made, Session, serve, widget
 from interp_plugins.insights.forms import forms, typed
@@ -184,7 +184,7 @@ class LearnerSubject(Live):
         return {"target": target, "baselines": self.default if ask.baseline == "default" else ask.baseline}
 
 
-def _truth(row: Batch, spec: InputSpec) -> Truth | None:
+def _truth(row: ReadBatch, spec: InputSpec) -> Truth | None:
     """The ground truth, where it is one class, several labels, or one value."""
     if len(row.labels) != 1 or not isinstance(row.labels[0], Tensor):
         return None

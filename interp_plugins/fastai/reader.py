@@ -39,7 +39,7 @@ from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.guard import preserved_rng
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
-from interp_plugins.fastai.batch import QUIET, Batch, Repacked, joined, length, read, to_model, unpacked
+from interp_plugins.fastai.batch import QUIET, ReadBatch, Repacked, joined, length, read, to_model, unpacked
 from interp_plugins.fastai.items import alike, as_values, at, indices, is_item, name_of, names_of
 from interp_plugins.fastai.labels import wants_label
 from interp_plugins.fastai.learner_info import (
@@ -156,7 +156,7 @@ class Reader:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def read(self, source: SampleSource, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[Batch]:
+    def read(self, source: SampleSource, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[ReadBatch]:
         """The batches of the one source that is given.
 
         Args:
@@ -204,7 +204,7 @@ class Reader:
             raise InputError(f"{name}={split!r}, but the data have {len(loaders)} splits (0 training, 1 validation).")
         return loaders[split]
 
-    def from_items(self, item: Any, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[Batch]:
+    def from_items(self, item: Any, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[ReadBatch]:
         """Encode raw items by the data's validation transforms.
 
         Args:
@@ -229,7 +229,7 @@ class Reader:
             parts = [self._encode(group, labelled, rm_type_tfms) for group in alike(values)]
         return self.ready(replace(joined(parts), names=names))
 
-    def _encode(self, values: Any, labelled: bool, rm_type_tfms: Any) -> Batch:
+    def _encode(self, values: Any, labelled: bool, rm_type_tfms: Any) -> ReadBatch:
         kwargs = {**QUIET, "rm_type_tfms": rm_type_tfms}
         if not labelled:
             return read(self.dls.test_dl(values, **kwargs), n_inputs(self.dls))
@@ -246,7 +246,7 @@ class Reader:
                 f"{reason}. Give the class by name or index, or take the items from the data: ds_idx=1, idxs=[...]."
             ) from err
 
-    def from_dl(self, dl: Any, idxs: Any = None) -> list[Batch]:
+    def from_dl(self, dl: Any, idxs: Any = None) -> list[ReadBatch]:
         """Read a loader's rows with validation transforms, in the order of its items.
 
         Args:
@@ -255,7 +255,7 @@ class Reader:
         """
         return self.ready(self.collated(dl, idxs))
 
-    def collated(self, dl: Any, idxs: Any = None) -> Batch:
+    def collated(self, dl: Any, idxs: Any = None) -> ReadBatch:
         """The rows of a loader as one batch, as its own transforms put them together; the arguments of `from_dl`."""
         if not isinstance(dl, DataLoader):
             return self._of_batches(dl, idxs)
@@ -278,13 +278,13 @@ class Reader:
             batch = read(made, n_inputs(self.dls))
         return replace(batch, names=None if chosen is None else self.names(chosen))
 
-    def _of_batches(self, batches: Any, idxs: Any) -> Batch:
+    def _of_batches(self, batches: Any, idxs: Any) -> ReadBatch:
         if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Tensor)):
             raise InputTypeError(f"dl= takes a DataLoader or a list of batches, got {describe(batches)}.")
         batch = read(batches, n_inputs(self.dls))
         return batch if idxs is None else batch.rows(indices(idxs, len(batch)))
 
-    def from_xb(self, xb: Any) -> list[Batch]:
+    def from_xb(self, xb: Any) -> list[ReadBatch]:
         """A batch that is encoded already.
 
         Args:
@@ -296,7 +296,7 @@ class Reader:
             )
         return self.ready(unpacked(xb, n_inputs(self.dls, default=None)))
 
-    def ready(self, batch: Batch) -> list[Batch]:
+    def ready(self, batch: ReadBatch) -> list[ReadBatch]:
         """A batch in the parts in which this kind is explained: here as a whole."""
         return [batch]
 
@@ -315,7 +315,7 @@ class Reader:
     # -- the model ---------------------------------------------------------------------------------------------
 
     def explain(
-        self, batches: Sequence[Batch], methods: Any, *, target: Any = None, baselines: Any = None, **params: Any
+        self, batches: Sequence[ReadBatch], methods: Any, *, target: Any = None, baselines: Any = None, **params: Any
     ) -> Explanations:
         """Explain what was read, with what the Learner knows of it.
 
@@ -333,7 +333,7 @@ class Reader:
             found.append(self.told(exps, batch, baselines))
         return self.merged(found)
 
-    def arguments(self, batch: Batch, *, target: Any = None, baselines: Any = None) -> dict[str, Any]:
+    def arguments(self, batch: ReadBatch, *, target: Any = None, baselines: Any = None) -> dict[str, Any]:
         """What `interp_plugins.explain` is called with for a batch, but for the methods.
 
         Args:
@@ -352,7 +352,7 @@ class Reader:
             **self.outputs(),
         }
 
-    def call(self, batch: Batch) -> tuple[Any, Batch]:
+    def call(self, batch: ReadBatch) -> tuple[Any, ReadBatch]:
         """The model as a function of a batch's inputs, and the batch of those that are explained."""
         return (self.model if batch.packing is None else Repacked(self.model, batch.packing)), batch
 
@@ -371,7 +371,7 @@ class Reader:
         """The baselines of these inputs, as `interp_plugins.explain` takes them."""
         return given
 
-    def spec(self, inputs: Any, batch: Batch) -> InputSpec | None:
+    def spec(self, inputs: Any, batch: ReadBatch) -> InputSpec | None:
         """What is known of the inputs; None: the core guesses."""
         first = inputs[0] if isinstance(inputs, tuple) else inputs
         return spec_of(self.dls, first, batch.image) if isinstance(first, Tensor) else None
@@ -386,7 +386,7 @@ class Reader:
 
     # -- the result --------------------------------------------------------------------------------------------
 
-    def told(self, exps: Explanations, batch: Batch, baselines: Any = None) -> Explanations:
+    def told(self, exps: Explanations, batch: ReadBatch, baselines: Any = None) -> Explanations:
         """A batch's explanations in words of the data: the samples' names, a kind's tokens or columns.
 
         Args:

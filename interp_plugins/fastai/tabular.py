@@ -31,7 +31,7 @@ from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe, is_float
 from interp_plugins.core.wrapper import Wrapper
-from interp_plugins.fastai.batch import QUIET, Batch, read
+from interp_plugins.fastai.batch import QUIET, ReadBatch, read
 from interp_plugins.fastai.items import indices
 from interp_plugins.fastai.learner_info import class_names
 from interp_plugins.fastai.reader import Reader, register_reader
@@ -62,7 +62,7 @@ class TabularReader(Reader):
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def from_items(self, item: Any, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[Batch]:
+    def from_items(self, item: Any, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[ReadBatch]:
         """Encode raw rows: a Series, a dict, a DataFrame, or a list of Series or dicts.
 
         Raises:
@@ -96,7 +96,7 @@ class TabularReader(Reader):
             ) from err
         return self._named(dl, raw.index)
 
-    def from_dl(self, dl: Any, idxs: Any = None) -> list[Batch]:
+    def from_dl(self, dl: Any, idxs: Any = None) -> list[ReadBatch]:
         """Rows of a loader of the data, which are encoded already, in the order asked for."""
         table = getattr(dl, "dataset", None)
         if not isinstance(table, Tabular):
@@ -109,10 +109,10 @@ class TabularReader(Reader):
         chosen = table.iloc[indices(idxs, len(table))]
         return self._named(self.dls.valid.new(chosen, **QUIET), chosen.items.index)
 
-    def _named(self, dl: Any, index: Any) -> list[Batch]:
+    def _named(self, dl: Any, index: Any) -> list[ReadBatch]:
         return self.ready(replace(read(dl, self.dls.n_inp), names=tuple(str(label) for label in index)))
 
-    def ready(self, batch: Batch) -> list[Batch]:
+    def ready(self, batch: ReadBatch) -> list[ReadBatch]:
         """The batch with one label per row (N,), not a column of one (N, 1)."""
         labels = tuple(y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in batch.labels)
         return [replace(batch, labels=labels)]
@@ -136,14 +136,14 @@ class TabularReader(Reader):
 
     # -- the model's inputs --------------------------------------------------------------------------------------
 
-    def call(self, batch: Batch) -> tuple[Any, Batch]:
+    def call(self, batch: ReadBatch) -> tuple[Any, ReadBatch]:
         """The model as a function of the inputs that have columns, and the batch of these."""
         used = [i for i, x in enumerate(batch.inputs) if x.numel()]
         if len(used) == len(batch.inputs):
             return self.model, batch
         return _Partial(self.model, batch.inputs, used), replace(batch, inputs=tuple(batch.inputs[i] for i in used))
 
-    def spec(self, inputs: Any, batch: Batch) -> InputSpec:
+    def spec(self, inputs: Any, batch: ReadBatch) -> InputSpec:
         """Kind of data, class names and column names."""
         return InputSpec(kind="tabular", vocab=class_names(self.dls), feature_names=(*self.categories, *self.numbers))
 
@@ -189,7 +189,7 @@ class TabularReader(Reader):
 
     # -- the result ----------------------------------------------------------------------------------------------
 
-    def told(self, exps: Explanations, batch: Batch, baselines: Any = None) -> Explanations:
+    def told(self, exps: Explanations, batch: ReadBatch, baselines: Any = None) -> Explanations:
         """The explanations with one value per column, the columns' values in raw units, and the baseline's name."""
         name = _baseline_name(baselines)
         return super().told(Explanations([self._by_column(exp, name) for exp in exps]), batch, baselines)

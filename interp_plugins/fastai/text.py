@@ -32,7 +32,7 @@ from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
 from interp_plugins.core.wrapper import Wrapper
-from interp_plugins.fastai.batch import QUIET, Batch, plain
+from interp_plugins.fastai.batch import QUIET, ReadBatch, plain
 from interp_plugins.fastai.items import indices
 from interp_plugins.fastai.learner_info import class_names, valid
 from interp_plugins.fastai.reader import Reader, register_reader
@@ -125,7 +125,7 @@ class TextReader(Reader):
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def from_items(self, item: Any, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[Batch]:
+    def from_items(self, item: Any, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[ReadBatch]:
         """One batch per text: a str or file, a tuple of tokens, a 1-d tensor of ids; or a list of these.
 
         Raises:
@@ -139,21 +139,21 @@ class TextReader(Reader):
         named = any(b.names for b in batches)
         return [replace(b, names=b.names or ("",)) for b in batches] if named else batches
 
-    def _one(self, value: Any, labelled: bool) -> Batch:
+    def _one(self, value: Any, labelled: bool) -> ReadBatch:
         name = value.name if isinstance(value, Path) else ""
         if isinstance(value, Tensor) and value.ndim == 1 and not value.is_floating_point():
-            batch = Batch((value.detach().as_subclass(Tensor)[None].long(),))
+            batch = ReadBatch((value.detach().as_subclass(Tensor)[None].long(),))
         elif isinstance(value, tuple) and all(isinstance(t, str) for t in value):
             unknown = self.tokens.unknown
             ids = [unknown if (i := self.tokens.ids(t)) is None else i for t in value]
-            batch = Batch((torch.tensor([ids], dtype=torch.long),))
+            batch = ReadBatch((torch.tensor([ids], dtype=torch.long),))
         elif isinstance(value, (int, float, bool)) or value is None or isinstance(value, Tensor):
             raise InputTypeError(
                 f"A text is a str, a file, a tuple of tokens, or a 1-d tensor of ids (or a list of these); got "
                 f"{describe(value)}."
             )
         elif self.is_language_model:
-            batch = Batch((self.dls.test_dl([value], **_FEW).items[0].as_subclass(Tensor)[None],))
+            batch = ReadBatch((self.dls.test_dl([value], **_FEW).items[0].as_subclass(Tensor)[None],))
         else:
             try:
                 batch = next(self._rows(self.dls.test_dl([value], with_labels=labelled, **QUIET)))
@@ -168,7 +168,7 @@ class TextReader(Reader):
             raise InputError(f"The text {value!r} has no token.")
         return replace(batch, names=(name,) if name else None)
 
-    def from_dl(self, dl: Any, idxs: Any = None) -> list[Batch]:
+    def from_dl(self, dl: Any, idxs: Any = None) -> list[ReadBatch]:
         """One batch per row of a loader, in the order of its items."""
         if self.is_language_model:
             raise InputTypeError("A language model is explained for the next token of a text: learn.explain('...').")
@@ -179,33 +179,33 @@ class TextReader(Reader):
         rows = indices(idxs, len(dl.dataset))
         return [next(self._rows(dl.new(get_idxs=lambda r=r: [r], **QUIET))) for r in rows]
 
-    def from_xb(self, xb: Any) -> list[Batch]:
+    def from_xb(self, xb: Any) -> list[ReadBatch]:
         """One batch per row of an encoded batch (N, T), without its padding."""
         parts = plain(tuple(xb) if isinstance(xb, (tuple, list)) else (xb,))
         if not parts or not isinstance(parts[0], Tensor) or parts[0].ndim != 2 or parts[0].is_floating_point():
             raise InputError(f"xb= takes an encoded batch of texts, ids (N, T); got {describe(xb)}.")
         n = self.dls.n_inp
-        return self.ready(Batch(parts[:n], parts[n:]))
+        return self.ready(ReadBatch(parts[:n], parts[n:]))
 
-    def ready(self, batch: Batch) -> list[Batch]:
+    def ready(self, batch: ReadBatch) -> list[ReadBatch]:
         """Every text of a batch alone, without its padding."""
         found = []
         for i, row in enumerate(batch.inputs[0]):
             ids = row if self.tokens.pad is None else row[row != self.tokens.pad]
             labels = tuple(y[i : i + 1] for y in batch.labels)
             name = batch.names[i : i + 1] if batch.names else None
-            found.append(Batch((ids[None], *(x[i : i + 1] for x in batch.inputs[1:])), labels, name))
+            found.append(ReadBatch((ids[None], *(x[i : i + 1] for x in batch.inputs[1:])), labels, name))
         return found
 
-    def _rows(self, dl: Any) -> Iterator[Batch]:
+    def _rows(self, dl: Any) -> Iterator[ReadBatch]:
         n = self.dls.n_inp
         for b in dl:
             parts = tuple(b) if isinstance(b, (tuple, list)) else (b,)
-            yield Batch(plain(parts[:n]), plain(parts[n:]))
+            yield ReadBatch(plain(parts[:n]), plain(parts[n:]))
 
     # -- the model -----------------------------------------------------------------------------------------------
 
-    def call(self, batch: Batch) -> tuple[Any, Batch]:
+    def call(self, batch: ReadBatch) -> tuple[Any, ReadBatch]:
         """The model as a function of ids alone.
 
         Raises:
@@ -231,7 +231,7 @@ class TextReader(Reader):
             value = value[-1] if isinstance(value, list) else value
         return value[:, -1] if self.is_language_model else value
 
-    def spec(self, inputs: Any, batch: Batch) -> InputSpec:
+    def spec(self, inputs: Any, batch: ReadBatch) -> InputSpec:
         """Kind of data and class names (of a language model: its tokens)."""
         return InputSpec(kind="text", vocab=class_names(self.dls))
 
@@ -253,7 +253,7 @@ class TextReader(Reader):
 
     # -- the result ----------------------------------------------------------------------------------------------
 
-    def told(self, exps: Explanations, batch: Batch, baselines: Any = None) -> Explanations:
+    def told(self, exps: Explanations, batch: ReadBatch, baselines: Any = None) -> Explanations:
         """The explanations of a text with its tokens."""
         tokens = tuple([self.tokens.names(i) for i in row] for row in batch.inputs[0].tolist())
         return super().told(Explanations([replace(e, tokens=tokens) for e in exps]), batch, baselines)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.tensors import describe
-from interp_plugins.fastai.batch import Batch
+from interp_plugins.fastai.batch import ReadBatch
 from interp_plugins.fastai.learner_info import image_class
 from interp_plugins.fastai.pictures import as_picture, is_path, is_picture
 from interp_plugins.fastai.reader import Reader, register_reader
@@ -63,7 +63,7 @@ class VisionReader(Reader):
         """The file's name, also where the path is a text."""
         return Path(value).name if is_path(value) else super().name(value)
 
-    def from_xb(self, xb: Any) -> list[Batch]:
+    def from_xb(self, xb: Any) -> list[ReadBatch]:
         """An encoded batch, whose first input must be floats (N, C, H, W).
 
         Raises:

@@ -28,7 +28,7 @@ from interp_plugins.core.errors import InputTypeError, InterpError
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.fastai import reader as readers
-from interp_plugins.fastai.batch import Batch
+from interp_plugins.fastai.batch import ReadBatch
 from interp_plugins.fastai.reader import Reader, reader_of, register_reader
 from interp_plugins.fastai.tabular import TabularReader
 from interp_plugins.fastai.text import TextReader
@@ -66,18 +66,18 @@ def spectrum_reader(own_kinds: None) -> type[Reader]:
         def reads(cls, learn: Any) -> bool:
             return isinstance(learn.dls, SpectrumLoaders)
 
-        def from_items(self, item: Any, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[Batch]:
+        def from_items(self, item: Any, *, labelled: bool = False, rm_type_tfms: Any = None) -> list[ReadBatch]:
             if not isinstance(item, dict):
                 raise InputTypeError("A spectrum is a dict band -> value.")
-            return self.ready(Batch((torch.tensor([[float(item[band]) for band in BANDS]]),), names=("probe",)))
+            return self.ready(ReadBatch((torch.tensor([[float(item[band]) for band in BANDS]]),), names=("probe",)))
 
         def baselines(self, given: Any, inputs: Any) -> Any:
             return torch.full_like(inputs, 0.25) if given == "dark" else given
 
-        def spec(self, inputs: Any, batch: Batch) -> InputSpec:
+        def spec(self, inputs: Any, batch: ReadBatch) -> InputSpec:
             return InputSpec(kind="tabular", vocab=("rock", "leaf"), feature_names=BANDS)
 
-        def told(self, exps: Explanations, batch: Batch, baselines: Any = None) -> Explanations:
+        def told(self, exps: Explanations, batch: ReadBatch, baselines: Any = None) -> Explanations:
             told = super().told(exps, batch, baselines)
             return Explanations([replace(e, values=tuple(map(tuple, e.input.tolist()))) for e in told])
 
