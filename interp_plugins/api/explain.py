@@ -404,7 +404,11 @@ def _model_facts(model: Any) -> dict[str, Any]:
 
 def _bit_sum(t: Tensor) -> int:
     """The sum of a tensor's bits read as integers: the same in any order of adding, so with any number of threads."""
-    flat = t.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    t = t.detach()
+    if t.layout is not torch.strided:
+        t = t.to_dense()
+    t = t.int_repr() if t.is_quantized else t
+    flat = t.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
     flat = flat.clone() if flat.storage_offset() % 8 else flat  # as eight bytes at a time they can be read from there
     whole = len(flat) // 8 * 8
     return int(flat[:whole].view(torch.int64).sum()) + int(flat[whole:].sum())

@@ -167,6 +167,11 @@ def modules_below(roots: Iterable[nn.Module]) -> list[nn.Module]:
     return list(found.values())
 
 
+def _is_large(buffer: Tensor) -> bool:
+    """Whether a buffer is too large for a private copy; sparse ones have no size of their own, and are copied."""
+    return buffer.layout is torch.strided and buffer.nbytes > _LARGE_BUFFER
+
+
 @contextlib.contextmanager
 def _quiet_modules(modules: list[nn.Module]) -> Iterator[None]:
     """Eval mode, parameters without grad, buffers and plain attributes as they were: restored one by one."""
@@ -187,7 +192,7 @@ def _quiet_modules(modules: list[nn.Module]) -> Iterator[None]:
                 m.training = False
         for m, held in buffers:
             for name, buffer in held.items():
-                if buffer is not None and (buffer.is_inference() or buffer.nbytes <= _LARGE_BUFFER):
+                if buffer is not None and (buffer.is_inference() or not _is_large(buffer)):
                     # A private copy: no in-place change reaches the user's buffer, no inference tensor our graph.
                     m._buffers[name] = buffer.clone()
         for m, name, p in inference:

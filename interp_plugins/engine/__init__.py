@@ -5,6 +5,8 @@
     incremental_for     scores of perturbed rows, computed from what changed
     walker_for          scores along orders of features, each from the one before
     cached_pass, clean_scores   passes on the samples themselves, shared by the methods of one call
+    first_pass, first_gradients the pass that begins a call, with its graph: prediction, layer and first gradient
+    share_passes        where these are shared at all: in `explain`
     acceleration        the switch of them all; `compilation` asks for `torch.compile`
 
 All of it is exact up to rounding, compared with the plain model on the actual input, and dropped where it does not

@@ -406,3 +406,22 @@ def test_inputs_on_display_are_plain_copies(net: Net, x: Tensor) -> None:
     exp = explain(net, marked, "saliency")[0]
     assert type(exp.inputs) is Tensor and type(exp.attribution) is Tensor and torch.equal(exp.inputs, x)
     assert exp.inputs.data_ptr() != marked.data_ptr()
+
+
+@pytest.mark.parametrize("kind", ["sparse", "complex", "bool", "a part of another", "channels last", "half"])
+def test_weights_of_every_kind_have_a_fingerprint(kind: str, net: Net, x: Tensor) -> None:
+    table = torch.arange(48.0).reshape(2, 3, 2, 4)
+    held = {
+        "sparse": table[0, 0].to_sparse(),
+        "complex": torch.view_as_complex(table.reshape(-1, 2)),
+        "bool": table > 3,
+        "a part of another": table.reshape(-1)[1:],
+        "channels last": table.contiguous(memory_format=torch.channels_last),
+        "half": table.half(),
+    }[kind]
+    net.register_buffer("held", held)
+    first = explain(net, x, "saliency")[0].meta["fingerprint"]
+    net.held = held.clone()
+    assert explain(net, x, "saliency")[0].meta["fingerprint"] == first
+    net.held = held.to_dense() * 0 if kind == "sparse" else torch.zeros_like(held)
+    assert explain(net, x, "saliency")[0].meta["fingerprint"] != first

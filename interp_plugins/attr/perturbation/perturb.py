@@ -285,7 +285,9 @@ class Changes:
         if out.ndim == 0 or out.shape[0] != rows:
             raise MergesBatch
         # A row that is the sample itself changes nothing, whatever another batch's rounding says of its score.
-        return torch.where(changed[:, None], out.reshape(rows, -1), self.clean.index_select(0, who))
+        # The output may lie on another device than the inputs.
+        clean = self.clean.index_select(0, who.to(self.clean.device))
+        return torch.where(changed[:, None].to(out.device), out.reshape(rows, -1), clean)
 
     def credited(self, changes: Iterable[tuple[int, int, int, Tensor]]) -> list[Tensor]:
         """Maps (samples * K, ...) per input, of the changes of all features of all samples."""
