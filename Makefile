@@ -34,10 +34,11 @@ test: export OMP_WAIT_POLICY ?= passive
 test: lint browser  ## lint, type-check and run every test
 	@$(PY) -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal $(PYTEST_ARGS)
 
-# And once more as on a build of torch without the private operators that some kernels stand on.
+# Repeated trials at full size, and then everything once more as on a build of torch without the private operators that some kernels stand on.
 test-all: export OMP_NUM_THREADS ?= 1
 test-all: export OMP_WAIT_POLICY ?= passive
-test-all: test  ## all that test does, and every test with these kernels refused
+test-all: export INTERP_PLUGINS_THOROUGH := 1
+test-all: test  ## all that test does with repeated trials at full size, and every test with these kernels refused
 	@INTERP_PLUGINS_KERNELS=off $(PY) -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal $(PYTEST_ARGS)
 
 # The viewer's tests drive Debian's Chromium; where it is missing and can be installed, it is.
