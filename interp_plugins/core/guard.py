@@ -1,8 +1,9 @@
 """`frozen`: the one place where a model is made safe to explain, and put back exactly as it was.
 
 Inside the scope: every submodule in eval mode, parameters without grad, gradients possible even when called from
-`no_grad` or `inference_mode`, compiled modules run eagerly (so that hooks fire), cuDNN off for recurrent nets on
-CUDA (it refuses a backward in eval mode), private RNG streams. On leaving, also after an exception, everything is
+`no_grad` or `inference_mode`, compiled modules run eagerly (so that hooks fire), no fast path of encoders and no
+gradient checkpointing (`core.plain_run`), cuDNN off for recurrent nets on CUDA (it refuses a backward in eval mode),
+private RNG streams. On leaving, also after an exception, everything is
 restored: training flags one by one, `requires_grad`, buffers and tensors in plain attributes that the forward set (a
 recurrent net's state), hooks are the business of `core.layers`, and the state of the random, NumPy, torch, CUDA and MPS
 generators.
@@ -27,6 +28,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree as pytree
 
 from interp_plugins.core.caches import cache_scope
+from interp_plugins.core.plain_run import plain_run
 
 _LARGE_BUFFER = 64 * 2**20  # bytes; larger buffers are packed weights, not running statistics
 _MANY = 64  # containers longer than this are data, not ensembles
@@ -263,6 +265,7 @@ def frozen(func: Callable[..., Any], *, seed: int | None = None) -> Iterator[Non
         torch.inference_mode(False),
         torch.enable_grad(),
         _eager(),
+        plain_run(),
         _quiet_modules(modules),
         cudnn,
         cache_scope(roots[0] if roots else None),

@@ -1,0 +1,144 @@
+"""Forwards that run lazily or again: gradient checkpointing, heads that write into their own values, hooks."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+import interp_plugins as ip
+from interp_plugins.attr import LayerIntegratedGradients, Saliency
+from interp_plugins.core.guard import frozen
+from tests.conformance.cases import VARIANTS, attribute, distance, typical
+
+
+def checkpointed(model: nn.Module, reentrant: bool) -> nn.Module:
+    """The model with each of its parts checkpointed, as `set_grad_checkpointing` of many libraries does it."""
+    for part in model.children():
+        part.forward = functools.partial(checkpoint, part.forward, use_reentrant=reentrant)
+    return model
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_method_takes_a_checkpointed_model(variant: str) -> None:
+    """The maps are those of the model without checkpointing, with both of torch's ways."""
+    case = typical(variant)
+    right = attribute(variant, case.build())
+    for reentrant in (False, True):
+        problem = case.build()
+        checkpointed(problem.model, reentrant)
+        assert distance(attribute(variant, problem), right) < 1e-12
+
+
+class Net(nn.Module):
+    """A small CNN that calls its body in the way that is given."""
+
+    def __init__(self, call: Callable[..., Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.call = call
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.ReLU())
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.call(self.body, x))
+
+
+def decorated(body: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """Keyword arguments and a context around the pass, as selective checkpointing has them."""
+
+    def part(scale: float, *, x: Tensor) -> Tensor:
+        return body(x * scale)
+
+    return checkpoint(part, 1.0, x=x, use_reentrant=False, determinism_check="none", preserve_rng_state=False)
+
+
+WAYS: dict[str, Callable[..., Tensor]] = {
+    "nested": lambda body, x: checkpoint(
+        lambda y: checkpoint(body[2:], checkpoint(body[:2], y, use_reentrant=False), use_reentrant=True),
+        x,
+        use_reentrant=False,
+    ),
+    "sequential": lambda body, x: checkpoint_sequential(body, 2, x, use_reentrant=True),
+    "keywords": decorated,
+}
+SOME = ("saliency", "ig", "deep_lift", "lrp", "guided_backprop", "gradcam", "occlusion")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_ways_to_checkpoint(way: str) -> None:
+    x = torch.randn(2, 1, 8, 8)
+    right = ip.explain(Net(lambda body, x: body(x)), x, SOME, target=1)
+    for one, other in zip(ip.explain(Net(WAYS[way]), x, SOME, target=1), right, strict=True):
+        assert torch.allclose(one.attributions, other.attributions, atol=1e-6), one.method
+
+
+def test_a_layer_inside_a_checkpointed_part() -> None:
+    """What is put in at a layer stays there: a second run of the part would begin with the layer's own values."""
+    x = torch.randn(2, 1, 8, 8)
+    net, plain = Net(lambda body, x: checkpoint(body, x, use_reentrant=False)), Net(lambda body, x: body(x))
+    one, other = (LayerIntegratedGradients(m, m.body[0]).attribute(x, target=1) for m in (net, plain))
+    assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("name, size", [("resnet18", 64), ("vit_tiny_patch16_224", 64)])
+def test_models_of_timm(name: str, size: int) -> None:
+    net = timm.create_model(name, num_classes=5, **({"img_size": size} if "vit" in name else {})).eval()
+    methods = ("saliency", "deep_lift", "attention_relevance" if "vit" in name else "guided_backprop")
+    x = torch.randn(1, 3, size, size)
+    right = ip.explain(net, x, methods, target=1)
+    net.set_grad_checkpointing(True)
+    for one, other in zip(ip.explain(net, x, methods, target=1), right, strict=True):
+        assert torch.allclose(one.attributions, other.attributions, atol=1e-5), one.method
+
+
+def test_checkpoints_work_elsewhere_and_afterwards() -> None:
+    """A training in another thread goes on saving memory, and torch is as it was afterwards."""
+    before = dict(vars(torch.utils.checkpoint))
+    runs = {"here": 0, "there": 0}
+
+    def part(where: str, x: Tensor) -> Tensor:
+        runs[where] += 1
+        return x.sin()
+
+    def train() -> None:
+        for reentrant in (False, True):
+            leaf = torch.randn(3, requires_grad=True)
+            checkpoint(part, "there", leaf, use_reentrant=reentrant).sum().backward()
+            assert leaf.grad is not None
+
+    def model(x: Tensor) -> Tensor:
+        thread = threading.Thread(target=train)
+        thread.start()
+        thread.join()
+        return checkpoint(part, "here", x, use_reentrant=False)
+
+    Saliency(model).attribute(torch.randn(2, 3), target=1)
+    assert runs["there"] == 4 and runs["here"] == 1
+    assert dict(vars(torch.utils.checkpoint)) == before
+    with pytest.raises(KeyError), frozen(model):
+        raise KeyError
+    assert dict(vars(torch.utils.checkpoint)) == before
+
+
+def test_training_with_checkpoints_after_an_explanation_is_bit_identical() -> None:
+    def losses(explained: bool) -> list[float]:
+        net, x = checkpointed(Net(lambda body, x: body(x)), True), torch.randn(4, 1, 8, 8, generator=torch.Generator())
+        opt, found = torch.optim.SGD(net.parameters(), 0.1), []
+        for _ in range(3):
+            loss = net(x.requires_grad_()).square().mean()
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            found.append(float(loss.detach()))
+            if explained:
+                ip.explain(net, x.detach(), ("saliency", "deep_lift"), target=1)
+        return found
+
+    assert losses(True) == losses(False)
