@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ _GPU_ELEMENTS = 512 * 3 * 224 * 224
 _GPU_MAX_ROWS = 2**15
 _GPU_SHARE = 0.2  # of the device's memory, for a chunk
 _HELD = 100  # values that a network keeps for a backward pass, for each value of its input (resnet34: 100)
+_LATE = 2.0  # seconds that work takes before it gets a progress bar
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory", "cannot allocate memory", "out of memory")
 
 
@@ -35,10 +37,10 @@ def auto_chunk(row: list[Tensor]) -> AutoSize:
     On a GPU the device's whole memory counts, not what is free of it now, so that results can be repeated. A size that
     ran out of memory before, for the same model and shapes, stays small.
     """
-    elements, device = max(1, sum(t[0].numel() for t in row)), row[0].device
+    elements, device = max(1, sum(t.numel() // t.shape[0] for t in row)), row[0].device
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        fits = int(_GPU_SHARE * total) // (_HELD * sum(t[0].numel() * t.element_size() for t in row) or 1)
+        fits = int(_GPU_SHARE * total) // (_HELD * sum(t.nbytes // t.shape[0] for t in row) or 1)
         rows = min(_GPU_MAX_ROWS, _GPU_ELEMENTS // elements, fits)
     else:
         rows = min(_MAX_ROWS, _CPU_ELEMENTS // elements)
@@ -46,6 +48,12 @@ def auto_chunk(row: list[Tensor]) -> AutoSize:
     size = AutoSize(max(1, min(rows, model_cache().get(("fits", shapes), rows))))
     size.shapes = shapes
     return size
+
+
+def samples_chunk(inputs: Sequence[Tensor]) -> int:
+    """Rows per pass on the samples themselves: as `auto_chunk` says, but batches of up to 64 are not cut."""
+    n = inputs[0].shape[0]
+    return 1 if n == 1 else max(auto_chunk(list(inputs)), min(n, 64))
 
 
 def check_chunk(name: str, size: Any) -> int | None:
@@ -120,10 +128,43 @@ def most_rows() -> int | None:
     return call_cache().get(("most", "rows"))
 
 
-def progress_bar(total: int, what: str, progress: bool | None) -> Any:
-    """A tqdm bar: None = only for work longer than two seconds, True = always, False = never."""
+class _LateBar:
+    """Counts rows, and draws a bar once two seconds have gone by: short work makes no bar (nor tqdm's thread)."""
+
+    def __init__(self, total: int, what: str, shown: bool):
+        self.total, self.what, self.shown = total, what, shown
+        self.begin, self.done = time.perf_counter(), 0
+        self.bar: Any = None
+
+    def update(self, n: int = 1) -> None:
+        """Note that n more rows are done."""
+        self.done += n
+        if self.bar is not None:
+            self.bar.update(n)
+        elif self.shown and (gone := time.perf_counter() - self.begin) > _LATE:
+            self.bar = _tqdm(self.total, self.what)
+            if not self.bar.disable:  # by an environment variable
+                self.bar.start_t -= gone
+            self.bar.update(self.done)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def __enter__(self) -> _LateBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _tqdm(total: int, what: str) -> Any:
     from tqdm.auto import tqdm
 
-    return tqdm(
-        total=total, desc=what, leave=False, mininterval=0.5, delay=0 if progress else 2, disable=progress is False
-    )
+    return tqdm(total=total, desc=what, leave=False, mininterval=0.5)
+
+
+def progress_bar(total: int, what: str, progress: bool | None) -> Any:
+    """A bar to `update` and `close`: None = only for work longer than two seconds, True = always, False = never."""
+    return _tqdm(total, what) if progress else _LateBar(total, what, shown=progress is None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from interp_plugins.core.batching import auto_chunk
+from interp_plugins.core.batching import samples_chunk
 from interp_plugins.core.caches import call_cache
 from interp_plugins.core.forward import Forward, Gradients, gradients_of
 from interp_plugins.core.grid import ModuleOutput, trace_modules
@@ -68,7 +68,7 @@ def first_pass(forward: Forward, inputs: Sequence[Tensor], *, make: bool = True)
     if known is not None and known.facts.holds(facts):
         return known
     n = inputs[0].shape[0]
-    if not make or not all(map(is_float, inputs)) or n > max(auto_chunk(list(inputs)), min(n, 64)):
+    if not make or not all(map(is_float, inputs)) or n > samples_chunk(inputs):
         return None
     before = facts.state()
     leaves, output, modules = trace_modules(forward, inputs)

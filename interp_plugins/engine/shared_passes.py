@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from interp_plugins.core.batching import auto_chunk, chunks
+from interp_plugins.core.batching import chunks, samples_chunk
 from interp_plugins.core.caches import call_cache
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import hook_numbers, modules_below, modules_of, rng_state
@@ -59,6 +59,7 @@ _NAME = "shared passes"
 _MOST = 32  # results remembered,
 _BYTES = 2**26  # and how large one of them may be
 _SHORT = 64  # containers longer than this are data, not a state
+_PLAIN = frozenset((bool, int, float, str, type(None)))
 _OF_TORCH = frozenset(vars(nn.Module()))
 
 
@@ -109,7 +110,12 @@ class PassFacts:
 
     def state(self) -> tuple[Any, ...]:
         """What a pass may leave behind: the generators' states, buffers, tensors in plain attributes."""
-        own = [v for m in self.modules for k, v in vars(m).items() if k not in _OF_TORCH and _may_hold_tensors(v)]
+        own = [
+            v
+            for m in self.modules
+            for k, v in vars(m).items()
+            if type(v) not in _PLAIN and k not in _OF_TORCH and _may_hold_tensors(v)
+        ]
         own += [m._buffers for m in self.modules if m._buffers]
         held = [t for t in pytree.tree_leaves(own) if isinstance(t, Tensor)]
         return (
@@ -196,7 +202,7 @@ def clean_scores(forward: Forward, inputs: Sequence[Tensor], size: int | None = 
         size: samples per pass; None = automatic.
     """
     n, device = inputs[0].shape[0], inputs[0].device
-    size = size or max(auto_chunk(list(inputs)), min(n, 64))
+    size = size or samples_chunk(inputs)
     selected: list[Tensor] = []
 
     def work(start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import acceleration
-from interp_plugins.attr import IntegratedGradients, Occlusion
+from interp_plugins.attr import DeepLift, IntegratedGradients, Occlusion
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, is_out_of_memory, progress_bar
 from interp_plugins.core.errors import InputError, InterpError, OutOfMemoryError
 
@@ -101,6 +102,34 @@ def test_progress_counts_all_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert "gradients" in capsys.readouterr().err
     IntegratedGradients(model).attribute(torch.randn(2, 4), n_steps=3)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("progress", [None, False])
+def test_short_work_makes_no_bar_object(progress: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise AssertionError("a bar was made")
+
+    monkeypatch.setattr("tqdm.auto.tqdm", refuse)
+    DeepLift(nn.Linear(4, 1)).attribute(torch.randn(2, 4), progress=progress)
+
+
+def test_a_bar_that_comes_late_shows_all_rows_and_their_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp_plugins.core.batching._LATE", 0.05)
+    with progress_bar(9, "rows", None) as bar:
+        bar.update(2)
+        assert bar.bar is None
+        time.sleep(0.06)
+        bar.update(3)
+        assert bar.bar.n == 5 and bar.bar.format_dict["elapsed"] >= 0.06
+        bar.update(4)
+        assert bar.bar.n == 9
+    assert "rows" in capsys.readouterr().err
+    with progress_bar(9, "rows", False) as never:
+        time.sleep(0.06)
+        never.update(9)
+        assert never.bar is None
 
 
 class Roomy(nn.Module):

@@ -18,7 +18,7 @@ from interp_plugins.attr.cam.weights import first_component
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import batch_scores, prepared
 from interp_plugins.attr.shared.images import enlarged, input_size
-from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar, samples_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward, Gradients
 from interp_plugins.core.grid import Grid
@@ -39,7 +39,7 @@ def read(forward: Forward, xs: tuple[Tensor, ...], layers: list[Layer], chunk: i
         with torch.no_grad():
             return run_and_read(forward.func, layers, *args, **kwargs)[1]
 
-    parts = [part for _, _, part in chunks(n, chunk or max(auto_chunk(list(xs)), min(n, 64)), work)]
+    parts = [part for _, _, part in chunks(n, chunk or samples_chunk(xs), work)]
     counts = tuple(len(tensors) for tensors in parts[0])
     flat = [[t for tensors in part for t in tensors] for part in parts]
     return Gradients(xs[0].new_zeros(n), (), tuple(torch.cat(column) for column in zip(*flat, strict=True)), counts)

@@ -17,7 +17,7 @@ from interp_plugins.attr.shared.base import (
     LayerAttribution,
 )
 from interp_plugins.core.baseline import as_baselines
-from interp_plugins.core.batching import auto_chunk, check_chunk, chunks
+from interp_plugins.core.batching import check_chunk, chunks, samples_chunk
 from interp_plugins.core.errors import LayerError
 from interp_plugins.core.forward import Call, Forward
 from interp_plugins.core.guard import frozen
@@ -63,7 +63,7 @@ def encode_rows(
                 )
         return found
 
-    parts = [part for _, _, part in chunks(n, size or max(auto_chunk(list(inputs)), min(n, 64)), work)]
+    parts = [part for _, _, part in chunks(n, size or samples_chunk(inputs), work)]
     return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 

@@ -15,7 +15,7 @@ from interp_plugins.attr.evidence.randomised import tell_if_failing
 from interp_plugins.attr.shared.lookups import joint
 from interp_plugins.attr.shared.path import check_rows
 from interp_plugins.core.baseline import as_baselines
-from interp_plugins.core.batching import auto_chunk, chunks
+from interp_plugins.core.batching import chunks, samples_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Call, Forward, Gradients, gradients, one_per_row
 from interp_plugins.core.guard import frozen
@@ -304,7 +304,7 @@ def _batch_gradients(
         rows = torch.arange(start, stop, device=device)
         return compute(forward, [x[start:stop] for x in inputs], rows, wrt=wrt)
 
-    size = chunk or max(auto_chunk(list(inputs)), min(n, 64))
+    size = chunk or samples_chunk(inputs)
     parts = [part for _, _, part in chunks(n, size, work)]
     if len(parts) == 1:
         return parts[0]

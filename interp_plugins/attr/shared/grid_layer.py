@@ -53,14 +53,15 @@ def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module
     if not alone():
         cached_pass(forward, inputs, "shapes seen", lambda: _shapes(seen))  # in case it is asked for
     found: list[tuple[ModuleOutput, Grid]] = []
+    known: dict[tuple[type, tuple[int, ...]], Grid | None] = {}  # a grid is told from the kind of module and the shape
     for one in seen:
         if not one.shape or one.shape[0] != output.shape[0]:  # windows folded into the batch
             continue
-        try:
-            grid = find_grid(one.module, one.shape, inputs, seen)
-        except LayerError:
-            continue
-        if grid.size and min(grid.size) > 1 and (len(grid.size) > 1 or grid.kind == "tokens"):
+        kind = (type(one.module), one.shape)
+        if kind not in known:
+            known[kind] = _grid_of(one, inputs, seen)
+        grid = known[kind]
+        if grid is not None and grid.size and min(grid.size) > 1 and (len(grid.size) > 1 or grid.kind == "tokens"):
             found.append((one, grid))
     if not found:
         raise LayerError(
@@ -78,6 +79,14 @@ def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module
     calls = [one for one in seen if one.module is chosen.module]
     call = next(k for k, one in enumerate(calls) if one is chosen)
     return Layer(chosen.module, call=call if len(calls) > 1 else None)
+
+
+def _grid_of(one: ModuleOutput, inputs: Sequence[Tensor], seen: Sequence[ModuleOutput]) -> Grid | None:
+    """The grid of a module's tensor; None where it cannot be told."""
+    try:
+        return find_grid(one.module, one.shape, inputs, seen)
+    except LayerError:
+        return None
 
 
 def _last_used(output: Tensor, found: Sequence[tuple[ModuleOutput, Grid]], body: nn.Module | None) -> ModuleOutput:
