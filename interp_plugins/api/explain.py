@@ -408,7 +408,10 @@ def _bit_sum(t: Tensor) -> int:
     if t.layout is not torch.strided:
         t = t.to_dense()
     t = t.int_repr() if t.is_quantized else t
-    flat = t.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    flat = t.resolve_conj().resolve_neg().contiguous().reshape(-1)
+    if flat.nbytes % 8 == 0 and flat.storage_offset() * flat.element_size() % 8 == 0:  # mostly so, and read as it lies
+        return int(flat.view(torch.int64).sum())
+    flat = flat.view(torch.uint8)
     flat = flat.clone() if flat.storage_offset() % 8 else flat  # as eight bytes at a time they can be read from there
     whole = len(flat) // 8 * 8
     return int(flat[:whole].view(torch.int64).sum()) + int(flat[whole:].sum())

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils import _pytree as pytree
 
-from interp_plugins.core.caches import cache_scope
+from interp_plugins.core.caches import cache_scope, call_cache
 from interp_plugins.core.plain_run import plain_run
 
 _LARGE_BUFFER = 64 * 2**20  # bytes; larger buffers are packed weights, not running statistics
@@ -174,6 +174,36 @@ def _is_large(buffer: Tensor) -> bool:
     return buffer.layout is torch.strided and buffer.nbytes > _LARGE_BUFFER
 
 
+class _PrivateCopies:
+    """Private copies of buffers; a `frozen` inside another takes the other's, while nothing was written into them."""
+
+    def __init__(self) -> None:
+        # By the copy's id: the copy, its version when it was made, and what it is a copy of.
+        self.known: dict[int, tuple[Tensor, int, Tensor]] = call_cache().setdefault(("private buffers",), {})
+        self.lent: dict[int, tuple[Tensor, int, Tensor]] = {}
+
+    def of(self, buffer: Tensor) -> Tensor:
+        """A copy to work with, or the buffer itself where it is such a copy, still as it was made."""
+        known = self.known.get(id(buffer))
+        if known is None:
+            return self._made(buffer)
+        if buffer._version != known[1]:
+            return buffer.clone()
+        self.lent[id(buffer)] = known
+        return buffer
+
+    def put_right(self, held: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+        """The buffers that were there before, with new copies in the place of what was lent and then written into."""
+        lent = {name: self.lent[id(b)] for name, b in held.items() if id(b) in self.lent}
+        changed = {name: original for name, (b, version, original) in lent.items() if b._version != version}
+        return {**held, **{name: self._made(original) for name, original in changed.items()}}
+
+    def _made(self, original: Tensor) -> Tensor:
+        copy = original.clone()
+        self.known[id(copy)] = (copy, copy._version, original)
+        return copy
+
+
 @contextlib.contextmanager
 def _quiet_modules(modules: list[nn.Module]) -> Iterator[None]:
     """Eval mode, parameters without grad, buffers and plain attributes as they were: restored one by one."""
@@ -186,6 +216,7 @@ def _quiet_modules(modules: list[nn.Module]) -> Iterator[None]:
     stand_ins = {id(p): nn.Parameter(p.clone(), requires_grad=False) for _, _, p in inference}
     # Scripted modules keep their buffers where they cannot be exchanged.
     buffers = [(m, dict(m._buffers)) for m in modules if not isinstance(m, torch.jit.ScriptModule)]
+    copies = _PrivateCopies()
     # A recurrent net may keep its state between calls in plain attributes. Lazy modules become others: left alone.
     plain = [(m, dict(vars(m))) for m in modules if not isinstance(m, LazyModuleMixin)]
     try:
@@ -196,7 +227,7 @@ def _quiet_modules(modules: list[nn.Module]) -> Iterator[None]:
             for name, buffer in held.items():
                 if buffer is not None and (buffer.is_inference() or not _is_large(buffer)):
                     # A private copy: no in-place change reaches the user's buffer, no inference tensor our graph.
-                    m._buffers[name] = buffer.clone()
+                    m._buffers[name] = copies.of(buffer)
         for m, name, p in inference:
             setattr(m, name, stand_ins[id(p)])
         for p in trainable:
@@ -212,7 +243,7 @@ def _quiet_modules(modules: list[nn.Module]) -> Iterator[None]:
         for m, held in buffers:  # also those that the forward filled in or added
             if held or m._buffers:
                 m._buffers.clear()
-                m._buffers.update(held)
+                m._buffers.update(copies.put_right(held))
         for m, training in modes:
             if m.training is not training:
                 m.training = training
@@ -266,9 +297,9 @@ def frozen(func: Callable[..., Any], *, seed: int | None = None) -> Iterator[Non
         torch.enable_grad(),
         _eager(),
         plain_run(),
+        cache_scope(roots[0] if roots else None),
         _quiet_modules(modules),
         cudnn,
-        cache_scope(roots[0] if roots else None),
     ):
         if seed is not None:
             random.seed(seed)

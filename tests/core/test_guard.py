@@ -128,6 +128,42 @@ def test_buffers_that_appear_or_vanish_inside_are_put_back() -> None:
     assert model.cache is None and model.kept is kept and "extra" not in dict(model.named_buffers())
 
 
+class Counting(nn.Module):
+    """A model that counts its passes in a buffer, in place, and whose output depends on the count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+        self.register_buffer("still", torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return x * self.count * self.still
+
+
+def test_a_scope_inside_another_begins_and_ends_with_the_buffers_of_the_outer_one() -> None:
+    model, x = Counting(), torch.ones(1, 1)
+    own = model.count
+    with frozen(model):
+        copy, still = model.count, model.still
+        for _ in range(3):  # nothing was written yet: the copy itself is lent, and put right afterwards
+            with frozen(model):
+                assert model.still is still
+                assert [model(x).item(), model(x).item()] == [1, 2]
+            assert model.count.item() == 0 and model.still is still
+        assert copy is not model.count
+        model(x)
+        for _ in range(2):  # the outer scope's own count is kept
+            with frozen(model):
+                assert [model(x).item(), model(x).item()] == [2, 3]
+            assert model.count.item() == 1
+        with frozen(model), frozen(model):
+            model(x)
+        assert model.count.item() == 1
+        assert model(x).item() == 2
+    assert model.count is own and own.item() == 0
+
+
 def test_weights_made_in_inference_mode_can_be_explained_and_come_back() -> None:
     with torch.inference_mode():
         model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
