@@ -34,7 +34,8 @@ from interp_plugins.core.tensors import InputsT, check_float, like
 
 
 def _ruled_gradients(rule: Rule, forward: Forward, *args: Any, **kwargs: Any) -> Gradients:
-    return gradients(under(forward, RectifierMode(rule)), *args, **kwargs)
+    with under(forward, RectifierMode(rule)) as problem:
+        return gradients(problem, *args, **kwargs)
 
 
 @family(shares_targets=True)

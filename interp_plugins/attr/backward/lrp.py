@@ -76,8 +76,8 @@ def _ruled_gradients(
     named = bool(composite.types or composite.names or said is not None)
     named = named or any(rule_of(m) is not None for m in module_names(forward.func).values())
     watching: Any = followed(forward.func) if named else contextlib.nullcontext(())
-    with watching as running:
-        return gradients(under(forward, RelevanceMode(composite, running, account, said)), *args, **kwargs)
+    with watching as running, under(forward, RelevanceMode(composite, running, account, said)) as problem:
+        return gradients(problem, *args, **kwargs)
 
 
 @register(

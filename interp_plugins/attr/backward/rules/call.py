@@ -94,7 +94,7 @@ class OpCall:
         leaves: its arguments, flat.
         tree: how to put them together again.
         where: positions of the operands, the arguments that carry a gradient.
-        operands: the operands as they stand in the graph.
+        operands: the operands as they stand in the graph; none once the forward pass is over (`RuleMode.release`).
         kept: their values.
         rule: the backward pass.
         base: values of the operands in the paired run, if there is one.

@@ -9,6 +9,7 @@ are taken apart (`decompositions`) into calls that pass here again, with the sam
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +30,19 @@ class RuleMode(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.shelf = SavedValues()
+        self._calls: list[weakref.ref[OpCall]] = []
+
+    def release(self) -> None:
+        """Let go of the operands, once nothing more runs under the mode: backward passes need their values alone.
+
+        An operand that was written to in place leads, through the graph, to the call that holds it: a circle that the
+        collector cannot see, and that would keep all of the pass for ever.
+        """
+        for ref in self._calls:
+            call = ref()
+            if call is not None:
+                call.operands.clear()
+        self._calls.clear()
 
     def choose(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], carrying: list[Tensor]) -> Rule | None:
         """The rule for a call whose arguments `carrying` carry a gradient; None: plain differentiation."""
@@ -75,6 +89,7 @@ class RuleMode(TorchFunctionMode):
             kwargs = {**kwargs, "inplace": False}
         where = self.operands(name, leaves, where)
         call = OpCall.of(name, twin, args, kwargs, where, rule, self.shelf)
+        self._calls.append(weakref.ref(call))
         result = self.made(call, seen)
         if written is None:
             return result

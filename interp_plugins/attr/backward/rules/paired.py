@@ -158,8 +158,8 @@ def paired_gradients(
         mode: the rules, not used before.
     """
     devices = sorted({x.device.index or 0 for x in xs if x.is_cuda})
-    ruled_forward = under(forward, mode)
-    with torch.random.fork_rng(devices=devices):  # a model that draws random numbers draws the same twice
-        at_baselines = ruled_forward.scores([b.clone() for b in baselines], rows)  # copies: it may work in place
-    mode.rewind()
-    return gradients(ruled_forward, xs, rows), at_baselines
+    with under(forward, mode) as ruled_forward:
+        with torch.random.fork_rng(devices=devices):  # a model that draws random numbers draws the same twice
+            at_baselines = ruled_forward.scores([b.clone() for b in baselines], rows)  # copies: it may work in place
+        mode.rewind()
+        return gradients(ruled_forward, xs, rows), at_baselines

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
+from interp_plugins.attr.backward.rules.mode import RuleMode
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.target import Target
 from interp_plugins.core.wrapper import Wrapper
 
 
-def under(forward: Forward, mode: TorchFunctionMode) -> Forward:
+@contextlib.contextmanager
+def under(forward: Forward, mode: RuleMode) -> Iterator[Forward]:
     """A problem whose model calls run under the mode. What is done with the scores afterwards has no rule."""
-    return replace(forward, func=_Called(forward.func, mode), target=_Selected(forward.target, mode))
+    try:
+        yield replace(forward, func=_Called(forward.func, mode), target=_Selected(forward.target, mode))
+    finally:
+        mode.release()
 
 
 class _Called(Wrapper):
-    def __init__(self, func: Callable[..., Any], mode: TorchFunctionMode):
+    def __init__(self, func: Callable[..., Any], mode: RuleMode):
         self.func, self.mode = func, mode
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -29,7 +34,7 @@ class _Called(Wrapper):
 
 
 class _Selected(Target):
-    def __init__(self, of: Target, mode: TorchFunctionMode):
+    def __init__(self, of: Target, mode: RuleMode):
         self.of, self.mode = of, mode
 
     @property
