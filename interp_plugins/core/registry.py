@@ -359,11 +359,13 @@ def traits_of(method: Any) -> Traits:
 
 
 def arguments_of(method: Any) -> frozenset[str]:
-    """Arguments of a method object's `attribute`, with those of the method inside it.
+    """Arguments of the `attribute` of a method object or a registered name, with those of the method inside it.
 
     A method of the user's own that takes `**kwargs` is taken to know Captum's `target`.
     """
-    info, inner = contract_of(method), inner_method(method)
+    named = isinstance(method, str)
+    info = method_info(method) if named else contract_of(method)
+    inner = info.traits.inside if named else inner_method(method)
     if inner is not None:
         return info.takes | arguments_of(inner)
     return info.takes | {"target"} if info.open_ended else info.takes

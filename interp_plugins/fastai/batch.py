@@ -19,6 +19,7 @@ from fastai.vision.core import TensorImageBase
 from torch import Tensor, nn
 
 from interp_plugins.core.errors import InputError
+from interp_plugins.core.placement import beside_weights
 from interp_plugins.core.wrapper import Wrapper
 
 QUIET = {"num_workers": 0, "pin_memory": False, "shuffle": False, "drop_last": False}
@@ -157,12 +158,5 @@ class Repacked(Wrapper):
 
 def to_model(batch: ReadBatch, model: nn.Module) -> Any:
     """The inputs on the model's device and in its floating-point type: a tensor, or a tuple for several inputs."""
-    known = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), None)
-
-    def moved(x: Any) -> Any:
-        if known is None or not isinstance(x, Tensor):
-            return x
-        return x.to(known.device, known.dtype if x.is_floating_point() else None)
-
-    inputs = tuple(moved(x) for x in batch.inputs)
+    inputs = beside_weights(tuple(batch.inputs), model)
     return inputs[0] if len(inputs) == 1 else inputs

@@ -29,6 +29,7 @@ from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.baseline import BASELINES
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.registry import arguments_of
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain
 from interp_plugins.fastai.reader import reader_of
 from interp_plugins.fastai.show import caption
@@ -128,8 +129,8 @@ class CaptumInterpretation:
         Args:
             inp: what `learn.predict` takes (path, picture, array), or a list; no label is needed.
             metric: the method: "IG", "NT" (noise tunnel over IG), "Occl", or any of `interp_plugins.list_methods()`.
-            n_steps: steps of the integral, for IG, and for each noisy copy of NT (so NT costs `nt_samples` as much: 50
-                steps are enough there).
+            n_steps: steps of the integral, for IG and every other method that has steps, and for each noisy copy of NT
+                (so NT costs `nt_samples` as much: 50 steps are enough there).
             baseline_type: "zeros" (black pixels), "uniform" (noise over all colours), "gauss" (the picture and Gaussian
                 noise), "black", "mean", "blur", a number in the model's units (0: the mean colour, if the data are
                 normalised), a tensor, a function, or a picture (Path, PIL).
@@ -146,16 +147,11 @@ class CaptumInterpretation:
             InterpError: one of its kinds, for names that do not exist and items that cannot be read.
         """
         name = self._method(metric)
-        given: dict[str, Any] = {}
-        if name in ("integrated_gradients", "noise_tunnel"):
-            given["n_steps"] = n_steps
-        if name == "noise_tunnel":
-            given["nt_type"] = nt_type
-        if name == "occlusion":
-            given |= {"strides": self._window(strides), "sliding_window_shapes": self._window(sliding_window_shapes)}
-        explanation = self.learn.explain(inp, name, target, baselines=_baseline(baseline_type), **{**given, **params})[
-            0
-        ]
+        window = {"strides": self._window(strides), "sliding_window_shapes": self._window(sliding_window_shapes)}
+        takes = arguments_of(name)
+        given = {k: v for k, v in {"n_steps": n_steps, "nt_type": nt_type, **window}.items() if k in takes}
+        given["baselines"] = _baseline(baseline_type)
+        explanation = self.learn.explain(inp, name, target, **{**given, **params})[0]
         return self._draw(explanation, str(metric))
 
     def insights(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.api.explain import explain as core_explain
@@ -18,6 +17,7 @@ from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.guard import preserved_rng
 from interp_plugins.core.literals import with_truth
+from interp_plugins.core.placement import moved
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import own_tree
 from interp_plugins.lightning.batch import ModelInput, read_batch
@@ -120,7 +120,7 @@ def run(
     model = NamedInputs(subject.module, sample.names) if sample.names is not None else subject.module
     with torch.inference_mode(False), torch.no_grad():
         inputs = tuple(x.to(subject.device) for x in sample.inputs)
-        more = _to(subject.device, dict(sample.kwargs))
+        more = moved(dict(sample.kwargs), subject.device)
     try:
         with context:
             return core_explain(
@@ -198,16 +198,7 @@ def prepared_batch(batch: Any, pl_module: nn.Module, subject: ExplainedModule, t
             if before is not None:
                 batch = before(batch)
             return trainer.strategy.batch_to_device(batch, device=subject.device)
-        return _to(subject.device, batch, subject.dtype)
-
-
-def _to(device: torch.device, tree: Any, dtype: torch.dtype | None = None) -> Any:
-    def move(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return value.to(device, dtype if value.is_floating_point() else None)
-
-    return pytree.tree_map(move, tree)
+        return moved(batch, subject.device, subject.dtype)
 
 
 def method_options(params: Mapping[str, Any] | None) -> dict[str, Any]:

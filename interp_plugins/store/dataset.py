@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
 from interp_plugins.api.binding import arguments_of, method_info
 from interp_plugins.api.explain import DEFAULT_METHODS, explain
 from interp_plugins.core.errors import InputError, InputTypeError, TargetError
-from interp_plugins.core.guard import modules_of
 from interp_plugins.core.literals import map_literals, with_truth
+from interp_plugins.core.placement import beside_weights
 from interp_plugins.core.tensors import describe
 from interp_plugins.store.fingerprint import described, method_facts, model_facts
 from interp_plugins.store.job import Explained, Job, Settings
@@ -110,7 +109,7 @@ def explain_dataset(
         inputs = _inputs(batch, input_fn)
         labels = _labels(batch, len(samples))
         asked = ground_truth(of_samples(target, list(numbers), count), labels)
-        found = explain(model, _to(inputs, model), methods, target=asked, seed=at, progress=False, **options)
+        found = explain(model, beside_weights(inputs, model), methods, target=asked, seed=at, progress=False, **options)
         return Explained(found, None if labels is None else labels.tolist())
 
     job = Job(
@@ -222,16 +221,3 @@ def _labels(batch: Any, n: int) -> Tensor | None:
     if labels.is_floating_point() or labels.is_complex() or labels.numel() != n or labels.dtype == torch.bool:
         return None
     return labels.reshape(-1).long()
-
-
-def _to(inputs: Any, model: Any) -> Any:
-    """The inputs on the model's device and in its floating-point type, where it has one."""
-    tensors = (t for root in modules_of(model) if isinstance(root, nn.Module) for t in root.parameters())
-    known = next((t for t in tensors if t.is_floating_point()), None)
-    if known is None:
-        return inputs
-
-    def move(x: Tensor) -> Tensor:
-        return x.to(known.device, known.dtype if x.is_floating_point() else None)
-
-    return pytree.tree_map(move, inputs)

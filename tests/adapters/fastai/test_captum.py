@@ -19,6 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from interp_plugins.attr import IDGI
 from interp_plugins.core.errors import InputError, UnknownNameError
 from interp_plugins.fastai import CaptumInterpretation
 from interp_plugins.fastai.captum import normalised
@@ -97,6 +98,9 @@ def test_C3_n_steps_is_the_number_of_steps(captum, picture):
         rows_run(captum.learn, lambda n=n: captum.visualize(picture, "NT", n_steps=n, nt_samples=3)) for n in (5, 15)
     ]
     assert counts[1] - counts[0] == 3 * 10
+    for other in ("idgi", IDGI(captum.model)):  # every method that has steps hears them
+        assert captum.visualize(picture, other, n_steps=7).explanation.params["n_steps"] == 7
+    assert "n_steps" not in captum.visualize(picture, "saliency", n_steps=7).explanation.params
 
 
 def test_C4_the_noise_tunnel_works_and_hears_its_options(captum, picture):
