@@ -71,10 +71,11 @@ class Bound:
         return not alone and (self.traits.shares_tolerance if refined else self.traits.shares_targets)
 
 
-def of_object(method: Any, params: dict[str, Any], title: str | None = None) -> Bound:
+def of_object(method: Any, params: dict[str, Any]) -> Bound:
     """A method object with its parameters, and what the registry knows of it."""
     info = contract_of(method)
-    return Bound(info.name, title or info.title, method, params, arguments_of(method), traits_of(method))
+    title = _title(info, method, params)
+    return Bound(info.name, title, method, params, arguments_of(method), traits_of(method))
 
 
 def bind_methods(
@@ -152,7 +153,6 @@ def _bind_name(
     construct, wraps = info.constructor_takes, info.traits.wraps
     given = {**shared, **own}
     arguments = {k: given[k] for k in construct & set(given) if k not in ("layer", wraps)}
-    title = info.title
     if "layer" in construct:
         arguments["layer"] = layer if layer is not None else default_layer()
     if wraps is None:
@@ -162,7 +162,6 @@ def _bind_name(
         if isinstance(inner, str):
             inner = _bind_name(inner, {}, func, inputs, spec, layer, {}, default_layer)[0].method
         method = info.cls(**{wraps: inner}, **arguments)
-        title = f"{title} ({_short_title(inner)})"
     takes = arguments_of(method)
     used = {k for k in given if k in (takes | construct) - SUPPLIED}
     wrong = sorted(set(own) - used)
@@ -173,7 +172,15 @@ def _bind_name(
             f"Its parameters: {', '.join(known)}."
         )
     params = {k: v for k, v in defaults.items() if k in takes} | {k: given[k] for k in used if k in takes}
-    return of_object(method, params, title), used
+    return of_object(method, params), used
+
+
+def _title(info: MethodInfo, method: Any, params: Mapping[str, Any]) -> str:
+    """The name for people; of a method around another, both."""
+    if info.traits.wraps is None:
+        return info.title
+    inside = _short_title(getattr(method, info.traits.wraps))
+    return f"{info.title} ({inside})" if info.traits.called is None else info.traits.called(params, inside)
 
 
 def _short_title(method: Any) -> str:

@@ -275,7 +275,7 @@ class _Job:
             spec=self.spec,
             seed=self.seed,
             seconds=seconds,
-            meta=self._meta(report),
+            meta=self._meta(report, bound),
         )
 
     def _arguments(self, bound: Bound, asked: Asked) -> tuple[dict[str, Any], tuple[Tensor, ...] | None]:
@@ -346,12 +346,14 @@ class _Job:
             names.append((layer_name(self.func, module) if isinstance(module, nn.Module) else str(module)) + side)
         return ", ".join(dict.fromkeys(names))
 
-    def _meta(self, report: Mapping[str, Any]) -> dict[str, Any]:
+    def _meta(self, report: Mapping[str, Any], bound: Bound) -> dict[str, Any]:
         from interp_plugins import __version__
 
         n = self.xs[0].shape[0]  # a method inside NoiseTunnel reports noisy copies, which are no samples
         per_sample = {k: list(report[k]) for k in report.get("per_sample", ()) if len(report[k]) == n}
         passes = {k: report[k] for k in _PASSES if k in report}
+        layer = getattr(bound.innermost, "layer", None)
+        found = layer.found if isinstance(layer, Layer) else ""
         versions = {
             "interp_plugins": __version__,
             "torch": str(torch.__version__),
@@ -363,6 +365,7 @@ class _Job:
             "engine": read_meter(report),
             "versions": versions,
             **({"per_sample": per_sample} if per_sample else {}),
+            **({"layer_found": found} if found else {}),
         }
 
 

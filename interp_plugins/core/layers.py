@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class Layer:
         io: "output" or "input".
         call: which call of the module within one forward pass counts (0 = first), for modules that are used several
             times. None: the only call; where there are several, the last one, with a warning.
+        found: what it is to the model, "last convolution" say, where it was found and not named; for titles.
 
     Example:
         explain(model, x, "layer_integrated_gradients", layer=Layer("4", io="input"), target=3)
@@ -49,6 +50,7 @@ class Layer:
     module: nn.Module | str
     io: str = "output"
     call: int | None = None
+    found: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.io not in ("input", "output"):

@@ -45,6 +45,8 @@ class Traits:
         wraps: the constructor's parameter, and the attribute, that holds the method inside; None: it wraps none. What
             such a method can do, it can do around a method that can.
         inside: the name of the method inside, where none is given.
+        called: of one that wraps: what people call it, a function of its parameters and the short name of the method
+            inside; None: its title, and the method inside in brackets.
         game: what its values are meant to be: "shapley" values, "aumann_shapley" values (the integral of the gradient
             along a straight path), the "gradient" at the input; None: something of its own.
     """
@@ -59,6 +61,7 @@ class Traits:
     asks_delta: bool = True
     wraps: str | None = None
     inside: str | None = None
+    called: Callable[[Mapping[str, Any], str], str] | None = None
     game: str | None = None
 
     def around(self, inner: Traits) -> Traits:

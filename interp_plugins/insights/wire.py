@@ -167,7 +167,7 @@ def _view(exp: Explanation, i: int, signed: bool) -> dict[str, Any]:
     tokens = _at(exp.tokens, i)
     if tokens is not None and values.shape[:1] == (len(tokens),):
         values = values.reshape(len(tokens), -1).sum(1)
-        return {"view": "tokens", "tokens": [str(t) for t in tokens], "signed": True, **quantised(values)}
+        return {"view": "tokens", "tokens": [str(t) for t in tokens], "signed": signed, **quantised(values)}
     flat = values.reshape(-1)
     shown = np.sort(np.argsort(-np.abs(finite(flat)), kind="stable")[:_MOST_BARS])
     names, texts = column_names(exp, flat.size), column_texts(exp, i)
@@ -176,7 +176,7 @@ def _view(exp: Explanation, i: int, signed: bool) -> dict[str, Any]:
         "names": [names[k] for k in shown],
         "texts": [texts[k] for k in shown] if len(texts) == flat.size else ["" for _ in shown],
         "hidden": int(flat.size - len(shown)),
-        "signed": True,
+        "signed": signed,
         **quantised(flat[shown]),
     }
 

@@ -40,7 +40,7 @@ class ArrayRenderer(Renderer):
         """Signed bars for one axis, else a heat map."""
         grid, note = _folded(finite(self.values(exp, i)))
         if len(grid) == 1:
-            _stems(ax, grid[0])
+            _stems(ax, grid[0], scale)
             return None
         ax.imshow(scale.rgb(grid), aspect="auto", interpolation="nearest")
         bare(ax)
@@ -63,11 +63,12 @@ def _folded(x: np.ndarray) -> tuple[np.ndarray, str]:
     return x.reshape(-1, x.shape[-1]), note
 
 
-def _stems(ax: Axes, values: np.ndarray) -> None:
-    """One signed bar per position."""
+def _stems(ax: Axes, values: np.ndarray, scale: Scale) -> None:
+    """One bar per position."""
     where = np.arange(len(values))
-    ax.fill_between(where, np.maximum(values, 0), step="mid", color=colour.POSITIVE_COLOUR, linewidth=0)
-    ax.fill_between(where, np.minimum(values, 0), step="mid", color=colour.NEGATIVE_COLOUR, linewidth=0)
+    up, down = scale.length_colours((1.0, -1.0))
+    ax.fill_between(where, np.maximum(values, 0), step="mid", color=up, linewidth=0)
+    ax.fill_between(where, np.minimum(values, 0), step="mid", color=down, linewidth=0)
     ax.axhline(0, color=colour.INK, linewidth=0.8)
     _quiet(ax)
 

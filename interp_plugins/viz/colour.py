@@ -2,7 +2,8 @@
 
 Positive values are vermilion, negative ones blue (both from the Okabe-Ito set, told apart under every common
 colour-vision deficiency), values that are never negative purple. All maps start at white, so nothing is drawn
-where the attribution is zero, and lightness falls steadily, so that a grey print keeps the order.
+where the attribution is zero, and lightness falls steadily, so that a grey print keeps the order. Under a map a
+photograph keeps its shapes but little of its lightness, which would be taken for attribution.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ STRENGTH = _ramp("attribution_strength", ("#000000", "#ffffff"))
 OPACITY = _ramp("attribution_opacity", ("#ffffff", "#000000"))
 
 POSITIVE_COLOUR, NEGATIVE_COLOUR, PLAIN_COLOUR = _WARM[3], _COLD[3], _PLAIN[3]
+GROUND = (0.78, 0.96)  # grey of a photograph's black and white under a map: 16 of 100 steps of lightness apart
 INK, FAINT_INK, GREY = "#1f2328", "#656d76", "#b6bcc4"
 CATEGORIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")  # Okabe-Ito
 LOW_TO_HIGH = "cividis"  # values of a feature: made for colour-blind readers, and no colour of an attribution

@@ -14,20 +14,21 @@ from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, bare, characters, display_in_notebook, new_figure
 from interp_plugins.viz.inputs import InputPart, by_input, part_text
-from interp_plugins.viz.overview import OVERVIEWS
+from interp_plugins.viz.overview import OVERVIEWS, fitting
 from interp_plugins.viz.renderer import attribution_renderer, input_renderer, is_signed, panel, resolve_kind
 from interp_plugins.viz.scale import Scale, ScaleRule
 from interp_plugins.viz.titles import broken, method_title, original_caption, panel_caption
 
 _FONT = 8.5
+_MOST_TABLE_ROWS = 8  # rows of a table drawn one by one, where nothing else is asked for
 _CHAR = 0.58 * _FONT / 72  # width of an average character in inches
 
 
 def plot(
     exps: Sequence[Explanation],
-    kind: str = "overlay",
+    kind: str | None = None,
     *,
-    max_n: int = 9,
+    max_n: int | None = None,
     normalize: str | float = "percentile",
     percentile: float = 99.0,
     figsize: tuple[float, float] | None = None,
@@ -40,8 +41,9 @@ def plot(
     Args:
         exps: the explanations (one per method and target) of the same samples.
         kind: the kind of picture, see `show`; or an overview of all samples instead of single ones: "beeswarm" and
-            "importance" for tables, "layers" for a text at several layers, "shares" for several inputs.
-        max_n: the number of samples drawn at most; how many were left out is said below the grid.
+            "importance" for tables, "layers" for a text at several layers, "shares" for several inputs. None:
+            "overlay", but "beeswarm" for more than eight rows of a table where neither max_n nor ax is given.
+        max_n: the number of samples drawn at most (None: 9); how many were left out is said below the grid.
         normalize: "percentile", "max", "none" or a positive number, see `ScaleRule`; for each map alone.
         percentile: the percentile of |map| that gets the full colour.
         figsize: width and height in inches of a new figure.
@@ -56,10 +58,12 @@ def plot(
             the explanations do not allow.
         UnknownNameError: for an unknown `kind` or `normalize`.
     """
+    if kind is None:
+        kind = "beeswarm" if max_n is None and ax is None and _is_long_table(exps) else "overlay"
     if kind in OVERVIEWS:
         return OVERVIEWS[kind].draw(exps, ax=ax, figsize=figsize)
     rule = ScaleRule(normalize, percentile)
-    n, total = _rows(exps, max_n)
+    n, total = _rows(exps, 9 if max_n is None else max_n)
     parts = [by_input(exp) for exp in exps]
     for one in (part.exp for several in parts for part in several):
         resolve_kind(attribution_renderer(one), kind, tuple(OVERVIEWS))
@@ -87,6 +91,12 @@ def show_grid(exps: Sequence[Explanation], ctx: Any = None, **kwargs: Any) -> np
     if ctx is None:
         display_in_notebook(drawn.fig)
     return drawn.axes
+
+
+def _is_long_table(exps: Sequence[Explanation]) -> bool:
+    """Whether all are explanations of so many rows of a table that nobody reads them one by one."""
+    fits = any(one is OVERVIEWS["beeswarm"] for one in fitting(exps))
+    return fits and max(len(exp) for exp in exps) > _MOST_TABLE_ROWS
 
 
 def _rows(exps: Sequence[Explanation], max_n: int) -> tuple[int, int]:
@@ -193,13 +203,12 @@ def _heading(ax: Axes, text: str) -> None:
 def _footnote(exps: Sequence[Explanation], kind: str, scales: list[Scale], rows: int, total: int) -> str:
     """What the colours mean, how they are scaled, and what is not shown."""
     signs = {is_signed(exp) for exp in exps}
-    coloured = bool(scales) or kind == "contour"  # else bars, orange and blue whatever the method
     words = []
     if kind in ("masked", "alpha"):
         words.append("visible where the attribution is strong, whatever its sign")
     elif kind != "original":
-        words += ["orange raises the score, blue lowers it"] if True in signs or not coloured else []
-        words += ["purple values are never negative"] if False in signs and coloured else []
+        words += ["orange raises the score, blue lowers it"] if True in signs else []
+        words += ["purple values are never negative"] if False in signs else []
     lines = ["; ".join(words)]
     if scales:
         how = dict.fromkeys(scale.label.replace("\n", " ").removeprefix("attribution, ") for scale in scales)

@@ -137,6 +137,8 @@ class ImageRenderer(Renderer):
 
 def _colour_source(kind: str, scale: Scale) -> ScalarMappable:
     """The colour bar that belongs to a kind of picture."""
+    if kind == "overlay":
+        return scale.mappable(cmap=pixels.overlay_colours(scale))
     if kind == "masked":
         return scale.mappable(low=0.0, cmap=colour.STRENGTH)
     if kind == "alpha":

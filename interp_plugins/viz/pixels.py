@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.colors import Colormap, ListedColormap
 from torch import Tensor
 
 from interp_plugins.core.explanation import Explanation
@@ -121,8 +122,9 @@ def grey(rgb: np.ndarray) -> np.ndarray:
 
 
 def faint(rgb: np.ndarray) -> np.ndarray:
-    """A pale grey version, a quiet ground for colours."""
-    return 0.3 + 0.7 * np.repeat(grey(rgb), 3, axis=2)
+    """A pale grey version in a narrow band of lightness, so that colours over black and over white look alike."""
+    low, high = colour.GROUND
+    return low + (high - low) * np.repeat(grey(rgb), 3, axis=2)
 
 
 def heatmap(rgb: np.ndarray, values: np.ndarray, scale: Scale) -> np.ndarray:
@@ -133,12 +135,19 @@ def heatmap(rgb: np.ndarray, values: np.ndarray, scale: Scale) -> np.ndarray:
 def overlay(rgb: np.ndarray, values: np.ndarray, scale: Scale) -> np.ndarray:
     """The map over a pale grey photograph; the stronger the attribution, the more its colour covers.
 
-    Colours start at the middle of their ramp, because pale ones would be lost on the photograph.
+    Colours start at the middle of their ramp, because pale ones would be lost on the photograph. Equal attributions
+    look nearly equal over any two pixels, so that `overlay_colours` can stand beside the picture.
     """
     strength = scale.strength(values)
     cover = 0.9 * strength[..., None] ** 0.6
     vivid = np.sign(values) * (0.4 + 0.6 * strength) * scale.limit
     return (1 - cover) * faint(rgb) + cover * scale.rgb(vivid)
+
+
+def overlay_colours(scale: Scale) -> Colormap:
+    """The colours of `overlay` over a pixel of middle brightness, for the colour bar."""
+    values = np.linspace(-scale.limit if scale.signed else 0.0, scale.limit, 256)[None]
+    return ListedColormap(overlay(np.full((1, 256, 3), 0.5), values, scale)[0], name="attribution_overlay")
 
 
 def masked(rgb: np.ndarray, values: np.ndarray, scale: Scale) -> np.ndarray:

@@ -6,6 +6,7 @@ units, so that the colour bar can say it. A map of zeros stays zero.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,12 @@ class Scale:
         unit = self.unit(values)
         position = (unit + 1) / 2 if self.signed and cmap is None else unit
         return np.asarray((cmap or self.cmap)(position))[..., :3]
+
+    def length_colours(self, values: Iterable[float]) -> list[str]:
+        """The one colour of each bar, whose length says how much: orange up, blue down; purple without a sign."""
+        if not self.signed:
+            return [colour.PLAIN_COLOUR for _ in values]
+        return [colour.POSITIVE_COLOUR if v >= 0 else colour.NEGATIVE_COLOUR for v in values]
 
     def mappable(self, low: float | None = None, high: float = 1.0, cmap: Colormap | None = None) -> ScalarMappable:
         """A colour bar source from low * limit to high * limit (low: -1 for signed maps, else 0)."""

@@ -25,6 +25,7 @@ from interp_plugins.viz.tabular import TabularRenderer, feature_names
 from interp_plugins.viz.titles import method_title, shorten
 
 _MOST_DOTS = 3000  # rows drawn one by one; of more, evenly spaced ones are taken
+_MOST_KINDS = 3  # values of a category that are named: as many as stand beside a row
 _OUTER = (5.0, 95.0)  # percentiles of a feature's values that get the ends of the colours
 
 
@@ -51,8 +52,9 @@ def beeswarm(
 ) -> Plot:
     """A row per feature, the most important on top, with a dot per sample at its attribution.
 
-    Dots are coloured by the feature's own value (dark blue low, yellow high; between its 5th and 95th percentile);
-    those of categories and constants are grey. Where dots crowd they are spread, so that a band's height says how many.
+    Dots are coloured by the feature's own value (dark blue low, yellow high; between its 5th and 95th percentile).
+    Those of a category have a colour for each of its most frequent values, named at the right; rarer values and
+    constants are grey. Where dots crowd they are spread, so that a band's height says how many.
 
     Args:
         exps: an explanation (N, F) of a table, or several (a panel each).
@@ -73,7 +75,11 @@ def beeswarm(
         values, order = _ordered(exp, count)
         chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), _MOST_DOTS)).round().astype(int))
         for row, feature in enumerate(order):
-            _dots(panel, values[chosen, feature], row, _position(exp, int(feature))[chosen])
+            kinds = _categories(exp, int(feature))
+            if kinds is None:
+                _dots(panel, values[chosen, feature], row, _position(exp, int(feature))[chosen])
+            else:
+                _kinds(panel, values[chosen, feature], row, kinds[chosen])
         panel.axvline(0, color=colour.INK, linewidth=0.7, zorder=0)
         rows_of_names(panel, [shorten(feature_names(exp)[f], 24) for f in order])
         note = (
@@ -83,7 +89,7 @@ def beeswarm(
         )
         _words(panel, note, count, values.shape[1])
         heading(panel, method_title(exp))
-        _legend(drawn.fig, panel, all(np.isfinite(_position(exp, int(f))).all() for f in order))
+        _legend(drawn.fig, panel)
     return drawn
 
 
@@ -152,8 +158,6 @@ def _targets(exp: Explanation) -> str:
 
 def _position(exp: Explanation, feature: int) -> np.ndarray:
     """Where each row's value lies between the feature's low and high ones, in [0, 1]; NaN where that means nothing."""
-    if exp.values is not None and any(isinstance(row[feature], str) for row in exp.values):
-        return np.full(len(exp), np.nan)
     x = exp.input[:, feature].detach().cpu().double().numpy()
     low, high = np.nanpercentile(x, _OUTER)
     if not high > low:  # few rows differ: take all there is
@@ -169,6 +173,28 @@ def _dots(ax: Axes, values: np.ndarray, row: int, position: np.ndarray) -> None:
     if not known.all():
         ax.scatter(values[~known], heights[~known], color=colour.GREY, **style)
     ax.scatter(values[known], heights[known], c=position[known], cmap=colour.LOW_TO_HIGH, vmin=0, vmax=1, **style)
+
+
+def _categories(exp: Explanation, feature: int) -> np.ndarray | None:
+    """Each row's value in words where the feature is a category, else None."""
+    if exp.values is None or not any(isinstance(row[feature], str) for row in exp.values):
+        return None
+    return np.array([str(row[feature]) for row in exp.values])
+
+
+def _kinds(ax: Axes, values: np.ndarray, row: int, kinds: np.ndarray) -> None:
+    """The samples of a category, in the colours of its most frequent values, which are named beside them."""
+    heights = row + spread(values)
+    found, counts = np.unique(kinds, return_counts=True)
+    named = [str(kind) for kind in found[np.argsort(-counts, kind="stable")][:_MOST_KINDS]]
+    shades = dict(zip(named, colour.CATEGORIES))
+    drawn = [shades.get(kind, colour.GREY) for kind in kinds]
+    ax.scatter(values, heights, c=drawn, s=9, linewidths=0, alpha=0.85, zorder=2)
+    right = ax.get_yaxis_transform()
+    for k, kind in enumerate(named):
+        place: dict[str, Any] = {"transform": right, "va": "center", "ha": "left", "fontsize": 6, "parse_math": False}
+        y = row + 0.8 * ((k + 0.5) / len(named) - 0.5)
+        ax.text(1.01, y, f"\u25cf {shorten(kind, 14)}", color=shades[kind], **place)
 
 
 def spread(values: np.ndarray, bins: int = 60, reach: float = 0.4) -> np.ndarray:
@@ -187,14 +213,13 @@ def spread(values: np.ndarray, bins: int = 60, reach: float = 0.4) -> np.ndarray
     return offsets
 
 
-def _legend(fig: Any, ax: Axes, numbers: bool) -> None:
+def _legend(fig: Any, ax: Axes) -> None:
     """What a dot's colour means."""
     source = ScalarMappable(Normalize(0, 1), colormaps[colour.LOW_TO_HIGH])
     bar = fig.colorbar(source, ax=ax, fraction=0.03, pad=0.02, aspect=30)
     bar.set_ticks([0, 1], labels=["low", "high"])
     bar.ax.tick_params(labelsize=7, length=0, labelcolor=colour.INK)
-    text = "the feature's value" + ("" if numbers else " (light grey: a category or a constant)")
-    bar.set_label(text, fontsize=7, color=colour.FAINT_INK)
+    bar.set_label("the feature's value (grey: rarer categories, constants)", fontsize=7, color=colour.FAINT_INK)
     bar.outline.set_linewidth(0.4)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from html import escape
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +18,18 @@ from interp_plugins.viz.scale import Scale, finite
 from interp_plugins.viz.titles import shorten
 
 MAX_BARS = 12
+
+
+class _Bar(NamedTuple):
+    """A feature's attribution; `raw` is its value as people read it, "" where there is none."""
+
+    name: str
+    raw: str
+    value: float
+
+    def label(self, width: int) -> str:
+        """Name and value, each of at most `width` characters."""
+        return f"{shorten(self.name, width)} = {shorten(self.raw, width)}" if self.raw else self.name
 
 
 @register
@@ -48,27 +62,74 @@ class TabularRenderer(Renderer):
         return f"{MAX_BARS} of {len(raw)} features" if len(raw) > MAX_BARS else ""
 
     def draw(self, ax: Axes, exp: Explanation, i: int, kind: str, scale: Scale) -> ScalarMappable | None:
-        """Signed bars, the largest first."""
-        values, raw = finite(self.values(exp, i)), _raw(exp, i)
-        order = np.argsort(-np.abs(values), kind="stable")
-        top, rest = order[:MAX_BARS], order[MAX_BARS:]
-        names = feature_names(exp)
-        labels = [f"{shorten(names[f], 18)} = {shorten(raw[f], 18)}" for f in top]
-        lengths = [float(values[f]) for f in top]
-        if len(rest):
-            labels.append(f"{len(rest)} others, summed")
-            lengths.append(float(values[rest].sum()))
-        colours = [colour.POSITIVE_COLOUR if v >= 0 else colour.NEGATIVE_COLOUR for v in lengths]
-        bars = ax.barh(range(len(lengths)), lengths, color=colours, height=0.7)
-        ax.bar_label(bars, labels=[compact(v) for v in lengths], fontsize=7, padding=2, color=colour.INK)
-        ax.set_yticks(range(len(labels)), labels, fontsize=8, color=colour.INK, parse_math=False)
+        """Bars, the largest first, with their numbers in a column at the right."""
+        bars = self._bars(exp, i)
+        lengths = [bar.value for bar in bars]
+        ax.barh(range(len(bars)), lengths, color=scale.length_colours(lengths), height=0.7)
+        labels = [bar.label(18) for bar in bars]
+        ax.set_yticks(range(len(bars)), labels, fontsize=8, color=colour.INK, parse_math=False)
+        right = ax.get_yaxis_transform()
+        for row, value in enumerate(lengths):
+            ax.text(1.02, row, compact(value), fontsize=7, va="center", color=colour.INK, transform=right)
         ax.invert_yaxis()
-        ax.margins(x=0.18)
+        ax.margins(x=0.02)
         ax.axvline(0, color=colour.INK, linewidth=0.8)
         ax.spines[["top", "right", "left", "bottom"]].set_visible(False)
         ax.tick_params(axis="both", length=0)
         ax.set_xticks([])
         return None
+
+    def markup(self, exp: Explanation, i: int, scale: Scale | None) -> str:
+        """The values, or the bars with their numbers, as an HTML table; everything escaped."""
+        if scale is None:
+            pairs = list(zip(feature_names(exp), _raw(exp, i), strict=True))
+            left = len(pairs) - MAX_BARS
+            rows = [(_html_label(f"{name} = {value}"),) for name, value in pairs[:MAX_BARS]]
+            return _html_table(rows + ([(_html_label(f"and {left} more"),)] if left > 0 else []))
+        bars = self._bars(exp, i)
+        longest = max((abs(bar.value) for bar in bars), default=0.0) or 1.0
+        colours = scale.length_colours(bar.value for bar in bars)
+        return _html_table(
+            [
+                (_html_label(bar.label(40)), _html_bar(bar.value / longest, shade, scale.signed), compact(bar.value))
+                for bar, shade in zip(bars, colours, strict=True)
+            ]
+        )
+
+    def _bars(self, exp: Explanation, i: int) -> list[_Bar]:
+        """The features of sample i, the largest first; those beyond `MAX_BARS` added up in a last one."""
+        values, raw, names = finite(self.values(exp, i)), _raw(exp, i), feature_names(exp)
+        order = np.argsort(-np.abs(values), kind="stable")
+        bars = [_Bar(names[f], raw[f], float(values[f])) for f in order[:MAX_BARS]]
+        rest = order[MAX_BARS:]
+        return bars + ([_Bar(f"{len(rest)} others, summed", "", float(values[rest].sum()))] if len(rest) else [])
+
+
+def _html_label(text: str) -> str:
+    """One line, shortened with an ellipsis by the browser; the whole text when pointed at."""
+    style = "max-width:12em;overflow:hidden;text-overflow:ellipsis;white-space:nowrap"
+    return f'<div style="{style}" title="{escape(text)}">{escape(text)}</div>'
+
+
+def _html_bar(share: float, shade: str, signed: bool) -> str:
+    """A bar as long as its share of the longest, from the middle of its cell to either side, or from the left."""
+    width = abs(share) * (50 if signed else 100)
+    left = 50 - (width if share < 0 else 0) if signed else 0
+    style = f"width:{width:.1f}%;margin-left:{left:.1f}%;height:.8em;background:{shade};border-radius:.1em"
+    return f'<div style="width:6em"><div style="{style}"></div></div>'
+
+
+def _html_table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows of cells whose content is HTML; the first is named as the row's head."""
+    cell = "padding:.1rem .5rem .1rem 0;text-align:left;border:0;font-weight:400;color:inherit;white-space:nowrap"
+    lines = [
+        f'<tr><th scope="row" style="{cell}">{first}</th>'
+        + "".join(f'<td style="{cell};min-width:0;font-variant-numeric:tabular-nums">{one}</td>' for one in rest)
+        + "</tr>"
+        for first, *rest in rows
+    ]
+    style = "border-collapse:collapse;font-size:13px;width:auto;background:#fff;color:#1f2328"
+    return f'<div style="overflow-x:auto"><table style="{style}">{"".join(lines)}</table></div>'
 
 
 def _raw(exp: Explanation, i: int) -> list[str]:

@@ -25,9 +25,11 @@ def broken(text: Any, width: int, lines: int = 2) -> str:
 
 
 def method_title(exp: Explanation) -> str:
-    """The method's name for people, with the layer if one was explained."""
+    """The method's name for people, with the layer if one was explained; of one that was found, what it is as well."""
     name = exp.title or exp.method.replace("_", " ").title()
-    return f"{name} at {exp.layer}" if exp.layer else name
+    found = exp.meta.get("layer_found")
+    layer = f"{found} ({exp.layer})" if found and exp.layer else exp.layer
+    return f"{name} at {layer}" if layer else name
 
 
 def _class_name(label: Any, index: Any) -> str:
@@ -82,7 +84,18 @@ def percent(fraction: float) -> str:
 
 def with_probability(text: str, probability: float | None) -> str:
     """Text and probability: "tiger cat (p = 0.39)"."""
-    return text if probability is None else f"{text} (p = {probability:.2f})".strip()
+    return text if probability is None else f"{text} ({probability_text(probability)})".strip()
+
+
+def probability_text(probability: float) -> str:
+    """Two digits, three near 0 and 1, so that 0 and 1 are said of them alone: "p = 0.39", "p = 0.003", "p > 0.999"."""
+    if 0 < probability < 0.0005:
+        return "p < 0.001"
+    if 0.9995 <= probability < 1:
+        return "p > 0.999"
+    certain = probability in (0.0, 1.0)
+    digits = 0 if certain else 2 if 0.01 <= probability < 0.995 else 3
+    return f"p = {probability:.{digits}f}"
 
 
 def panel_title(exp: Explanation, i: int = 0, width: int = 60) -> str:

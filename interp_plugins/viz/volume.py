@@ -81,7 +81,7 @@ class VolumeRenderer(Renderer):
         tile_names(ax, tiles, names, columns=3 if kind == "planes" else None)
         if values.any():
             ax.set_title(text, fontsize=8, color=colour.FAINT_INK)
-        return scale.mappable()
+        return scale.mappable(cmap=None if kind == "heatmap" else pixels.overlay_colours(scale))
 
 
 def slices(depth: int) -> list[int]:

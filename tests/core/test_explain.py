@@ -395,7 +395,7 @@ def test_tolerance_reports_what_it_reached_per_sample(net: Net, x: Tensor) -> No
 def test_method_objects_are_methods(net: Net, x: Tensor) -> None:
     exp = explain(net, x, Occlusion(net), sliding_window_shapes=(3, 2, 2), target=1)[0]
     assert isinstance(exp, Explanation) and exp.method == "occlusion"
-    assert explain(net, x, NoiseTunnel(Saliency(net)), nt_samples=2)[0].title.startswith("Noise Tunnel")
+    assert explain(net, x, NoiseTunnel(Saliency(net)), nt_samples=2)[0].title == "SmoothGrad of Saliency"
 
 
 def test_inputs_on_display_are_plain_copies(net: Net, x: Tensor) -> None:

@@ -273,7 +273,7 @@ def test_layer_variants_are_found_by_what_they_are_a_variant_of(net: nn.Module, 
 
 def test_methods_around_others_take_the_layer_inside(net: nn.Module, x: Tensor) -> None:
     exps = explain(net, x, ["noise_tunnel", "augmented"], layer="0", n_steps=4, target=0)
-    assert [e.title for e in exps] == ["Noise Tunnel (LIG)", "Test-time augmentation (LIG)"]
+    assert [e.title for e in exps] == ["SmoothGrad-squared of LIG", "Test-time augmentation (LIG)"]
     assert [e.layer for e in exps] == ["0", "0"]
     assert all(e.attribution.shape == (2, 4, 4, 4) for e in exps)
     (exp,) = explain(net, x, "augmented", layer="0", attribution_method="grad_cam", target=0)

@@ -179,6 +179,29 @@ def test_tokens_and_columns_are_drawn(page, tmp_path):
     assert page.locator(".bars th").all_inner_texts() == ["hours = 2", "age = 39"]
 
 
+def test_tables_have_rows_of_one_height_in_one_order_and_purple_bars_without_a_sign(page, tmp_path):
+    names = ("a name that is much longer than the column that it stands in, and goes on", "age", "hours")
+    signed, plain = (
+        Explanation(
+            attributions=torch.tensor([row]), inputs=torch.ones(1, 3), method=title, title=title,
+            spec=InputSpec(kind="tabular", feature_names=names),
+        )
+        for title, row in (("IG", [0.1, -0.9, 0.5]), ("Saliency", [0.3, 0.2, 0.4]))
+    )  # fmt: skip
+    opened(page, tmp_path, [signed, plain])
+    page.wait_for_selector(".bars >> nth=1")
+    rows = [page.locator(f".bars >> nth={k}").locator("tr") for k in range(2)]
+    order = [[th.split(" ")[0] for th in one.locator("th").all_inner_texts()] for one in rows]
+    assert order[0] == order[1] == ["hours", "age", "a"]
+    boxes = [one.nth(k).bounding_box() for one in rows for k in range(3)]
+    assert len({round(box["height"]) for box in boxes}) == 1 and [b["y"] for b in boxes[:3]] == [
+        b["y"] for b in boxes[3:]
+    ]
+    assert page.locator(".bars th").last.get_attribute("title") == f"{names[0]} = 1"
+    looks = [set(one.locator(".bar").evaluate_all("all => all.map(b => b.className)")) for one in rows]
+    assert looks == [{"bar plus", "bar minus"}, {"bar plain"}]
+
+
 def test_a_growing_file_has_a_slider_over_its_runs(page, tmp_path):
     text = ""
     for run in range(3):

@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from interp_plugins.core.errors import InputError, UnknownNameError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.viz import beeswarm, importance, layers_by_tokens
+from interp_plugins.viz import beeswarm, colour, importance, layers_by_tokens
 from interp_plugins.viz.depth import short_layers
 from interp_plugins.viz.summary import spread
 
@@ -46,11 +47,28 @@ def test_a_beeswarm_has_a_dot_per_row_at_its_attribution() -> None:
     fig.draw_without_rendering()
 
 
-def test_categories_are_grey() -> None:
-    exp = table().annotated(values=[("red", "blue", 1.0)] * 30)
+def test_frequent_categories_have_colours_with_names_and_rarer_ones_are_grey() -> None:
+    kinds = ["red"] * 12 + ["blue"] * 10 + ["white"] * 7 + ["rare"]
+    exp = table().annotated(values=[(kind, "one", 1.0) for kind in kinds])
     fig, axes = beeswarm(exp)
-    assert [cloud.get_array() is None for cloud in dots(axes[0, 0])] == [False, True, True]
-    assert "light grey: a category" in fig.axes[1].get_ylabel()
+    numbers, constant, words = dots(axes[0, 0])
+    assert numbers.get_array() is not None and constant.get_array() is None and words.get_array() is None
+    shades = [to_hex(c) for c in words.get_facecolors()]
+    assert shades == [colour.CATEGORIES[0]] * 12 + [colour.CATEGORIES[1]] * 10 + [colour.CATEGORIES[2]] * 7 + [
+        colour.GREY
+    ]
+    texts = {t.get_text(): to_hex(t.get_color()) for t in axes[0, 0].texts}
+    assert texts == {f"\u25cf {k}": c for k, c in zip(["red", "blue", "white"], colour.CATEGORIES)} | {
+        "\u25cf one": colour.CATEGORIES[0]
+    }
+    assert "grey: rarer categories" in fig.axes[1].get_ylabel()
+
+
+def test_a_long_table_is_drawn_as_a_beeswarm_unless_rows_are_asked_for() -> None:
+    assert table(9).plot().axes.shape == (1, 1) and len(dots(table(9).plot().axes[0, 0])) == 3
+    assert table(8).plot().axes.shape == (8, 2)
+    assert table(9).plot(max_n=2).axes.shape == (2, 2)
+    assert table(9).plot(kind="bar").axes.shape == (9, 2)
 
 
 def test_importance_is_the_mean_size_with_its_error() -> None:

@@ -74,6 +74,35 @@ def test_overlay_leaves_zero_untouched_and_colours_the_rest(parts) -> None:
     assert picture[0, 0, 0] > picture[0, 0, 2] and picture[0, 1, 2] > picture[0, 1, 0]
 
 
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """sRGB in CIE L*a*b* (D65): distances there are near to what an eye sees."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+    )
+    xyz = linear @ to_xyz.T / np.array([0.95047, 1.0, 1.08883])
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_equal_attributions_look_nearly_equal_over_black_over_white_and_in_the_bar(signed: bool) -> None:
+    values = np.linspace(-1 if signed else 0, 1, 101)[None]
+    scale = ScaleRule("max").fit(values)
+    black, white = (lab(pixels.overlay(np.full((1, 101, 3), level), values, scale)) for level in (0.0, 1.0))
+    bar = (
+        lab(scale.rgb(values, cmap=pixels.overlay_colours(scale)))
+        if not signed
+        else lab(np.asarray(pixels.overlay_colours(scale)((values + 1) / 2))[..., :3])
+    )
+    apart = np.linalg.norm(black - white, axis=-1)
+    assert apart.max() < 17 and apart[np.abs(values) > 0.2].max() < 12 and apart[np.abs(values) > 0.9].max() < 3
+    for ground in (black, white):
+        assert np.linalg.norm(ground - bar, axis=-1).max() < 9
+    zero, full = (np.linalg.norm(black[0, k] - black[0, -1]) for k in (np.abs(values[0]).argmin(), -1))
+    assert zero > 50 and full == 0  # what is attributed is far from what is not
+
+
 def test_masked_is_the_photograph_times_strength(parts) -> None:
     rgb, values = parts
     picture = pixels.masked(rgb, values, ScaleRule("max").fit(values))

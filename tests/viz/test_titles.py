@@ -48,6 +48,20 @@ def test_shorten_ends_in_an_ellipsis_or_keeps_the_end() -> None:
     assert titles.shorten("abc", 0) == "…"
 
 
+def test_a_probability_is_0_or_1_only_where_it_is() -> None:
+    assert titles.probability_text(0.391) == "p = 0.39" and titles.probability_text(0.003) == "p = 0.003"
+    assert titles.probability_text(1e-5) == "p < 0.001" and titles.probability_text(0.0) == "p = 0"
+    assert titles.probability_text(0.9987) == "p = 0.999" and titles.probability_text(1.0) == "p = 1"
+    assert titles.probability_text(0.99991) == "p > 0.999" and titles.probability_text(0.0096) == "p = 0.010"
+
+
+def test_a_layer_that_was_found_is_called_by_what_it_is(make) -> None:
+    exp = make(1, layer="bn2", title="Grad-CAM")
+    assert titles.method_title(exp) == "Grad-CAM at bn2"
+    found = make(1, layer="bn2", title="Grad-CAM", meta={"layer_found": "last convolution"})
+    assert titles.method_title(found) == "Grad-CAM at last convolution (bn2)"
+
+
 def test_headings_break_between_words() -> None:
     assert titles.broken("Occlusion", 20) == "Occlusion"
     assert titles.broken("Noise Tunnel (Integrated Gradients)", 24) == "Noise Tunnel (Integrated\nGradients)"

@@ -50,6 +50,14 @@ def noise_tunnel_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mappin
     }
 
 
+_NAMES = {"smoothgrad": "SmoothGrad", "smoothgrad_sq": "SmoothGrad-squared", "vargrad": "VarGrad"}
+
+
+def _called(params: Mapping[str, Any], inside: str) -> str:
+    """The literature's name of each type."""
+    return f"{_NAMES.get(params.get('nt_type', 'smoothgrad'), 'Noise Tunnel')} of {inside}"
+
+
 @register(
     "noise_tunnel",
     aliases=("nt",),
@@ -57,6 +65,7 @@ def noise_tunnel_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mappin
     defaults=noise_tunnel_defaults,
     wraps="attribution_method",
     inside="integrated_gradients",
+    called=_called,
     shares_targets=True,
     shares_tolerance=True,
     compiles=True,

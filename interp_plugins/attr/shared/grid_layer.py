@@ -78,7 +78,9 @@ def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module
     chosen = _last_used(output, found, body)
     calls = [one for one in seen if one.module is chosen.module]
     call = next(k for k, one in enumerate(calls) if one is chosen)
-    return Layer(chosen.module, call=call if len(calls) > 1 else None)
+    tokens = next(g.kind for one, g in found if one is chosen) == "tokens"
+    what = "last tokens" if tokens else "last convolution"
+    return Layer(chosen.module, call=call if len(calls) > 1 else None, found=what)
 
 
 def _grid_of(one: ModuleOutput, inputs: Sequence[Tensor], seen: Sequence[ModuleOutput]) -> Grid | None:

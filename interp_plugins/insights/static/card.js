@@ -1,7 +1,7 @@
 // One sample: its input, its maps side by side with linked zoom and pointer, its tags and note.
 
 import { button, digits, field, h, later, offer } from "./elements.js";
-import { inputView, Panel, pixels } from "./maps.js";
+import { inputView, Panel, pixels, rowOrder } from "./maps.js";
 import { reason } from "./wire.js";
 
 /**
@@ -153,9 +153,11 @@ export class Card {
     const panel = new Panel(record, {
       photo: (width, height) => this.photo(width, height),
       curves: catalogue.live ? curves : null,
+      order: () => rowOrder(this.panels),
       repaint: () => this.paint(),
     });
     this.panels.push(panel);
+    if (record.view === "bars") for (const one of this.panels) one.stale ||= one.record.view === "bars";
     const model = catalogue.models.length > 1 ? catalogue.models[record.model].name : "";
     const name = [run, model].filter(Boolean).join(", ");
     this.group(name, name).append(panel.el);

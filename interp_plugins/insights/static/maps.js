@@ -13,6 +13,7 @@ import { reason, Values } from "./wire.js";
  */
 
 const MOST_ROWS = 20; // columns of a table shown one by one
+const DARKEST = 0.78, BRIGHTEST = 0.96; // a photograph's black and white under a map: colours look alike on both
 
 // -- numbers to colours -----------------------------------------------------------------------------------------------
 
@@ -69,7 +70,8 @@ function paint(canvas, record, values, photo, looks, palettes) {
       for (let c = 0; c < 3; c++) out[p + c] = (photo ? photo[p + c] : 255) * kept;
     } else {
       const over = opacity * w;
-      const ground = (photo ? 0.299 * photo[p] + 0.587 * photo[p + 1] + 0.114 * photo[p + 2] : 255) * (1 - over);
+      const grey = photo ? 0.299 * photo[p] + 0.587 * photo[p + 1] + 0.114 * photo[p + 2] : 255;
+      const ground = (photo ? 255 * DARKEST + (BRIGHTEST - DARKEST) * grey : 255) * (1 - over);
       for (let c = 0; c < 3; c++) out[p + c] = ground + rgb[at + c] * over;
     }
     out[p + 3] = 255;
@@ -96,17 +98,36 @@ function table(look, rows, more) {
     more > 0 ? h("p", { class: "faint" }, `and ${more} more`) : null);
 }
 
-/** Bars for named values, the strongest first. @param {BarsRecord} record @param {Values} values */
-function bars(record, values) {
-  const { names, texts, hidden } = record;
-  const order = [...names.keys()].sort((a, b) => Math.abs(values.data[b]) - Math.abs(values.data[a]) || a - b);
+/** A table's columns, the strongest over all maps first: the same rows stand side by side. @param {Panel[]} all */
+export function rowOrder(all) {
+  const sums = /** @type {Map<string, number>} */ (new Map());
+  for (const { record, values } of all) {
+    if (record.view !== "bars" || !values) continue;
+    const unit = values.limit || 1;
+    record.names.forEach((name, k) => sums.set(name, (sums.get(name) ?? 0) + Math.abs(values.at(k)) / unit));
+  }
+  return [...sums].sort(([, a], [, b]) => b - a).map(([name]) => name);
+}
+
+/**
+ * Bars for named values, a line each.
+ * @param {BarsRecord} record
+ * @param {Values} values
+ * @param {string[]} names in the order of the card, which is the same for all its methods
+ */
+function bars(record, values, names) {
+  const { texts, hidden, signed } = record;
+  const place = new Map(names.map((name, k) => [name, k]));
+  const order = [...record.names.keys()].sort((a, b) =>
+    (place.get(record.names[a]) ?? names.length) - (place.get(record.names[b]) ?? names.length) || a - b);
   const rows = order.slice(0, MOST_ROWS).map((k) => {
-    const value = values.at(k);
+    const value = values.at(k), name = record.names[k];
     const share = values.limit ? Math.abs(value) / values.limit : 0;
-    const bar = h("span", { class: value < 0 ? "bar minus" : "bar plus", style: { width: `${50 * share}%` } });
-    const text = texts[k] ? `${names[k]} = ${texts[k]}` : names[k];
-    return h("tr", { "data-link": names[k] },
-      h("th", { scope: "row" }, text), h("td", { class: "track" }, bar), h("td", {}, digits(value)));
+    const look = !signed ? "plain" : value < 0 ? "minus" : "plus";
+    const bar = h("span", { class: `bar ${look}`, style: { width: `${(signed ? 50 : 100) * share}%` } });
+    const text = texts[k] ? `${name} = ${texts[k]}` : name;
+    return h("tr", { "data-link": name },
+      h("th", { scope: "row", title: text }, text), h("td", { class: "track" }, bar), h("td", {}, digits(value)));
   });
   return table("bars", rows, order.length - rows.length + hidden);
 }
@@ -177,9 +198,9 @@ function curveChart({ of, baseline, fraction, deletion, insertion, deletionArea,
 
 /**
  * What a panel asks of its card: the input's pixels at a size (null: there are none), the map's curves (null: nothing
- * can compute them), and to be drawn again.
+ * can compute them), the order of a table's rows, and to be drawn again.
  * @typedef {{photo: (width: number, height: number) => ?Promise<Uint8ClampedArray>, curves: ?(() => Promise<Curves>),
- *   repaint: () => void}} Place
+ *   order: () => string[], repaint: () => void}} Place
  */
 
 /** One method's map with its facts; `redraw` follows the looks. */
@@ -242,7 +263,7 @@ export class Panel {
     if (!values || !this.stale) return;
     this.stale = false;
     if (record.view === "tokens") this.body.replaceChildren(tokens(record, values, looks, palettes));
-    else if (record.view === "bars") this.body.replaceChildren(bars(record, values));
+    else if (record.view === "bars") this.body.replaceChildren(bars(record, values, this.place.order()));
     else if (record.view === "heatmap" && this.canvas) paint(this.canvas, record, values, this.photo, looks, palettes);
   }
 
