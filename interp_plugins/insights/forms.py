@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from interp_plugins.api.binding import SUPPLIED, list_methods, method_info
+from interp_plugins.attr.shared.quadrature import MOST_STEPS
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.registry import MethodInfo
 from interp_plugins.core.spec import InputSpec
@@ -48,7 +49,8 @@ def _parameters(info: MethodInfo, inputs: tuple[Tensor, ...], spec: InputSpec) -
         kind = _kind(param.annotation, default)
         if kind is not None:
             shown = default if kind in ("int", "float", "bool") or default is None else str(default)
-            found.append({"name": name, "type": kind, "default": shown})
+            least, most = (1, MOST_STEPS) if name == "n_steps" else (None, None)
+            found.append({"name": name, "type": kind, "default": shown, "min": least, "max": most})
     return found
 
 

@@ -29,7 +29,7 @@ def test_the_catalogue_knows_what_the_model_says(new_session):
 def test_forms_are_read_off_the_signatures(new_session):
     methods = {m["name"]: m["params"] for m in new_session().catalogue["methods"]}
     steps = next(p for p in methods["integrated_gradients"] if p["name"] == "n_steps")
-    assert steps == {"name": "n_steps", "type": "int", "default": 50}
+    assert steps == {"name": "n_steps", "type": "int", "default": 50, "min": 1, "max": 100_000}
     assert "target" not in {p["name"] for p in methods["integrated_gradients"]}
     assert next(p for p in methods["saliency"] if p["name"] == "abs")["type"] == "bool"
 
@@ -49,6 +49,12 @@ def test_another_class_and_another_baseline_can_be_asked_for(new_session, talk):
     talk(session, **ask, target=1, baseline="uniform")
     made = session.explanations()[0]
     assert made.target == (1,) and made.params["n_steps"] == 7 and made.baselines.abs().sum() > 0
+
+
+def test_too_many_steps_are_answered_at_once_with_what_is_allowed(new_session, talk):
+    ask = {"type": "explain", "samples": [0], "method": "integrated_gradients", "params": {"n_steps": 10**7}}
+    answer = talk(new_session(), **ask)[-1]
+    assert answer["type"] == "error" and "n_steps must be at most 100,000" in answer["error"]
 
 
 def test_an_error_of_the_model_is_an_answer(new_session, talk):

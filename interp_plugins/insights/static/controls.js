@@ -198,7 +198,7 @@ export class MethodForm {
   }
 
   /** @param {Parameter} parameter */
-  control({ name, type, default: preset }) {
+  control({ name, type, default: preset, min, max }) {
     if (type === "bool") {
       const box = h("input", { type: "checkbox", checked: preset, onchange: () => (this.values[name] = box.checked) });
       return box;
@@ -208,6 +208,8 @@ export class MethodForm {
       if (control.value === "") delete this.values[name];
       else this.values[name] = text ? control.value : Number(control.value);
     } });
+    if (min !== null) control.min = String(min);
+    if (max !== null) control.max = String(max);
     control.placeholder = preset === null ? "automatic" : String(preset);
     return control;
   }

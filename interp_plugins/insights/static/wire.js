@@ -43,7 +43,7 @@
  * @typedef {Record<number, Remark>} Notes
  *
  * A method to choose, with a control per parameter.
- * @typedef {{name: string, type: "int" | "float" | "bool" | "text", default: Plain}} Parameter
+ * @typedef {{name: string, type: "int" | "float" | "bool" | "text", default: Plain, min: Plain, max: Plain}} Parameter
  * @typedef {{name: string, title: string, params: Parameter[]}} Method
  *
  * All that is known before a map is asked for. `live`: there is a model to ask; `saves`: the host writes files;
