@@ -10,7 +10,6 @@ indexed accordingly. So methods may lay samples, steps and perturbations into on
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.core.detection import as_table, is_detections
-from interp_plugins.core.errors import InputError, InterpWarning, ModelError, did_you_mean
+from interp_plugins.core.differentiate import differentiate, gradient, keeping_values
+from interp_plugins.core.errors import InputError, ModelError, did_you_mean
 from interp_plugins.core.layers import Layer, Neuron, run_and_read
 from interp_plugins.core.multi_target import side_by_side
 from interp_plugins.core.target import Target, Whole
@@ -218,6 +218,7 @@ class Gradients:
     counts: tuple[int, ...] = ()  # tensors per layer read
 
 
+@keeping_values
 def gradients(
     forward: Forward,
     inputs: Sequence[Tensor],
@@ -277,15 +278,16 @@ def gradients_of(
     forward.passes["backward"] += total * count
     scores = one_per_row(forward.target.at(rows)(output), total, count)
     if count == 1:
-        grads = _differentiate(scores, sources, what, retain=retain)
+        grads = differentiate(scores, sources, what, retain=retain)
     else:
         columns = scores.reshape(total, count).unbind(1)
-        grads = side_by_side([_differentiate(c, sources, what, retain=True) for c in columns], total)
+        grads = side_by_side([differentiate(c, sources, what, retain=True) for c in columns], total)
     read = [a.detach() for a in sources] if what == "layer" else []
     read = list(side_by_side([read] * count, total)) if count > 1 and read else read
     return Gradients(scores.detach(), grads, tuple(read))
 
 
+@keeping_values
 def gradients_through(forward: Forward, inputs: Sequence[Tensor], rows: Tensor, neuron: Neuron) -> tuple[Tensor, ...]:
     """dF/dy_j * dy_j/dx per input, for the neuron (or block of neurons) y_j: the part of dF/dx that runs through it."""
     leaves = [x.detach().requires_grad_() for x in inputs]
@@ -295,38 +297,8 @@ def gradients_through(forward: Forward, inputs: Sequence[Tensor], rows: Tensor, 
     output, (tensors,) = run_and_read(forward.func, [neuron.layer], *args, **kwargs)
     selected = forward.target.at(rows)(_readable(select_output(output, forward.output)))
     scores = one_per_row(selected, leaves[0].shape[0])
-    outer = torch.autograd.grad(scores.sum(), tensors, retain_graph=True, allow_unused=True)
-    outer = tuple(torch.zeros_like(t) if g is None else g for g, t in zip(outer, tensors))
+    found = gradient(scores, tensors, retain_graph=True)
+    outer = tuple(torch.zeros_like(t) if g is None else g for g, t in zip(found, tensors))
     block = neuron.select_block(tensors)
     through = (block * neuron.select_block(outer).detach()).reshape(leaves[0].shape[0], -1).sum(1)
-    return _differentiate(through, leaves, "input")
-
-
-def _differentiate(scores: Tensor, sources: Sequence[Tensor], what: str, retain: bool = False) -> tuple[Tensor, ...]:
-    usable = [s for s in sources if s.requires_grad]
-    if not scores.requires_grad or not usable:
-        raise ModelError(
-            f"The score does not depend on the {what} through differentiable operations: somewhere the model detaches, "
-            "rounds, casts to integers (.long()), or runs under torch.no_grad(). Use a perturbation method (occlusion, "
-            "feature_ablation), or explain a layer behind that step."
-        )
-    found = torch.autograd.grad(scores.sum(), usable, allow_unused=True, retain_graph=retain)
-    if all(g is None for g in found):
-        raise ModelError(
-            f"The score does not depend on any {what}: One of the differentiated Tensors appears to not have been used "
-            "in the graph. Check which output and target are explained."
-        )
-    by_id = {id(s): g for s, g in zip(usable, found, strict=True)}
-    out = []
-    for i, source in enumerate(sources):
-        grad = by_id.get(id(source))
-        if grad is None:
-            if source.numel():
-                warnings.warn(
-                    f"{what}[{i}] does not influence the score; its attributions are zero.",
-                    InterpWarning,
-                    stacklevel=3,
-                )
-            grad = torch.zeros_like(source)
-        out.append(grad.detach())
-    return tuple(out)
+    return differentiate(through, leaves, "input")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp_plugins.core.batching import samples_chunk
 from interp_plugins.core.caches import call_cache
+from interp_plugins.core.differentiate import WrittenOverError, keep_values_from_now_on
 from interp_plugins.core.forward import Forward, Gradients, gradients_of
 from interp_plugins.core.grid import ModuleOutput, trace_modules
 from interp_plugins.core.layers import Layer
@@ -94,11 +95,19 @@ def first_gradients(forward: Forward, inputs: Sequence[Tensor], wrt: Sequence[La
     first = first_pass(forward, inputs, make=False)
     if first is None:
         return None
+    try:
+        return _through(first, forward, len(inputs[0]), wrt)
+    except WrittenOverError:  # a pass of its own keeps what is written over
+        keep_values_from_now_on()
+        return None
+
+
+def _through(first: FirstPass, forward: Forward, n: int, wrt: Sequence[Layer] | None) -> Gradients | None:
     if wrt is None:
-        return gradients_of(forward, first.output, first.leaves, "input", len(inputs[0]), retain=True)
+        return gradients_of(forward, first.output, first.leaves, "input", n, retain=True)
     read = [first.at(layer) for layer in wrt]
     found = [t for t in read if t is not None and t.requires_grad]
     if len(found) < len(read):
         return None
-    got = gradients_of(forward, first.output, found, "layer", len(inputs[0]), retain=True)
+    got = gradients_of(forward, first.output, found, "layer", n, retain=True)
     return Gradients(got.scores, got.grads, got.activations, (1,) * len(found))

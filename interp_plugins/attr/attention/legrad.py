@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.attr.attention.maps import Attention, Attentions, one_set_of_tokens
+from interp_plugins.core.differentiate import gradient, keeping_values
 from interp_plugins.core.errors import LayerError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import modules_of
@@ -67,6 +68,7 @@ def _handed_on(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
     return same[0] if isinstance(out, Tensor) else (same[0], *out[1:])
 
 
+@keeping_values
 def layer_scores(forward: Forward, xs: Sequence[Tensor], rows: Tensor, n_layers: int | None) -> tuple[Tensor, int]:
     """Sum over the layers of relu(d s_l / d A_l), averaged over heads and queries: (R, T); and how many layers."""
     chain = blocks(forward, xs)
@@ -78,7 +80,7 @@ def layer_scores(forward: Forward, xs: Sequence[Tensor], rows: Tensor, n_layers:
             scores = forward.target.at(rows)(forward.raw(list(xs), rows))
         forward.passes["backward"] += len(rows)
         one: Attention = mode.found[k]
-        (grad,) = torch.autograd.grad(scores.sum(), [one.weights], allow_unused=True)
+        (grad,) = gradient(scores, [one.weights])
         if grad is not None:
             total = total + one.by_head(grad, len(rows)).relu().mean((1, 2))
     assert isinstance(total, Tensor)

@@ -24,6 +24,7 @@ from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import GradientAttribution, prepared
 from interp_plugins.attr.shared.grid_layer import shapes_of_modules
 from interp_plugins.core.batching import check_chunk, chunks, samples_chunk
+from interp_plugins.core.differentiate import gradient, keeping_values
 from interp_plugins.core.errors import InputError, LayerError, unknown
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.grid import Grid, find_grid
@@ -100,6 +101,7 @@ class _AttentionMethod(GradientAttribution):
             return (found,) if isinstance(inputs, tuple) else found
 
 
+@keeping_values
 def weights_and_gradients(forward: Forward, xs: Sequence[Tensor], rows: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Attention weights and the score's gradients with respect to them, (R, heads, T, T) each."""
     scores, found = attentions(forward, xs, rows)
@@ -110,7 +112,7 @@ def weights_and_gradients(forward: Forward, xs: Sequence[Tensor], rows: Tensor) 
         )
     forward.passes["backward"] += len(rows)
     sources: list[Attention] = found
-    grads = torch.autograd.grad(scores.sum(), [a.weights for a in sources], allow_unused=True)
+    grads = gradient(scores, [a.weights for a in sources])
     count = len(rows)
     maps = [a.by_head(a.weights.detach(), count) for a in sources]
     return maps, [

@@ -27,6 +27,7 @@ from interp_plugins.attr.shared.path import RowSum, grid_rows, points
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.differentiate import gradient, keeping_values
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.forward import Forward
@@ -120,6 +121,7 @@ class _Matrices:
         self.groups = torch.stack(masks, 1).to(self.dtype)  # (N, K, D)
         self.u, self.w = (torch.tensor(v, dtype=torch.float64) for v in _nodes(n_steps))
 
+    @keeping_values
     def __call__(self, start: int, stop: int) -> tuple[Tensor, list[Tensor]]:
         """The samples of the rows [start, stop), and their matrices, (R, K, K)."""
         rows, steps = grid_rows(start, stop, self.xs[0].shape[0], self.xs[0].device)
@@ -129,7 +131,7 @@ class _Matrices:
         leaves = [p.detach().requires_grad_() for p in points(self.xs, self.bs, rows, t)]
         with _Softplus(self.smooth) if self.smooth is not None else torch.enable_grad():
             scores = self.forward.target.at(rows)(self.forward.raw([p.clone() for p in leaves], rows))
-        grads = torch.autograd.grad(scores.sum(), leaves, create_graph=True, allow_unused=True)
+        grads = gradient(scores, leaves, create_graph=True)
         by_feature = torch.einsum("rd,rkd->rk", _joined(grads, leaves, self.dtype) * change, groups)
         weight = (-4 * u * u.log() * w).to(by_feature)
         matrix = torch.diag_embed(by_feature.detach() * weight[:, None])
@@ -161,6 +163,6 @@ def _second(by_feature: Tensor, leaves: list[Tensor], change: Tensor, groups: Te
     """(x - x')_A H_AB (x - x')_B for all pairs of features, (R, K, K)."""
     rows = []
     for k in range(by_feature.shape[1]):
-        found = torch.autograd.grad(by_feature[:, k].sum(), leaves, retain_graph=True, allow_unused=True)
+        found = gradient(by_feature[:, k], leaves, retain_graph=True)
         rows.append(torch.einsum("rd,rkd->rk", _joined(found, leaves, change.dtype) * change, groups))
     return torch.stack(rows, 1)

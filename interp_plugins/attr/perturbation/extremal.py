@@ -22,6 +22,7 @@ from interp_plugins.attr.shared.base import Attribution, prepared
 from interp_plugins.attr.shared.images import blurred
 from interp_plugins.attr.shared.quadrature import check_steps
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.differentiate import gradient, keeping_values
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.registry import register
@@ -108,6 +109,7 @@ class ExtremalPerturbation(Attribution):
             return like(inputs, (out,))
 
 
+@keeping_values
 def _optimised(forward: Forward, x: Tensor, rows: Tensor, area: Tensor, n_steps: int, preserve: bool) -> Tensor:
     """The masks of some rows after all steps, (R, 1, H, W); each row on its own, so batch mates do not matter."""
     # Steps add up, and so would rounding.
@@ -131,7 +133,8 @@ def _optimised(forward: Forward, x: Tensor, rows: Tensor, area: Tensor, n_steps:
         forward.passes["backward"] += len(rows)
         missed = ((mask.flatten(1).sort(1).values - goal) ** 2).mean(1)
         reward = scores if preserve else -scores
-        (slope,) = torch.autograd.grad((reward.to(dtype) - weight * missed).sum(), [leaf])
+        (slope,) = gradient(reward.to(dtype) - weight * missed, [leaf])
+        assert slope is not None
         speed = _MOMENTUM * speed + slope
         values = (values + _RATE * speed).clamp(0, 1)
         weight *= _GROWTH ** (1 / max(n_steps, 1))

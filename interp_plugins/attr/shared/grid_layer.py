@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.core.differentiate import WrittenOverError, gradient
 from interp_plugins.core.errors import LayerError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.grid import Grid, ModuleOutput, find_grid, trace_shapes
@@ -115,5 +116,8 @@ def _used(output: Tensor, found: Sequence[tuple[ModuleOutput, Grid]]) -> list[Mo
     first = output[:1].reshape(-1)
     weights = torch.cos(torch.arange(len(first), dtype=first.dtype, device=first.device))
     tensors = [tensor for *_, tensor in sources]
-    grads = torch.autograd.grad((first * weights).sum(), tensors, allow_unused=True, retain_graph=True)
+    try:
+        grads = gradient(first * weights, tensors, retain_graph=True)
+    except WrittenOverError:
+        return []
     return [one for (one, grid, _), g in zip(sources, grads) if g is not None and bool(grid.lay_out(g).any())]

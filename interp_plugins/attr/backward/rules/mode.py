@@ -44,6 +44,9 @@ class RuleMode(TorchFunctionMode):
                 call.operands.clear()
         self._calls.clear()
 
+    def begin(self) -> None:
+        """Called when the model begins to run, also when it runs again."""
+
     def choose(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], carrying: list[Tensor]) -> Rule | None:
         """The rule for a call whose arguments `carrying` carry a gradient; None: plain differentiation."""
         raise NotImplementedError

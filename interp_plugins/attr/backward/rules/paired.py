@@ -74,6 +74,11 @@ class PairedMode(RuleMode):
         """The baseline's run is recorded; the next one is the input's."""
         self.position = 0
 
+    def begin(self) -> None:
+        """The input's run is matched from the first call on."""
+        if self.position is not None:
+            self.position = 0
+
     def seen(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record the call, or find the one it belongs to."""
         if self.position is None:

@@ -84,6 +84,10 @@ class RelevanceMode(RuleMode):
         self.composite, self.running, self.account, self.said = composite, running, account, said
         self.first_done = False
 
+    def begin(self) -> None:
+        """No layer was met yet."""
+        self.first_done = False
+
     def choose(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], carrying: list[Tensor]) -> Rule | None:
         """The composite's rule for the call."""
         count = len(carrying) if name not in PRODUCTS else len(self._signals(name, carrying))

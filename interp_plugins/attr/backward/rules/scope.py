@@ -29,6 +29,7 @@ class _Called(Wrapper):
         self.func, self.mode = func, mode
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.mode.begin()
         with self.mode:
             return self.func(*args, **kwargs)
 
