@@ -35,6 +35,7 @@ from interp_plugins.core.report import collect
 from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.target import Asked
 from interp_plugins.core.tensors import as_tuple, check_inputs, is_float, like
+from interp_plugins.core.two_classes import plain_index
 from interp_plugins.engine import (
     acceleration,
     as_backend,
@@ -157,7 +158,7 @@ def explain(
         if compile:
             check_methods([(one.name, one.traits.compiles) for one in bound])
         begins = bound[0].traits.begins_with_gradient and batch_size is None
-        prediction = predict(clean, xs, activation, threshold, begins)
+        prediction = predict(clean, xs, activation, threshold, begins, spec.vocab)
         if not begins:
             forget_first_pass()
         spec = _fitting(spec, prediction)
@@ -181,7 +182,7 @@ def explain(
 def _fitting(spec: InputSpec, prediction: Prediction) -> InputSpec:
     """The spec without class names where there are not as many as the model has classes: wrong names are worse."""
     shape = prediction.output.shape
-    classes = shape[1] if len(shape) in (2, 4) and shape[1] > 1 else None
+    classes = 2 if prediction.two is not None else shape[1] if len(shape) in (2, 4) else None
     if spec.vocab is None or classes is None or classes == len(spec.vocab):
         return spec
     warnings.warn(
@@ -288,7 +289,7 @@ class _Job:
             "progress": self.progress,
         }
         if bound.works.foreign and asked.indices is not None:
-            optional["target"] = list(asked.indices)
+            optional["target"] = plain_index(asked)
         kwargs |= {k: v for k, v in optional.items() if k in takes and v is not None}
         for name in ("batch_size", "internal_batch_size"):
             if self.batch_size is not None and name in takes:

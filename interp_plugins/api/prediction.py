@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from interp_plugins.core.detection import Detection, is_table
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.target import Asked
+from interp_plugins.core.two_classes import TwoClasses, two_classes
 from interp_plugins.engine import alone, cached_pass, clean_scores, first_pass
 
 
@@ -20,6 +22,7 @@ def predict(
     activation: Callable[[Tensor], Tensor | None] | None,
     threshold: float | None = None,
     gradient_follows: bool = False,
+    names: Sequence[Any] | None = None,
 ) -> Prediction:
     """Run the model once on every sample.
 
@@ -30,6 +33,7 @@ def predict(
             over dimension 1 for outputs (N, C > 1), unless the rows already are probabilities.
         threshold: the probability from which a label is predicted, where labels do not exclude each other.
         gradient_follows: whether the gradients at these samples are asked for next: then the pass keeps its graph.
+        names: class names; of two, one number per sample says both (`core.two_classes`).
     """
     n = inputs[0].shape[0]
     first = first_pass(forward, inputs, make=gradient_follows)
@@ -41,16 +45,36 @@ def predict(
         else:
             output = cached_pass(forward, inputs, "output", first.output.detach)
         classes = probabilities = None
+        two = two_classes(output, n, names, activation, threshold, lambda: forward.raw(inputs))
+        if two is not None and two.logits is not None:
+            return _of_two(two, output, n, _size(inputs))
         if output.ndim == 2 and output.shape[0] == n and output.shape[1] > 1:
             probabilities = _softmax(output) if activation is None else activation(output)
             classes = tuple(output.argmax(1).tolist()) if probabilities is not None else None
         elif activation is not None:
             probabilities = activation(output)
+            if threshold is not None and names is not None and len(names) == 1 and output.shape == (n, 1):
+                classes = (0,) * n  # one label, there or not
     several = None
     if threshold is not None and classes is not None and probabilities is not None:
         several = tuple(_above(row, threshold) for row in probabilities)
-    picture = next(((int(x.shape[2]), int(x.shape[3])) for x in inputs if x.ndim == 4), None)
-    return Prediction(output, classes, probabilities, several, picture, Detection() if is_table(output) else None)
+    foremost = Detection() if is_table(output) else None
+    made: Any = None if probabilities is None else _as_it_is if probabilities is output else activation
+    return Prediction(output, classes, probabilities, several, _size(inputs), foremost, two, made)
+
+
+def _size(inputs: Sequence[Tensor]) -> tuple[int, int] | None:
+    return next(((int(x.shape[2]), int(x.shape[3])) for x in inputs if x.ndim == 4), None)
+
+
+def _as_it_is(output: Tensor) -> Tensor:
+    return output
+
+
+def _of_two(two: TwoClasses, output: Tensor, n: int, size: tuple[int, int] | None) -> Prediction:
+    """What one number per sample or pixel says of two classes."""
+    classes = tuple(two.predicted(output).reshape(n).tolist()) if output.numel() == n else None
+    return Prediction(output, classes, two.probabilities(output), size=size, two=two, activation=two.activation)
 
 
 def _above(probabilities: Tensor, threshold: float) -> tuple[int, ...]:
@@ -68,7 +92,7 @@ def _softmax(output: Tensor) -> Tensor:
 def target_probability(asked: Asked, prediction: Prediction) -> Tensor | None:
     """The probability of the class asked for (over a region its mean) per sample, or None where it is no class."""
     p = prediction.probabilities
-    if p is not None and p.shape == prediction.output.shape and asked.classes is not None:
+    if p is not None and p.ndim == prediction.output.ndim and asked.classes is not None:
         return _in_region(p, asked)
     if p is None or asked.indices is None or p.ndim != 2 or p.shape[0] != len(asked.indices):
         return None
@@ -80,6 +104,5 @@ def target_probability(asked: Asked, prediction: Prediction) -> Tensor | None:
 def _in_region(probabilities: Tensor, asked: Asked) -> Tensor:
     """Mean probability of each sample's class over its region; 0 for an empty one."""
     assert asked.classes is not None and asked.region is not None
-    channels = probabilities.shape[1]  # one channel is the second of two classes
-    found = [probabilities[i, min(c, channels - 1)][asked.region[i]] for i, c in enumerate(asked.classes)]
+    found = [probabilities[i, c][asked.region[i]] for i, c in enumerate(asked.classes)]
     return torch.stack([p.float().mean() if p.numel() else p.new_zeros(()).float() for p in found]).cpu()

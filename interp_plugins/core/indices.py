@@ -11,6 +11,10 @@ from torch import Tensor
 from interp_plugins.core.errors import TargetError
 from interp_plugins.core.tensors import describe
 
+_TWO = (
+    " If it is the logit of one of two classes, say so to explain(): input_spec=InputSpec(vocab=[two names]) or "
+    "activation=torch.sigmoid; then 1 is the class that it speaks for, and 0 the other."
+)
 IndexTuple = tuple[int | slice, ...]  # one entry per dimension of the output after the batch
 
 
@@ -36,13 +40,17 @@ def check_index(output: Tensor, index: IndexTuple) -> None:
         raise TargetError(
             f"Cannot choose target column with output shape {shape}: the target {index} has {len(index)} indices, "
             f"the output has {output.ndim - 1} dimension(s) after the batch. "
-            + ("Use target=None for one scalar per example." if output.ndim == 1 else "Give one index per dimension.")
+            + (
+                f"Use target=None for one scalar per example.{_TWO}"
+                if output.ndim == 1
+                else "Give one index per dimension."
+            )
         )
     for d, i in enumerate(index, start=1):
         if isinstance(i, int) and not -shape[d] <= i < shape[d]:
             raise TargetError(
                 f"Target index {i} is out of range: the model's output has shape {shape}, so dimension {d} takes "
-                f"0 to {shape[d] - 1}."
+                f"0 to {shape[d] - 1}.{_TWO if d == 1 and shape[d] == 1 else ''}"
             )
 
 

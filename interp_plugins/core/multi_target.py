@@ -20,6 +20,7 @@ from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.region import ClassRegion
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Asked, FromPrediction, Target, named_target
+from interp_plugins.core.two_classes import of_channel
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,18 @@ class AllClasses(FromPrediction):
         raise TargetError("AllClasses() is several targets, so it cannot be part of another one; name one class there.")
 
     def resolve_each(self, prediction: Prediction, spec: InputSpec, n: int) -> list[Asked]:
-        """Each column of (N, C); the region of each class of (N, C, H, W) that is predicted anywhere in the batch."""
-        output = prediction.output
-        if output.ndim == 2:
-            return [Asked.of_classes((c,) * n, spec) for c in range(output.shape[1])]
+        """Each class of (N, C) or of one number; of (N, C, H, W) the region of each class predicted anywhere."""
+        output, two = prediction.output, prediction.two
+        if output.ndim == 2 or (two is not None and output.numel() == n):
+            count = output.shape[1] if two is None else 2
+            return [Asked.of_classes((c,) * n, spec, prediction) for c in range(count)]
         if output.ndim != 4:
             raise TargetError(
                 f"target='all' means every class of an output (N, C) or (N, C, H, W), but the model's output has shape "
                 f"{tuple(output.shape)}. Give a list of targets."
             )
-        found = torch.unique(output[:, 0] > 0).long() if output.shape[1] == 1 else torch.unique(output.argmax(1))
+        one = two or of_channel(output) if output.shape[1] == 1 else None
+        found = torch.unique(one.predicted(output) if one else output.argmax(1))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InterpWarning)  # a class that one sample lacks has an empty map there
             return [ClassRegion(int(c)).resolve(prediction, spec, n) for c in found.tolist()]
@@ -71,7 +74,7 @@ def asked_targets(target: Any, prediction: Prediction, spec: InputSpec, n: int) 
         return [one for t in target for one in asked_targets(t, prediction, spec, n)]
     if isinstance(target, str) and target == "all" and not _is_class(spec, "all"):
         target = AllClasses()
-    return named_target(target, spec, n).resolve_each(prediction, spec, n)
+    return named_target(target, prediction, spec, n).resolve_each(prediction, spec, n)
 
 
 def _is_class(spec: InputSpec, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,15 @@ class Prediction:
 
     Attributes:
         output: as the model returned it.
-        classes: the class with the highest score per sample, where the outputs are classes (N, C > 1).
-        probabilities: of the output's shape, or None.
+        classes: the class with the highest score per sample, where the outputs are classes.
+        probabilities: of the output's shape, or None; of two classes that are said with one number for both, (N, 2) or
+            (N, 2, H, W).
         several: for labels that do not exclude each other, those of each sample, the most probable first; else None.
         size: height and width of the first input that is a picture, or None.
         foremost: the `Target` that is explained where nothing is named, for outputs with one of their own (a
             detector's box); else None.
+        two: the `core.two_classes.TwoClasses` of a model that says two classes with one number; else None.
+        activation: output -> probabilities, of the output's shape; None: softmax over axis 1, or no probabilities.
     """
 
     output: Tensor
@@ -28,6 +32,8 @@ class Prediction:
     several: tuple[tuple[int, ...], ...] | None = None
     size: tuple[int, int] | None = None
     foremost: Any = None
+    two: Any = None
+    activation: Callable[[Tensor], Tensor] | None = None
 
     def labels(self) -> list[int]:
         """Every label of `several` for any sample, the most probable first; a sample without one counts its best."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import InterpWarning, TargetError
-from interp_plugins.core.indices import IndexTuple, as_indices, check_index, is_int
+from interp_plugins.core.indices import IndexTuple, as_indices, check_index
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
 
@@ -46,9 +46,11 @@ class Asked:
     region: Tensor | None = None
 
     @classmethod
-    def of_classes(cls, classes: Sequence[int], spec: InputSpec) -> Asked:
-        """One class per sample, by its index."""
-        return cls(PerSample([(c,) for c in classes]), tuple(classes), tuple(spec.label(c) for c in classes))
+    def of_classes(cls, classes: Sequence[int], spec: InputSpec, prediction: Prediction | None = None) -> Asked:
+        """One class per sample, by its index; `prediction` knows a model that says two classes with one number."""
+        two = prediction.two if prediction is not None else None
+        target = PerSample([(c,) for c in classes]) if two is None else two.scores(classes)
+        return cls(target, tuple(classes), tuple(spec.label(c) for c in classes))
 
 
 class Target:
@@ -91,6 +93,14 @@ class Target:
         """The output's index for each of n rows, or None where the target is no single output."""
         return None
 
+    def of_probabilities(self) -> Target:
+        """This target where the output has been made probabilities; itself, but for what depends on the scale."""
+        return self.map(lambda part: part.of_probabilities() if isinstance(part, Target) else part)
+
+    def in_region(self, mask: Tensor) -> Target:
+        """This class of a segmentation in another region, bool (N, H, W); itself where it is none."""
+        return self
+
     def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
         """What is asked of a batch, one scalar per sample; what it is made of may be anything that `explain` takes.
 
@@ -108,7 +118,7 @@ class Target:
             raise TargetError(
                 f"The target {chosen} leaves values of shape {tuple(scores.shape)} for {n} samples (output of shape "
                 f"{tuple(prediction.output.shape)}); an explanation is of one scalar per sample. Give an index for "
-                "every dimension after the batch, core.region.ClassRegion() or core.target.Region for a segmentation, "
+                "every dimension after the batch, core.region.ClassRegion() or core.region.Region for a segmentation, "
                 "or a function output -> (N,)."
             )
         return Asked(chosen, None, tuple(chosen.describe(i) or "output" for i in range(n)))
@@ -198,7 +208,7 @@ class PerSample(Target):
 def _of_columns(asked: Asked, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
     """The same by name, where it is a column of the output for every sample."""
     columns = [index[0] for index in asked.target.indices_of_rows(n) or () if len(index) == 1]
-    if len(columns) < n or not all(isinstance(c, int) for c in columns):
+    if prediction.two is not None or len(columns) < n or not all(isinstance(c, int) for c in columns):
         return asked
     count = max(prediction.output.shape[1], 1)
     return Asked.of_classes([c % count for c in columns], spec)  # type: ignore[operator]
@@ -222,25 +232,32 @@ class Function(Target):
 
 @dataclass(frozen=True)
 class Probability(Target):
-    """Softmax probability (class axis 1) of what another target selects; `of` may be anything a target may be."""
+    """Probability of what another target selects; `of` may be anything a target may be.
+
+    Args:
+        of: the class, or another target.
+        activation: output -> probabilities. None: that of the model, as `explain` knows it, else softmax over axis 1.
+    """
 
     of: Any
+    activation: Callable[[Tensor], Tensor] | None = None
 
     def at(self, rows: Tensor | None) -> Target:
-        return Probability(self.of.at(rows))
+        return Probability(self.of.at(rows), self.activation)
 
     def map(self, function: Callable[[Any], Any]) -> Target:
-        return Probability(function(self.of))
+        return Probability(function(self.of), self.activation)
 
     def __call__(self, output: Tensor) -> Tensor:
-        return self.of(output.softmax(1))
+        return self.of(output.softmax(1) if self.activation is None else self.activation(output))
 
     def describe(self, i: int) -> str | None:
         return f"p({self.of.describe(i)})"
 
     def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
         of = ask(self.of, prediction, spec, n)
-        return Asked(Probability(of.target), None, tuple(f"p({label})" for label in of.labels))
+        target = Probability(of.target.of_probabilities(), self.activation or prediction.activation)
+        return Asked(target, None, tuple(f"p({label})" for label in of.labels))
 
 
 @dataclass(frozen=True)
@@ -272,8 +289,7 @@ class Contrast(Target):
     def resolve(self, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
         this, that = (ask(t, prediction, spec, n) for t in (self.this, self.that))
         if this.region is not None and that.classes is not None:  # this class rather than that one, in the same place
-            one_channel = prediction.output.shape[1] == 1
-            that = replace(that, target=Region(0 if one_channel else that.classes, this.region))
+            that = replace(that, target=that.target.in_region(this.region))
         _check_differ(this, that, n)
         labels = tuple(f"{a} rather than {b}" for a, b in zip(this.labels, that.labels))
         return Asked(Contrast(this.target, that.target), None, labels, region=this.region)
@@ -297,42 +313,6 @@ def _check_differ(this: Asked, that: Asked, n: int) -> None:
         )
 
 
-class Region(Target):
-    """Sum of one class's scores over a fixed region of a segmentation output (N, C, H, W).
-
-    Args:
-        index: class index, or one per sample.
-        mask: bool (N, H, W) or (H, W). Freeze it at the original input: a region recomputed inside the forward
-            moves with every step, and completeness is lost.
-    """
-
-    def __init__(self, index: int | Sequence[int], mask: Tensor):
-        self.index = int(index) if is_int(index) else tuple(int(i) for i in index)  # type: ignore[arg-type,union-attr]
-        self.mask = mask.detach().bool()
-
-    def at(self, rows: Tensor | None) -> Target:
-        if rows is None:
-            return self
-        single = self.mask.ndim == 2 or self.mask.shape[0] == 1
-        if single and isinstance(self.index, int):
-            return self
-        index = self.index if isinstance(self.index, int) else [self.index[r] for r in rows.tolist()]
-        return Region(index, self.mask if single else self.mask.index_select(0, rows.to(self.mask.device)))
-
-    def __call__(self, output: Tensor) -> Tensor:
-        chosen = Index((self.index,)) if isinstance(self.index, int) else PerSample([(i,) for i in self.index])
-        scores = chosen(output)
-        if self.mask.shape[-2:] != scores.shape[-2:] or scores.ndim != 3:
-            raise TargetError(
-                f"Region mask of shape {tuple(self.mask.shape)} does not fit the class scores of shape "
-                f"{tuple(scores.shape)}; expected an output (N, C, H, W) and a mask (N, H, W) or (H, W)."
-            )
-        return (scores * self.mask.to(scores)).flatten(1).sum(1)
-
-    def describe(self, i: int) -> str | None:
-        return f"region of class {self.index if isinstance(self.index, int) else self.index[i]}"
-
-
 class Predicted(FromPrediction):
     """What the model predicts: the class, all labels, the only output, a detector's first box; `target=None`."""
 
@@ -343,18 +323,20 @@ class Predicted(FromPrediction):
         """The predicted class of each sample, or the output where it is one value per sample."""
         if prediction.foremost is not None:
             return prediction.foremost.resolve(prediction, spec, n)
-        if prediction.classes is not None:
-            return Asked.of_classes(prediction.classes, spec)
-        output = prediction.output
+        classes, output = prediction.classes, prediction.output
+        if prediction.two is not None and output.numel() == n:
+            classes = prediction.two.predicted(output).reshape(n).tolist()
+        if classes is not None:
+            return Asked.of_classes(classes, spec, prediction)
         if output.numel() == n:
             whole = Whole() if output.ndim < 2 else Index((0,) * (output.ndim - 1))
-            return Asked(whole, None, ("output",) * n)
+            return Asked(whole, None, (spec.label(0) if spec.vocab else "output",) * n)
         named = spec.vocab is not None and output.ndim == 2
         names = f" ({', '.join(map(str, (spec.vocab or ())[:6]))}, ...)" if named else ""
         raise TargetError(
             f"No default target for an output of shape {tuple(output.shape)} ({n} samples){names}. Give target=: an "
             "index or a tuple of indices per dimension after the batch, core.region.ClassRegion() or "
-            "core.target.Region for a segmentation, or a function output -> (N,)."
+            "core.region.Region for a segmentation, or a function output -> (N,)."
         )
 
     def resolve_each(self, prediction: Prediction, spec: InputSpec, n: int) -> list[Asked]:
@@ -366,19 +348,22 @@ class Predicted(FromPrediction):
             columns = list(range(shape[1]))
         else:
             return [self.resolve(prediction, spec, n)]
-        return [Asked.of_classes((c,) * n, spec) for c in columns]
+        return [Asked.of_classes((c,) * n, spec, prediction) for c in columns]
 
 
 def ask(target: Any, prediction: Prediction, spec: InputSpec, n: int) -> Asked:
     """What one target asks of a batch; `target` is anything that `explain` takes for one explanation."""
-    return named_target(target, spec, n).resolve(prediction, spec, n)
+    return named_target(target, prediction, spec, n).resolve(prediction, spec, n)
 
 
-def named_target(target: Any, spec: InputSpec, n: int) -> Target:
+def named_target(target: Any, prediction: Prediction, spec: InputSpec, n: int) -> Target:
     """`explain`'s rules for one target: None is the predicted class, text and bool are entries of the vocabulary.
+
+    Numbers are classes, also of a model that says two of them with one number; a tuple is an index of its output.
 
     Args:
         target: None, str, bool, ("label", entry), or what `as_target` takes.
+        prediction: the clean output, and what it says.
         spec: class names.
         n: batch size.
     """
@@ -387,12 +372,16 @@ def named_target(target: Any, spec: InputSpec, n: int) -> Target:
     if target is None:
         return Predicted()
     if isinstance(target, tuple) and len(target) == 2 and target[0] == "label":
-        return Index((spec.index_of(target[1]),))
-    if isinstance(target, str):
-        return Index((spec.index_of(str(target)),))
-    if isinstance(target, (bool, np.bool_)):
-        return Index((spec.index_of(bool(target)),))
-    return as_target(target, n)
+        target = spec.index_of(target[1])
+    elif isinstance(target, str):
+        target = spec.index_of(str(target))
+    elif isinstance(target, (bool, np.bool_)):
+        target = spec.index_of(bool(target))
+    found = as_target(target, n)
+    numbers = found.indices_of_rows(n) if prediction.two is not None and not isinstance(target, tuple) else None
+    if numbers is None or any(len(index) != 1 for index in numbers):
+        return found
+    return prediction.two.scores([index[0] for index in numbers])
 
 
 def as_target(target: Any, n: int) -> Target:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from interp_plugins.core.guard import frozen
 from interp_plugins.core.multi_target import asked_targets
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.target import Probability, Target
+from interp_plugins.core.target import Probability
 from interp_plugins.core.tensors import check_inputs
 from interp_plugins.metrics import removal_curves
 
@@ -70,14 +69,13 @@ def curves_of(
     with frozen(func, seed=seed):
         xs = check_inputs(inputs)
         spec = input_spec or InputSpec.guess(xs[0])
-        prediction = predict(
-            Forward.of(func, 1, additional_forward_args=additional_forward_args), xs, activation, threshold
-        )
+        forward = Forward.of(func, 1, additional_forward_args=additional_forward_args)
+        prediction = predict(forward, xs, activation, threshold, names=spec.vocab)
         asked = asked_targets(target, prediction, spec, 1)[which]
     likely = asked.indices is not None and prediction.probabilities is not None
     score = asked.target
-    if likely and prediction.probabilities is not prediction.output:
-        score = Probability(score) if activation is None else _Activated(score, activation)
+    if likely:
+        score = Probability(score.of_probabilities(), prediction.activation)
     if baselines is None and spec.kind == "image":
         baselines = "black"
     references = as_baselines(baselines, xs, spec, make_generator(seed), template=inputs)
@@ -106,22 +104,6 @@ def _name(baselines: Any) -> str:
     if baselines is None:
         return "zero"
     return baselines if isinstance(baselines, str) and baselines in BASELINES else "the baseline"
-
-
-@dataclass(frozen=True)
-class _Activated(Target):
-    """What a target selects of the probabilities that a function makes of the output."""
-
-    of: Target
-    activation: Callable[[Tensor], Tensor]
-
-    def at(self, rows: Tensor | None) -> Target:
-        """This target for some rows of the batch."""
-        return _Activated(self.of.at(rows), self.activation)
-
-    def __call__(self, output: Tensor) -> Tensor:
-        """Probabilities first, then the choice."""
-        return self.of(self.activation(output))
 
 
 def maps_on(exp: Explanation, xs: tuple[Tensor, ...]) -> list[Tensor]:

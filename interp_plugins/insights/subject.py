@@ -229,6 +229,7 @@ def prediction_of(
     output: Any = None,
     activation: Any = None,
     threshold: float | None = None,
+    input_spec: InputSpec | None = None,
     seed: int = 0,
     **rest: Any,
 ) -> Prediction:
@@ -237,4 +238,4 @@ def prediction_of(
     xs = inputs if isinstance(inputs, tuple) else (inputs,)
     with frozen(func, seed=seed):
         forward = Forward.of(func, xs[0].shape[0], additional_forward_args=additional_forward_args)
-        return predict(forward, xs, activation, threshold)
+        return predict(forward, xs, activation, threshold, names=input_spec.vocab if input_spec is not None else None)

@@ -17,7 +17,8 @@ from interp_plugins import Explanation, Explanations, InputSpec, explain
 from interp_plugins.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Occlusion, Saliency
 from interp_plugins.core.errors import ConvergenceWarning, InputError, InputTypeError, ModelError, TargetError
 from interp_plugins.core.layers import Layer
-from interp_plugins.core.target import Contrast, Index, Probability, Region
+from interp_plugins.core.region import Region
+from interp_plugins.core.target import Contrast, Index, Probability
 
 
 class Net(nn.Module):

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from interp_plugins.api.explain import explain
 from interp_plugins.core.errors import InterpWarning, TargetError
 from interp_plugins.core.explanation import Explanation
-from interp_plugins.core.region import ClassRegion
+from interp_plugins.core.region import ClassRegion, Region
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.target import Region
 
 NAMES = InputSpec(kind="image", vocab=("sky", "road", "Background", "car"))
 
@@ -61,7 +60,7 @@ def test_one_channel_is_a_yes_or_no_per_pixel() -> None:
     output = torch.tensor([[[[-1.0, 2.0], [3.0, -4.0]]]])
     region, classes = ClassRegion().frozen(output, InputSpec())
     assert classes == (1,) and region(output).tolist() == [5.0]
-    assert ClassRegion(0).frozen(output, InputSpec())[0](output).tolist() == [-5.0]
+    assert ClassRegion(0).frozen(output, InputSpec())[0](output).tolist() == [5.0]  # minus the logits: they speak for 0
 
 
 def test_what_is_nowhere_is_said() -> None:

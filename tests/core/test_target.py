@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import TargetError
+from interp_plugins.core.region import Region
 from interp_plugins.core.target import (
     Contrast,
     Function,
     Index,
     PerSample,
     Probability,
-    Region,
     Target,
     Whole,
     as_target,
