@@ -20,6 +20,7 @@ _LAZY = {
     "InputSpec": "core.spec",
     "Layer": "core.layers",
     "list_methods": "api.binding",
+    "methods": "api.methods",
 }
 
 __all__ = [
@@ -32,11 +33,13 @@ __all__ = [
     "acceleration",
     "explain",
     "list_methods",
+    "methods",
 ]
 
 if TYPE_CHECKING:
     from interp_plugins.api.binding import list_methods
     from interp_plugins.api.explain import explain
+    from interp_plugins.api.methods import methods
     from interp_plugins.core.explanation import Explanation, Explanations
     from interp_plugins.core.layers import Layer
     from interp_plugins.core.spec import InputSpec
@@ -52,4 +55,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted(__all__)

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from interp_plugins import __version__
 from interp_plugins.api.binding import list_methods, method_info
+from interp_plugins.api.methods import MethodCard
 from interp_plugins.core.errors import InterpError
 
-app = typer.Typer(help="Explain PyTorch models.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
@@ -41,13 +43,32 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for pictures and the pag
     _print_table("Explanations", COLUMNS, rows)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"interp-plugins {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Explain PyTorch models."""
+
+
 @app.command()
 def methods(
+    name: Annotated[str | None, typer.Argument(help="A method, by any of its names: all that is known of it.")] = None,
     needs: Annotated[str | None, typer.Option(help="gradient, perturbation or forward")] = None,
     site: Annotated[str | None, typer.Option(help="input, layer or neuron")] = None,
 ) -> None:
-    """List the methods: name, aliases, what they need, what they explain, source."""
+    """List the methods: name, aliases, what they need, what they explain, source; or show what is known of one."""
     try:
+        if name is not None:
+            typer.echo(str(MethodCard.of(name)))
+            return
         names = list_methods(needs=needs, site=site)
     except InterpError as err:
         typer.echo(str(err), err=True)
