@@ -11,6 +11,7 @@ import typer
 from interp_plugins import __version__
 from interp_plugins.api.binding import list_methods, method_info
 from interp_plugins.api.methods import MethodCard
+from interp_plugins.core import files
 from interp_plugins.core.errors import InterpError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -149,10 +150,9 @@ def report(
 
     subject = _saved(store, samples)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(Session.over(subject, title=title or store.stem).to_html(), encoding="utf-8")
-    except (InterpError, OSError) as err:
-        typer.echo(f"{out} could not be written: {err}", err=True)
+        files.write(out, Session.over(subject, title=title or store.stem).to_html())
+    except InterpError as err:
+        typer.echo(str(err), err=True)
         raise typer.Exit(2) from err
     typer.echo(f"{out}: {subject.n} samples, {out.stat().st_size / 2**20:.1f} MiB")
 

@@ -25,7 +25,7 @@ from interp_plugins.core.baseline import IdBaseline, Sample, as_baselines
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.explanation import Explanation, Explanations
-from interp_plugins.core.forward import Call, Forward, one_per_row
+from interp_plugins.core.forward import Call, Forward, finite_scores, one_per_row
 from interp_plugins.core.guard import frozen, modules_of
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
 from interp_plugins.core.multi_target import AllClasses, MultiTarget, asked_targets, part_of
@@ -34,7 +34,7 @@ from interp_plugins.core.random import make_generator
 from interp_plugins.core.report import collect
 from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.target import Asked
-from interp_plugins.core.tensors import as_tuple, check_inputs, is_float, like
+from interp_plugins.core.tensors import all_finite, as_tuple, check_inputs, is_float, like
 from interp_plugins.core.two_classes import plain_index
 from interp_plugins.engine import (
     acceleration,
@@ -163,6 +163,9 @@ def explain(
             forget_first_pass()
         spec = _fitting(spec, prediction)
         asked = asked_targets(target, prediction, spec, n)
+        if not all_finite(prediction.output):  # classes that are ruled out by -inf
+            for one in asked:
+                finite_scores(one.target(prediction.output))
         job = _Job(
             func=func,
             inputs=inputs,

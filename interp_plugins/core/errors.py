@@ -6,8 +6,9 @@ code catches that. Every text says what came, what was expected and what to do.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class InterpError(Exception):
@@ -36,6 +37,10 @@ class ModelError(InterpError, RuntimeError):
 
 class LayerError(ModelError, AssertionError):
     """A layer cannot be found, did not run, or gave no usable tensor."""
+
+
+class FileError(InterpError, OSError):
+    """A file cannot be written."""
 
 
 class OutOfMemoryError(InterpError, MemoryError):
@@ -71,3 +76,19 @@ def unknown(kind: str, name: object, choices: Iterable[object], hint: str = "") 
     shown = ", ".join(listed[:12]) + (f", ... ({len(listed)} in all)" if len(listed) > 12 else "")
     text = f"Unknown {kind} {name!r}.{did_you_mean(name, listed)} Known: {shown or 'none'}."
     return UnknownNameError(text + (f" {hint}" if hint else ""))
+
+
+@contextlib.contextmanager
+def decoding(kind: type[InterpError], text: str) -> Iterator[None]:
+    """Around the reading of what lies on a disk: whatever fails there becomes one error, since anything may lie there.
+
+    Args:
+        kind: the error's class.
+        text: what is wrong, without a full stop; the reason is added in brackets.
+    """
+    try:
+        yield
+    except InterpError as err:
+        raise kind(f"{text} ({err})") from err
+    except Exception as err:
+        raise kind(f"{text} ({type(err).__name__}: {' '.join(str(err).split())[:200]}).") from err

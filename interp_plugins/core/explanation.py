@@ -17,16 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp_plugins.core import saving
+from interp_plugins.core import files, saving
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.fields import LISTED, TENSORS, listed, names_of, tensors
 from interp_plugins.core.frame import frame
 from interp_plugins.core.registry import canonical_name, variant
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import Inputs, Maps
+from interp_plugins.core.text import all_legible
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_TEXTS = ("title", "target_label", "prediction_label", "names", "tokens", "values")  # what people read
 
 
 def _viz() -> Any:
@@ -97,6 +100,12 @@ class Explanation:
     seed: int | None = None
     seconds: float | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in _TEXTS:
+            value = getattr(self, name)
+            if value is not None and (legible := all_legible(value)) is not value:
+                object.__setattr__(self, name, legible)
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -380,7 +389,7 @@ class Explanations(Sequence[Explanation]):
         """
         html: str = _viz().to_html(self, **kwargs)
         if path is not None:
-            Path(path).write_text(html, encoding="utf-8")
+            files.write(path, html)
         return html
 
     def _repr_html_(self) -> str | None:

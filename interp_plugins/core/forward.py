@@ -23,7 +23,7 @@ from interp_plugins.core.errors import InputError, ModelError, did_you_mean
 from interp_plugins.core.layers import Layer, Neuron, run_and_read
 from interp_plugins.core.multi_target import side_by_side
 from interp_plugins.core.target import Target, Whole
-from interp_plugins.core.tensors import as_tuple, describe, is_float, own_tree, take_rows
+from interp_plugins.core.tensors import all_finite, as_tuple, describe, is_float, own_tree, take_rows
 from interp_plugins.core.wrapper import Wrapper
 
 
@@ -147,13 +147,13 @@ class Forward:
     def selected(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """What the target selects, without gradient: one scalar per row, or a block per row, or one value in all."""
         with torch.no_grad():
-            return self.target.at(rows)(self.raw(inputs, rows)).detach()
+            return finite_scores(self.target.at(rows)(self.raw(inputs, rows)).detach())
 
     def select(self, output: Tensor, rows: Tensor) -> Tensor:
         """`selected`, of outputs (R, ...) that were computed elsewhere."""
         self.passes["forward"] += output.shape[0]
         with torch.no_grad():
-            return self.target.at(rows)(_readable(output)).detach()
+            return finite_scores(self.target.at(rows)(_readable(output)).detach())
 
     def scores(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """One scalar per row (R,), without gradient; of several targets all, (R * K,)."""
@@ -170,15 +170,30 @@ def _takes_nothing(func: Any) -> bool:
 
 
 def _readable(output: Tensor) -> Tensor:
-    if (output.is_floating_point() or output.is_complex()) and bool(torch.isnan(output).any()):
-        rows = torch.isnan(output).reshape(output.shape[0], -1).any(1).nonzero().flatten() if output.ndim else output
-        where = f" in {len(rows)} of {output.shape[0]} rows" if output.ndim else ""
-        raise ModelError(
-            f"The model returned NaN{where} (output of shape {tuple(output.shape)}). Its inputs are finite on the way "
-            "in, so look for overflow, a division by zero or a log of zero in the model, for weights that are NaN, or "
-            "for a baseline outside the data's range."
-        )
+    """Refuse NaN and infinity; -inf may stand where nothing is explained: models rule classes out with it."""
+    if not all_finite(output):
+        bad = output.detach().isnan() | (output.detach() == torch.inf if not output.is_complex() else False)
+        if bool(bad.any()):
+            raise _not_finite("The model returned", output, bad)
     return output
+
+
+def finite_scores(scores: Tensor) -> Tensor:
+    """What a target selected, refused where it is NaN or infinite: there is no change of it to explain."""
+    if not all_finite(scores):
+        raise _not_finite("The score that is explained is", scores, ~scores.detach().isfinite())
+    return scores
+
+
+def _not_finite(said: str, values: Tensor, bad: Tensor) -> ModelError:
+    kind = "NaN" if bool(values.detach()[bad].isnan().any()) else "infinite"
+    rows = int(bad.reshape(bad.shape[0], -1).any(1).sum()) if bad.ndim else 1
+    where = f" in {rows} of {bad.shape[0]} rows" if bad.ndim else ""
+    return ModelError(
+        f"{said} {kind}{where} (shape {tuple(values.shape)}). Its inputs are finite on the way in, so look for "
+        "overflow, a division by zero or a log of zero in the model, for weights that are NaN, or for a baseline "
+        "outside the data's range."
+    )
 
 
 def one_per_row(selected: Tensor, rows: int, targets: int = 1) -> Tensor:
@@ -276,7 +291,7 @@ def gradients_of(
     """
     count = forward.target.count
     forward.passes["backward"] += total * count
-    scores = one_per_row(forward.target.at(rows)(output), total, count)
+    scores = finite_scores(one_per_row(forward.target.at(rows)(output), total, count))
     if count == 1:
         grads = differentiate(scores, sources, what, retain=retain)
     else:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError, TargetError, did_you_mean
+from interp_plugins.core.text import all_legible
 
 _COLOURS = (1, 3, 4)  # numbers of channels of grey, RGB and RGBA pictures
 
@@ -50,6 +51,8 @@ class InputSpec:
         # Saved specs come back as mappings.
         others = tuple(one if isinstance(one, InputSpec) else InputSpec(**one) for one in self.others)
         object.__setattr__(self, "others", others)
+        for name in ("vocab", "feature_names", "name"):
+            object.__setattr__(self, name, all_legible(getattr(self, name)))
         if (self.mean is None) != (self.std is None):
             raise InputError("InputSpec got only one of mean and std; give both, or neither.")
         if self.mean is not None and self.std is not None:
@@ -132,6 +135,7 @@ class InputSpec:
                 f"The target {label!r} is a label, but no class names are known. Give an index, or "
                 "input_spec=InputSpec(vocab=[...])."
             )
+        label = all_legible(label)
         for i, entry in enumerate(self.vocab):
             if type(entry) is type(label) and entry == label:
                 return i

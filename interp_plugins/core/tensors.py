@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Sequence
 from typing import Any, TypeGuard, TypeVar, cast
 
@@ -61,12 +62,19 @@ def like(template: InputsT, values: Sequence[Tensor]) -> InputsT:
     return cast("InputsT", tuple(values) if isinstance(template, tuple) else values[0])
 
 
+def all_finite(x: Tensor) -> bool:
+    """Whether no element is NaN or infinite: their sum says it, unless it overflows."""
+    if not (x.is_floating_point() or x.is_complex()):
+        return True
+    return cmath.isfinite(x.detach().sum().item()) or bool(x.detach().isfinite().all())
+
+
 def check_inputs(inputs: Any) -> tuple[Tensor, ...]:
     """Check a model's inputs (tensor or tuple of tensors, batch first) and return private copies as a tuple.
 
     Raises:
         InputTypeError: anything but tensors.
-        InputError: empty batch, no batch dimension, batch sizes that differ, NaN.
+        InputError: empty batch, no batch dimension, batch sizes that differ, NaN or infinity.
     """
     if not isinstance(inputs, (Tensor, tuple)):
         raise InputTypeError(
@@ -91,12 +99,13 @@ def check_inputs(inputs: Any) -> tuple[Tensor, ...]:
                 f"inputs[{i}] has {x.shape[0]} samples (shape {tuple(x.shape)}), inputs[0] has {many[0].shape[0]}. "
                 "The first dimension of all inputs must be the same batch."
             )
-        if is_float(x) and bool(torch.isnan(x).any()):
-            bad = torch.isnan(x).flatten(1).any(1).nonzero().flatten().tolist() if x.ndim > 1 else []
+        if not all_finite(x):
+            odd = ~x.detach().isfinite().reshape(x.shape[0], -1)
+            kind = "NaN" if bool(x.detach().isnan().any()) else "infinity"
             raise InputError(
-                f"inputs[{i}] of shape {tuple(x.shape)} contains NaN"
-                + (f" in sample(s) {bad[:8]}" if bad else "")
-                + ". Clean the data (torch.nan_to_num, or fill missing values) before explaining."
+                f"inputs[{i}] of shape {tuple(x.shape)} contains {kind} in sample(s) "
+                f"{odd.any(1).nonzero().flatten().tolist()[:8]}. Clean the data (torch.nan_to_num, or fill missing "
+                "values) before explaining; what is no data, a mask of -inf, belongs into additional_forward_args."
             )
     return tuple(own(x) for x in many)
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.files import write
 from interp_plugins.demo.learner import imagenet_learner
 from interp_plugins.demo.network import MEAN, STD, imagenet_classes
 from interp_plugins.demo.photographs import save_photographs
+from interp_plugins.viz.figure import png_of_figure
 
 PICTURES = ("chelsea", "coffee", "camera")
 METHODS: Any = DEFAULT_METHODS
@@ -26,10 +28,10 @@ def run(out: str | Path, say: Callable[[str], Any] = print) -> Iterator[tuple[st
         ("fastai", Explanations) and ("Lightning", Explanations), as soon as each is done.
     """
     out = Path(out)
-    files = save_photographs(out / "photographs", PICTURES)
+    photographs = save_photographs(out / "photographs", PICTURES)
     begin = time.perf_counter()
-    say(f"fastai: learn.explain on {len(files)} photographs ...")
-    through_fastai = explain_with_fastai(files)
+    say(f"fastai: learn.explain on {len(photographs)} photographs ...")
+    through_fastai = explain_with_fastai(photographs)
     for path in write_pictures(through_fastai, out / "fastai"):
         say(f"  {path}")
     page = out / "explanations.html"
@@ -39,7 +41,7 @@ def run(out: str | Path, say: Callable[[str], Any] = print) -> Iterator[tuple[st
 
     begin = time.perf_counter()
     say("Lightning: trainer.validate with AttributionCallback ...")
-    through_lightning = explain_with_lightning(files[:1], out / "lightning")
+    through_lightning = explain_with_lightning(photographs[:1], out / "lightning")
     for path in sorted((out / "lightning").rglob("*.png")):
         say(f"  {path}")
     say(f"  {time.perf_counter() - begin:.0f} s")
@@ -96,8 +98,7 @@ def write_pictures(explanations: Explanations, folder: Path) -> list[Path]:
         figure, _ = Explanations([e[i] for e in explanations]).plot()
         name = explanations[0].names[i] if explanations[0].names else str(i)
         path = folder / f"{Path(name).stem}.png"
-        figure.savefig(path, dpi=110)
-        paths.append(path)
+        paths.append(write(path, png_of_figure(figure)))
     return paths
 
 

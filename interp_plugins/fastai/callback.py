@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_names, contained
 from interp_plugins.api.explain import DEFAULT_METHODS
+from interp_plugins.core import files
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanations
@@ -25,10 +26,11 @@ from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.ex
 from interp_plugins.fastai.batch import length
 from interp_plugins.fastai.interpretation import explain_rows
 from interp_plugins.fastai.learner_info import valid
-from interp_plugins.fastai.loggers import log_figure, write_png
+from interp_plugins.fastai.loggers import log_figure
 from interp_plugins.fastai.reader import reader_of
 from interp_plugins.fastai.show import draw_table, truth_of
 from interp_plugins.fastai.timeline import draw_timeline
+from interp_plugins.viz.figure import png_of_figure
 
 _LOGS = ("auto", "files", "both", "none")
 
@@ -213,7 +215,7 @@ class AttributionCallback(Callback):
         taken = self.log != "files" and log_figure(self.learn.cbs, self.tag, fig, self.learn.train_iter)
         if not taken or self.log == "both" or self.path is not None:
             folder = Path(self.path) if self.path is not None else Path(self.learn.path) / "attributions"
-            write_png(fig, folder, f"{self.tag}-epoch{self.learn.epoch:03d}")
+            files.write_new(folder / f"{self.tag}-epoch{self.learn.epoch:03d}.png", png_of_figure(fig))
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -11,7 +11,8 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from interp_plugins.api.explain import DEFAULT_METHODS
-from interp_plugins.core.errors import TargetError, unknown
+from interp_plugins.core import files
+from interp_plugins.core.errors import ModelError, TargetError, unknown
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
@@ -84,9 +85,7 @@ def insights(
         subject.prepare(DEFAULT_METHODS if methods is None else methods, curves=curves)
     about = catalogue(subject, title=title)
     if host == "file":
-        page = Path(path)
-        page.write_text(Session.over(subject, about).to_html(), encoding="utf-8")
-        return page
+        return files.write(path, Session.over(subject, about).to_html())
     if host == "notebook":
         return widget(Session.over(subject, about))
     server = serve(lambda: Session.over(subject, about), port=port, title=title, open_browser=hasattr(sys, "ps1"))
@@ -148,13 +147,17 @@ class LearnerSubject(Live):
         with self.reader.unchanged():
             return self.reader.arguments(batch, **self._asked(ask))
 
-    def predictions(self, m: int) -> list[tuple[Prediction, int]]:
+    def predictions(self, m: int) -> list[tuple[Prediction | str, int]]:
         """What the model says of each sample; texts are asked one by one."""
-        found = []
+        found: list[tuple[Prediction | str, int]] = []
         with self.reader.unchanged():
             for batch in self.batches:
-                said = prediction_of(**self.reader.arguments(batch, **self._asked(None)), seed=self.seed)
-                found += [(said, i) for i in range(len(batch))]
+                try:
+                    said = prediction_of(**self.reader.arguments(batch, **self._asked(None)), seed=self.seed)
+                except ModelError:  # one sample can be the reason, and the others can be looked at
+                    found += [(self.alone(m, len(found) + i), 0) for i in range(len(batch))]
+                else:
+                    found += [(said, i) for i in range(len(batch))]
         return found
 
     def input(self, i: int) -> Explanation:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-
-from interp_plugins.viz.figure import png_of_figure
 
 
 def log_figure(callbacks: Iterable[Any], name: str, figure: Figure, step: int) -> bool:
@@ -33,17 +29,3 @@ def log_figure(callbacks: Iterable[Any], name: str, figure: Figure, step: int) -
             wandb.log({name: wandb.Image(figure)}, step=own["_wandb_step"])
             taken = True
     return taken
-
-
-def write_png(figure: Figure, folder: Path, stem: str) -> Path:
-    """Write a figure beside earlier ones, replacing none. Returns the path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for version in itertools.count():
-        path = folder / (f"{stem}-v{version}.png" if version else f"{stem}.png")
-        try:
-            with path.open("xb") as out:
-                out.write(png_of_figure(figure))
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("unreachable")

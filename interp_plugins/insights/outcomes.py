@@ -14,6 +14,14 @@ from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
 
 TOP = 5  # classes offered per sample
+_NOTHING: dict[str, Any] = {
+    "predictions": None,
+    "predictionText": None,
+    "probability": None,
+    "correct": None,
+    "loss": None,
+    "top": [],
+}
 
 
 @dataclass(frozen=True)
@@ -54,12 +62,14 @@ def number(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def outcome(prediction: Prediction, i: int, truth: Truth | None, spec: InputSpec) -> dict[str, Any]:
-    """Prediction, probability, loss and the likeliest classes of row i, as JSON.
+def outcome(prediction: Prediction | str, i: int, truth: Truth | None, spec: InputSpec) -> dict[str, Any]:
+    """Prediction, probability, loss and the likeliest classes of row i, as JSON; a text says why there are none.
 
     The loss is the cross entropy of the true class, the mean binary cross entropy of several labels, or the squared
     error of a regression; `correct` compares classes, or sets of labels.
     """
+    if isinstance(prediction, str):
+        return {**_NOTHING, "predictionText": f"no prediction: {prediction.partition(' (')[0]}"}
     if prediction.classes is None:
         return _of_values(prediction, i, truth)
     p = prediction.probabilities
@@ -86,12 +96,9 @@ def _of_values(prediction: Prediction, i: int, truth: Truth | None) -> dict[str,
     if truth is not None and truth.value is not None and values.numel() == 1:
         error = number((values.double() - truth.value).square())
     return {
-        "predictions": None,
+        **_NOTHING,
         "predictionText": ", ".join(f"{v:.4g}" for v in values.tolist()) if few else None,
-        "probability": None,
-        "correct": None,
         "loss": error,
-        "top": [],
     }
 
 

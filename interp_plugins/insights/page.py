@@ -15,6 +15,8 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
+from interp_plugins.core.text import legible
+
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async function|function|class|const|let)\b)", re.MULTILINE)
 
@@ -78,4 +80,5 @@ def page(script: str, title: str, data: str = "", connect: str = "'none'") -> st
         f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         f"connect-src {connect}; base-uri 'none'; form-action 'none'"
     )
-    return _PAGE.substitute(policy=policy, title=escape(title), style=asset("insights.css"), data=data, script=script)
+    heading = escape(legible(title))
+    return _PAGE.substitute(policy=policy, title=heading, style=asset("insights.css"), data=data, script=script)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from interp_plugins.api.explain import DEFAULT_METHOD
+from interp_plugins.core import files
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.insights.page import page, script
 from interp_plugins.insights.precomputed import Precomputed
 from interp_plugins.insights.subject import Subject
-from interp_plugins.insights.wire import SCHEMA, input_record, made_records, palettes, plain
+from interp_plugins.insights.wire import SCHEMA, as_json, input_record, made_records, palettes, plain
 
 
 def catalogue(subject: Subject, *, title: str = "Insights", method: str = DEFAULT_METHOD) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def _samples(run: int, inputs: Iterable[Any], maps: Iterable[Any]) -> Iterator[s
 
 def _block(name: str, content: Any) -> str:
     """JSON that the page reads, and that is never markup or code."""
-    data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+    data = json.dumps(as_json(content), allow_nan=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{data}</script>\n'
 
 
@@ -143,6 +144,4 @@ def write_report(exps: Sequence[Explanation], path: str | Path, **kwargs: Any) -
     Example:
         write_report(explain(model, x, ("ig", "saliency")), "report.html", labels=labels)
     """
-    path = Path(path)
-    path.write_text(report_html(exps, **kwargs), encoding="utf-8")
-    return path
+    return files.write(path, report_html(exps, **kwargs))

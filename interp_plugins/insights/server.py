@@ -7,6 +7,7 @@ another origin may not, even with the token, and neither may a name that only re
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import threading
 import time
@@ -19,6 +20,7 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.insights.page import page, script
 from interp_plugins.insights.session import Session
 
+_REASON = 123  # bytes of text that the end of a WebSocket may carry
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -73,7 +75,16 @@ async def _converse(ws: Any, session: Session) -> None:
 
     async def post() -> None:
         while True:
-            await ws.send_json(await outbox.get())
+            message = await outbox.get()
+            try:
+                text = json.dumps(message, allow_nan=False)
+            except (TypeError, ValueError, RecursionError) as err:
+                said = f"The server could not send its answer: {type(err).__name__}: {err}"
+                if message["type"] == "hello":  # without it the page would wait for ever
+                    await ws.close(code=1011, reason=said.encode("ascii", "replace")[:_REASON].decode())
+                    return
+                text = json.dumps({"id": message["id"], "type": "error", "error": said})
+            await ws.send_text(text)
 
     send({"id": 0, "type": "hello", "catalogue": session.catalogue, "notes": session.notes})
     postman = asyncio.create_task(post())

@@ -23,7 +23,7 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.insights.report import catalogue, file_html
 from interp_plugins.insights.subject import Ask, Made, Subject
 from interp_plugins.insights.tensors import Tensors
-from interp_plugins.insights.wire import input_record, made_records
+from interp_plugins.insights.wire import as_json, input_record, made_records
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -112,7 +112,7 @@ class Session:
         return session
 
     def _begin(self, subject: Subject, about: dict[str, Any]) -> None:
-        self.subject, self.catalogue = subject, about
+        self.subject, self.catalogue = subject, as_json(about)
         self.notes: dict[str, Any] = {}
         self._made: dict[int, list[Made]] = {}
         self._cancelled: set[int] = set()
@@ -123,6 +123,7 @@ class Session:
 
     def receive(self, message: Mapping[str, Any], send: Send) -> None:
         """Answer a message through `send`, which may be called from another thread. Never raises for its content."""
+        send = _through(as_json, send)
         quick = {"input": self._input, "maps": self._maps}
         slow = {"explain": self._explain, "curves": self._curves, "export": self._export}
         try:
@@ -244,6 +245,10 @@ class Session:
             (self._input(row, lambda _: None) for row in rows),
             (self._maps(row, lambda _: None) for row in rows),
         )
+
+
+def _through(change: Callable[[Any], Any], send: Send) -> Send:
+    return lambda message: send(change(message))
 
 
 def _file(name: str, kind: str, data: bytes) -> dict[str, Any]:

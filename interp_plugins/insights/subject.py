@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from interp_plugins.api.explain import explain
+from interp_plugins.api.explain import DEFAULT_METHOD, explain
 from interp_plugins.api.prediction import predict
-from interp_plugins.core.errors import InputError
+from interp_plugins.core.errors import InputError, ModelError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.forward import Call, Forward
 from interp_plugins.core.guard import frozen
@@ -184,10 +184,20 @@ class Live(Subject):
         """The arguments of the core's `explain` for sample i (None: all of them) and model m, without methods."""
         raise NotImplementedError
 
-    def predictions(self, m: int) -> list[tuple[Prediction, int]]:
-        """What model m says of each sample: a prediction, and the row in it."""
-        found = prediction_of(**self.arguments(m, None, None), seed=self.seed)
+    def predictions(self, m: int) -> list[tuple[Prediction | str, int]]:
+        """What model m says of each sample: a prediction and the row in it, or why there is none."""
+        try:
+            found = prediction_of(**self.arguments(m, None, None), seed=self.seed)
+        except ModelError:  # one sample can be the reason, and the others can be looked at
+            return [(self.alone(m, i), 0) for i in range(self.n)]
         return [(found, i) for i in range(self.n)]
+
+    def alone(self, m: int, i: int) -> Prediction | str:
+        """What model m says of sample i, or why it says nothing."""
+        try:
+            return prediction_of(**self.arguments(m, i, Ask(DEFAULT_METHOD)), seed=self.seed)
+        except ModelError as err:
+            return str(err)
 
     def samples(self) -> list[dict[str, Any]]:
         """What is known of each sample without any map."""
@@ -195,6 +205,9 @@ class Live(Subject):
         for m in range(len(self.functions)):
             with self.locked(m):
                 said.append(self.predictions(m))
+            reasons = [one for one, _ in said[-1] if isinstance(one, str)]
+            if len(reasons) == self.n:
+                raise ModelError(reasons[0])
         return [
             {
                 "name": self.names[i],

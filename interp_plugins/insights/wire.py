@@ -9,7 +9,8 @@ made here and says the type of each record.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.text import legible
 from interp_plugins.insights.outcomes import number
 from interp_plugins.viz import colour
 from interp_plugins.viz.captions import baseline_text, params_text
@@ -34,6 +36,22 @@ _LONGEST = 448  # pixels of a picture's longer side
 _MOST_BARS = 200  # columns or units drawn one by one
 _DRAWN = ("series", "sequence", "volume")  # these travel as pictures that Python draws
 _NO_SCALE = Scale(0.0, False, False, "")
+
+
+def as_json(value: Any) -> Any:
+    """A message or record as every page can read it: JSON has no NaN, and a page no text that is not Unicode.
+
+    Numbers that are not finite become None, and text `core.text.legible`.
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return legible(value)
+    if isinstance(value, Mapping):
+        return {legible(str(k)): as_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(v) for v in value]
+    return as_json(value.item()) if isinstance(value, np.generic) else value
 
 
 def plain(value: Any) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanations
+from interp_plugins.lightning import folder
 
 
 class GrowingReport:
@@ -40,39 +40,26 @@ class GrowingReport:
         Returns:
             The file's path.
         """
-        from fsspec.core import url_to_fs
-
         from interp_plugins.insights.precomputed import Precomputed
         from interp_plugins.insights.report import catalogue, file_html, records_of, run_blocks
 
-        files, root = url_to_fs(self.directory)
+        system, root = folder.opened(self.directory)
         if self.path is None:
-            files.makedirs(root, exist_ok=True)
-            self.path, version = f"{root}/{self.name}.html", 0
-            if resumed and files.exists(self.path):
-                self.runs = 1 + files.cat_file(self.path).count(b' id="insights-run-')
-            while not self.runs and files.exists(self.path):
-                version += 1
-                self.path = f"{root}/{self.name}-v{version}.html"
+            self.path = f"{root}/{self.name}.html"
+            if resumed and system.exists(self.path):
+                self.runs = 1 + system.cat_file(self.path).count(b' id="insights-run-')
+            if not self.runs:
+                self.path = folder.free_path(system, root, f"{self.name}.html")
         subject = Precomputed(exps, _classes(labels, exps))
         inputs, maps = records_of(subject)
         if self.runs == 0:
             text = file_html(catalogue(subject, title=self.title), inputs, maps, run)
-            files.pipe_file(self.path, text.encode())
+            folder.write(system, self.path, text.encode())
         else:
             text = run_blocks(self.runs, run, subject.samples(), [] if same else inputs, maps)
-            _append(files, self.path, text.encode())
+            folder.append(system, self.path, text.encode())
         self.runs += 1
         return self.path
-
-
-def _append(files: Any, path: str, data: bytes) -> None:
-    """Add to the end of a file; where the file system cannot, the file is written anew."""
-    try:
-        with files.open(path, "ab") as out:
-            out.write(data)
-    except (NotImplementedError, ValueError):
-        files.pipe_file(path, files.cat_file(path) + data)
 
 
 def _classes(labels: Tensor | None, exps: Explanations) -> Sequence[int | None] | None:

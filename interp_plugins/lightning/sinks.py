@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interp_plugins.core.explanation import Explanations
+from interp_plugins.lightning.folder import add_file
 from interp_plugins.lightning.loggers import log_figure, log_numbers
 from interp_plugins.lightning.series import metrics
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from interp_plugins.lightning.namespace import Trainer
 
 MAX_ROWS = 32  # samples in one picture; how many were left out is said below it
@@ -101,23 +100,6 @@ class Sinks:
         if self.to_loggers:
             taken = any([log_figure(one, f"{tag}/{stage}", figure, step, file_name) for one in trainer.loggers])
         if self.to_files or (self.to_files is None and not taken):
-            write_png(figure, self.directory, file_name)
+            from interp_plugins.viz.figure import png_of_figure
 
-
-def write_png(figure: Figure, directory: str, file_name: str) -> str:
-    """Write a figure without replacing an earlier file; a local or remote directory, as Lightning's own files.
-
-    Returns:
-        The path written.
-    """
-    from fsspec.core import url_to_fs
-
-    files, root = url_to_fs(directory)
-    files.makedirs(root, exist_ok=True)
-    stem, path, version = file_name.removesuffix(".png"), f"{root}/{file_name}", 0
-    while files.exists(path):
-        version += 1
-        path = f"{root}/{stem}-v{version}.png"
-    with files.open(path, "wb") as out:
-        figure.savefig(out, format="png")
-    return str(path)
+            add_file(self.directory, file_name, png_of_figure(figure))

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from interp_plugins.store import atomic, table_parts
+from interp_plugins.core import files
+from interp_plugins.store import table_parts
 from interp_plugins.store.errors import StoreError, need
 from interp_plugins.store.layout import Array, Layout
 from interp_plugins.store.manifest import Manifest
@@ -37,11 +38,11 @@ def create(path: Path, manifest: Manifest, layout: Layout) -> None:
             f"The run at {path} lists units that are done, but its folder {FOLDER} is gone. Was a part of the "
             "directory copied only? Copy the whole, or begin a new run in another directory."
         )
-    with atomic.draft_of(folder) as draft:
+    with files.draft_of(folder) as draft:
         _make(draft, manifest, layout)
         for file in draft.rglob("zarr.json"):
-            atomic.sync(file)
-        atomic.claim(draft, folder)
+            files.sync(file)
+        files.claim(draft, folder)
 
 
 def _make(folder: Path, manifest: Manifest, layout: Layout) -> None:
@@ -92,8 +93,8 @@ def write_unit(path: Path, manifest: Manifest, unit: int, values: Mapping[str, n
             left.unlink(missing_ok=True)
         open_array(path, name, mode="r+")[rows.start : rows.stop] = value
         if shard.exists():  # there is none if every sample failed
-            atomic.sync(shard)
-            atomic.sync_directory(shard.parent)
+            files.sync(shard)
+            files.sync_directory(shard.parent)
 
 
 def shard_path(path: Path, name: str, unit: int, ndim: int) -> Path:

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from interp_plugins.core import files
 from interp_plugins.core.errors import InterpWarning
-from interp_plugins.store import atomic
 from interp_plugins.store.errors import RunDiffersError, StoreError
 from interp_plugins.store.fingerprint import flat
 
@@ -107,10 +107,10 @@ def publish(
     made = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **here(), **(told or {})}
     mine = Manifest(identity, layout, made)
     content = {"schema": SCHEMA, "identity": mine.identity, "layout": mine.layout, "made": mine.made}
-    with atomic.draft_of(path / NAME) as draft:
+    with files.draft_of(path / NAME) as draft:
         draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        atomic.sync(draft)
-        atomic.claim(draft, path / NAME)
+        files.sync(draft)
+        files.claim(draft, path / NAME)
     found = read(path)
     assert found is not None
     check_same(path, found, identity)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interp_plugins.store import atomic
+from interp_plugins.core import files
 from interp_plugins.store.errors import need
 from interp_plugins.store.layout import Layout
 from interp_plugins.store.manifest import origin
@@ -97,13 +97,13 @@ def commit(path: Path, unit: int, layout: Layout, rows: Sequence[Mapping[str, An
     table = pa.Table.from_pylist([{name: row.get(name) for name in wanted.names} for row in rows], schema=wanted)
     final = path_of(path, unit)
     final.parent.mkdir(exist_ok=True)
-    atomic.sweep(final)  # a unit has one writer
-    with atomic.draft_of(final) as draft:
+    files.sweep(final)  # a unit has one writer
+    with files.draft_of(final) as draft:
         with draft.open("wb") as f:
             pq.write_table(table, f, compression="zstd")
-        atomic.sync(draft)
+        files.sync(draft)
         os.replace(draft, final)
-        atomic.sync_directory(final.parent)
+        files.sync_directory(final.parent)
 
 
 def read(path: Path, units: Sequence[int], layout: Layout) -> Any:

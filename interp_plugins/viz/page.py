@@ -11,6 +11,7 @@ from html import escape
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.text import legible
 from interp_plugins.viz import captions, colour
 from interp_plugins.viz.figure import compact, data_uri, png_of_figure
 from interp_plugins.viz.inputs import InputPart, by_input, part_text
@@ -60,13 +61,15 @@ def to_html(
             resolve_kind(attribution_renderer(exp), kind)
     overviews = "".join(_overview(one, exps) for one in fitting(exps)) if total else ""
     samples = "".join(_sample(exps, i, total, kinds, rule, longest) for i in range(shown))
-    return PAGE.substitute(
-        policy=POLICY,
-        style=STYLE,
-        title=escape(title),
-        lead=escape(_lead(exps, shown, total)),
-        samples=overviews + samples,
-        legend="\n".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in _legend(exps)),
+    return legible(
+        PAGE.substitute(
+            policy=POLICY,
+            style=STYLE,
+            title=escape(title),
+            lead=escape(_lead(exps, shown, total)),
+            samples=overviews + samples,
+            legend="\n".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in _legend(exps)),
+        )
     )
 
 

@@ -210,7 +210,7 @@ def test_file_is_no_pickle_and_its_metadata_is_json(tmp_path: Path) -> None:
     raw = made().save(tmp_path / "x").read_bytes()
     size = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + size])
-    assert json.loads(header["__metadata__"]["interp_plugins"])["format"] == 1
+    assert json.loads(header["__metadata__"]["interp_plugins"])["format"] == 2
 
 
 def write_text(path: Path) -> None:
