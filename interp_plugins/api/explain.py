@@ -163,9 +163,7 @@ def explain(
             forget_first_pass()
         spec = _fitting(spec, prediction)
         asked = asked_targets(target, prediction, spec, n)
-        if not all_finite(prediction.output):  # classes that are ruled out by -inf
-            for one in asked:
-                finite_scores(one.target(prediction.output))
+        _check_scores(asked, prediction)
         job = _Job(
             func=func,
             inputs=inputs,
@@ -180,6 +178,13 @@ def explain(
             model={**_model_facts(model), **({"input_names": list(names)} if names else {})},
         )
         return Explanations([exp for one in bound for exp in job.run(one, asked, prediction)])
+
+
+def _check_scores(asked: Sequence[Asked], prediction: Prediction) -> None:
+    """Refuse to explain a class that is ruled out by -inf."""
+    if not all_finite(prediction.output):
+        for one in asked:
+            finite_scores(one.target(prediction.output))
 
 
 def _fitting(spec: InputSpec, prediction: Prediction) -> InputSpec:
