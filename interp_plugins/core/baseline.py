@@ -151,23 +151,93 @@ def _one(
     if isinstance(value, str):
         return named_baseline(value, x, spec, generator)
     if isinstance(value, (bool, int, float)):
-        return torch.full_like(x, value)
+        return (
+            torch.full_like(x, value) if is_float(x) else _held(torch.tensor(value), x, i, at_lookups).repeat(x.shape)
+        )
     if not isinstance(value, Tensor):
         raise InputTypeError(
             f"baselines[{i}] must be None, a number, a tensor, a name ({', '.join(BASELINES)}) or a function; got "
             f"{describe(value)}."
         )
     b = own(value).to(device=x.device)
+    if b.is_complex() and not x.is_complex():
+        raise InputTypeError(f"baselines[{i}] is {describe(value)} for a real input; give its real part.")
     if b.dtype != x.dtype:
-        b = b.to(x.dtype)
+        b = b.to(x.dtype) if is_float(x) else _held(b, x, i, at_lookups)
     if b.ndim == 0:
-        return torch.full_like(x, b.item())
+        return b.repeat(x.shape)
     if b.shape[1:] != x.shape[1:] or b.shape[0] not in (1, x.shape[0]):
         raise InputError(
             f"Baseline can be provided as a tensor for just one input and broadcasted to the batch: baselines[{i}] has "
             f"shape {tuple(b.shape)}, the input {tuple(x.shape)}; expected {tuple(x.shape)} or {(1, *x.shape[1:])}."
         )
     return b.expand_as(x)
+
+
+def _held(b: Tensor, x: Tensor, i: int, at_lookups: bool) -> Tensor:
+    """Baseline values for an integer or bool input: of its dtype, or of a wider one where that does not hold them."""
+    for dtype in (x.dtype, torch.promote_types(x.dtype, b.dtype), torch.get_default_dtype(), torch.float64):
+        if torch.equal(b.to(dtype).to(torch.float64).nan_to_num(), b.to(torch.float64).nan_to_num()):
+            break
+        if at_lookups:
+            raise InputError(
+                f"baselines[{i}] is no id: it holds values that {str(x.dtype).removeprefix('torch.')} does not, and "
+                "ids are explained at the rows that they are looked up as. Give ids, None (rows of zeros) or a "
+                "core.baseline.Sample of rows."
+            )
+    return b.to(device=x.device, dtype=dtype)
+
+
+def widened(
+    inputs: Sequence[Tensor], baselines: Sequence[Tensor], scores: Callable[[tuple[Tensor, ...]], Any]
+) -> tuple[Tensor, ...]:
+    """The inputs in the dtypes of their baselines, where integers meet a baseline that is none.
+
+    A model that adds and multiplies takes floats as it takes integers; one that looks ids up, or counts, does not, and
+    is asked before anything is perturbed.
+
+    Args:
+        inputs: the samples.
+        baselines: one of the input's shape per input, as `as_baselines` gives them.
+        scores: what the model gives for inputs: a tensor, or several.
+
+    Raises:
+        InputError: the model cannot take the inputs as floats, or gives something else for them.
+    """
+    if all(b.dtype == x.dtype for b, x in zip(baselines, inputs, strict=True)):
+        return tuple(inputs)
+    wide = tuple(x.to(b.dtype) for b, x in zip(baselines, inputs, strict=True))
+    which, b, x = next((i, b, x) for i, (b, x) in enumerate(zip(baselines, inputs, strict=True)) if b.dtype != x.dtype)
+    came = f"baselines[{which}] holds values that the input of dtype {str(x.dtype).removeprefix('torch.')} cannot hold"
+    advice = (
+        "Give whole numbers in its range as baselines (for ids: other ids), or, for quantities, inputs and a model "
+        "that take floats: x.float()."
+    )
+    before = as_tuple(scores(tuple(inputs)))
+    try:
+        after = as_tuple(scores(wide))
+    except Exception as error:
+        raise InputError(
+            f"{came}, and the model does not take the input as {str(b.dtype).removeprefix('torch.')} "
+            f"({type(error).__name__}: {str(error)[:200]}). {advice}"
+        ) from error
+    exact = all(torch.equal(w.to(v.dtype), v) for w, v in zip(wide, inputs, strict=True))
+    if not exact or not all(_agree(p, q) for p, q in zip(before, after, strict=True)):
+        raise InputError(
+            f"{came}, and for the input as {str(b.dtype).removeprefix('torch.')} the model gives something else than "
+            f"for the input as it came. {advice}"
+        )
+    return wide
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    """Whether two outputs are equal but for their dtypes' rounding."""
+    return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-6)
+
+
+def whole(b: Tensor, x: Tensor, i: int) -> Tensor:
+    """Rows of ids to draw from, in the dtype of the ids x. Raises InputError for what is no id."""
+    return _held(own(b).to(x.device), x, i, True)
 
 
 def as_baselines(
@@ -179,6 +249,8 @@ def as_baselines(
     vectors: bool = False,
 ) -> tuple[Tensor, ...]:
     """One baseline tensor of the input's shape per input.
+
+    It has the input's dtype, but a wider one where integers cannot hold it: the inputs follow by `widened`.
 
     Args:
         baselines: None (zeros), a number, a name from `BASELINES` (the first input; zeros for the others), a tensor of

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.baseline import as_baselines, widened
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward
@@ -96,6 +96,7 @@ def removal_curves(
         shapes = _fitting(as_tuple(attributions), xs)
         references = as_baselines(baselines, xs, template=inputs)
         forward = Forward.of(forward_func, n, as_target(target, n), additional_forward_args)
+        xs = widened(xs, references, forward.selected)
         ranks = as_rows(attributions).argsort(dim=1, descending=True, stable=True).argsort(dim=1).to(xs[0].device)
         total = ranks.shape[1]
         counts = torch.linspace(0, total, min(steps, total) + 1, dtype=torch.float64).round().long()

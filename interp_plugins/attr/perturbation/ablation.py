@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from interp_plugins.attr.perturbation.perturb import perturb
+from interp_plugins.attr.perturbation.perturb import perturb, replaceable
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
-from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.registry import register
@@ -71,10 +70,11 @@ class FeatureAblation(PerturbationAttribution):
             raise TypeError(f"FeatureAblation.attribute() got an unexpected keyword argument {sorted(unknown)[0]!r}.")
         check_chunk("perturbations_per_eval", perturbations_per_eval)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
+            xs, base = replaceable(forward, xs, baselines, inputs)
             maps = perturb(
                 forward,
                 xs,
-                as_baselines(baselines, xs, template=inputs),
+                base,
                 MaskFeatures(xs, feature_mask),
                 perturbations_per_eval=perturbations_per_eval,
                 chunk=check_chunk("batch_size", batch_size),

@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.perturbation.perturb import clean_scores, merges_batch
-from interp_plugins.core.baseline import as_baselines
+from interp_plugins.attr.perturbation.perturb import clean_scores, merges_batch, replaceable
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError, ModelError
 from interp_plugins.core.features import MaskFeatures
@@ -76,8 +75,8 @@ class Game:
     ):
         check_chunk("perturbations_per_eval", perturbations_per_eval)
         check_chunk("batch_size", chunk)
-        self.forward, self.inputs = forward, tuple(inputs)
-        self.baselines = as_baselines(baselines, self.inputs, template=template)
+        self.forward = forward
+        self.inputs, self.baselines = replaceable(forward, inputs, baselines, template, chunk)
         self.features = MaskFeatures(self.inputs, feature_mask)
         self.d = len(self.features)
         if self.d == 0:

@@ -19,10 +19,12 @@ from interp_plugins.attr.perturbation.ablation import FeatureAblation
 from interp_plugins.attr.perturbation.kernel_shap import KernelShap
 from interp_plugins.attr.perturbation.shapley import ShapleyValueSampling
 from interp_plugins.attr.shared.base import Attribution
+from interp_plugins.core.baseline import as_baselines, widened
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, ModelError
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.forward import Call, select_output
+from interp_plugins.core.guard import frozen
 from interp_plugins.core.tensors import as_tuple, describe, like
 from interp_plugins.core.wrapper import Wrapper
 
@@ -113,6 +115,7 @@ class DataLoaderAttribution(Attribution):
             _concatenated if reduce is None else reduce,
             to_metric,
         )
+        widened(explained, [b.expand_as(e) for b, e in zip(passes.baselines, explained)], passes.of(entries))
         self.attr_method.forward_func = passes
         switches = torch.ones(1, len(passes.features), device=rows[0].device)
         values = self.attr_method.attribute(
@@ -146,13 +149,12 @@ def _broadcast(name: str, values: Any, rows: Sequence[Tensor]) -> list[Tensor]:
         raise InputError(f"{name} has {len(many)} entries for {len(rows)} inputs that need attribution; give one each.")
     out = []
     for i, (value, row) in enumerate(zip(many, rows, strict=True)):
-        v = torch.zeros_like(row) if value is None else torch.as_tensor(value, dtype=row.dtype, device=row.device)
-        if v.ndim and v.shape[0] != 1:
+        if isinstance(value, Tensor) and value.ndim and value.shape[0] != 1:
             raise InputError(
-                f"{name}[{i}] has shape {tuple(v.shape)}; its first dimension must be 1, so that it fits every batch "
-                "of the dataloader."
+                f"{name}[{i}] has shape {tuple(value.shape)}; its first dimension must be 1, so that it fits every "
+                "batch of the dataloader."
             )
-        out.append(v)
+        out.append(as_baselines(value, (row,))[0])
     return out
 
 
@@ -204,12 +206,24 @@ class _Passes(Wrapper):
             )
         return torch.stack(results)
 
+    def of(self, entries: tuple[Any, ...]) -> Callable[[tuple[Tensor, ...]], Tensor]:
+        """The model's output for a batch, as a function of the entries that need attribution."""
+
+        def outputs(explained: tuple[Tensor, ...]) -> Tensor:
+            left = iter(explained)
+            seen = [next(left) if role == InputRole.need_attr else e for e, role in zip(entries, self.roles)]
+            call = self.func if isinstance(self.func, Call) else Call(self.func)
+            with frozen(self.func), torch.no_grad():
+                return select_output(call(*[e for e, role in zip(seen, self.roles) if role != InputRole.no_forward]))
+
+        return outputs
+
     def _perturbed(self, entries: tuple[Any, ...], row: Tensor) -> tuple[Any, ...]:
         out, k = [], 0
         for entry, role in zip(entries, self.roles, strict=True):
             if role == InputRole.need_attr:
                 keep = row[self.positions[k].to(row.device)].to(entry.device)
-                entry = torch.where(keep, entry, self.baselines[k].to(entry))
+                entry = torch.where(keep, entry, self.baselines[k].to(entry.device))  # the wider dtype of both
                 k += 1
             out.append(entry)
         return tuple(out)

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.perturbation.perturb import clean_scores, merges_batch
+from interp_plugins.attr.perturbation.perturb import clean_scores, merges_batch, replaceable
 from interp_plugins.attr.shared.average import relative_error
-from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.errors import InterpWarning
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.forward import Forward
@@ -57,8 +56,8 @@ class Switched:
         template: Any,
         chunk: int,
     ):
-        self.inputs, self.template = inputs, template
-        self.baselines = as_baselines(baselines, tuple(inputs), template=template)
+        self.template = template
+        self.inputs, self.baselines = replaceable(forward, inputs, baselines, template, chunk)
         features = MaskFeatures(inputs, feature_mask)
         self.d, self.positions = len(features), features.positions()
         n = inputs[0].shape[0]

@@ -11,12 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from interp_plugins.attr.perturbation.ablation import FeatureAblation
-from interp_plugins.attr.perturbation.perturb import Changes, with_changes
+from interp_plugins.attr.perturbation.perturb import Changes, replaceable, with_changes
 from interp_plugins.attr.perturbation.window_grid import refined
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import check_tolerance
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
-from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.features import Windows
 from interp_plugins.core.registry import register
@@ -112,9 +111,7 @@ class Occlusion(PerturbationAttribution):
                 return changes.credited(changes.of(changes.everything)) if tol is None else refined(changes, tol)
 
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
-            windows, base = (
-                Windows(xs, sliding_window_shapes, strides, border),
-                as_baselines(baselines, xs, template=inputs),
-            )
+            windows = Windows(xs, sliding_window_shapes, strides, border)
+            xs, base = replaceable(forward, xs, baselines, inputs)
             size = check_chunk("batch_size", batch_size)
             return like(inputs, with_changes(forward, xs, base, windows, use, perturbations_per_eval, size))

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from interp_plugins.core.baseline import as_baselines, widened
 from interp_plugins.core.batching import auto_chunk, chunks, progress_bar
 from interp_plugins.core.errors import ModelError
 from interp_plugins.core.features import MaskFeatures, Windows
@@ -103,6 +104,14 @@ def merges_batch(forward: Forward, inputs: Sequence[Tensor]) -> bool:
     one = torch.zeros(1, dtype=torch.long, device=inputs[0].device)
     out = clean_scores(forward.of_rows(one), [x[:1] for x in inputs])
     return out.ndim == 0 or out.shape[0] != 1
+
+
+def replaceable(
+    forward: Forward, inputs: Sequence[Tensor], baselines: Any, template: Any, chunk: int | None = None
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and baselines of one dtype each: integers become floats where their baseline is none."""
+    made = as_baselines(baselines, inputs, template=template)
+    return widened(inputs, made, lambda at: clean_scores(forward, at, chunk)), made
 
 
 T = TypeVar("T")

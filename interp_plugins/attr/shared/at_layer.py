@@ -16,7 +16,7 @@ from torch import Tensor
 from interp_plugins.attr.shared.base import (
     LayerAttribution,
 )
-from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.baseline import as_baselines, widened
 from interp_plugins.core.batching import check_chunk, chunks, samples_chunk
 from interp_plugins.core.errors import LayerError
 from interp_plugins.core.forward import Call, Forward
@@ -91,6 +91,7 @@ def start_at_layer(
         acts = encode_rows(at, xs, extra, bound.kwargs, size)
         if input_baselines is not ...:
             bs = as_baselines(input_baselines, xs, template=inputs)
+            widened(xs, bs, lambda some: encode_rows(at, some, extra, bound.kwargs, size))
             kwargs["baselines"] = encode_rows(at, bs, extra, bound.kwargs, size)
 
     def formatted(result: Any) -> Any:

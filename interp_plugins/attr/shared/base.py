@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from interp_plugins.attr.evidence.randomised import tell_if_failing
 from interp_plugins.attr.shared.lookups import joint
 from interp_plugins.attr.shared.path import check_rows
-from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.baseline import as_baselines, widened
 from interp_plugins.core.batching import chunks, samples_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Call, Forward, Gradients, gradients, one_per_row
@@ -76,6 +76,7 @@ class Attribution:
         """
         with prepared(self.forward_func, end_point, target, additional_forward_args) as (ends, forward):
             starts = as_baselines(start_point, ends, template=end_point)
+            ends = widened(ends, starts, lambda at: batch_scores(forward, at))
             return convergence_delta(forward, as_tuple(attributions), ends, starts)
 
     def attribute_future(self, *args: Any, **kwargs: Any) -> torch.futures.Future[Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.core.baseline import NO_ID, Sample, as_baselines, call_baseline
+from interp_plugins.core.baseline import NO_ID, Sample, as_baselines, call_baseline, whole
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.forward import Call
 from interp_plugins.core.guard import frozen
@@ -152,7 +152,7 @@ def _points(
 
 def _rows(rows: Tensor, x: Tensor, size: int) -> Tensor:
     """A sample's rows, repeated where another input's sample is larger."""
-    rows = rows.detach().as_subclass(Tensor).to(x)
+    rows = whole(rows, x, 0)
     return rows.index_select(0, torch.arange(size, device=rows.device) % len(rows))
 
 
@@ -176,7 +176,7 @@ def _pool(
                 f"{', '.join(map(str, x.shape[1:]))}), the same number of rows for every input."
             )
     floats, ids = at.split(many)
-    rows = [b.detach().as_subclass(Tensor).to(x) for b, x in zip(ids, at.split(xs)[1])]
+    rows = [whole(b, x, i) for i, (b, x) in enumerate(zip(ids, at.split(xs)[1]))]
     return (*others(rows, torch.zeros(len(rows[0]), dtype=torch.long)), *floats)
 
 
