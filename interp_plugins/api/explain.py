@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.api.arranged import arranged
 from interp_plugins.api.binding import Bound, bind_methods
-from interp_plugins.api.named_inputs import by_name, in_order
 from interp_plugins.api.prediction import predict, target_probability
 from interp_plugins.attr.shared.grid_layer import last_grid_layer
 from interp_plugins.core.baseline import IdBaseline, Sample, as_baselines
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.explanation import Explanation, Explanations
-from interp_plugins.core.forward import Call, Forward, finite_scores, one_per_row
+from interp_plugins.core.forward import Forward, finite_scores, one_per_row
 from interp_plugins.core.guard import frozen, modules_of
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
 from interp_plugins.core.multi_target import AllClasses, MultiTarget, asked_targets, part_of
@@ -49,7 +49,7 @@ from interp_plugins.engine import (
 )
 
 _SEVERAL = (list, str, AllClasses)  # what may name several targets
-_PASSES = ("forward_passes", "backward_passes", "compiled_rows", "shared_by_targets")
+_PASSES = ("forward_passes", "backward_passes", "compiled_rows", "shared_by_targets", "n_windows")
 DEFAULT_METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
 DEFAULT_METHOD = DEFAULT_METHODS[0]  # where there is room for one
 
@@ -135,14 +135,8 @@ def explain(
         exps["ig"].show()
     """
     check_chunk("batch_size", batch_size)
-    func = model
-    names: tuple[str, ...] | None = None
-    if isinstance(inputs, Mapping):
-        func, names = by_name(model, inputs), tuple(inputs)
-        inputs = tuple(inputs.values())
-        baselines = in_order(baselines, names, "baselines")
-        feature_mask = in_order(feature_mask, names, "feature_mask")
-    func = Call(func, forward_kwargs, output) if forward_kwargs or output is not None else func
+    given = arranged(model, inputs, methods, params, input_spec, baselines, feature_mask, forward_kwargs, output)
+    func = given.func
     several = not (isinstance(methods, str) or hasattr(methods, "attribute")) or isinstance(target, _SEVERAL)
     with (
         acceleration(accelerate and enabled()),
@@ -150,11 +144,13 @@ def explain(
         frozen(func, seed=seed),
         share_passes(several),
     ):
-        xs = check_inputs(inputs)
+        xs = check_inputs(given.inputs)
         n = xs[0].shape[0]
-        spec = as_spec(input_spec, xs[0])
+        spec = as_spec(given.spec, xs[0])
         clean = Forward.of(func, n, additional_forward_args=additional_forward_args)
-        bound = bind_methods(methods, func, xs, spec, layer, params, lambda: last_grid_layer(clean, xs, body))
+        bound = bind_methods(
+            given.methods, func, xs, spec, layer, given.params, lambda: last_grid_layer(clean, xs, body)
+        )
         if compile:
             check_methods([(one.name, one.traits.compiles) for one in bound])
         begins = bound[0].traits.begins_with_gradient and batch_size is None
@@ -166,18 +162,19 @@ def explain(
         _check_scores(asked, prediction)
         job = _Job(
             func=func,
-            inputs=inputs,
+            inputs=given.inputs,
             xs=xs,
             spec=spec,
             args=additional_forward_args,
-            feature_mask=feature_mask,
+            feature_mask=given.feature_mask,
             batch_size=batch_size,
             seed=seed,
             progress=progress,
-            baselines=baselines,
-            model={**_model_facts(model), **({"input_names": list(names)} if names else {})},
+            baselines=given.baselines,
+            model={**_model_facts(model), **({"input_names": list(given.names)} if given.names else {})},
         )
-        return Explanations([exp for one in bound for exp in job.run(one, asked, prediction)])
+        found = [exp for one in bound for exp in job.run(one, asked, prediction)]
+        return Explanations(found if given.layout is None else [given.layout.back(exp) for exp in found])
 
 
 def _check_scores(asked: Sequence[Asked], prediction: Prediction) -> None:
@@ -360,7 +357,7 @@ class _Job:
 
         n = self.xs[0].shape[0]  # a method inside NoiseTunnel reports noisy copies, which are no samples
         per_sample = {k: list(report[k]) for k in report.get("per_sample", ()) if len(report[k]) == n}
-        passes = {k: report[k] for k in _PASSES if k in report}
+        passes = {k: report[k] for k in _PASSES if isinstance(report.get(k), int)}
         layer = getattr(bound.innermost, "layer", None)
         found = layer.found if isinstance(layer, Layer) else ""
         versions = {

@@ -65,7 +65,8 @@ def _mean(x: Tensor, spec: InputSpec, generator: torch.Generator | None) -> Tens
     """Each sample's own mean, per channel."""
     if x.ndim < 3:
         return x.mean(0, keepdim=True).expand_as(x).clone()
-    return x.mean(tuple(range(2, x.ndim)), keepdim=True).expand_as(x).clone()
+    axes = spec.places(x.ndim) or tuple(range(2, x.ndim))
+    return x.mean(axes, keepdim=True).expand_as(x).clone()
 
 
 def _blur(x: Tensor, spec: InputSpec, generator: torch.Generator | None) -> Tensor:

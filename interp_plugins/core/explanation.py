@@ -21,6 +21,7 @@ from interp_plugins.core import files, saving
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.fields import LISTED, TENSORS, listed, names_of, tensors
 from interp_plugins.core.frame import frame
+from interp_plugins.core.layout import drawn
 from interp_plugins.core.registry import canonical_name, variant
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import Inputs, Maps
@@ -181,6 +182,8 @@ class Explanation:
         Layer maps are enlarged to the input's height and width (bilinear).
         Raises InputError for data without two spatial axes.
         """
+        if (first := drawn(self)) is not self:
+            return first.heatmap(i)
         a = self.attribution[i % len(self)].float()
         if a.ndim == 3:
             a = a.sum(0)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple, describe
 
 
@@ -153,6 +154,36 @@ class Windows:
                 mask[(slice(None), *box)] = True
             out.append(mask)
         return out
+
+
+_PLACES = 28  # windows along each of two axes: 15 pixels wide and 8 apart for 224
+_MOST = _PLACES**2
+
+
+def default_window(x: Tensor, spec: InputSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Window and strides that slide over an input's places, about 800 windows at most, without the batch dimension.
+
+    Pictures have some 28 x 28 windows over all channels, volumes and clips some 9 x 9 x 9, series some 28 along time,
+    over each channel alone where there are at most 28 of them. A window is about twice as long as its step. Tables
+    and texts have one per feature or token.
+    """
+    axes = tuple(range(2, 4)) if x.ndim == 4 and spec.layout != "last" else spec.places(x.ndim)
+    if not axes and x.ndim > 4:
+        axes = tuple(range(2, x.ndim))
+    if not axes:
+        whole = x.ndim == 3  # a token's vector, say
+        shape = (1, *x.shape[2:]) if whole else (1,) * (x.ndim - 1)
+        return shape, shape
+    count = max(1, round(_MOST ** (1 / max(2, len(axes)))))
+    window, steps = list(x.shape[1:]), list(x.shape[1:])
+    for axis in axes:
+        size = x.shape[axis]
+        window[axis - 1] = max(1, round(size * 15 / (8 * count)))
+        steps[axis - 1] = max(1, min(window[axis - 1], round(size / count)))
+    channels = spec.channel_axis(x.ndim)
+    if len(axes) == 1 and channels is not None and x.shape[channels] <= _PLACES:
+        window[channels - 1] = steps[channels - 1] = 1
+    return tuple(window), tuple(steps)
 
 
 def _window_tuple(shapes: Any, inputs: Sequence[Tensor]) -> list[tuple[int, ...]]:

@@ -221,17 +221,18 @@ def _sequence(
     module: nn.Module, shape: tuple[int, ...], inputs: Sequence[Tensor], seen: Sequence[ModuleOutput]
 ) -> Grid:
     lengths = {x.shape[1] if x.ndim == 2 else x.shape[2] for x in inputs if x.ndim in (2, 3)}
-    lengths |= {x.shape[1] for x in inputs if x.ndim == 3 and not _has_conv1d(seen)}
+    lengths |= {x.shape[1] for x in inputs if x.ndim == 3 and not has_conv1d(seen)}
     if isinstance(module, _CHANNELS_LAST) or (shape[1] in lengths) > (shape[2] in lengths):
         return Grid("last", shape[1:-1])
     if isinstance(module, nn.modules.conv._ConvNd) or (shape[2] in lengths) > (shape[1] in lengths):
         return Grid("first", shape[2:])
-    if _has_conv1d(seen):
+    if has_conv1d(seen):
         return Grid("first", shape[2:])
     raise LayerError(_cannot_tell(shape, inputs[0].shape, "neither axis has the length of the input"))
 
 
-def _has_conv1d(seen: Iterable[ModuleOutput]) -> bool:
+def has_conv1d(seen: Iterable[ModuleOutput]) -> bool:
+    """Whether a convolution along time was seen."""
     return any(isinstance(s.module, nn.Conv1d) for s in seen)
 
 

@@ -5,6 +5,7 @@ Adapters fill an `InputSpec` from the framework's own transforms; baselines and 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.core.errors import InputError, TargetError, did_you_mean
+from interp_plugins.core.errors import InputError, InterpWarning, TargetError, did_you_mean
 from interp_plugins.core.text import all_legible
 
 _COLOURS = (1, 3, 4)  # numbers of channels of grey, RGB and RGBA pictures
+_LEAST = 8  # sides from which pictures are taken to have their channels last: feature maps may be small
+_PLACES = ("image", "volume", "clip", "series", "sequence")  # kinds in which neighbours belong together
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class InputSpec:
     """Facts about the model's (first) input, and about further ones.
 
     Args:
-        kind: "image" (N, C, H, W), "volume" (N, C, D, H, W), "tabular" (N, F), "series" (N, C, T), "sequence"
-            (N, T[, C]), "text" (token ids (N, T), or their embeddings (N, T, D)), or "generic".
+        kind: "image" (N, C, H, W), "volume" (N, C, D, H, W), "clip" (N, T, C, H, W), "tabular" (N, F), "series"
+            (N, C, T), "sequence" (N, T[, C]), "text" (token ids (N, T), or their embeddings (N, T, D)), or "generic".
         mean: per-channel mean that was subtracted, in the units of the raw data ([0, 1] for images), or None.
         std: per-channel standard deviation that was divided by, or None.
         value_range: smallest and largest raw value before normalisation.
@@ -32,6 +35,8 @@ class InputSpec:
         feature_names: one name per input feature (tabular columns, channels).
         name: the input's own name, "photograph" or "question", say.
         others: an `InputSpec` for each further input of a model with several; guessed from its shape where missing.
+        layout: where the channels stand if not where the kind has them: "first" (N, C, ...) or "last" (N, ..., C).
+            `explain` gives methods the channels first, whatever the model takes, and puts the maps back.
 
     Example:
         spec = InputSpec("tabular", feature_names=("age", "income"), vocab=("no", "yes"))
@@ -46,6 +51,7 @@ class InputSpec:
     feature_names: tuple[str, ...] | None = None
     name: str | None = None
     others: tuple[InputSpec, ...] = ()
+    layout: str | None = None
 
     def __post_init__(self) -> None:
         # Saved specs come back as mappings.
@@ -53,6 +59,11 @@ class InputSpec:
         object.__setattr__(self, "others", others)
         for name in ("vocab", "feature_names", "name"):
             object.__setattr__(self, name, all_legible(getattr(self, name)))
+        if self.layout not in (None, "first", "last"):
+            raise InputError(
+                f"InputSpec layout must be 'first' (N, C, ...), 'last' (N, ..., C) or None (as the kind has it), got "
+                f"{self.layout!r}."
+            )
         if (self.mean is None) != (self.std is None):
             raise InputError("InputSpec got only one of mean and std; give both, or neither.")
         if self.mean is not None and self.std is not None:
@@ -65,23 +76,33 @@ class InputSpec:
     def guess(cls, x: Tensor, **known: Any) -> InputSpec:
         """Guess the kind from the shape, as torch's layers have it.
 
-        (N, F) is a table row, (N, C, T) with fewer channels than steps a series, (N, T, C) a sequence, (N, C, H, W)
-        an image and (N, C, D, H, W) a volume, unless a picture has its channels last. Ids (N, T) look like a table row:
-        say kind="text".
+        (N, F) is a table row, (N, C, T) with fewer channels than steps a series, (N, T, C) a sequence, (N, C, H, W) an
+        image, (N, C, D, H, W) a volume, with three colours a clip, as (N, T, C, H, W) is; images, volumes and clips of
+        1, 3 or 4 channels at the end have them last. Ids (N, T) look like a table row: say kind="text".
         """
-        kind = "generic"
-        if x.ndim == 4 and min(x.shape[2:]) > 1 and (x.shape[1] in _COLOURS or x.shape[3] not in _COLOURS):
-            kind = "image"
-        elif x.ndim == 5 and min(x.shape[2:]) > 1 and (x.shape[1] in _COLOURS or x.shape[4] not in _COLOURS):
-            kind = "volume"
-        elif x.ndim == 2:
-            kind = "tabular"
-        elif x.ndim == 3:
-            kind = "series" if x.shape[1] < x.shape[2] else "sequence"
-        measured = kind == "volume" or (kind == "image" and x.shape[1] not in _COLOURS)
-        if measured and x.numel() and known.get("mean") is None:  # no photograph: its range is that of the data
-            known = {"value_range": (float(x.min()), float(x.max())), **known}
-        return cls(**{"kind": kind, **known})
+        kind, layout = _guessed(tuple(x.shape))
+        measured = kind == "volume" or (kind == "image" and layout is None and x.shape[1] not in _COLOURS)
+        # no photograph: its range is that of the data
+        if measured and x.numel() and known.get("mean") is None and not x.is_complex():
+            seen = x[~x.isnan()] if x.is_floating_point() else x
+            if len(seen):
+                known = {"value_range": (float(seen.min()), float(seen.max())), **known}
+        return cls(**{"kind": kind, "layout": layout, **known})
+
+    def channel_axis(self, ndim: int) -> int | None:
+        """The axis of the channels in an input with so many axes; None where it has none."""
+        if self.kind not in _PLACES or ndim < 3:
+            return None
+        if self.layout is not None:
+            return 1 if self.layout == "first" else ndim - 1
+        return ndim - 1 if self.kind == "sequence" else 2 if self.kind == "clip" and ndim == 5 else 1
+
+    def places(self, ndim: int) -> tuple[int, ...]:
+        """The axes along which neighbours are: height and width, depth, time; none for tables, texts and others."""
+        if self.kind not in _PLACES:
+            return ()
+        channels = self.channel_axis(ndim)
+        return tuple(axis for axis in range(1, ndim) if axis != channels)
 
     def of_input(self, k: int, x: Tensor) -> InputSpec:
         """The facts about input k, x, with the class names of all."""
@@ -97,14 +118,16 @@ class InputSpec:
         return self.mean is not None
 
     def _stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and std shaped to broadcast over x (N, C, ...)."""
+        """Mean and std shaped to broadcast over x."""
         assert self.mean is not None and self.std is not None
-        if x.ndim < 2 or (len(self.mean) != 1 and x.shape[1] != len(self.mean)):
+        axis = self.channel_axis(x.ndim) if self.kind != "sequence" else 1  # tables and others have theirs second
+        axis = 1 if axis is None else axis
+        if x.ndim < 2 or (len(self.mean) != 1 and x.shape[axis] != len(self.mean)):
             raise InputError(
                 f"The input of shape {tuple(x.shape)} does not have the {len(self.mean)} channels of the "
                 f"normalisation (mean={self.mean}). Give mean and std for its channels."
             )
-        shape = (1, len(self.mean)) + (1,) * (x.ndim - 2)
+        shape = [len(self.mean) if a == axis else 1 for a in range(x.ndim)]
         kw: dict[str, Any] = {"dtype": x.dtype, "device": x.device}
         return torch.tensor(self.mean, **kw).view(shape), torch.tensor(self.std, **kw).view(shape)
 
@@ -149,6 +172,51 @@ class InputSpec:
         raise TargetError(
             f"Unknown label {label!r}.{did_you_mean(label, self.vocab)} The {len(self.vocab)} classes are: {shown}."
         )
+
+
+def _guessed(shape: tuple[int, ...]) -> tuple[str, str | None]:
+    """Kind and layout that a shape looks like; the layout only where it is not the kind's own."""
+    if len(shape) == 2:
+        return "tabular", None
+    if len(shape) == 3:
+        return ("series" if shape[1] < shape[2] else "sequence"), None
+    if len(shape) not in (4, 5):
+        return "generic", None
+    if len(shape) == 5 and min(shape[3:]) > 1:
+        rgb, grey = shape[2] == 3 and shape[1] not in (1, 3), shape[2] == 1 and shape[1] not in _COLOURS
+        if rgb or grey:
+            return "clip", None
+    last = shape[-1] in _COLOURS and shape[1] not in _COLOURS
+    space = shape[1:-1] if last else shape[2:]
+    if min(space) < 2 or (last and min(space[-2:]) < _LEAST):
+        return "generic", None
+    kind = "image" if len(shape) == 4 else "clip" if (shape[-1] if last else shape[1]) == 3 else "volume"
+    return kind, "last" if last else "first" if kind == "clip" else None
+
+
+def guess_aloud(x: Tensor, **known: Any) -> InputSpec:
+    """`InputSpec.guess`, with a warning where something else may have that shape as well.
+
+    Args:
+        x: the input.
+        **known: fields that are known.
+    """
+    spec, shape = InputSpec.guess(x, **known), tuple(x.shape)
+    if spec.layout == "last":
+        other = f"or that they have them first: InputSpec({spec.kind!r}, layout='first')"
+    elif spec.kind == "clip":
+        other = "or that they are volumes (N, C, D, H, W): InputSpec('volume')"
+    else:
+        return spec
+    axes = {None: "frames first, (N, T, C, H, W)", "first": "channels first", "last": "channels last"}[spec.layout]
+    layout = f", layout={spec.layout!r}" if spec.layout else ""
+    warnings.warn(
+        f"Inputs of shape {shape} are taken for kind {spec.kind!r} with {axes}. Say so with "
+        f"input_spec=InputSpec({spec.kind!r}{layout}), {other}.",
+        InterpWarning,
+        stacklevel=4,
+    )
+    return spec
 
 
 def as_spec(spec: InputSpec | None, x: Tensor, vocab: Sequence[Any] | None = None) -> InputSpec:

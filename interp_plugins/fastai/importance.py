@@ -1,4 +1,4 @@
-"""`learn.attribution_importance`: which columns of a table matter, by the attributions of many rows."""
+"""`learn.attribution_importance`: which columns of a table, or variables and steps of a series, matter on many rows."""
 
 from __future__ import annotations
 
@@ -36,16 +36,20 @@ def attribution_importance(
 ) -> pd.DataFrame:
     """The importance of each column: its attributions summed up over rows, the largest first.
 
+    Of series it is that of each variable at each step: `importance.pivot(index="feature", columns="step",
+    values="importance")` is the matrix of variables and steps, `importance.groupby("feature")["importance"].sum()` what
+    each variable counts in all.
+
     It says what this model's scores rest on, not what causes the outcome, and two columns that say the same share
     their importance. By default each row's own predicted class is explained; give `target=` to ask for one class, and
     `agg="mean"` with it to see in which direction a column works on average.
 
     Returns:
-        Columns `feature`, `importance` (in units of the model's score), `share` (of the sum of all |importance|), and
-        with several explanations `method` and `target` in front.
+        Columns `feature` (and `step` for series), `importance` (in units of the model's score), `share` (of the sum of
+        all |importance|), and with several explanations `method` and `target` in front.
 
     Raises:
-        InputError: attributions that are not one value per row and column.
+        InputError: attributions that are not one value per row and column, or per variable and step.
         UnknownNameError: an unknown `agg`.
     """
     if not callable(agg) and agg not in AGGREGATES:
@@ -67,19 +71,30 @@ def attribution_importance(
 def _table(exp: Explanation, reduce: Callable[[np.ndarray], Any]) -> pd.DataFrame:
     parts = exp.attributions if isinstance(exp.attributions, tuple) else (exp.attributions,)  # categories, numbers
     a = torch.cat(parts, 1) if all(part.ndim == 2 for part in parts) else parts[0]
-    if a.ndim != 2 or exp.layer is not None:
+    series = a.ndim == 3 and len(parts) == 1 and a.shape == exp.input.shape and bool(exp.spec.places(3))
+    if (a.ndim != 2 and not series) or exp.layer is not None:
         raise InputError(
-            f"attribution_importance() needs one attribution per row and column (N, F), got {tuple(a.shape)}"
-            f"{f' at {exp.layer}' if exp.layer else ''}. It is for tables; other data: learn.explain(...).to_df()."
+            f"attribution_importance() needs one attribution per row and column (N, F), or per variable and step of "
+            f"series, got {tuple(a.shape)}{f' at {exp.layer}' if exp.layer else ''}. Other data: "
+            "learn.explain(...).to_df()."
         )
+    if series and exp.spec.channel_axis(3) == 2:
+        a = a.transpose(1, 2)  # variables, then steps
     names = [str(n) for n in exp.feature_names or ()]
     if len(names) != a.shape[1]:
-        names = [f"feature_{j}" for j in range(a.shape[1])]
-    importance = np.asarray(reduce(a.double().numpy()), dtype=float)
-    if importance.shape != (a.shape[1],):
-        raise InputError(f"agg gave an array of shape {importance.shape} for {a.shape[1]} columns; expected one each.")
+        names = [f"{'channel' if series else 'feature'}_{j}" for j in range(a.shape[1])]
+    flat = a.reshape(len(a), -1)
+    importance = np.asarray(reduce(flat.double().numpy()), dtype=float)
+    if importance.shape != (flat.shape[1],):
+        raise InputError(
+            f"agg gave an array of shape {importance.shape} for {flat.shape[1]} columns; expected one each."
+        )
+    steps = a.shape[2] if series else 1
+    columns: dict[str, Any] = {"feature": np.repeat(np.array(names, dtype=object), steps)}
+    if series:
+        columns["step"] = np.tile(np.arange(steps), a.shape[1])
     total = np.abs(importance).sum()
-    table = pd.DataFrame({"feature": names, "importance": importance, "share": np.abs(importance) / (total or 1.0)})
+    table = pd.DataFrame({**columns, "importance": importance, "share": np.abs(importance) / (total or 1.0)})
     return table.sort_values("importance", key=np.abs, ascending=False, kind="stable", ignore_index=True)
 
 

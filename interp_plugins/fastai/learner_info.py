@@ -18,7 +18,7 @@ from fastai.vision.core import AddMaskCodes, PILBase, TensorMask, TensorPoint
 from fastai.vision.models.unet import DynamicUnet
 from torch import Tensor, nn
 
-from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.spec import InputSpec, guess_aloud
 
 _SIGMOID = (nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits)
 _IDENTITY = (nn.BCELoss, F.binary_cross_entropy)
@@ -82,7 +82,7 @@ def spec_of(dls: Any, x: Tensor, image: bool) -> InputSpec:
     """
     vocab = class_names(dls)
     if not image:
-        return InputSpec.guess(x, vocab=vocab)
+        return guess_aloud(x, vocab=vocab)
     transforms = getattr(getattr(valid(dls), "after_batch", None), "fs", [])
     mean, std = normalisation(transforms, x.shape[1])
     scale = next((f.div for f in transforms if isinstance(f, IntToFloatTensor)), 255.0)

@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pandas as pd
 from fastai.data.load import DataLoader
 from fastai.torch_core import get_model
@@ -49,6 +50,7 @@ from interp_plugins.fastai.learner_info import (
     reads_items,
     spec_of,
     threshold_of,
+    valid,
 )
 from interp_plugins.fastai.pictures import is_path, readable
 from interp_plugins.fastai.restore import restored_state
@@ -221,13 +223,20 @@ class Reader:
                 "This Learner's data are PyTorch loaders or datasets, without transforms that read raw items. Give an "
                 "encoded batch: xb=."
             )
-        values = as_values(item)
+        values = as_values(list(item) if self._holds_several(item) else item)
         names = self.names(values)
         if not isinstance(values, pd.DataFrame):
             values = [self.prepared(value) for value in values]
         with readable(values if isinstance(values, list) else []):
             parts = [self._encode(group, labelled, rm_type_tfms) for group in alike(values)]
         return self.ready(replace(joined(parts), names=names))
+
+    def _holds_several(self, item: Any) -> bool:
+        """Whether an array has one axis more than the data's own items, series say, which are arrays as well."""
+        own = getattr(getattr(valid(self.dls), "dataset", None), "items", None)
+        if self.channels is not None or not isinstance(item, (np.ndarray, Tensor)) or own is None or not len(own):
+            return False
+        return isinstance(own[0], (np.ndarray, Tensor)) and item.ndim == own[0].ndim + 1
 
     def _encode(self, values: Any, labelled: bool, rm_type_tfms: Any) -> ReadBatch:
         kwargs = {**QUIET, "rm_type_tfms": rm_type_tfms}

@@ -18,7 +18,7 @@ from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.guard import preserved_rng
 from interp_plugins.core.literals import with_truth
 from interp_plugins.core.placement import moved
-from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.spec import InputSpec, guess_aloud
 from interp_plugins.core.tensors import own_tree
 from interp_plugins.lightning.batch import ModelInput, read_batch
 from interp_plugins.lightning.subject import ExplainedModule, explained_inference_error, find_subject
@@ -157,7 +157,7 @@ def make_spec(
     sample: ModelInput, class_names: list[str] | None, mean: list[float] | None, std: list[float] | None
 ) -> InputSpec:
     """What is known of the input, its kind guessed from its shape."""
-    return InputSpec.guess(
+    return guess_aloud(
         sample.inputs[0],
         vocab=tuple(class_names) if class_names is not None else None,
         mean=tuple(mean) if mean is not None else None,

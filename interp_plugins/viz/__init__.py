@@ -1,11 +1,11 @@
 """Pictures of an `Explanation`: one panel, a grid, a notebook fragment, a self-contained page.
 
-Each kind of data has its own file (`image`, `volume`, `series`, `text`, `tabular`, `array`), chosen by `exp.spec.kind`
-in `renderer`; each picture of whole explanations has one as well (`summary`, `depth`, `shares`), known to `overview`.
-Nothing here touches pyplot's state, and nothing computes attributions.
+Each kind of data has its own file (`image`, `volume`, `clip`, `series`, `text`, `tabular`, `array`), chosen by
+`exp.spec.kind` in `renderer`; each picture of whole explanations has one as well (`summary`, `depth`, `shares`), known
+to `overview`. Nothing here touches pyplot's state, and nothing computes attributions.
 """
 
-from interp_plugins.viz import array, image, series, tabular, text, volume  # noqa: F401  (each registers its renderer)
+from interp_plugins.viz import array, clip, image, series, tabular, text, volume  # noqa: F401  (each registers its renderer)
 from interp_plugins.viz.depth import layers_by_tokens
 from interp_plugins.viz.figure import Plot
 from interp_plugins.viz.grid import plot, show_grid

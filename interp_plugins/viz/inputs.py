@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.layout import drawn
 from interp_plugins.viz.pixels import pictures
 
 
@@ -41,11 +42,12 @@ def has_several(exp: Explanation) -> bool:
 
 
 def by_input(exp: Explanation) -> list[InputPart]:
-    """The explanation's inputs one by one; an explanation of one input is returned as it is.
+    """The explanation's inputs one by one; an explanation of one input stays whole; channels come first.
 
     Each gets its own spec (`InputSpec.of_input`). Tokens go to the first input that is a text (the first of all where
     none is), values to the first that is a table.
     """
+    exp = drawn(exp)
     return apart(exp) if has_several(exp) else [_whole(exp)]
 
 
@@ -56,6 +58,7 @@ def apart(exp: Explanation, names: Sequence[str] | None = None) -> list[InputPar
         exp: the explanation.
         names: a name per input; None, or too few: the spec's names, else the inputs' numbers.
     """
+    exp = drawn(exp)
     if not isinstance(exp.attributions, tuple) or len(exp.attributions) == 1:
         return [_whole(exp)]
     several = isinstance(exp.inputs, tuple) and len(exp.inputs) == len(exp.attributions)

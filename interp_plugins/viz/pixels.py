@@ -90,9 +90,13 @@ def outlined(rgb: np.ndarray, exp: Explanation, i: int) -> np.ndarray:
 
 
 def _photo(exp: Explanation, i: int) -> Photo:
-    x = exp.input[i % len(exp)][None].detach().cpu().double()
-    raw = torch.nan_to_num(exp.spec.denormalise(x)[0])
-    unit, note = in_range(raw, exp.spec)
+    return photo_of(exp.input[i % len(exp)], exp.spec)
+
+
+def photo_of(x: Tensor, spec: InputSpec) -> Photo:
+    """One picture (C, H, W) in the model's units, made visible as `photo` does it."""
+    raw = torch.nan_to_num(spec.denormalise(x[None].detach().cpu().double())[0])
+    unit, note = in_range(raw, spec)
     notes = [note] if note else []
     image = unit.permute(1, 2, 0).numpy()
     channels = image.shape[2]

@@ -17,7 +17,7 @@ from interp_plugins.attr.cam.base import ClassActivationMap, grids
 from interp_plugins.attr.cam.weights import first_component
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import batch_scores, prepared
-from interp_plugins.attr.shared.images import enlarged, input_size
+from interp_plugins.attr.shared.images import enlarged, input_size, say_channels_last
 from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar, samples_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward, Gradients
@@ -189,6 +189,7 @@ class ScoreCAM(ChannelByChannel):
                 f"ScoreCAM masks the input with the layer's channels, so both need the same axes of space; the layer's "
                 f"tensor has shape {tuple(a.shape)}, the inputs {[tuple(x.shape) for x in xs]}. Use AblationCAM."
             )
+        say_channels_last("ScoreCAM", xs)
         low, high = (f(laid.flatten(2), 2) for f in (torch.amin, torch.amax))
         span = (high - low).where(high > low, torch.ones_like(high))
         wide = [1] * space

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import GradientAttribution, prepared
+from interp_plugins.attr.shared.images import say_channels_last
 from interp_plugins.attr.shared.path import path_gradients
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.batching import check_chunk
@@ -130,6 +131,7 @@ class XRAI(GradientAttribution):
                 raise InputError(
                     f"XRAI explains one input of pictures (N, C, H, W); got {[tuple(x.shape) for x in xs]}."
                 )
+            say_channels_last("XRAI", xs)
             x = xs[0]
             found = _segments(segments, x)
             low, high = (f(x, (1, 2, 3), keepdim=True).expand_as(x) for f in (torch.amin, torch.amax))

@@ -17,34 +17,19 @@ from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import check_tolerance
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.core.batching import check_chunk
-from interp_plugins.core.features import Windows
+from interp_plugins.core.features import Windows, default_window
 from interp_plugins.core.registry import register
+from interp_plugins.core.report import note
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import InputsT, like
 
 
 def occlusion_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
-    """Windows for `explain`: 15 x 15 with stride 8 per 224 pixels over all channels; single elements elsewhere."""
-    windows, strides = [], []
-    for x in inputs:
-        if x.ndim == 4:
-            sides = [max(1, round(s * 15 / 224)) for s in x.shape[2:]]
-            windows.append((x.shape[1], *sides))
-            strides.append(
-                (
-                    x.shape[1],
-                    *(max(1, min(w, round(s * 8 / 224))) for s, w in zip(x.shape[2:], sides, strict=True)),
-                )
-            )
-        elif x.ndim == 3:
-            windows.append((1, x.shape[2]))
-            strides.append((1, x.shape[2]))
-        else:
-            windows.append((1,) * (x.ndim - 1))
-            strides.append((1,) * (x.ndim - 1))
+    """Windows for `explain`, by the kind of each input."""
+    windows, strides = zip(*(default_window(x, spec.of_input(i, x)) for i, x in enumerate(inputs)), strict=True)
     if len(inputs) == 1:
         return {"sliding_window_shapes": windows[0], "strides": strides[0]}
-    return {"sliding_window_shapes": tuple(windows), "strides": tuple(strides)}
+    return {"sliding_window_shapes": windows, "strides": strides}
 
 
 @register(
@@ -107,6 +92,8 @@ class Occlusion(PerturbationAttribution):
         check_tolerance(tol)
 
         def use(changes: Changes) -> list[Tensor]:
+            if tol is None:
+                note(n_windows=len(changes.features))
             with changes.progress(self.get_name(), True if show_progress else progress):
                 return changes.credited(changes.of(changes.everything)) if tol is None else refined(changes, tol)
 

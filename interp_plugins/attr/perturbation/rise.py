@@ -22,6 +22,7 @@ from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import check_tolerance, relative_error, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import spatial_axes
+from interp_plugins.attr.shared.images import say_channels_last
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.random import make_generator
@@ -184,6 +185,7 @@ class RISE(PerturbationAttribution):
                 perturbations_per_eval=perturbations_per_eval,
                 chunk=batch_size,
             )
+            say_channels_last("RISE", xs)
             masks = _Masks(xs, grid_size, p, make_generator(seed, generator), orthogonal)
             size = masks.size
             sums = _Sums(game, p, center, size)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from interp_plugins.core.differentiate import WrittenOverError, gradient
 from interp_plugins.core.errors import LayerError
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.grid import Grid, ModuleOutput, find_grid, trace_shapes
+from interp_plugins.core.grid import Grid, ModuleOutput, find_grid, has_conv1d, trace_shapes
 from interp_plugins.core.layers import Layer
 from interp_plugins.engine import alone, cached_pass, first_pass
 
@@ -53,6 +53,7 @@ def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module
     output, seen = trace_shapes(forward, inputs) if first is None else (first.output, first.modules)
     if not alone():
         cached_pass(forward, inputs, "shapes seen", lambda: _shapes(seen))  # in case it is asked for
+    series = all(x.ndim < 4 for x in inputs) and has_conv1d(seen)
     found: list[tuple[ModuleOutput, Grid]] = []
     known: dict[tuple[type, tuple[int, ...]], Grid | None] = {}  # a grid is told from the kind of module and the shape
     for one in seen:
@@ -62,11 +63,12 @@ def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module
         if kind not in known:
             known[kind] = _grid_of(one, inputs, seen)
         grid = known[kind]
-        if grid is not None and grid.size and min(grid.size) > 1 and (len(grid.size) > 1 or grid.kind == "tokens"):
+        if grid is not None and grid.size and min(grid.size) > 1 and _has_places(grid, series):
             found.append((one, grid))
     if not found:
         raise LayerError(
-            "This method needs a layer, and the model has none with a spatial output (N, C, H, W) to choose by itself. "
+            "This method needs a layer, and the model has none with a spatial output (N, C, H, W), and no"
+            " convolution along time (N, C, T), to choose by itself. "
             "Give layer=: a module or its dotted name."
         )
     # Of a transformer the residual stream counts, which is what norms give: not hidden units, queries, keys or values.
@@ -82,6 +84,11 @@ def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module
     tokens = next(g.kind for one, g in found if one is chosen) == "tokens"
     what = "last tokens" if tokens else "last convolution"
     return Layer(chosen.module, call=call if len(calls) > 1 else None, found=what)
+
+
+def _has_places(grid: Grid, series: bool) -> bool:
+    """Whether a grid is one of places: of two axes or tokens, or of a convolution along time."""
+    return len(grid.size) > 1 or grid.kind == "tokens" or (series and grid.kind == "first")
 
 
 def _grid_of(one: ModuleOutput, inputs: Sequence[Tensor], seen: Sequence[ModuleOutput]) -> Grid | None:

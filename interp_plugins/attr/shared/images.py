@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp_plugins.core.errors import InputError
+from interp_plugins.core.errors import InputError, InterpWarning
+from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import accumulation_dtype
 
 
@@ -63,6 +65,19 @@ def averaged(maps: Sequence[Tensor], xs: Sequence[Tensor]) -> Tensor:
     return torch.stack(parts).mean(0)
 
 
+def say_channels_last(name: str, xs: Sequence[Tensor]) -> None:
+    """Warn where pictures look as if their channels stood last, which a method called by itself cannot know."""
+    for x in xs:
+        if InputSpec.guess(x).layout == "last":
+            warnings.warn(
+                f"{name} takes the inputs of shape {tuple(x.shape)} for {x.shape[1]} channels of "
+                f"{' x '.join(map(str, x.shape[2:]))}. If the channels stand last: explain(model, inputs, ..., "
+                "input_spec=InputSpec('image', layout='last')), or permute them.",
+                InterpWarning,
+                stacklevel=4,
+            )
+
+
 def check_one_picture(name: str, xs: Sequence[Tensor]) -> None:
     """Refuse several inputs, and inputs without axes of space."""
     if len(xs) != 1 or xs[0].ndim < 3:
@@ -70,3 +85,4 @@ def check_one_picture(name: str, xs: Sequence[Tensor]) -> None:
             f"{name} makes a map of one input with axes of space, (N, C, H, W) for pictures; got "
             f"{[tuple(x.shape) for x in xs]}. Further inputs belong into additional_forward_args."
         )
+    say_channels_last(name, xs)

@@ -1,0 +1,68 @@
+"""What the user gave of the inputs, as methods take it: a tuple of tensors by position, with their channels first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from interp_plugins.api.named_inputs import by_name, in_order
+from interp_plugins.core.forward import Call
+from interp_plugins.core.layout import ChannelLayout, layout_of
+from interp_plugins.core.spec import InputSpec
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """The problem as methods take it.
+
+    Attributes:
+        func: the model as a function of `inputs` by position.
+        inputs: a tensor, or a tuple for several.
+        names: the inputs' names, where the user gave a dict; else None.
+        methods: as for `interp_plugins.explain`.
+        params: the methods' parameters.
+        spec: what is known of the inputs; None: it is guessed.
+        baselines: as for `interp_plugins.explain`.
+        feature_mask: likewise.
+        layout: how results go back to where the user has the channels; None: they are first.
+    """
+
+    func: Callable[..., Any]
+    inputs: Any
+    names: tuple[str, ...] | None
+    methods: Any
+    params: Mapping[str, Any]
+    spec: InputSpec | None
+    baselines: Any
+    feature_mask: Any
+    layout: ChannelLayout | None
+
+
+def arranged(
+    model: Callable[..., Any],
+    inputs: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor],
+    methods: Any,
+    params: Mapping[str, Any],
+    spec: InputSpec | None,
+    baselines: Any,
+    feature_mask: Any,
+    forward_kwargs: Mapping[str, Any] | None,
+    output: Any,
+) -> Arranged:
+    """Arrange what `interp_plugins.explain` was given; its arguments."""
+    func, names, xs = model, None, inputs
+    if isinstance(inputs, Mapping):
+        func, names, xs = by_name(model, inputs), tuple(inputs), tuple(inputs.values())
+        baselines = in_order(baselines, names, "baselines")
+        feature_mask = in_order(feature_mask, names, "feature_mask")
+    layout, spec = layout_of(xs, spec, methods)
+    if layout is not None:
+        func, first, spec = layout.around(func), layout.first(xs, xs), layout.spec
+        methods, params = layout.methods(methods), layout.sizes(params)
+        baselines, feature_mask = layout.first(baselines, xs), layout.first(feature_mask, xs)
+        xs = first
+    func = Call(func, forward_kwargs, output) if forward_kwargs or output is not None else func
+    return Arranged(func, xs, names, methods, params, spec, baselines, feature_mask, layout)
