@@ -227,3 +227,18 @@ def test_every_rectifier_is_guided(rectifier: Function) -> None:
 )  # fmt: skip
 def test_spellings_have_one_name(func: Any, name: str) -> None:
     assert op_name(func)[0] == name
+
+
+@pytest.mark.parametrize("inputs", [1.0, 255.0, 25_500.0, 1e6])
+def test_a_saturated_softmax_is_complete_in_float32(inputs: float) -> None:
+    for seed in range(3):
+        torch.manual_seed(seed)
+        body = nn.Sequential(nn.Linear(100, 512), nn.ReLU(), nn.Linear(512, 3))
+        for layer in (body[0], body[2]):
+            nn.init.kaiming_normal_(layer.weight)
+        x = torch.rand(8, 100) * inputs
+        logits, at_zero = (10 * body(v).detach() for v in (x, x * 0))
+        target = int(logits[0].argmax())
+        maps = DeepLift(nn.Softmax(-1)).attribute(logits, at_zero, target=target)
+        change = (logits.double().softmax(-1) - at_zero.double().softmax(-1))[:, target]
+        assert (maps.double().sum(1) - change).abs().max() < 1e-5  # it was 4e-3 of a probability

@@ -25,6 +25,7 @@ from torch import Tensor
 from interp_plugins.attr.backward.rules.call import OpCall
 from interp_plugins.attr.backward.rules.names import softmax_dim
 from interp_plugins.attr.shared.quadrature import quadrature
+from interp_plugins.core.tensors import widest
 
 _ROWS_AT_ONCE = 2**22  # elements of a softmax's pair matrix held at a time
 
@@ -121,9 +122,11 @@ def softmax_rule(call: OpCall, grads: tuple[Tensor, ...]) -> Sequence[Tensor | N
     (x,), (base,), (g,) = call.xs, bases(call), grads
     args, kwargs = call.arguments()
     dim = softmax_dim(args, kwargs, x.ndim)
-    rows = [t.movedim(dim, -1) for t in (x - base, call.run()[0], call.run([base])[0], g)]
-    shape, n = rows[0].shape, x.shape[dim]
-    change, s, s_base, grad = (t.reshape(-1, n).to(rows[1].dtype) for t in rows)
+    # In the widest dtype: differences of far larger logits decide, and the logits' rounding is all of them in float32.
+    wide, wide_base, g = (t.to(widest(x.device)).movedim(dim, -1) for t in (x, base, g))
+    shape, n = x.movedim(dim, -1).shape, x.shape[dim]
+    rows = (wide - wide_base, wide.softmax(-1), wide_base.softmax(-1), g)
+    change, s, s_base, grad = (t.reshape(-1, n) for t in rows)
     out = torch.empty_like(s)
     step = max(1, _ROWS_AT_ONCE // max(1, n * n))
     columns = max(1, _ROWS_AT_ONCE // n) if n * n > _ROWS_AT_ONCE else n
