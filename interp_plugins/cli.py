@@ -1,7 +1,8 @@
-"""The command line, `interp-plugins` (typer): demo, methods, explain, report, insights."""
+"""The command line, `interp-plugins` (typer): demo, methods, explain, report, verify, insights."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +13,15 @@ from interp_plugins import __version__
 from interp_plugins.api.binding import list_methods, method_info
 from interp_plugins.api.methods import MethodCard
 from interp_plugins.core import files
-from interp_plugins.core.errors import InterpError
+from interp_plugins.core.errors import InterpError, InterpWarning
+from interp_plugins.core.text import legible
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _say(text: str, err: bool = False) -> None:
+    """A line for the terminal, which takes nothing but Unicode."""
+    typer.echo(legible(text), err=err)
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
@@ -36,17 +43,17 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for pictures and the pag
     try:
         from interp_plugins.demo.run import COLUMNS, run, table_rows
     except ModuleNotFoundError as err:
-        typer.echo(f"The demo needs {err.name}: pip install 'interp-plugins[demo]'.", err=True)
+        _say(f"The demo needs {err.name}: pip install 'interp-plugins[demo]'.", err=True)
         raise typer.Exit(2) from err
     rows: list[tuple[str, ...]] = []
-    for framework, explanations in run(out, typer.echo):
+    for framework, explanations in run(out, _say):
         rows += table_rows(framework, explanations)
     _print_table("Explanations", COLUMNS, rows)
 
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"interp-plugins {__version__}")
+        _say(f"interp-plugins {__version__}")
         raise typer.Exit
 
 
@@ -68,11 +75,11 @@ def methods(
     """List the methods: name, aliases, what they need, what they explain, source; or show what is known of one."""
     try:
         if name is not None:
-            typer.echo(str(MethodCard.of(name)))
+            _say(str(MethodCard.of(name)))
             return
         names = list_methods(needs=needs, site=site)
     except InterpError as err:
-        typer.echo(str(err), err=True)
+        _say(str(err), err=True)
         raise typer.Exit(2) from err
     infos = [method_info(name) for name in names]
     rows = [(i.name, ", ".join(i.aliases), i.needs, i.site, i.reference) for i in infos]
@@ -94,10 +101,10 @@ def explain(
 
         import interp_plugins.fastai  # noqa: F401 - gives every Learner `explain`
     except ModuleNotFoundError as err:
-        typer.echo(f"This command needs {err.name}: pip install 'interp-plugins[fastai]'.", err=True)
+        _say(f"This command needs {err.name}: pip install 'interp-plugins[fastai]'.", err=True)
         raise typer.Exit(2) from err
     if not model.is_file():
-        typer.echo(f"No exported Learner at {model}. Write one with learn.export().", err=True)
+        _say(f"No exported Learner at {model}. Write one with learn.export().", err=True)
         raise typer.Exit(2)
     options: dict[str, Any] = {"methods": tuple(method)} if method else {}
     if compile is not None:
@@ -105,14 +112,14 @@ def explain(
     try:
         found = load_learner(model).explain(list(images), target=target, **options)
     except InterpError as err:
-        typer.echo(str(err), err=True)
+        _say(str(err), err=True)
         raise typer.Exit(2) from err
     from interp_plugins.demo.run import COLUMNS, table_rows, write_pictures
 
     for path in write_pictures(found, out):
-        typer.echo(str(path))
+        _say(str(path))
     found.to_html(out / "explanations.html")
-    typer.echo(str(out / "explanations.html"))
+    _say(str(out / "explanations.html"))
     _print_table("Explanations", COLUMNS, table_rows("fastai", found))
 
 
@@ -126,15 +133,15 @@ def _saved(store: Path, samples: int) -> Any:
     try:
         from interp_plugins.insights.stored import read_subject
     except ModuleNotFoundError as err:
-        typer.echo(f"This command needs {err.name}: pip install 'interp-plugins[store,insights]'.", err=True)
+        _say(f"This command needs {err.name}: pip install 'interp-plugins[store,insights]'.", err=True)
         raise typer.Exit(2) from err
     try:
         subject = read_subject(store, samples)
     except (InterpError, ImportError) as err:
-        typer.echo(str(err), err=True)
+        _say(str(err), err=True)
         raise typer.Exit(2) from err
     if subject.total > subject.n:
-        typer.echo(f"The first {subject.n} of {subject.total} samples are shown; --samples takes more.")
+        _say(f"The first {subject.n} of {subject.total} samples are shown; --samples takes more.")
     return subject
 
 
@@ -152,9 +159,34 @@ def report(
     try:
         files.write(out, Session.over(subject, title=title or store.stem).to_html())
     except InterpError as err:
-        typer.echo(str(err), err=True)
+        _say(str(err), err=True)
         raise typer.Exit(2) from err
-    typer.echo(f"{out}: {subject.n} samples, {out.stat().st_size / 2**20:.1f} MiB")
+    _say(f"{out}: {subject.n} samples, {out.stat().st_size / 2**20:.1f} MiB")
+
+
+@app.command()
+def verify(run: Annotated[Path, typer.Argument(help="A run directory of explain_dataset.")]) -> None:
+    """Compare a run on the disk with what was written there; what is damaged is listed and ends with status 1."""
+    try:
+        from interp_plugins.store import ExplanationStore
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InterpWarning)  # the same is listed below
+            store = ExplanationStore(run)
+            damaged = store.verify()
+    except (InterpError, ImportError) as err:
+        _say(str(err), err=True)
+        raise typer.Exit(2) from err
+    for unit, why in damaged.items():
+        _say(f"unit {unit}: {why}")
+    never = len(store.missing) - len(damaged)
+    facts = [f"{store.manifest.units} units: {store.manifest.units - len(store.missing)} as written"]
+    facts += [f"{len(damaged)} damaged"] * bool(damaged) + [f"{never} not done yet"] * bool(never)
+    facts += [f"{len(store.unchecked)} written before runs held digests"] * bool(store.unchecked)
+    _say(", ".join(facts) + ".")
+    if damaged:
+        _say("explain_dataset with the same arguments does the damaged units again.")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -175,9 +207,9 @@ def insights(
     try:
         server = serve(lambda: Session.over(subject, about), port=port, open_browser=browser, title=heading)
     except (InterpError, ImportError) as err:
-        typer.echo(str(err), err=True)
+        _say(str(err), err=True)
         raise typer.Exit(2) from err
-    typer.echo(f"{server.url}\nCtrl-C ends it.")
+    _say(f"{server.url}\nCtrl-C ends it.")
     server.wait()
 
 

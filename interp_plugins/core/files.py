@@ -138,7 +138,10 @@ def advice(error: BaseException, path: str | Path) -> str:
         return f"Make room: {no_room(error)}. What stood there before is as it was."
     if isinstance(error, IsADirectoryError):
         return "Give the name of a file."
-    above = next((p for p in Path(path).absolute().parents if p.exists()), None)
+    asked = Path(path).absolute()
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and isinstance(error.filename, (str, bytes)):
+        asked = Path(os.fsdecode(error.filename)) / "x"
+    above = next((p for p in asked.parents if p.exists()), None)
     if above is not None and not above.is_dir():
         return f"{legible(str(above))} is a file, and a directory is needed there: give another path."
     return "Give a path on a disk that may be written to."

@@ -10,7 +10,15 @@ unit, which is the record that the unit is done. Needs zarr and pyarrow: pip ins
 """
 
 from interp_plugins.store.dataset import explain_dataset
-from interp_plugins.store.errors import DiskFullError, RunDiffersError, StoreError
+from interp_plugins.store.errors import DamagedError, DiskFullError, NotWritableError, RunDiffersError, StoreError
 from interp_plugins.store.reader import ExplanationStore
 
-__all__ = ["DiskFullError", "ExplanationStore", "RunDiffersError", "StoreError", "explain_dataset"]
+__all__ = [
+    "DamagedError",
+    "DiskFullError",
+    "ExplanationStore",
+    "NotWritableError",
+    "RunDiffersError",
+    "StoreError",
+    "explain_dataset",
+]

@@ -6,19 +6,28 @@ Every inner chunk carries a checksum, so that a damaged file is an error and not
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from interp_plugins.core import files
+from interp_plugins.core import files, seal
+from interp_plugins.core.errors import decoding
 from interp_plugins.store import table_parts
-from interp_plugins.store.errors import StoreError, need
+from interp_plugins.store.errors import DamagedError, StoreError, need
+from interp_plugins.store.fingerprint import digest
 from interp_plugins.store.layout import Array, Layout
 from interp_plugins.store.manifest import Manifest
 
 FOLDER = "arrays"
+AGAIN = (
+    "Run explain_dataset again with the same arguments: it does such units again (store.verify() lists them). Or put "
+    "back a copy of the file."
+)
 
 
 def create(path: Path, manifest: Manifest, layout: Layout) -> None:
@@ -76,25 +85,41 @@ def blank(array: Array, rows: int) -> np.ndarray:
     return np.full((rows, *array.shape), fill_value(array), dtype=array.dtype)
 
 
-def write_unit(path: Path, manifest: Manifest, unit: int, values: Mapping[str, np.ndarray]) -> None:
-    """Write one shard of every array, down to the disk.
+def write_unit(
+    path: Path, manifest: Manifest, unit: int, values: Mapping[str, np.ndarray]
+) -> dict[str, tuple[int, str] | None]:
+    """Write one shard of every array, down to the disk; each is made in a draft and appears under its name whole.
 
     Args:
         path: the run directory.
         manifest: the run.
         unit: number of the unit.
         values: array name -> rows of the unit.
+
+    Returns:
+        array name -> size and digest of its shard; None where there is none, because every sample failed.
     """
+    zarr = need("zarr")
     rows = manifest.samples(unit)
-    for name, value in values.items():
-        shard = shard_path(path, name, unit, value.ndim)
-        shard.unlink(missing_ok=True)  # left by a process that was killed: it must not be read and filled up
-        for left in shard.parent.glob(f"{shard.name}.*.partial"):  # Zarr's own drafts
-            left.unlink(missing_ok=True)
-        open_array(path, name, mode="r+")[rows.start : rows.stop] = value
-        if shard.exists():  # there is none if every sample failed
-            files.sync(shard)
+    found: dict[str, tuple[int, str] | None] = {}
+    place = path / f"unit-{unit:08d}"
+    files.sweep(place)
+    with files.draft_of(place) as draft:
+        for name, value in values.items():
+            shard, made = shard_path(path, name, unit, value.ndim), shard_path(draft, name, unit, value.ndim)
+            (draft / FOLDER / name).mkdir(parents=True)
+            shutil.copyfile(path / FOLDER / name / "zarr.json", draft / FOLDER / name / "zarr.json")
+            zarr.open_array(str(draft / FOLDER / name), mode="r+")[rows.start : rows.stop] = value
+            if not made.exists():
+                shard.unlink(missing_ok=True)
+                found[name] = None
+                continue
+            found[name] = (made.stat().st_size, seal.digest_of(made))
+            files.sync(made)
+            shard.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(made, shard)
             files.sync_directory(shard.parent)
+    return found
 
 
 def shard_path(path: Path, name: str, unit: int, ndim: int) -> Path:
@@ -102,13 +127,87 @@ def shard_path(path: Path, name: str, unit: int, ndim: int) -> Path:
     return path / FOLDER / name / "c" / "/".join([str(unit), *["0"] * (ndim - 1)])
 
 
-def open_array(path: Path, name: str, mode: str = "r") -> Any:
-    """A stored array, to read or (mode "r+") to write."""
-    zarr = need("zarr")
+def difference(file: Path, wanted: tuple[int, str] | None, *, deep: bool = True) -> str | None:
+    """What is wrong with the file of a shard, or None.
+
+    Args:
+        file: the shard's.
+        wanted: its size and digest; None: there is none, since every sample of the unit failed.
+        deep: read it; False looks at its size alone.
+    """
     try:
-        return zarr.open_array(str(path / FOLDER / name), mode=mode)
-    except FileNotFoundError as err:
+        size = os.stat(file).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None if wanted is None else f"{file} is missing"
+    if wanted is None:
+        return f"{file} is there, though no sample of its unit has a map"
+    if size != wanted[0]:
+        return f"{file} has {size} bytes, and was written with {wanted[0]}"
+    return f"{file} is not what was written: its digest does not fit" if deep and _changed(file, wanted[1]) else None
+
+
+def _changed(file: Path, digest: str) -> bool:
+    try:
+        return seal.digest_of(file) != digest
+    except OSError:
+        return True
+
+
+def open_array(path: Path, name: str, units: Mapping[int, Any]) -> Any:
+    """A stored array, to read.
+
+    Args:
+        path: the run directory.
+        name: the array's.
+        units: unit -> its shards as its part says; of other units there is nothing.
+
+    Raises:
+        StoreError: it is not there, or its description is damaged.
+    """
+    zarr = need("zarr")
+    from interp_plugins.store.checked import CheckedStore
+
+    if not (path / FOLDER / name / "zarr.json").exists():
         raise StoreError(
             f"The run at {path} has no array {name!r} on the disk, though its manifest lists it. Was a part of the "
-            "directory copied only? Copy the whole, or begin a new run in another directory."
-        ) from err
+            "directory copied only? Copy the whole, or run explain_dataset again with the same arguments."
+        )
+    with decoding(DamagedError, f"{path / FOLDER / name} cannot be opened"):
+        return zarr.open_array(CheckedStore(path / FOLDER, units=units), path=name, mode="r")
+
+
+def described(path: Path, name: str) -> str | None:
+    """The digest of what an array's `zarr.json` says, its attributes left aside; None where it says nothing."""
+    try:
+        content = json.loads((path / FOLDER / name / "zarr.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    content.pop("attributes", None)  # others may write there
+    return digest(json.dumps(content, sort_keys=True).encode())
+
+
+def mend(path: Path, manifest: Manifest, layout: Layout, wanted: Mapping[str, str]) -> list[str]:
+    """Write the descriptions of arrays anew that are missing or not what the parts say. Returns the arrays' names.
+
+    Raises:
+        DamagedError: it cannot be done, because this version of Zarr writes others.
+    """
+    there = {a.name: described(path, a.name) for a in layout.arrays}
+    broken = [name for name, found in there.items() if found is None or found != wanted.get(name, found)]
+    if not broken:
+        return []
+    with files.draft_of(path / FOLDER) as draft:
+        _make(draft, manifest, layout)
+        for name in broken:
+            final, made = path / FOLDER / name / "zarr.json", draft / name / "zarr.json"
+            final.parent.mkdir(parents=True, exist_ok=True)
+            files.write(final, made.read_bytes())
+            now = described(path, name)
+            if now != wanted.get(name, now):
+                raise DamagedError(
+                    f"{final} was damaged, and this version of Zarr describes the array otherwise. Put back a copy of "
+                    "the file, or begin a new run in another directory."
+                )
+    return broken

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import importlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from interp_plugins.core import files
 from interp_plugins.core.errors import InterpError
-
-_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file is too large"}
 
 
 class StoreError(InterpError, RuntimeError):
@@ -20,8 +21,19 @@ class RunDiffersError(StoreError, ValueError):
     """A run is resumed with another model, other data or other parameters."""
 
 
-class DiskFullError(StoreError, OSError):
+class DamagedError(StoreError):
+    """What lies on the disk is not what was written there."""
+
+
+class NotWritableError(StoreError, OSError):
+    """A run directory cannot be written; what was committed is safe."""
+
+
+class DiskFullError(NotWritableError):
     """No room left; what was committed is safe."""
+
+
+_EXTRAS = {"zarr": "'interp-plugins[store]'", "pyarrow": "'interp-plugins[store]'"}
 
 
 def need(name: str) -> Any:
@@ -36,18 +48,32 @@ def need(name: str) -> Any:
         package = name.partition(".")[0]
         if err.name != package:
             raise
-        advice = "pip install 'interp-plugins[store]'."
+        advice = f"pip install {_EXTRAS.get(package, package)}."
         if package == "zarr" and sys.version_info < (3, 11):
             found = ".".join(map(str, sys.version_info[:2]))
             advice = f"its version 3 format needs Python 3.11 or later, and this is {found}."
         raise ImportError(f"Stores of explanations need {package}: {advice}") from err
 
 
-def disk_full(error: BaseException) -> str | None:
-    """What an error says about missing room on the disk, or None for other errors."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in _FULL:
-            return _FULL[seen.errno]
-        seen = seen.__cause__ or seen.__context__
-    return None
+@contextlib.contextmanager
+def writing(path: Path, what: str) -> Iterator[None]:
+    """A clear error where a run directory cannot be written; what was committed before stays."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        why = files.no_room(error)
+        if why is not None:
+            raise DiskFullError(
+                f"Writing {what} to {path} failed: {why} ({error}). Everything that was committed before is safe. Make "
+                "room (dtype='float16' and save_inputs=False need less, in a new run) and run again with the same "
+                "arguments: the run goes on with the units that are missing."
+            ) from error
+        if isinstance(error, OSError):
+            raise NotWritableError(
+                f"Writing {what} to {path} failed: {error}. Everything that was committed before is safe. "
+                f"{files.advice(error, path / 'x')} Then run again with the same arguments: the run goes on with the "
+                "units that are missing."
+            ) from error
+        raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +19,18 @@ from interp_plugins.core import metadata
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
+from interp_plugins.store.errors import StoreError
 
 INPUTS = "inputs"
+_PART = re.compile(r"[^\W.][\w .+@()=,-]*")
+_DTYPES = {"bool", "uint8", "float16", "float32", "float64", "complex64", "complex128"}
+_DTYPES |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 def to_json(value: Any) -> Any:
     """A JSON value, exactly as it will be read back (`metadata.from_json` makes tuples again)."""
-    return json.loads(json.dumps(metadata.to_json(dict(value) if isinstance(value, Mapping) else value)))
+    plain = metadata.to_json(dict(value) if isinstance(value, Mapping) else value)
+    return json.loads(json.dumps(plain, allow_nan=False))
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,19 @@ class Array:
     name: str
     shape: tuple[int, ...]  # of one sample
     dtype: str
+
+    def __post_init__(self) -> None:
+        parts = self.name.split("/") if isinstance(self.name, str) else [""]
+        if any(part in ("", ".", "..") or not _PART.fullmatch(part) for part in parts):
+            raise StoreError(
+                f"{self.name!r} cannot name an array, since arrays are folders inside the run directory: it may hold "
+                "letters, digits, spaces and -_.+@()=, and single slashes inside, and no part may begin with a dot. "
+                "Register the method under such a name."
+            )
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in self.shape):
+            raise StoreError(f"{self.name} cannot have the shape {self.shape}.")
+        if self.dtype not in _DTYPES:
+            raise StoreError(f"{self.name} cannot be stored as {self.dtype!r}; known: {', '.join(sorted(_DTYPES))}.")
 
 
 @dataclass(frozen=True)

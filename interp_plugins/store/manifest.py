@@ -17,13 +17,16 @@ from typing import Any
 
 import torch
 
-from interp_plugins.core import files
-from interp_plugins.core.errors import InterpWarning
-from interp_plugins.store.errors import RunDiffersError, StoreError
-from interp_plugins.store.fingerprint import flat
+from interp_plugins.core import files, seal
+from interp_plugins.core.errors import InterpWarning, decoding
+from interp_plugins.store.errors import DamagedError, RunDiffersError, StoreError
+from interp_plugins.store.fingerprint import digest, flat
+from interp_plugins.store.layout import Layout
 
-SCHEMA = 1
+SCHEMA = 2
+_UNSEALED = 1  # runs begun before manifests and parts held their digest
 NAME = "manifest.json"
+_MOST_UNITS = 10**8  # parts are named with eight digits
 _OURS = {NAME, "arrays", "parts"}  # the manifest too: another process may publish it between two looks
 
 
@@ -36,11 +39,18 @@ class Manifest:
         layout: what the arrays and tables look like (see `layout.Layout`).
         made: when, with which versions and how many threads the run was begun, and what ran faster for its first
             sample ("engine", by map).
+        sealed: whether the manifest and all parts hold their digest; older runs have parts of both kinds.
     """
 
     identity: dict[str, Any]
     layout: dict[str, Any]
     made: dict[str, Any]
+    sealed: bool = True
+
+    @property
+    def digest(self) -> str:
+        """What tells this run from others, as its parts name it."""
+        return digest(json.dumps([self.identity, self.layout], sort_keys=True).encode())
 
     @property
     def size(self) -> int:
@@ -66,24 +76,40 @@ def read(path: Path) -> Manifest | None:
     """The manifest of a run directory, or None where none has begun.
 
     Raises:
-        StoreError: not a manifest, or one of another schema.
+        DamagedError: not a manifest, or one that was changed.
+        StoreError: one of another schema.
     """
     file = path / NAME
     try:
-        text = file.read_text(encoding="utf-8")
+        raw = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        content = json.loads(text)
+    except OSError as err:
+        raise StoreError(f"{file} cannot be read: {err}.") from err
+    with decoding(DamagedError, f"{file} is no manifest of a run, or it is damaged: put back a copy of it"):
+        content = json.loads(raw.decode("utf-8"))
         schema = content["schema"]
-        if schema != SCHEMA:
-            raise StoreError(
-                f"{file} has schema {schema}, and this version of interp_plugins reads schema {SCHEMA}. Use the "
-                f"version that wrote it ({content.get('made', {}).get('versions', {}).get('interp_plugins', '?')})."
-            )
-        return Manifest(content["identity"], content["layout"], content["made"])
-    except (json.JSONDecodeError, KeyError, TypeError) as err:
-        raise StoreError(f"{file} is no manifest of a run ({type(err).__name__}: {err}).") from err
+        if schema == SCHEMA and not seal.holds(file, content["digest"]):
+            raise DamagedError("its digest does not fit; it was changed after it was written")
+        if schema in (SCHEMA, _UNSEALED) and not isinstance(schema, bool):
+            found = Manifest(content["identity"], content["layout"], content["made"], sealed=schema == SCHEMA)
+            _check(found)
+            return found
+        version = content.get("made", {}).get("versions", {}).get("interp_plugins", "?")
+    raise StoreError(
+        f"{file} has schema {schema}, and this version of interp_plugins reads schema {SCHEMA}. Use the version that "
+        f"wrote it ({version})."
+    )
+
+
+def _check(found: Manifest) -> None:
+    """Refuse values that nothing can be done with."""
+    Layout.from_json(found.layout)
+    for name, value in (("size", found.identity["data"]["size"]), ("unit_size", found.identity["unit_size"])):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise DamagedError(f"its {name} is {value!r}")
+    if found.units > _MOST_UNITS or not isinstance(found.made["versions"], dict):
+        raise DamagedError(f"it has {found.units} units and versions {found.made['versions']!r}")
 
 
 def publish(
@@ -106,9 +132,16 @@ def publish(
     identity, layout = (json.loads(json.dumps(v)) for v in (identity, layout))  # lists for tuples, as they come back
     made = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **here(), **(told or {})}
     mine = Manifest(identity, layout, made)
-    content = {"schema": SCHEMA, "identity": mine.identity, "layout": mine.layout, "made": mine.made}
+    content = {
+        "digest": seal.BLANK,
+        "schema": SCHEMA,
+        "identity": mine.identity,
+        "layout": mine.layout,
+        "made": mine.made,
+    }
     with files.draft_of(path / NAME) as draft:
-        draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        draft.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+        seal.close(draft)
         files.sync(draft)
         files.claim(draft, path / NAME)
     found = read(path)

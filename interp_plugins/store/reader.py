@@ -13,8 +13,8 @@ import torch
 from interp_plugins.api.binding import canonical_name, variant
 from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.explanation import Explanation, Explanations
-from interp_plugins.store import arrays, manifest, table_parts
-from interp_plugins.store.errors import StoreError, need
+from interp_plugins.store import arrays, check, manifest, table_parts
+from interp_plugins.store.errors import DamagedError, StoreError, need
 from interp_plugins.store.layout import Array, Layout, Map
 from interp_plugins.store.query import condition, summary
 from interp_plugins.store.restore import restored
@@ -35,6 +35,9 @@ class ExplanationStore:
     Attributes:
         path: the run directory.
         manifest: what the run is: methods, parameters, model, data, seed, versions.
+        damaged: units that are not what was written, and what is wrong with them; they count as missing. A store looks
+            at parts and at the sizes of shards when it is made, at a shard's digest when it is first read, and at
+            everything in `verify`.
 
     Raises:
         StoreError: no run, or one of another version.
@@ -57,19 +60,45 @@ class ExplanationStore:
             )
         self.manifest = found
         self._layout = Layout.from_json(found.layout)
-        self._done: set[int] = set()
+        self._parts: dict[int, table_parts.Part] = {}  # of the units that are whole
+        self._shards: dict[int, Any] = {}  # the same units' shards, which open arrays look at
         self._table: Any = None
         self._selected: Any = None
         self._open: dict[str, Any] = {}
-        self.refresh()
+        self.damaged: dict[int, str] = {}
+        self._look(level=3)
 
     def refresh(self) -> ExplanationStore:
         """Look again which units are there, while a run is going on. Returns itself."""
-        done = table_parts.done(self.path)
-        if done != self._done or self._table is None:
-            self._done = done
-            self._table = table_parts.read(self.path, sorted(done), self._layout)
+        self._look(level=3)
         return self
+
+    def verify(self) -> dict[int, str]:
+        """Read all that is on the disk and compare it with what was written: parts, shards, descriptions of arrays.
+
+        Returns:
+            What is wrong, by unit; such units count as missing (`missing`), and `explain_dataset` with the same
+            arguments does them again. Empty: every unit that is done is as it was written. Units that were written
+            before parts held digests are compared as far as that can be done (`unchecked`).
+
+        Example:
+            store = explain_dataset(model, dataset, "run", methods="ig")
+            store.verify()  # -> {}
+        """
+        self._look(level=3, deep=True)
+        return dict(self.damaged)
+
+    def _look(self, *, level: int, deep: bool = False) -> None:
+        """Read the parts; of units that are damaged nothing is kept."""
+        there = table_parts.done(self.path) & set(range(self.manifest.units))
+        before = self.damaged
+        parts, self.damaged = check.units(self.path, there, self.manifest, self._layout, deep=deep)
+        if self.damaged and self.damaged != before:
+            check.warn(self.path, self.damaged, "explain_dataset with the same arguments does them again.", level=level)
+        self._parts = parts
+        self._table = table_parts.joined([parts[u].table for u in sorted(parts)], self._layout)
+        self._shards.clear()
+        self._shards.update({u: part.shards for u, part in parts.items()})
 
     # -- what is there ---------------------------------------------------------------------------------------
 
@@ -85,8 +114,13 @@ class ExplanationStore:
 
     @property
     def missing(self) -> list[int]:
-        """Numbers of the units that are not done."""
-        return [u for u in range(self.manifest.units) if u not in self._done]
+        """Numbers of the units that are not done, or damaged."""
+        return [u for u in range(self.manifest.units) if u not in self._parts]
+
+    @property
+    def unchecked(self) -> list[int]:
+        """Numbers of the units that were written before parts held digests: damage to them may not be noticed."""
+        return [u for u, part in self._parts.items() if part.shards is None]
 
     @property
     def complete(self) -> bool:
@@ -162,7 +196,9 @@ class ExplanationStore:
             raise IndexError(f"Sample {i} asked for, but the run has {self.size} samples.")
         number = int(i) % self.size
         unit = number // self.manifest.unit_size
-        if unit not in self._done:
+        if unit in self.damaged:
+            raise DamagedError(f"Sample {number} belongs to unit {unit}: {self.damaged[unit]}. {arrays.AGAIN}")
+        if unit not in self._parts:
             raise StoreError(
                 f"Sample {number} belongs to unit {unit}, which is not done (missing: {_some(self.missing)}). Run "
                 "explain_dataset again with the same arguments to go on."
@@ -171,7 +207,7 @@ class ExplanationStore:
 
     def _rows(self, numbers: Sequence[int]) -> Any:
         """The table's rows of some samples, in this order."""
-        sizes = {u: at for at, u in enumerate(sorted(self._done))}
+        sizes = {u: at for at, u in enumerate(sorted(self._parts))}
         unit_size = self.manifest.unit_size
         rows = self._table.take([sizes[i // unit_size] * unit_size + i % unit_size for i in numbers])
         for i, status, error in zip(numbers, rows["status"].to_pylist(), rows["error"].to_pylist()):
@@ -207,7 +243,7 @@ class ExplanationStore:
         if name not in names:
             raise unknown("array of this run", method, sorted(names))
         if name not in self._open:
-            self._open[name] = arrays.open_array(self.path, name)
+            self._open[name] = arrays.open_array(self.path, name, self._shards)
         return self._open[name]
 
     def _map(self, method: str) -> Map:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from interp_plugins.core.batching import progress_bar
-from interp_plugins.core.errors import InputError
+from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.guard import preserved_rng
-from interp_plugins.store import arrays, manifest, table_parts
-from interp_plugins.store.errors import DiskFullError, StoreError, disk_full, need
+from interp_plugins.store import arrays, check, manifest, table_parts
+from interp_plugins.store.errors import DamagedError, StoreError, need, writing
 from interp_plugins.store.fingerprint import described, digest
 from interp_plugins.store.job import Job, Settings, place
 from interp_plugins.store.layout import Layout, layout_of
@@ -41,13 +42,12 @@ def run(job: Job, path: str | Path, settings: Settings) -> None:
     need("zarr"), need("pyarrow")
     path = Path(path)
     rank, world = place(settings.rank, settings.world_size)
-    with preserved_rng(), _room(path, "the manifest"):
+    with preserved_rng():
         made = _prepare(job, path, settings)
-        layout = Layout.from_json(made.layout)
+    layout = Layout.from_json(made.layout)
+    with writing(path, "the arrays"):
         arrays.create(path, made, layout)
-    finished = table_parts.done(path)
-    again = table_parts.with_failures(path, sorted(finished)) if settings.retry_failed else set()
-    mine = [u for u in range(made.units) if u % world == rank and (u not in finished or u in again)]
+    mine, metadata = _to_do(path, made, layout, range(rank, made.units, world), settings.retry_failed)
     quiet = rank > 0 and settings.progress is None
     bar = progress_bar(sum(len(made.samples(u)) for u in mine), "Explaining", False if quiet else settings.progress)
     batch = 1 if job.draws else settings.batch_size
@@ -57,30 +57,59 @@ def run(job: Job, path: str | Path, settings: Settings) -> None:
         batches = read_batches(data, [b for u in mine for b in cut[u]], job.options)
         for unit in mine:
             work = Unit(job, layout, settings, made.samples(unit))
+            twice = False
             for _ in cut[unit]:
                 begin = time.perf_counter()
                 numbers, samples = next(batches)
-                work.add(numbers, samples, time.perf_counter() - begin)
+                twice = twice or table_parts.path_of(path, unit).exists()
+                if not twice:
+                    work.add(numbers, samples, time.perf_counter() - begin)
                 bar.update(len(numbers))
-            with _room(path, f"unit {unit} (samples {work.samples.start} to {work.samples.stop - 1})"):
-                arrays.write_unit(path, made, unit, work.values)
-                table_parts.commit(path, unit, layout, work.rows)
+            if twice or not _write(path, made, layout, work, unit, metadata):
+                warnings.warn(
+                    f"Unit {unit} of the run at {path} was done by another process in the meantime: more than one has "
+                    f"rank {rank} of {world}. Their results are equal and nothing is lost, but work is done twice; "
+                    "give each process a rank of its own.",
+                    InterpWarning,
+                    stacklevel=3,
+                )
 
 
-@contextlib.contextmanager
-def _room(path: Path, what: str) -> Iterator[None]:
-    """A clear error where there is no room; what was committed before stays."""
-    try:
-        yield
-    except Exception as error:
-        why = disk_full(error)
-        if why is None:
-            raise
-        raise DiskFullError(
-            f"Writing {what} to {path} failed: {why} ({error}). Everything that was committed before is safe. Make "
-            "room (dtype='float16' and save_inputs=False need less, in a new run) and run again with the same "
-            "arguments: the run goes on with the units that are missing."
-        ) from error
+def _to_do(
+    path: Path, made: Manifest, layout: Layout, mine: range, retry_failed: bool
+) -> tuple[list[int], dict[str, str]]:
+    """This process's units that are missing, damaged or to be tried again; none of them counts as done any more.
+
+    Returns:
+        The units, and what the arrays' descriptions are.
+    """
+    whole, damaged = check.units(path, table_parts.done(path) & set(mine), made, layout, deep=True)
+    recorded = next((part.metadata for part in whole.values() if part.metadata), None)
+    with writing(path, "the arrays"):
+        arrays.mend(path, made, layout, recorded or _recorded(path, damaged, made, layout))
+        if any("zarr.json" in why for why in damaged.values()):  # it is mended: what is wrong beside it?
+            whole, damaged = check.units(path, [*whole, *damaged], made, layout, deep=True)
+        check.warn(path, damaged, "They are done again.", level=4)
+        again = {u for u, part in whole.items() if retry_failed and table_parts.has_failures(part)}
+        for unit in again | set(damaged):
+            table_parts.discard(path, unit)
+    metadata = {a.name: arrays.described(path, a.name) or "" for a in layout.arrays}
+    return [u for u in mine if u not in whole or u in again], metadata
+
+
+def _recorded(path: Path, damaged: Iterable[int], made: Manifest, layout: Layout) -> dict[str, str]:
+    """What the arrays' descriptions were, from parts whose unit is damaged but that are whole themselves."""
+    for unit in damaged:
+        with contextlib.suppress(DamagedError):
+            return dict(table_parts.load(path, unit, made, layout).metadata)
+    return {}
+
+
+def _write(path: Path, made: Manifest, layout: Layout, work: Unit, unit: int, metadata: Mapping[str, str]) -> bool:
+    """Write a unit and commit it. False: another process has done so in the meantime."""
+    with writing(path, f"unit {unit} (samples {work.samples.start} to {work.samples.stop - 1})"):
+        shards = arrays.write_unit(path, made, unit, work.values)
+        return table_parts.commit(path, unit, made, layout, work.rows, shards, metadata)
 
 
 def _prepare(job: Job, path: Path, settings: Settings) -> Manifest:
@@ -109,7 +138,8 @@ def _prepare(job: Job, path: Path, settings: Settings) -> Manifest:
     first = probe(job, settings)
     layout = layout_of(first, settings.dtype, settings.save_inputs)
     engine = {one.key: exp.meta.get("engine") for one, exp in zip(layout.maps, first, strict=True)}
-    return manifest.publish(path, identity, layout.to_json(), {"engine": engine})
+    with writing(path, "the manifest"):
+        return manifest.publish(path, identity, layout.to_json(), {"engine": engine})
 
 
 def _data_facts(data: Seeded, names: Sequence[str] | None) -> dict[str, Any]:
@@ -119,7 +149,7 @@ def _data_facts(data: Seeded, names: Sequence[str] | None) -> dict[str, Any]:
     contents = [described(data[i]) for i in chosen]
     facts = {"samples": digest(*(repr(c).encode() for c in contents))}
     if names is not None:
-        facts["names"] = digest(*(str(n).encode() for n in names))
+        facts["names"] = digest(*(str(n).encode("utf-8", "surrogatepass") for n in names))
     return facts
 
 

@@ -6,6 +6,7 @@ every run, in whichever process and order. A sample that cannot be read becomes 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.guard import preserved_rng, seed_torch
 from interp_plugins.core.tensors import describe
+from interp_plugins.store.errors import StoreError
 
 _LOADER_OPTIONS = ("num_workers", "worker_init_fn", "multiprocessing_context", "prefetch_factor", "timeout")
 
@@ -77,8 +79,24 @@ def read_batches(
 ) -> Iterator[tuple[list[int], list[Any]]]:
     """The numbers and the samples (or failures) of each batch, read ahead by worker processes where asked for."""
     loader: DataLoader[Any] = DataLoader(data, batch_sampler=[list(b) for b in batches], collate_fn=as_list, **options)
-    for numbers, samples in zip(batches, loader, strict=True):
-        yield list(numbers), samples
+    with _workers(options):
+        for numbers, samples in zip(batches, loader, strict=True):
+            yield list(numbers), samples
+
+
+@contextlib.contextmanager
+def _workers(options: Mapping[str, Any]) -> Iterator[None]:
+    """A clear error where a process that reads samples dies or does not answer."""
+    try:
+        yield
+    except RuntimeError as err:
+        if not str(err).startswith(("DataLoader worker", "DataLoader timed out", "Too many open files")):
+            raise
+        raise StoreError(
+            f"A worker process of the data loader (num_workers={options.get('num_workers')}) died or did not answer: "
+            f"{err} It may have been out of memory, or a sample ended it; num_workers=0 shows which. Everything that "
+            "was committed before is safe: run again with the same arguments."
+        ) from err
 
 
 def as_list(samples: list[Any]) -> list[Any]:

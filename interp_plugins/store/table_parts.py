@@ -1,7 +1,8 @@
 """The table of a run: one Parquet file per work unit, which is also the record that the unit is done.
 
 A part appears under its name only when it is whole (temporary name, flush, rename), and after the unit's arrays have
-reached the disk. So: a unit exists if and only if its part exists.
+reached the disk. It says which unit of which run it is, of what size and with what digest each shard was, and holds a
+digest of itself. So: a unit is done if and only if its part is there, whole, and its shards are those the part names.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp_plugins.core import files
-from interp_plugins.store.errors import need
+from interp_plugins.core import files, seal
+from interp_plugins.core.errors import decoding
+from interp_plugins.core.text import all_legible
+from interp_plugins.store.errors import DamagedError, need
 from interp_plugins.store.layout import Layout
-from interp_plugins.store.manifest import origin
+from interp_plugins.store.manifest import Manifest, origin
 
 FOLDER = "parts"
 OK, FAILED = "ok", "error"
@@ -75,47 +79,117 @@ def path_of(path: Path, unit: int) -> Path:
 
 
 def done(path: Path) -> set[int]:
-    """The units that are done."""
+    """The units that are said to be done."""
     try:
         names = os.listdir(path / FOLDER)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
     return {int(m.group(1)) for m in map(_NAME.fullmatch, names) if m}
 
 
-def commit(path: Path, unit: int, layout: Layout, rows: Sequence[Mapping[str, Any]]) -> None:
+@dataclass(frozen=True)
+class Part:
+    """What a part says.
+
+    Attributes:
+        table: the unit's rows.
+        shards: array -> (size, digest) of the unit's shard, None where the unit has none; as a whole None in parts that
+            were written before parts knew their shards.
+        metadata: array -> digest of what its `zarr.json` says.
+    """
+
+    table: Any
+    shards: Mapping[str, tuple[int, str] | None] | None
+    metadata: Mapping[str, str]
+
+
+def commit(
+    path: Path,
+    unit: int,
+    manifest: Manifest,
+    layout: Layout,
+    rows: Sequence[Mapping[str, Any]],
+    shards: Mapping[str, tuple[int, str] | None],
+    metadata: Mapping[str, str],
+) -> bool:
     """Write a unit's rows, whole or not at all.
 
     Args:
         path: the run directory.
         unit: number of the unit; its arrays are on the disk.
+        manifest: the run.
         layout: the run's layout.
         rows: column -> value, for each sample; what is missing is null.
+        shards: as `Part` holds them.
+        metadata: likewise.
+
+    Returns:
+        Whether the part is this process's; False if another has written it in the meantime.
     """
     pa, pq = need("pyarrow"), need("pyarrow.parquet")
-    wanted = schema(layout).with_metadata({"unit": str(unit), "origin": json.dumps(origin())})
-    table = pa.Table.from_pylist([{name: row.get(name) for name in wanted.names} for row in rows], schema=wanted)
+    facts = {
+        "unit": str(unit),
+        "run": manifest.digest,
+        "origin": json.dumps(origin()),
+        "shards": json.dumps(shards),
+        "metadata": json.dumps(metadata),
+        "digest": seal.BLANK,  # the last one: names and labels stand before it
+    }
+    wanted = schema(layout)
+    plain = [{name: all_legible(row.get(name)) for name in wanted.names} for row in rows]
+    table = pa.Table.from_pylist(plain, schema=wanted.with_metadata(facts))
     final = path_of(path, unit)
     final.parent.mkdir(exist_ok=True)
-    files.sweep(final)  # a unit has one writer
+    files.sweep(final)
     with files.draft_of(final) as draft:
         with draft.open("wb") as f:
             pq.write_table(table, f, compression="zstd")
+        seal.close(draft, last=True)
         files.sync(draft)
-        os.replace(draft, final)
-        files.sync_directory(final.parent)
+        return files.claim(draft, final)
 
 
-def read(path: Path, units: Sequence[int], layout: Layout) -> Any:
-    """The rows of some units, in the order of the samples, as a pyarrow table."""
-    pa, pq = need("pyarrow"), need("pyarrow.parquet")
-    if not units:
-        return schema(layout).empty_table()
-    tables = [pq.ParquetFile(path_of(path, u)).read().replace_schema_metadata(None) for u in sorted(units)]
-    return pa.concat_tables(tables).combine_chunks()
+def discard(path: Path, unit: int) -> None:
+    """Take a unit's part away: the unit is not done any more."""
+    path_of(path, unit).unlink(missing_ok=True)
+    files.sync_directory(path / FOLDER)
 
 
-def with_failures(path: Path, units: Sequence[int]) -> set[int]:
-    """Those of the units that hold a sample that failed."""
+def load(path: Path, unit: int, manifest: Manifest, layout: Layout) -> Part:
+    """What a unit's part says, after a look whether it is what was written, for this unit of this run.
+
+    Raises:
+        DamagedError: it is not; the text names the file.
+    """
     pq = need("pyarrow.parquet")
-    return {u for u in units if FAILED in pq.read_table(path_of(path, u), columns=["status"])["status"].to_pylist()}
+    file = path_of(path, unit)
+    with decoding(DamagedError, f"{file} is damaged"):
+        parquet = pq.ParquetFile(file)
+        with parquet:
+            known = {k.decode(): v.decode() for k, v in (parquet.metadata.metadata or {}).items()}
+            if manifest.sealed and not seal.holds(file, known.get("digest"), last=True):
+                raise DamagedError("its digest does not fit")
+            if known["unit"] != str(unit):
+                raise DamagedError(f"it is the part of unit {known['unit'][:20]}")
+            if known.get("run", manifest.digest) != manifest.digest:
+                raise DamagedError("it is a part of another run")
+            table = parquet.read().replace_schema_metadata(None)
+        if table.schema != schema(layout):
+            raise DamagedError("its columns are not those of this run")
+        if table["sample"].to_pylist() != list(manifest.samples(unit)):
+            raise DamagedError("its samples are not those of the unit")
+        if "shards" not in known:
+            return Part(table, None, {})
+        shards = {name: None if one is None else (one[0], one[1]) for name, one in json.loads(known["shards"]).items()}
+        return Part(table, shards, json.loads(known["metadata"]))
+
+
+def joined(tables: Sequence[Any], layout: Layout) -> Any:
+    """The rows of several units, in the order given, as one table."""
+    pa = need("pyarrow")
+    return pa.concat_tables(tables).combine_chunks() if tables else schema(layout).empty_table()
+
+
+def has_failures(part: Part) -> bool:
+    """Whether a unit holds a sample that failed."""
+    return FAILED in part.table["status"].to_pylist()

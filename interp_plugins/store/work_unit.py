@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from interp_plugins.core import files
 from interp_plugins.core.explanation import Explanation, Explanations
-from interp_plugins.core.tensors import as_tuple
+from interp_plugins.core.tensors import all_finite, as_tuple
 from interp_plugins.store import arrays, table_parts
-from interp_plugins.store.errors import StoreError, disk_full
+from interp_plugins.store.errors import StoreError
 from interp_plugins.store.job import Explained, Job, Settings
 from interp_plugins.store.layout import Layout, Map, to_json
 from interp_plugins.store.source import Failure, sample_seed
@@ -84,6 +85,7 @@ class Unit:
         """The columns of one sample; its maps go into the arrays."""
         slot = number - self.samples.start
         found = done.explanations
+        self._check_numbers(found, at)
         spec = found[0].spec
         label = done.labels[at] if done.labels is not None else None
         row: dict[str, Any] = {"status": table_parts.OK, "label": label}
@@ -104,6 +106,18 @@ class Unit:
             for array, tensor in zip(self.layout.inputs, as_tuple(found[0].inputs)):
                 self._keep(array.name, slot, tensor[at])
         return row
+
+    def _check_numbers(self, found: Explanations, at: int) -> None:
+        """Refuse maps of a sample that are not finite, or will not be as they are stored; NaN stands for no map."""
+        for one, exp in zip(self.layout.maps, found):
+            for array, tensor in zip(one.arrays, as_tuple(exp.attributions)):
+                if not all_finite(tensor[at]):
+                    raise StoreError(f"{one.key}: the map holds NaN or infinite values.")
+                if not all_finite(tensor[at].to(getattr(torch, array.dtype))):
+                    raise StoreError(
+                        f"{one.key}: the map's values reach {tensor[at].abs().max():.3g}, which {array.dtype} cannot "
+                        "hold. Begin a run with dtype='float32' or None."
+                    )
 
     def _keep(self, name: str, slot: int, value: torch.Tensor) -> None:
         self.values[name][slot] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
@@ -146,4 +160,4 @@ def _at(values: Any, at: int, text: bool = False) -> Any:
 
 def _is_fatal(error: BaseException) -> bool:
     """Whether nothing after this error can work: the accelerator is lost, or this machine's disk is full."""
-    return type(error).__name__ == "AcceleratorError" or disk_full(error) is not None
+    return type(error).__name__ == "AcceleratorError" or files.no_room(error) is not None

@@ -15,8 +15,8 @@ import pytest
 import torch
 import zarr
 
-from interp_plugins.core.errors import InputError, InputTypeError, UnknownNameError
-from interp_plugins.store import ExplanationStore, StoreError
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, UnknownNameError
+from interp_plugins.store import DamagedError, ExplanationStore, StoreError
 from interp_plugins.store.arrays import shard_path
 from interp_plugins.store.errors import need
 
@@ -165,7 +165,7 @@ def test_a_damaged_array_is_an_error_and_no_wrong_map(copy) -> None:
     damaged = bytearray(shard.read_bytes())
     damaged[40] ^= 255
     shard.write_bytes(damaged)
-    with pytest.raises(ValueError, match="checksum"):
+    with pytest.raises(DamagedError, match=r"c/0/0/0/0 is not what was written: its digest does not fit .unit 0."):
         copy.array("occlusion")[0]
 
 
@@ -174,7 +174,11 @@ def test_what_is_no_run_is_said(tmp_path, copy) -> None:
         ExplanationStore(tmp_path / "nothing")
     shutil.rmtree(copy.path / "arrays" / "occlusion")
     with pytest.raises(StoreError, match="has no array 'occlusion' on the disk, though its manifest lists it"):
-        ExplanationStore(copy.path)[0]
+        copy[0]
+    with pytest.warns(InterpWarning, match=r"3 unit.s. of the run at .* are damaged and count as missing"):
+        store = ExplanationStore(copy.path)
+    with pytest.raises(DamagedError, match=r"Sample 0 belongs to unit 0: .*occlusion/c/0/0/0/0 is missing"):
+        store[0]
 
 
 def test_samples_are_asked_for_by_number(finished) -> None:

@@ -196,7 +196,9 @@ def test_parts_without_arrays_never_happen_and_arrays_without_parts_are_made_aga
     parts_module.path_of(store.path, 1).unlink()
     shard = arrays_module.shard_path(store.path, "occlusion", 1, 4)
     shard.write_bytes(shard.read_bytes()[:100])  # as after a power cut
-    (store.path / "parts" / ".part-00000001.parquet.1234").write_bytes(b"half")
+    left = store.path / "parts" / ".part-00000001.parquet.1234"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
     assert ExplanationStore(store.path).missing == [1]
     again = go()
     assert contents(again) == contents(finished)
@@ -433,7 +435,7 @@ def test_manifests_of_other_versions_are_refused(go) -> None:
     file = store.path / manifest_module.NAME
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, "schema": 99}))
-    with pytest.raises(StoreError, match="has schema 99, and this version of interp_plugins reads schema 1"):
+    with pytest.raises(StoreError, match="has schema 99, and this version of interp_plugins reads schema 2"):
         ExplanationStore(store.path)
     file.write_text("{")
     with pytest.raises(StoreError, match="is no manifest of a run"):
