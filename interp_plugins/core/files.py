@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import itertools
 import os
 import re
@@ -24,6 +23,7 @@ from interp_plugins.core.errors import FileError
 from interp_plugins.core.text import legible
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file is too large"}
+_DRAFT = re.compile(r"\..+\.(?P<machine>\w*)-(?P<process>\d+)\.[0-9a-f]{12}")
 _LONGEST = 80  # bytes of a name that its draft's name repeats: file systems end at 255
 _FORGOTTEN = 86_400  # seconds after which a draft of another machine is taken for left behind
 
@@ -187,10 +187,11 @@ def claim(draft: Path, final: Path) -> bool:
     return True
 
 
-def sweep(final: Path) -> None:
-    """Remove drafts of `final` that processes which are no longer alive have left."""
-    for left in final.parent.glob(f"{glob.escape(_begin(final))}*"):
-        if _forgotten(left, left.name.removeprefix(_begin(final))):
+def sweep(folder: Path) -> None:
+    """Remove the drafts in a folder that processes which are no longer alive have left."""
+    for left in folder.glob(".*"):
+        found = _DRAFT.fullmatch(left.name)
+        if found is not None and _forgotten(left, found["machine"], int(found["process"])):
             _remove(left)
 
 
@@ -204,11 +205,10 @@ def _here() -> str:
     return re.sub(r"\W", "_", socket.gethostname())[:40]
 
 
-def _forgotten(draft: Path, maker: str) -> bool:
+def _forgotten(draft: Path, machine: str, process: int) -> bool:
     """Whether nobody is at work on a draft: its process is gone, or it is of another machine and a day old."""
-    found = re.fullmatch(r"(\w*)-(\d+)\.\w+", maker)
-    if found is not None and found[1] == _here() and os.name == "posix":
-        return int(found[2]) != os.getpid() and not _alive(int(found[2]))
+    if machine == _here() and os.name == "posix":
+        return process != os.getpid() and not _alive(process)
     try:
         return time.time() - draft.stat().st_mtime > _FORGOTTEN
     except FileNotFoundError:

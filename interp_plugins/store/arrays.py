@@ -103,7 +103,6 @@ def write_unit(
     rows = manifest.samples(unit)
     found: dict[str, tuple[int, str] | None] = {}
     place = path / f"unit-{unit:08d}"
-    files.sweep(place)
     with files.draft_of(place) as draft:
         for name, value in values.items():
             shard, made = shard_path(path, name, unit, value.ndim), shard_path(draft, name, unit, value.ndim)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from interp_plugins.core import files
 from interp_plugins.core.batching import progress_bar
 from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.explanation import Explanations
@@ -46,6 +47,7 @@ def run(job: Job, path: str | Path, settings: Settings) -> None:
         made = _prepare(job, path, settings)
     layout = Layout.from_json(made.layout)
     with writing(path, "the arrays"):
+        files.sweep(path), files.sweep(path / table_parts.FOLDER)
         arrays.create(path, made, layout)
     mine, metadata = _to_do(path, made, layout, range(rank, made.units, world), settings.retry_failed)
     quiet = rank > 0 and settings.progress is None

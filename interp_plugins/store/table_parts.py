@@ -140,7 +140,6 @@ def commit(
     table = pa.Table.from_pylist(plain, schema=wanted.with_metadata(facts))
     final = path_of(path, unit)
     final.parent.mkdir(exist_ok=True)
-    files.sweep(final)
     with files.draft_of(final) as draft:
         with draft.open("wb") as f:
             pq.write_table(table, f, compression="zstd")

@@ -212,23 +212,23 @@ def test_links_are_followed_permissions_kept_and_pipes_written_as_they_are(tmp_p
 
 
 def test_drafts_of_processes_that_are_gone_are_swept_and_others_are_left(tmp_path: Path) -> None:
-    final = tmp_path / "part[0]"
     gone = os.spawnlp(os.P_NOWAIT, "true", "true")
     os.waitpid(gone, 0)
     here = files._here()
     names = {
-        f".part[0].{here}-{gone}.ab12": False,
-        f".part[0].{here}-{os.getpid()}.ab12": True,
-        f".part[0].{here}-{os.getppid()}.ab12": True,
-        ".part[0].elsewhere-1.ab12": True,
-        ".part[0].old-2.ab12": False,
-        f".part0.{here}-{gone}.ab12": True,
-        "part[0].x": True,
+        f".part[0].{here}-{gone}.{'ab' * 6}": False,
+        f".part[0].{here}-{os.getpid()}.{'ab' * 6}": True,
+        f".part[0].{here}-{os.getppid()}.{'ab' * 6}": True,
+        f".part[0].elsewhere-1.{'ab' * 6}": True,
+        f".part[0].old-2.{'ab' * 6}": False,
+        f".nfs0000.{here}-{gone}": True,
+        ".DS_Store": True,
+        f"part[0].{here}-{gone}.{'ab' * 6}": True,
     }
     for name in names:
         (tmp_path / name).write_text("x")
-    os.utime(tmp_path / ".part[0].old-2.ab12", (0, 0))
-    files.sweep(final)
+    os.utime(tmp_path / f".part[0].old-2.{'ab' * 6}", (0, 0))
+    files.sweep(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(name for name, left in names.items() if left)
 
 

@@ -113,7 +113,11 @@ def compare(path: Path, wanted: Path) -> None:
         for unit in range(mine.manifest.units):
             files = [shard_path(s.path, array.name, unit, 1 + len(array.shape)) for s in (mine, theirs)]
             assert files[0].read_bytes() == files[1].read_bytes()
-    left = [p.name for p in path.rglob("*") if p.is_file() and (p.name.startswith(".part") or "partial" in p.name)]
+    left = [
+        p.name
+        for p in path.rglob("*")
+        if p.is_file() and (p.name.startswith((".part", ".unit")) or "partial" in p.name)
+    ]
     assert left == [], left
     rows = [pq.ParquetFile(p).metadata.num_rows for p in sorted((path / "parts").iterdir())]
     assert sum(rows) == SIZE

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Subset, SubsetRandomSampler, TensorDataset
 
 from interp_plugins import explain
+from interp_plugins.core import files
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, TargetError
 from interp_plugins.core.target import Probability
 from interp_plugins.store import DiskFullError, ExplanationStore, RunDiffersError, StoreError, explain_dataset
@@ -196,9 +197,11 @@ def test_parts_without_arrays_never_happen_and_arrays_without_parts_are_made_aga
     parts_module.path_of(store.path, 1).unlink()
     shard = arrays_module.shard_path(store.path, "occlusion", 1, 4)
     shard.write_bytes(shard.read_bytes()[:100])  # as after a power cut
-    left = store.path / "parts" / ".part-00000001.parquet.1234"
-    left.write_bytes(b"half")
-    os.utime(left, (0, 0))
+    gone = os.spawnlp(os.P_NOWAIT, "true", "true")
+    os.waitpid(gone, 0)
+    for place in (store.path / "parts" / "part-00000001.parquet", store.path / "unit-00000001"):
+        with files.draft_of(place) as draft:
+            draft.with_name(draft.name.replace(f"-{os.getpid()}.", f"-{gone}.")).write_bytes(b"half")
     assert ExplanationStore(store.path).missing == [1]
     again = go()
     assert contents(again) == contents(finished)
