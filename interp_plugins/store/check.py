@@ -11,6 +11,7 @@ from interp_plugins.store import arrays, table_parts
 from interp_plugins.store.errors import DamagedError
 from interp_plugins.store.layout import Layout
 from interp_plugins.store.manifest import Manifest
+from interp_plugins.store.shards import difference
 from interp_plugins.store.table_parts import Part
 
 
@@ -28,7 +29,7 @@ def _load(
         if array.name not in part.shards:
             raise DamagedError(f"{table_parts.path_of(path, unit)} does not know the array {array.name}")
         shard = arrays.shard_path(path, array.name, unit, 1 + len(array.shape))
-        wrong = arrays.difference(shard, part.shards[array.name], deep=deep)
+        wrong = difference(shard, part.shards[array.name], deep=deep)
         if wrong is not None:
             raise DamagedError(wrong)
         if part.metadata.get(array.name) != described[array.name]:

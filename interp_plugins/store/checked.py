@@ -12,8 +12,8 @@ from typing import Any
 
 from zarr.storage import LocalStore
 
-from interp_plugins.store.arrays import AGAIN, difference
 from interp_plugins.store.errors import DamagedError
+from interp_plugins.store.shards import AGAIN, difference
 
 Shards = Mapping[str, tuple[int, str] | None] | None  # array -> (size, digest); None: it was not written down
 

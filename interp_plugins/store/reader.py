@@ -18,6 +18,7 @@ from interp_plugins.store.errors import DamagedError, StoreError, need
 from interp_plugins.store.layout import Array, Layout, Map
 from interp_plugins.store.query import condition, summary
 from interp_plugins.store.restore import restored
+from interp_plugins.store.shards import AGAIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,7 +198,7 @@ class ExplanationStore:
         number = int(i) % self.size
         unit = number // self.manifest.unit_size
         if unit in self.damaged:
-            raise DamagedError(f"Sample {number} belongs to unit {unit}: {self.damaged[unit]}. {arrays.AGAIN}")
+            raise DamagedError(f"Sample {number} belongs to unit {unit}: {self.damaged[unit]}. {AGAIN}")
         if unit not in self._parts:
             raise StoreError(
                 f"Sample {number} belongs to unit {unit}, which is not done (missing: {_some(self.missing)}). Run "
