@@ -47,7 +47,8 @@ def run(job: Job, path: str | Path, settings: Settings) -> None:
         made = _prepare(job, path, settings)
     layout = Layout.from_json(made.layout)
     with writing(path, "the arrays"):
-        files.sweep(path), files.sweep(path / table_parts.FOLDER)
+        files.sweep(path)
+        files.sweep(path / table_parts.FOLDER)
         arrays.create(path, made, layout)
     mine, metadata = _to_do(path, made, layout, range(rank, made.units, world), settings.retry_failed)
     quiet = rank > 0 and settings.progress is None
