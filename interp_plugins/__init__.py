@@ -17,16 +17,19 @@ _LAZY = {
     "explain": "api.explain",
     "Explanation": "api.explain",
     "Explanations": "api.explain",
+    "Fixed": "core.fixed",
     "InputSpec": "core.spec",
     "Layer": "core.layers",
     "list_methods": "api.binding",
     "methods": "api.methods",
+    "row_probe": "core.rows",
 }
 
 __all__ = [
     "Contrast",
     "Explanation",
     "Explanations",
+    "Fixed",
     "InputSpec",
     "Layer",
     "__version__",
@@ -34,6 +37,7 @@ __all__ = [
     "explain",
     "list_methods",
     "methods",
+    "row_probe",
 ]
 
 if TYPE_CHECKING:
@@ -41,7 +45,9 @@ if TYPE_CHECKING:
     from interp_plugins.api.explain import explain
     from interp_plugins.api.methods import methods
     from interp_plugins.core.explanation import Explanation, Explanations
+    from interp_plugins.core.fixed import Fixed
     from interp_plugins.core.layers import Layer
+    from interp_plugins.core.rows import row_probe
     from interp_plugins.core.spec import InputSpec
     from interp_plugins.core.target import Contrast
     from interp_plugins.engine import acceleration

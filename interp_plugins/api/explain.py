@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from interp_plugins.api.arranged import arranged
 from interp_plugins.api.binding import Bound, bind_methods
+from interp_plugins.api.nodes import as_graph, node_target
 from interp_plugins.api.prediction import predict, target_probability
 from interp_plugins.attr.shared.grid_layer import last_grid_layer
 from interp_plugins.core.baseline import IdBaseline, Sample, as_baselines
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.fixed import unmarked
 from interp_plugins.core.forward import Forward, finite_scores, one_per_row
 from interp_plugins.core.guard import frozen, modules_of
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
@@ -71,6 +73,7 @@ def explain(
     threshold: float | None = None,
     body: nn.Module | None = None,
     batch_size: int | None = None,
+    nodes: bool = False,
     seed: int = 0,
     progress: bool | None = None,
     accelerate: bool = True,
@@ -104,7 +107,8 @@ def explain(
             is id 0 where a method replaces ids, and rows of zeros where it differentiates at the look-ups.
         layer: module, dotted name or `core.layers.Layer`, for methods at a layer; None: the last layer with a spatial
             output, where a method needs one.
-        additional_forward_args: further positional arguments; tensors with N rows follow the batch.
+        additional_forward_args: further positional arguments; tensors with N rows follow the batch, unless they are
+            marked as `core.fixed.Fixed`.
         forward_kwargs: keyword arguments of the model, likewise.
         output: which part of a tuple, dict or `ModelOutput` is the output: key, attribute, position, or function.
         feature_mask: groups of elements for perturbation methods, see `FeatureAblation`.
@@ -115,6 +119,10 @@ def explain(
             (multi-label); None: one class per sample.
         body: the part of the model to search first for the layer that a method needs where `layer` is None.
         batch_size: rows per pass; None = automatic, halved when memory runs out.
+        nodes: the inputs are the features of one graph's nodes (nodes, F), and the graph is the sample: one graph goes
+            through per pass, with `additional_forward_args` (edges) as they are, and maps are (1, nodes, F). An int, a
+            tensor with a class per node or None (each node's predicted class) explains the sum over all nodes, a tuple
+            (node, class) one node; where the model pools, targets are those of the graph.
         seed: seed of all random draws. The global generators are left as they were.
         progress: None = a bar for long work, True, False.
         accelerate: False runs the model as it is, without the exact accelerations of `engine.switch`.
@@ -136,6 +144,8 @@ def explain(
     """
     check_chunk("batch_size", batch_size)
     given = arranged(model, inputs, methods, params, input_spec, baselines, feature_mask, forward_kwargs, output)
+    if nodes:
+        given, additional_forward_args = as_graph(given, additional_forward_args), None
     func = given.func
     several = not (isinstance(methods, str) or hasattr(methods, "attribute")) or isinstance(target, _SEVERAL)
     with (
@@ -148,6 +158,7 @@ def explain(
         n = xs[0].shape[0]
         spec = as_spec(given.spec, xs[0])
         clean = Forward.of(func, n, additional_forward_args=additional_forward_args)
+        clean.samples = xs
         bound = bind_methods(
             given.methods, func, xs, spec, layer, given.params, lambda: last_grid_layer(clean, xs, body)
         )
@@ -157,7 +168,11 @@ def explain(
         prediction = predict(clean, xs, activation, threshold, begins, spec.vocab)
         if not begins:
             forget_first_pass()
+        if n > 1 and clean.row_facts().fixed:
+            additional_forward_args = clean.args or None
         spec = _fitting(spec, prediction)
+        if nodes:
+            target = node_target(target, prediction.output, xs[0].shape[1])
         asked = asked_targets(target, prediction, spec, n)
         _check_scores(asked, prediction)
         job = _Job(
@@ -295,6 +310,8 @@ class _Job:
         }
         if bound.works.foreign and asked.indices is not None:
             optional["target"] = plain_index(asked)
+        if bound.works.foreign:
+            optional["additional_forward_args"] = unmarked(self.args)
         kwargs |= {k: v for k, v in optional.items() if k in takes and v is not None}
         for name in ("batch_size", "internal_batch_size"):
             if self.batch_size is not None and name in takes:
@@ -369,6 +386,7 @@ class _Job:
             **self.model,
             **passes,
             "engine": read_meter(report),
+            **{k: report[k] for k in ("rows", "entries_per_sample") if k in report},
             "versions": versions,
             **({"per_sample": per_sample} if per_sample else {}),
             **({"layer_found": found} if found else {}),

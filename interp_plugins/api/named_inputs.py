@@ -26,6 +26,10 @@ class NamedInputs(Wrapper):
         self.func, self.names, self.whole = func, names, whole
         self.__name__ = type(func).__name__ if isinstance(func, nn.Module) else getattr(func, "__name__", "function")
 
+    def identity(self) -> Any:
+        """The names, and how they are given."""
+        return self.names, self.whole
+
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         """Call the model; arguments beyond the names go along by position."""
         named = dict(zip(self.names, inputs))

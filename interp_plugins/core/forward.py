@@ -17,11 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp_plugins.core.detection import as_table, is_detections
+from interp_plugins.core.batching import auto_chunk
+from interp_plugins.core.detection import as_table, is_detections, is_table
 from interp_plugins.core.differentiate import differentiate, gradient, keeping_values
 from interp_plugins.core.errors import InputError, ModelError, did_you_mean
+from interp_plugins.core.fixed import marked, unmarked
 from interp_plugins.core.layers import Layer, Neuron, run_and_read
 from interp_plugins.core.multi_target import side_by_side
+from interp_plugins.core.rows import INDEPENDENT, Problem, RowFacts, row_facts
 from interp_plugins.core.target import Target, Whole
 from interp_plugins.core.tensors import all_finite, as_tuple, describe, is_float, own_tree, take_rows
 from interp_plugins.core.wrapper import Wrapper
@@ -42,7 +45,12 @@ class Call(Wrapper):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The selected output of one call."""
-        return select_output(self.func(*args, **{**self.kwargs, **kwargs}), self.output)
+        return select_output(self.func(*args, **unmarked({**self.kwargs, **kwargs})), self.output)
+
+    def identity(self) -> Any:
+        """The selector, where that is a key or a position and no keyword arguments are bound."""
+        plain = isinstance(self.output, (str, int, type(None)))
+        return (self.output,) if plain and not self.kwargs else None
 
 
 def select_output(output: Any, selector: Any = None) -> Tensor:
@@ -101,6 +109,9 @@ class Forward:
         kwargs: additional keyword arguments.
         output: selector for outputs that are no tensor.
         passes: rows sent forward and backward so far.
+        samples: the samples themselves, (N, ...) each, where they are known.
+        facts: what is known of the model's rows (`core.rows`); None before anybody asked.
+        whole: every pass has one copy of the batch, since rows feel each other and nobody chose otherwise.
     """
 
     func: Callable[..., Any]
@@ -110,6 +121,10 @@ class Forward:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     output: Any = None
     passes: dict[str, int] = field(default_factory=lambda: {"forward": 0, "backward": 0})
+    samples: tuple[Tensor, ...] = ()
+    facts: RowFacts | None = None
+    whole: bool = False
+    marks: bool = False  # whether any argument is marked as fixed
 
     @classmethod
     def of(
@@ -124,19 +139,82 @@ class Forward:
             raise InputError(f"forward_func must be an nn.Module or a callable, got {describe(func)}.")
         args = () if additional_forward_args is None else own_tree(as_tuple(additional_forward_args))
         if isinstance(func, Call):
-            return cls(func.func, n, target or Whole(), args, own_tree(func.kwargs), func.output)
-        return cls(func, n, target or Whole(), args)
+            kwargs = own_tree(func.kwargs)
+            marks = marked((args, kwargs))
+            return cls(func.func, n, target or Whole(), args, kwargs, func.output, marks=marks)
+        return cls(func, n, target or Whole(), args, marks=marked(args))
 
     def arguments(self, inputs: Sequence[Tensor], rows: Tensor | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword arguments of the model call for some rows."""
-        if not self.args and not self.kwargs and _takes_nothing(self.func):
-            return (), {}
-        return (*inputs, *take_rows(self.args, rows, self.n)), take_rows(dict(self.kwargs), rows, self.n)
+        """Positional and keyword arguments of the model call for some rows.
+
+        Raises:
+            ModelError: a part of the batch where rows feel each other.
+        """
+        if self.whole and rows is not None:
+            self._check_whole(rows)
+        if not self.args and not self.kwargs:
+            return (() if _takes_nothing(self.func) else tuple(inputs)), {}
+        if rows is not None and (self.n > 1 or len(rows) > 1):
+            self.row_facts()
+        args, kwargs = take_rows((self.args, dict(self.kwargs)), rows, self.n)
+        if self.marks:
+            args, kwargs = unmarked((args, kwargs))
+        return (*inputs, *args), kwargs
+
+    def row_facts(self, inputs: Sequence[Tensor] = ()) -> RowFacts:
+        """What is known of the model's rows; where nothing is, the model is probed (`core.rows`)."""
+        if self.facts is None:
+            problem = Problem(self.func, _Reader(self.output), self.samples or tuple(inputs), self.args, self.kwargs)
+            self.facts = row_facts(problem) if problem.inputs else INDEPENDENT
+            if self.facts.fixed:
+                (self.args, self.kwargs), self.marks = problem.with_fixed(self.facts.fixed), True
+        return self.facts
+
+    def rows_apart(self) -> str | None:
+        """Why steps and perturbations cannot share a pass, as far as that is known; None: they can."""
+        if self.facts is None or not (self.facts.together or self.facts.single):
+            return None
+        return f"rows cannot share a pass: {self.facts.why}"
+
+    def rows_per_pass(self, inputs: Sequence[Tensor], asked: int | None = None, least: int = 1) -> int:
+        """How many rows go through together: as asked, or automatic.
+
+        Args:
+            inputs: the batch.
+            asked: what the user says; None: automatic.
+            least: an automatic size is at least this, unless the model takes one row.
+        """
+        if asked == 1 and not (self.args or self.kwargs):
+            return asked
+        facts = self.row_facts(inputs)
+        if asked is not None:
+            return asked
+        if facts.single:
+            return 1
+        if facts.together:
+            self.whole = True
+            return self.n
+        size = auto_chunk(list(inputs))
+        return size if size >= least else least
+
+    def samples_per_pass(self, inputs: Sequence[Tensor], asked: int | None = None) -> int:
+        """How many of the samples themselves go through together: 64 of them always do, if memory allows."""
+        return 1 if self.n == 1 else self.rows_per_pass(inputs, asked, min(self.n, 64))
+
+    def _check_whole(self, rows: Tensor) -> None:
+        if len(rows) == self.n and bool((rows.cpu() == torch.arange(self.n)).all()):
+            return
+        raise ModelError(
+            f"The rows of this model feel each other, so every pass needs the whole batch of {self.n}, and {len(rows)} "
+            "rows were asked for. Some methods refine, pair or cut samples (tol=, DeepLift, conductance): leave tol "
+            "out, choose another method, or give batch_size= (1: each sample alone)."
+        )
 
     def of_rows(self, rows: Tensor) -> Forward:
         """The problem for some of the samples; its passes are counted with those of the whole."""
         args, kwargs = take_rows((self.args, dict(self.kwargs)), rows, self.n)
-        return replace(self, n=len(rows), target=self.target.at(rows), args=args, kwargs=kwargs)
+        samples = tuple(s.index_select(0, rows.to(s.device)) for s in self.samples)
+        return replace(self, n=len(rows), target=self.target.at(rows), args=args, kwargs=kwargs, samples=samples)
 
     def raw(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """The model's output tensor for some rows, before the target selects; the graph is kept."""
@@ -149,6 +227,19 @@ class Forward:
         with torch.no_grad():
             return finite_scores(self.target.at(rows)(self.raw(inputs, rows)).detach())
 
+    def changed(self, inputs: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """`selected`, of samples that were changed, (R, ...) for rows (R,).
+
+        Where rows feel each other, each stands in a pass of its own among the other samples as they are.
+        """
+        if not self.whole:
+            return self.selected(inputs, rows)
+        found = []
+        for r, i in enumerate(rows.tolist()):
+            batch = [torch.cat([s[:i], x[r : r + 1], s[i + 1 :]]) for s, x in zip(self.samples, inputs, strict=True)]
+            found.append(self.selected(batch)[i])
+        return torch.stack(found)
+
     def select(self, output: Tensor, rows: Tensor) -> Tensor:
         """`selected`, of outputs (R, ...) that were computed elsewhere."""
         self.passes["forward"] += output.shape[0]
@@ -158,6 +249,17 @@ class Forward:
     def scores(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """One scalar per row (R,), without gradient; of several targets all, (R * K,)."""
         return one_per_row(self.selected(inputs, rows), inputs[0].shape[0], self.target.count)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """`select_output` with its selector; a detector's pictures are not compared, since it pads them and its boxes."""
+
+    selector: Any
+
+    def __call__(self, output: Any) -> Tensor:
+        found = select_output(output, self.selector)
+        return found.new_zeros(len(found)) if is_table(found) else found
 
 
 def _takes_nothing(func: Any) -> bool:

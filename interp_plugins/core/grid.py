@@ -118,6 +118,9 @@ def trace_modules(
 
 def trace_shapes(forward: Forward, inputs: Sequence[Tensor]) -> tuple[Tensor, list[ModuleOutput]]:
     """The output for the first sample, and what `trace_modules` lists."""
+    if forward.whole:  # one sample alone is not what the model takes
+        _, output, seen = trace_modules(forward, [x.clone() for x in inputs])
+        return output, seen
     zero = torch.zeros(1, dtype=torch.long, device=inputs[0].device)
     _, output, seen = trace_modules(forward, [x[:1].clone() for x in inputs], zero)
     return output, seen

@@ -252,6 +252,7 @@ class AtLayer(Wrapper):
         self.func, self.layers = func, list(layers)
         self.counts: list[int] = []
         self.calls: list[int] = [1] * len(layers)
+        self.entries: dict[int, int] = {}  # of tensors with k rows per sample, given as (R, k, ...): k
 
     def counted_layers(self) -> list[Layer]:
         """The layers, calls counted from the first (known after `encode`)."""
@@ -259,6 +260,10 @@ class AtLayer(Wrapper):
             layer if layer.call is None or layer.call >= 0 else Layer(layer.module, layer.io, calls + layer.call)
             for layer, calls in zip(self.layers, self.calls, strict=True)
         ]
+
+    def identity(self) -> Any:
+        """The layers."""
+        return tuple((id(layer.module), layer.io, layer.call) for layer in self.layers)
 
     def encode(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         """The layers' activations for ordinary inputs, detached; one flat tuple over all layers."""
@@ -273,6 +278,8 @@ class AtLayer(Wrapper):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call func with the activations (first) put in at the layers, on the inputs that follow."""
         taps, start = [], 0
+        if self.entries:
+            args = tuple(t.flatten(0, 1) if i in self.entries else t for i, t in enumerate(args))
         for layer, count, calls in zip(self.counted_layers(), self.counts, self.calls, strict=True):
             taps.append(_Tap(layer, replace=args[start : start + count], total_calls=calls))
             start += count

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.fixed import Fixed
 
 Inputs = Tensor | tuple[Tensor, ...]  # what is explained: a tensor, or one per argument of the model
 InputsT = TypeVar("InputsT", bound=Inputs)  # for maps that have the layout of the inputs
@@ -44,7 +45,13 @@ def own(x: Tensor) -> Tensor:
 
 def own_tree(tree: Any) -> Any:
     """`own` for every tensor in nested containers; everything else as it is."""
-    return pytree.tree_map(lambda v: own(v) if isinstance(v, Tensor) else v, tree)
+
+    def copied(v: Any) -> Any:
+        if isinstance(v, Fixed):
+            return Fixed(own_tree(v.value))
+        return own(v) if isinstance(v, Tensor) else v
+
+    return pytree.tree_map(copied, tree)
 
 
 def tensors_in(tree: Any) -> tuple[Tensor, ...]:
@@ -131,7 +138,7 @@ def integer_advice(i: int, x: Tensor | None, what: str = "inputs") -> str:
 
 
 def take_rows(tree: Any, rows: Tensor | None, n: int) -> Any:
-    """Rows of every batched tensor (first dimension n) in nested containers; the rest unchanged."""
+    """Rows of every batched tensor (first dimension n) in nested containers; the rest and what is `Fixed` unchanged."""
     if rows is None:
         return tree
 

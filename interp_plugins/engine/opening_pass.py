@@ -71,6 +71,8 @@ def first_pass(forward: Forward, inputs: Sequence[Tensor], *, make: bool = True)
     n = inputs[0].shape[0]
     if not make or not all(map(is_float, inputs)) or n > samples_chunk(inputs):
         return None
+    if n > 1 and forward.row_facts(inputs).single:
+        return None
     before = facts.state()
     leaves, output, modules = trace_modules(forward, inputs)
     made = FirstPass(facts, leaves, output, modules)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from interp_plugins.core.batching import chunks, samples_chunk
+from interp_plugins.core.batching import chunks
 from interp_plugins.core.caches import call_cache
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import hook_numbers, modules_below, modules_of, rng_state
@@ -202,7 +202,7 @@ def clean_scores(forward: Forward, inputs: Sequence[Tensor], size: int | None = 
         size: samples per pass; None = automatic.
     """
     n, device = inputs[0].shape[0], inputs[0].device
-    size = size or samples_chunk(inputs)
+    size = forward.samples_per_pass(inputs, size)
     selected: list[Tensor] = []
 
     def work(start: int, stop: int) -> tuple[Tensor, Tensor]:

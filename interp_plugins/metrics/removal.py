@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.baseline import as_baselines, widened
-from interp_plugins.core.batching import auto_chunk, check_chunk, chunks
+from interp_plugins.core.batching import check_chunk, chunks
 from interp_plugins.core.errors import InputError
-from interp_plugins.core.forward import Forward
+from interp_plugins.core.forward import Forward, one_per_row
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.target import as_target
 from interp_plugins.core.tensors import as_tuple, check_inputs
@@ -96,7 +96,7 @@ def removal_curves(
         shapes = _fitting(as_tuple(attributions), xs)
         references = as_baselines(baselines, xs, template=inputs)
         forward = Forward.of(forward_func, n, as_target(target, n), additional_forward_args)
-        xs = widened(xs, references, forward.selected)
+        forward.samples = xs = widened(xs, references, forward.selected)
         ranks = as_rows(attributions).argsort(dim=1, descending=True, stable=True).argsort(dim=1).to(xs[0].device)
         total = ranks.shape[1]
         counts = torch.linspace(0, total, min(steps, total) + 1, dtype=torch.float64).round().long()
@@ -113,9 +113,9 @@ def removal_curves(
                 torch.where(part.reshape(-1, *shape), x[rows], base[rows])
                 for part, shape, x, base in zip(parts, shapes, xs, references)
             ]
-            return forward.scores(mixed, rows).detach().cpu().double()
+            return one_per_row(forward.changed(mixed, rows), len(rows)).detach().cpu().double()
 
-        rows_per_pass = batch_size or max(1, auto_chunk(list(xs)))
+        rows_per_pass = forward.rows_per_pass(xs, batch_size)
         found = torch.cat([scores for _, _, scores in chunks(2 * len(counts) * n, rows_per_pass, work)])
     deletion, insertion = found.reshape(2, len(counts), n).transpose(1, 2)
     return RemovalCurves(counts.double() / total, deletion, insertion)

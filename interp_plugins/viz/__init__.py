@@ -1,11 +1,21 @@
 """Pictures of an `Explanation`: one panel, a grid, a notebook fragment, a self-contained page.
 
 Each kind of data has its own file (`image`, `volume`, `clip`, `series`, `text`, `tabular`, `array`), chosen by
-`exp.spec.kind` in `renderer`; each picture of whole explanations has one as well (`summary`, `depth`, `shares`), known
-to `overview`. Nothing here touches pyplot's state, and nothing computes attributions.
+`exp.spec.kind` in `renderer`; several maps of one sample are a `strip`; each picture of whole explanations has one as
+well (`summary`, `depth`, `shares`), known to `overview`. Nothing here touches pyplot's state, and nothing computes
+attributions.
 """
 
-from interp_plugins.viz import array, clip, image, series, tabular, text, volume  # noqa: F401  (each registers its renderer)
+from interp_plugins.viz import (  # noqa: F401  (each registers its renderer)
+    array,
+    clip,
+    image,
+    series,
+    strip,
+    tabular,
+    text,
+    volume,
+)
 from interp_plugins.viz.depth import layers_by_tokens
 from interp_plugins.viz.figure import Plot
 from interp_plugins.viz.grid import plot, show_grid

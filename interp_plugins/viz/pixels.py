@@ -89,14 +89,24 @@ def outlined(rgb: np.ndarray, exp: Explanation, i: int) -> np.ndarray:
     return out
 
 
+def photos(pictures: Tensor, spec: InputSpec) -> list[Photo]:
+    """Pictures (k, C, H, W) made visible, all on the range of the whole."""
+    raw = torch.nan_to_num(spec.denormalise(pictures.detach().cpu().double()))
+    unit, note = in_range(raw, spec)
+    return [_visible(one, note) for one in unit]
+
+
 def _photo(exp: Explanation, i: int) -> Photo:
     return photo_of(exp.input[i % len(exp)], exp.spec)
 
 
 def photo_of(x: Tensor, spec: InputSpec) -> Photo:
     """One picture (C, H, W) in the model's units, made visible as `photo` does it."""
-    raw = torch.nan_to_num(spec.denormalise(x[None].detach().cpu().double())[0])
-    unit, note = in_range(raw, spec)
+    return photos(x[None], spec)[0]
+
+
+def _visible(unit: Tensor, note: str) -> Photo:
+    """Channels (C, H, W) in [0, 1] as colours."""
     notes = [note] if note else []
     image = unit.permute(1, 2, 0).numpy()
     channels = image.shape[2]

@@ -78,12 +78,19 @@ def register(renderer: M) -> M:
 
 def input_renderer(exp: Explanation) -> Renderer:
     """The renderer that draws exp's input."""
+    if _RENDERERS["strip"].accepts_input(exp):
+        return _RENDERERS["strip"]
     renderer = _RENDERERS.get(exp.spec.kind)
     return renderer if renderer is not None and renderer.accepts_input(exp) else _RENDERERS["generic"]
 
 
 def attribution_renderer(exp: Explanation) -> Renderer:
-    """The renderer that draws exp's attributions: that of the data, or plain arrays (a layer's units, say)."""
+    """The renderer that draws exp's attributions: that of the data, or plain arrays (a layer's units, say).
+
+    Where a layer has several maps per sample, they are drawn as a strip.
+    """
+    if "entries_per_sample" in exp.meta:
+        return _RENDERERS["strip"] if _RENDERERS["strip"].accepts(exp) else _RENDERERS["generic"]
     renderer = _RENDERERS.get(exp.spec.kind)
     return renderer if renderer is not None and renderer.accepts(exp) else _RENDERERS["generic"]
 

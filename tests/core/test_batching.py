@@ -58,7 +58,7 @@ def test_other_runtime_errors_are_not_retried() -> None:
     small = Small(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         IntegratedGradients(small).attribute(torch.randn(2, 4))
-    assert len(small.seen) == 1
+    assert small.seen.count(100) == 1  # beside the few rows that are probed
     assert not is_out_of_memory(ValueError("out of memory")) and not is_out_of_memory(OutOfMemoryError("x"))
 
 

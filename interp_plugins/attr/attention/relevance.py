@@ -23,7 +23,7 @@ from interp_plugins.attr.attention.maps import Attention, attentions
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import GradientAttribution, prepared
 from interp_plugins.attr.shared.grid_layer import shapes_of_modules
-from interp_plugins.core.batching import check_chunk, chunks, samples_chunk
+from interp_plugins.core.batching import check_chunk, chunks
 from interp_plugins.core.differentiate import gradient, keeping_values
 from interp_plugins.core.errors import InputError, LayerError, unknown
 from interp_plugins.core.forward import Forward
@@ -96,7 +96,7 @@ class _AttentionMethod(GradientAttribution):
                 rows = torch.arange(start, stop, device=device)
                 return values(forward, [x[start:stop] for x in xs], rows).detach()
 
-            parts = [part for _, _, part in chunks(n, chunk or samples_chunk(xs), work)]
+            parts = [part for _, _, part in chunks(n, forward.samples_per_pass(xs, chunk), work)]
             found = token_map(forward, xs, torch.cat(parts))
             return (found,) if isinstance(inputs, tuple) else found
 

@@ -26,8 +26,8 @@ from interp_plugins.attr.shared.base import GradientAttribution, MultipliesByInp
 from interp_plugins.attr.shared.draws import baseline_pool
 from interp_plugins.attr.shared.path import RowSum, targets_of
 from interp_plugins.core.baseline import as_baselines, call_baseline
-from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
-from interp_plugins.core.errors import ConvergenceWarning, InputError, InputTypeError, unknown
+from interp_plugins.core.batching import check_chunk, chunks, progress_bar
+from interp_plugins.core.errors import ConvergenceWarning, InputError, InputTypeError, ModelError, unknown
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
@@ -107,7 +107,7 @@ def contributions(
         delta = completeness_error(maps, got.scores, at_baselines)
         return targets_of(rows, targets), maps, delta, (got.scores, at_baselines)
 
-    size = chunk or max(1, auto_chunk(list(xs)) // 2)
+    size = pairs_per_pass(forward, xs, chunk)
     with progress_bar(n * count, "DeepLift", progress) as bar:
         for _, _, (rows, maps, delta, scores) in chunks(n * count, size, work, bar=bar):
             sums.add(maps, rows)
@@ -121,6 +121,23 @@ def contributions(
         _warn_if_incomplete(deltas, score, baseline_score)
     deltas = deltas.reshape(n, count, targets).transpose(1, 2).reshape(-1)  # sample by sample, target by target
     return tuple(t / count for t in sums.result()), deltas
+
+
+def pairs_per_pass(forward: Forward, inputs: Sequence[Tensor], asked: int | None) -> int:
+    """How many samples, each with its baseline, go through together: as asked, or automatic.
+
+    Raises:
+        ModelError: a model whose rows cannot share a pass, since a sample and its baseline have to.
+    """
+    size, facts = forward.rows_per_pass(inputs, asked), forward.row_facts()
+    if asked is not None:
+        return asked
+    if facts.together or facts.single:
+        raise ModelError(
+            f"DeepLift runs a sample and its baseline in one pass, and the rows of this model cannot share one "
+            f"({facts.why}). Use integrated_gradients, or give batch_size= where this is wanted."
+        )
+    return max(1, size // 2)
 
 
 def _warn_if_incomplete(delta: Tensor, score: Tensor, baseline_score: Tensor) -> None:

@@ -200,7 +200,7 @@ class LayerLRP(_Relevance, LayerAttribution):
         layers = self.resolved_layers(attribute_to_layer_input)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             relevances, got = self._propagated(forward, xs, size, verbose, wrt=layers)
-            found = self.formatted(relevances, got.counts)
+            found = self.by_sample(forward, layers, relevances, got.counts)
             if not return_convergence_delta:
                 return found
             many = found if isinstance(self.layer, list) else [found]

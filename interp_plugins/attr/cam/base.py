@@ -26,6 +26,7 @@ from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InterpWarning
 from interp_plugins.core.forward import Forward, Gradients
 from interp_plugins.core.grid import Grid, as_grid, find_grid
+from interp_plugins.core.layer_rows import by_sample
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
 from interp_plugins.core.registry import family, register, traits_of
 from interp_plugins.core.tensors import Inputs, Maps
@@ -83,12 +84,13 @@ class ClassActivationMap(LayerAttribution):
             layers = self.chosen_layers(forward, xs, attribute_to_layer_input)
             maps, counts = self.maps(forward, xs, layers, layout, chunk)
             maps = [m.relu() if relu_attributions else m for m in maps]
-            return self.joined(maps, counts, xs)
+            return self.joined(forward, layers, maps, counts)
 
-    def joined(self, maps: list[Tensor], counts: Sequence[int], xs: tuple[Tensor, ...]) -> Maps:
-        """One map for a list of layers, their mean; else one per tensor of the layer."""
+    def joined(self, forward: Forward, layers: Sequence[Layer], maps: Sequence[Tensor], counts: Sequence[int]) -> Maps:
+        """One map for a list of layers, their mean; else one per tensor of the layer; a row per sample first."""
+        maps = by_sample(forward, layers, counts, maps)
         if isinstance(self.layer, list):
-            return averaged(maps, xs)
+            return averaged(maps, forward.samples)
         return tuple(maps) if counts[0] > 1 else maps[0]
 
     def chosen_layers(self, forward: Forward, xs: tuple[Tensor, ...], to_input: bool) -> list[Layer]:

@@ -75,4 +75,4 @@ class LayerGradCam(LayerAttribution):
                 maps.append(cam.relu() if relu_attributions else cam)
             if average_layers and isinstance(self.layer, list):
                 return averaged(maps, xs)
-            return self.formatted(maps, got.counts)
+            return self.by_sample(forward, layers, maps, got.counts)

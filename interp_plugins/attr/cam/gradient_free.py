@@ -18,10 +18,11 @@ from interp_plugins.attr.cam.weights import first_component
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import batch_scores, prepared
 from interp_plugins.attr.shared.images import enlarged, input_size, say_channels_last
-from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar, samples_chunk
+from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError
-from interp_plugins.core.forward import Forward, Gradients
+from interp_plugins.core.forward import Forward, Gradients, one_per_row
 from interp_plugins.core.grid import Grid
+from interp_plugins.core.layer_rows import not_apart
 from interp_plugins.core.layers import AtLayer, Layer, run_and_read
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import family, register
@@ -39,7 +40,7 @@ def read(forward: Forward, xs: tuple[Tensor, ...], layers: list[Layer], chunk: i
         with torch.no_grad():
             return run_and_read(forward.func, layers, *args, **kwargs)[1]
 
-    parts = [part for _, _, part in chunks(n, chunk or samples_chunk(xs), work)]
+    parts = [part for _, _, part in chunks(n, forward.samples_per_pass(xs, chunk), work)]
     counts = tuple(len(tensors) for tensors in parts[0])
     flat = [[t for tensors in part for t in tensors] for part in parts]
     return Gradients(xs[0].new_zeros(n), (), tuple(torch.cat(column) for column in zip(*flat, strict=True)), counts)
@@ -86,7 +87,7 @@ class EigenCAM(ClassActivationMap):
             for grid, a in zip(grids(forward, xs, layers, got, layout), got.activations, strict=True):
                 cam = first_component(grid.lay_out(a), centre).to(a.dtype)
                 maps.append(cam.relu() if relu_attributions else cam)
-            return self.joined(maps, got.counts, xs)
+            return self.joined(forward, layers, maps, got.counts)
 
 
 @family(begins_with_gradient=False)
@@ -117,6 +118,7 @@ class ChannelByChannel(ClassActivationMap):
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward), torch.no_grad():
             layers = self.chosen_layers(forward, xs, attribute_to_layer_input)
             got = read(forward, xs, layers, chunk)
+            self._check_rows(forward, layers, got)
             found = grids(forward, xs, layers, got, layout)
             owners = [(layer, k) for layer, count in zip(layers, got.counts, strict=True) for k in range(count)]
             total = sum(grid.lay_out(a[:1]).shape[1] for grid, a in zip(found, got.activations, strict=True))
@@ -127,7 +129,14 @@ class ChannelByChannel(ClassActivationMap):
                     (laid,) = repeated([grid.lay_out(a)], forward.target.count)
                     cam = (weights.reshape(*laid.shape[:2], *(1,) * (laid.ndim - 2)) * laid).sum(1, keepdim=True)
                     maps.append(cam.relu() if relu_attributions else cam)
-            return self.joined(maps, got.counts, xs)
+            return self.joined(forward, layers, maps, got.counts)
+
+    def _check_rows(self, forward: Forward, layers: list[Layer], got: Gradients) -> None:
+        """Refuse layers with several rows per sample: a channel is weighted by what it does in all of them."""
+        owners = [layer for layer, count in zip(layers, got.counts, strict=True) for _ in range(count)]
+        for layer, a in zip(owners, got.activations, strict=True):
+            if a.shape[0] != forward.n:
+                raise not_apart(forward.func, layer, a.shape, forward.n)
 
     def weights(
         self,
@@ -148,7 +157,7 @@ def _each_channel(forward: Forward, at: Any, n: int, channels: int, like: Tensor
 
     def work(start: int, stop: int) -> Tensor:
         r = torch.arange(start, stop, device=like.device)
-        return forward.scores(at(r % n, r // n), r % n)
+        return one_per_row(forward.changed(at(r % n, r // n), r % n), stop - start, forward.target.count)
 
     parts = [part for _, _, part in chunks(n * channels, size, work, step=n, bar=bar)]
     return torch.cat(parts).reshape(channels, n * forward.target.count).t()
@@ -201,7 +210,7 @@ class ScoreCAM(ChannelByChannel):
                 for x in xs
             ]
 
-        size = chunk or auto_chunk(list(xs))
+        size = forward.rows_per_pass(xs, chunk)
         return _each_channel(forward, masked, n, channels, laid, size, bar).softmax(1)
 
 
@@ -249,7 +258,8 @@ class AblationCAM(ChannelByChannel):
             tensors[k] = tensors[k] * keep.reshape(shape)
             return tensors
 
-        size = chunk or auto_chunk([*xs, *others])
+        inside.samples = tuple(others)
+        size = inside.rows_per_pass([*others, *xs], chunk)
         left = _each_channel(inside, without, n, channels, a, size, bar)
         score = batch_scores(forward, xs, chunk)[:, None]
         return (score - left) / score.abs().where(score != 0, torch.ones_like(score))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.shared.lookups import AtLookupsProblem
-from interp_plugins.core.forward import Call
+from interp_plugins.core.forward import Call, Forward
 from interp_plugins.core.registry import contract_of
 from interp_plugins.core.target import Target, as_target
 from interp_plugins.core.tensors import as_tuple, take_rows
@@ -58,6 +58,26 @@ class Inner:
         ahead = getattr(plain, "draws_ahead", None) if pooled else None
         draws, shift = "generator" in info.takes, shift and "offsets" in info.takes
         return cls(draws, ahead(**kwargs) if ahead else None, shift, pooled)
+
+
+def copies_alone(
+    method: Any, xs: tuple[Tensor, ...], kwargs: Mapping[str, Any]
+) -> tuple[str | None, Any, dict[str, Any]]:
+    """Why noisy copies of the batch cannot share a pass, or None; and the method and its arguments.
+
+    Where arguments have as many rows as the batch by accident, they are marked as fixed.
+    """
+    func, given = getattr(method, "forward_func", None), dict(kwargs)
+    if not callable(func):
+        return None, method, given
+    forward = Forward.of(func, len(xs[0]), additional_forward_args=given.get("additional_forward_args"))
+    facts = forward.row_facts(xs)
+    if facts.fixed and forward.args:
+        given["additional_forward_args"] = forward.args
+    if facts.fixed and forward.kwargs:
+        method = copy.copy(method)
+        method.forward_func = Call(forward.func, forward.kwargs, forward.output)
+    return facts.why if facts.together else None, method, given
 
 
 def for_copies(method: Any, rows: Tensor, n: int) -> Any:

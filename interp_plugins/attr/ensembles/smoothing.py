@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from interp_plugins.attr.ensembles.inner_method import Inner, expanded, for_copies
+from interp_plugins.attr.ensembles.inner_method import Inner, copies_alone, expanded, for_copies
 from interp_plugins.attr.shared.average import Averages, Draws, average_draws, report_reached
 from interp_plugins.attr.shared.draws import as_stdevs
-from interp_plugins.core.errors import ModelError
+from interp_plugins.core.errors import InputError, ModelError
 from interp_plugins.core.multi_target import Unconverged, each_target
 from interp_plugins.core.tensors import accumulation_dtype, as_tuple, check_inputs, is_float, like
 
@@ -57,6 +57,12 @@ class Smoothing:
         n = xs[0].shape[0]
         # Nodes are not shifted for squares: those of inexact maps are too large on average, however many they are.
         shift = self.draws.tol is not None and self.nt_type == "smoothgrad"
+        alone, method, kwargs = copies_alone(method, xs, kwargs)
+        if alone is not None and pair > 1:
+            raise InputError(
+                f"antithetic copies go through side by side, and the rows of this model feel each other ({alone}). "
+                "Leave antithetic out."
+            )
         inner = Inner.of(method, xs, kwargs, shift=shift, pooled=not self.draw_baseline)
         if inner.draws:  # copy by copy from the one stream, so that the seed decides, not the group
             kwargs = {**kwargs, "generator": self.generator}
@@ -77,9 +83,10 @@ class Smoothing:
             return _apart(leaves, draws * pair), delta
 
         group = self.group or max(1, _GROUP_ELEMENTS // (n * sum(x[0].numel() for x in xs)))
-        if inner.draws and inner.ahead is None:
+        if (inner.draws and inner.ahead is None) or (alone is not None and self.group is None):
             group = pair
-        delta = average_draws(averages, self._pairs, targets, evaluate, lambda _: max(1, group // pair))
+        whole = alone is not None and self.group is None
+        delta = average_draws(averages, self._pairs, targets, evaluate, lambda _: max(1, group // pair), whole)
         error = pytree.tree_unflatten(averages.standard_error(), layout)
         report_reached(pair * averages.count, averages.map_error(), error, self.draws.tol, "copies")
         maps = pytree.tree_unflatten(averages.result(), layout)

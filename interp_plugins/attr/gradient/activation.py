@@ -45,9 +45,10 @@ class LayerActivation(LayerAttribution):
             torch.no_grad(),
         ):
             forward.passes["forward"] += xs[0].shape[0]
-            _, found = run_and_read(forward.func, layers, *xs, *forward.args, **forward.kwargs)
+            args, kwargs = forward.arguments(xs, None)
+            _, found = run_and_read(forward.func, layers, *args, **kwargs)
             tensors = [t.detach() for tensors in found for t in tensors]
-            return self.formatted(tensors, [len(t) for t in found])
+            return self.by_sample(forward, layers, tensors, [len(t) for t in found])
 
 
 @register(
@@ -98,4 +99,4 @@ class LayerGradientXActivation(InternalMultipliesByInputs, LayerAttribution):
             maps = got.grads
             if self._multiply_by_inputs:
                 maps = tuple(g * a for g, a in zip(got.grads, got.activations, strict=True))
-            return self.formatted(maps, got.counts)
+            return self.by_sample(forward, layers, maps, got.counts)

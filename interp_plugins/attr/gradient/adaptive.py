@@ -30,7 +30,7 @@ from torch import Tensor
 
 from interp_plugins.attr.shared.base import batch_scores
 from interp_plugins.attr.shared.path import points
-from interp_plugins.core.batching import auto_chunk, chunks, progress_bar
+from interp_plugins.core.batching import chunks, progress_bar
 from interp_plugins.core.errors import ConvergenceWarning, InputError
 from interp_plugins.core.forward import Forward, gradients
 from interp_plugins.core.report import note
@@ -186,7 +186,7 @@ def adaptive_path_gradients(
     n, device = inputs[0].shape[0], inputs[0].device
     sizes = [x[0].numel() for x in inputs]
     dtype = accumulation_dtype(inputs[0].dtype)
-    size = chunk or auto_chunk(list(inputs))
+    size = forward.rows_per_pass(inputs, chunk)
     forward, _ = planned(forward, inputs, rows=n * _START, chunk=size, backward=True)
     group = max(1, int(_MEMORY // (max_steps * sum(sizes) * 4)))
     results, errors, deltas, used = [], [], [], []

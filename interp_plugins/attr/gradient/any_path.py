@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp_plugins.attr.shared.path import RowSum, grid_rows, points
 from interp_plugins.attr.shared.quadrature import Quadrature
-from interp_plugins.core.batching import auto_chunk, chunks, progress_bar
+from interp_plugins.core.batching import chunks, progress_bar
 from interp_plugins.core.forward import Forward, Gradients, gradients
 from interp_plugins.engine import planned
 
@@ -52,7 +52,7 @@ def sum_over_intervals(
     edges = torch.tensor([0.0, *accumulate(rule.weights)], dtype=torch.float64).clamp_max(1.0)
     edges[-1] = 1.0
     total = RowSum(n)
-    size = chunk or auto_chunk(list(inputs))
+    size = forward.rows_per_pass(inputs, chunk)
     forward, _ = planned(forward, inputs, rows=n * len(rule), chunk=size, backward=True)
 
     def work(start: int, stop: int) -> Any:

@@ -32,9 +32,10 @@ from interp_plugins.attr.shared.base import (
 from interp_plugins.attr.shared.path import RowSum, check_rows, grid_rows, path_gradients, points, targets_of
 from interp_plugins.attr.shared.quadrature import Quadrature, check_steps, quadrature
 from interp_plugins.core.baseline import as_baselines
-from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward, gradients, gradients_through
+from interp_plugins.core.layer_rows import by_sample
 from interp_plugins.core.layers import Layer, Neuron
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
@@ -57,7 +58,7 @@ def path_conductance(
         left = path_conductance(forward, inputs, baselines, layers, "riemann_left", n_steps, chunk, progress)
         right = path_conductance(forward, inputs, baselines, layers, "riemann_right", n_steps, chunk, progress)
         return tuple((a + b) / 2 for a, b in zip(left[0], right[0], strict=True)), left[1]
-    n, size = inputs[0].shape[0], chunk or auto_chunk(list(inputs))
+    n, size = inputs[0].shape[0], forward.rows_per_pass(inputs, chunk)
     forward, planned_layers = planned(forward, inputs, rows=n * n_steps, chunk=size, wrt=layers, backward=True)
     cells = _Cells(forward, inputs, baselines, planned_layers or layers, quadrature(method, n_steps), size)
     total = RowSum(n * forward.target.count)
@@ -174,6 +175,7 @@ class LayerConductance(LayerAttribution, GradientAttribution):
             bs = as_baselines(baselines, xs, template=inputs)
             chunk = check_chunk("internal_batch_size", internal_batch_size)
             maps, counts = path_conductance(forward, xs, bs, layers, method, n_steps, chunk, progress)
+            maps = tuple(by_sample(forward, layers, counts, maps))
             out = self.formatted(maps, counts)
             return (out, convergence_delta(forward, maps, xs, bs, chunk)) if return_convergence_delta else out
 
@@ -216,7 +218,7 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
             chunk = check_chunk("internal_batch_size", internal_batch_size)
             rule = quadrature(method, n_steps)
             maps, counts = path_gradients(forward, xs, bs, rule, wrt=layers, chunk=chunk, progress=progress)
-            return self.formatted(maps, counts)
+            return self.by_sample(forward, layers, maps, counts)
 
 
 @register(
@@ -282,7 +284,7 @@ class NeuronConductance(InternalMultipliesByInputs, NeuronAttribution, GradientA
                 at = points(xs, bs, rows, nodes[steps.cpu()].to(xs[0].dtype).to(device))
                 return rows, steps, gradients_through(forward, at, rows, neuron)
 
-            size = check_chunk("internal_batch_size", internal_batch_size) or auto_chunk(list(xs))
+            size = forward.rows_per_pass(xs, check_chunk("internal_batch_size", internal_batch_size))
             with progress_bar(n * n_steps, "gradients", progress) as bar:
                 for _, _, (rows, steps, grads) in chunks(n * n_steps, size, work, step=n, bar=bar):
                     total.add(grads, rows, weights[steps.cpu()])

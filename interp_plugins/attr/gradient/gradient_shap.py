@@ -23,10 +23,11 @@ from interp_plugins.attr.shared.base import (
     batch_scores,
     completeness_error,
     prepared,
+    shared_error,
 )
 from interp_plugins.attr.shared.draws import as_stdevs, baseline_pool
 from interp_plugins.attr.shared.path import check_rows, points
-from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.forward import Forward, gradients
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.multi_target import Unconverged, each_target, repeated
@@ -105,7 +106,7 @@ def expected_gradients(
     numbers of all draws.
     """
     stds, targets = as_stdevs(stdevs, xs), each_target(forward.target)
-    n, runs, size = xs[0].shape[0], draws.companions, chunk or auto_chunk(list(xs))
+    n, runs, size = xs[0].shape[0], draws.companions, forward.rows_per_pass(xs, chunk)
     rows = n * draws.planned * runs
     plain = forward
     forward, wrt = planned(forward, xs, rows=rows, chunk=size, wrt=wrt, backward=True)
@@ -114,7 +115,7 @@ def expected_gradients(
     with progress_bar(rows, "gradients", progress) as bar:
         evaluate = _Evaluate(forward, xs, pool, stds, draws, generator, multiply, wrt, known, size, bar)
         # As many draws at a time as fill a pass.
-        delta = average_draws(means, draws, targets, evaluate, lambda samples: max(1, size // (samples * runs)))
+        delta = average_draws(means, draws, targets, evaluate, lambda n: max(1, size // (n * runs)), plain.whole)
     errors = means.standard_error()
     report_reached(means.count, means.map_error(), errors if len(errors) > 1 else errors[0], draws.tol, "draws")
     return means.result(), delta, evaluate.counts
@@ -200,7 +201,8 @@ class _Evaluate:
         end, begin = (
             _scores(forward, p, rows, scores, which) for p, scores in zip((ends, begins), self.known, strict=True)
         )
-        return maps, completeness_error(maps, end, begin), got.counts
+        apart = [m.reshape(len(end), -1) for m in maps]  # also where a layer has several rows per sample
+        return maps, shared_error(forward, completeness_error(apart, end, begin)), got.counts
 
 
 def _known_scores(

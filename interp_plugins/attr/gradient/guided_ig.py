@@ -20,7 +20,7 @@ from interp_plugins.attr.shared.base import GradientAttribution, convergence_del
 from interp_plugins.attr.shared.defaults import path_defaults
 from interp_plugins.attr.shared.quadrature import check_steps
 from interp_plugins.core.baseline import as_baselines
-from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward, gradients
 from interp_plugins.core.registry import register
@@ -149,5 +149,5 @@ def _guided(
         return credit
 
     with progress_bar(n, "samples", progress) as bar:
-        parts = [part for _, _, part in chunks(n, chunk or auto_chunk(list(xs)), work, bar=bar)]
+        parts = [part for _, _, part in chunks(n, forward.rows_per_pass(xs, chunk), work, bar=bar)]
     return tuple(p.reshape(x.shape) for p, x in zip(torch.cat(parts).split(sizes, 1), xs, strict=True))

@@ -26,7 +26,7 @@ from interp_plugins.attr.shared.base import GradientAttribution, prepared
 from interp_plugins.attr.shared.path import RowSum, grid_rows, points
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.baseline import as_baselines
-from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.differentiate import gradient, keeping_values
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.features import MaskFeatures
@@ -94,7 +94,7 @@ class IntegratedHessians(GradientAttribution):
                 )
             n = xs[0].shape[0]
             matrices, total = _Matrices(forward, xs, bs, features, n_steps, smooth), RowSum(n)
-            size = check_chunk("internal_batch_size", internal_batch_size) or auto_chunk(list(xs))
+            size = forward.rows_per_pass(xs, check_chunk("internal_batch_size", internal_batch_size))
             with progress_bar(n * n_steps, "gradients", progress) as bar:
                 for _, _, (rows, parts) in chunks(n * n_steps, size, matrices, step=n, bar=bar):
                     total.add(parts, rows)

@@ -155,5 +155,5 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
                 chunk=check_chunk("batch_size", batch_size),
                 progress=progress,
             )
-            out = self.formatted(maps, counts)
+            out = self.by_sample(forward, layers, maps, counts)
             return out if delta is None else (out, delta)

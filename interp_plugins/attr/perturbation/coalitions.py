@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.perturbation.perturb import clean_scores, merges_batch, replaceable
-from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError, ModelError
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.forward import Forward
@@ -84,7 +84,8 @@ class Game:
         self._positions: list[Tensor] | None = None
         self.n, self.device = self.inputs[0].shape[0], self.inputs[0].device
         explicit = perturbations_per_eval > 1
-        self.size = chunk or (perturbations_per_eval * self.n if explicit else max(self.n, auto_chunk(list(inputs))))
+        asked = chunk or (perturbations_per_eval * self.n if explicit else None)
+        self.size = forward.rows_per_pass(inputs, asked, self.n)
         score = clean_scores(forward, self.inputs, self.size)
         self.merged = score.ndim == 0 or score.shape[0] != self.n or (self.n > 1 and merges_batch(forward, inputs))
         note(score=score if score.ndim == 1 and not self.merged else None)
@@ -156,7 +157,8 @@ class Game:
         if self._due:
             self.forward, _ = planned(self.forward, self.inputs, rows=self._due, chunk=self.size)
             self._due = 0
-        return self._widened(self.forward.selected(self._perturbed(switches(coalitions, samples), samples), samples))
+        run = self.forward.selected if self.merged else self.forward.changed
+        return self._widened(run(self._perturbed(switches(coalitions, samples), samples), samples))
 
     def _perturbed(self, masks: Sequence[Tensor], samples: Tensor) -> list[Tensor]:
         xs = []

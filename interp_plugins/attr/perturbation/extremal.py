@@ -21,7 +21,7 @@ from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import Attribution, prepared
 from interp_plugins.attr.shared.images import blurred
 from interp_plugins.attr.shared.quadrature import check_steps
-from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.differentiate import gradient, keeping_values
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward
@@ -103,7 +103,7 @@ class ExtremalPerturbation(Attribution):
                 return _optimised(forward, x, r % n, area, n_steps, mode == "preserve")
 
             with progress_bar(n * len(wanted), "masks", progress) as bar:
-                size = chunk or max(1, auto_chunk([x]))
+                size = forward.rows_per_pass([x], chunk)
                 parts = [part for _, _, part in chunks(n * len(wanted), size, work, step=n, bar=bar)]
             out = torch.cat(parts).reshape(len(wanted), n, 1, *x.shape[2:]).mean(0)
             return like(inputs, (out,))

@@ -33,7 +33,7 @@ from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import Draws, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import cells
-from interp_plugins.core.batching import auto_chunk, check_chunk, chunks, progress_bar
+from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, ModelError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.random import drawing_from, make_generator
@@ -129,7 +129,8 @@ class LimeBase(PerturbationAttribution):
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward), drawing_from(rng):
             with progress_bar(n_samples, self.get_name(), True if show_progress else progress) as bar:
                 everyone = torch.arange(xs[0].shape[0], device=xs[0].device)
-                size = perturbations_per_eval if perturbations_per_eval > 1 else auto_chunk(list(xs))
+                asked = perturbations_per_eval * len(everyone) if perturbations_per_eval > 1 else None
+                size = max(1, forward.rows_per_pass(xs, asked) // len(everyone))
                 forward, _ = planned(forward, xs, rows=n_samples * len(everyone), chunk=size)
                 made = self._samples(like(inputs, xs), n_samples, kwargs)
                 found = self._scored(forward, like(inputs, xs), made, everyone, size, bar, kwargs)
@@ -296,9 +297,8 @@ class Lime(LimeBase):
         perturb_func, together = (orthogonal_perturb_generator, 2) if orthogonal else (self.perturb_func, 1)
         rng = make_generator(seed, generator)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
-            size = check_chunk("batch_size", batch_size) or (
-                perturbations_per_eval if perturbations_per_eval > 1 else auto_chunk(list(xs))
-            )
+            asked = perturbations_per_eval if perturbations_per_eval > 1 else None
+            size = forward.rows_per_pass(xs, check_chunk("batch_size", batch_size) or asked)
             switched = Switched(forward, xs, baselines, feature_mask, inputs, batch_size or max(size, xs[0].shape[0]))
             warn_of_many(switched.d, self.get_name())
             if switched.merged and perturbations_per_eval > 1 and len(xs[0]) > 1:
@@ -351,7 +351,8 @@ def _scores(forward: Forward, xs: Sequence[Tensor], rows: Tensor, count: int, ba
 
     def work(start: int, stop: int) -> Tensor:
         here = slice(start * len(rows), stop * len(rows))
-        return forward.selected([x[here] for x in xs], where[here]).reshape(stop - start, -1)
+        run = forward.changed if len(rows) == 1 else forward.selected
+        return run([x[here] for x in xs], where[here]).reshape(stop - start, -1)
 
     return torch.cat([part for _, _, part in chunks(count, count, work, bar=bar)])
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.baseline import as_baselines, widened
-from interp_plugins.core.batching import auto_chunk, chunks, progress_bar
+from interp_plugins.core.batching import chunks, progress_bar
 from interp_plugins.core.errors import ModelError
 from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.forward import Forward
@@ -101,6 +101,8 @@ def _add(credit: _Credit, change: Tensor, features: MaskFeatures | Windows, k: i
 
 def merges_batch(forward: Forward, inputs: Sequence[Tensor]) -> bool:
     """Whether the model gives one value for a batch, whatever its size: seen by sending one sample alone."""
+    if forward.whole:
+        return False  # then the probe has seen an output per row
     one = torch.zeros(1, dtype=torch.long, device=inputs[0].device)
     out = clean_scores(forward.of_rows(one), [x[:1] for x in inputs])
     return out.ndim == 0 or out.shape[0] != 1
@@ -164,7 +166,7 @@ def with_changes(
     """
     n = inputs[0].shape[0]
     explicit = perturbations_per_eval > 1
-    size = chunk or (perturbations_per_eval * n if explicit else max(n, auto_chunk(list(inputs))))
+    size = forward.rows_per_pass(inputs, chunk or (perturbations_per_eval * n if explicit else None), n)
     # The unperturbed pass of one sample gives its score as well.
     incremental = incremental_for(forward, inputs, baselines, features) if n == 1 else None
     clean = clean_scores(forward, inputs, size) if incremental is None else incremental.clean(0)
@@ -288,9 +290,9 @@ class Changes:
                 changed[at : at + hi - lo] |= _replace(
                     xs[i][at : at + hi - lo], self.baselines, self.features, k, i, lo, hi
                 )
-        out = self._forward.selected(xs, who)
         if self.merged:
-            return out.reshape(1, -1)
+            return self._forward.selected(xs, who).reshape(1, -1)
+        out = self._forward.changed(xs, who)
         if out.ndim == 0 or out.shape[0] != rows:
             raise MergesBatch
         # A row that is the sample itself changes nothing, whatever another batch's rounding says of its score.

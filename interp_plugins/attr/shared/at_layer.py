@@ -17,16 +17,16 @@ from interp_plugins.attr.shared.base import (
     LayerAttribution,
 )
 from interp_plugins.core.baseline import as_baselines, widened
-from interp_plugins.core.batching import check_chunk, chunks, samples_chunk
-from interp_plugins.core.errors import LayerError
+from interp_plugins.core.batching import check_chunk, chunks
+from interp_plugins.core.fixed import marked
 from interp_plugins.core.forward import Call, Forward
 from interp_plugins.core.guard import frozen
-from interp_plugins.core.layers import AtLayer, Layer, layer_name, run_and_read
+from interp_plugins.core.layer_rows import folded
+from interp_plugins.core.layers import AtLayer, Layer, run_and_read
 from interp_plugins.core.tensors import (
     as_tuple,
     check_inputs,
     own_tree,
-    take_rows,
 )
 
 
@@ -50,20 +50,19 @@ def encode_rows(
     """The layers' tensors for a batch, in chunks of samples."""
     n, device = inputs[0].shape[0], inputs[0].device
 
-    def work(start: int, stop: int) -> tuple[Tensor, ...]:
-        rows = None if stop - start == n else torch.arange(start, stop, device=device)
-        found = at.encode(*take_rows((*inputs, *args), rows, n), **take_rows(dict(kwargs), rows, n))
-        for act in found:
-            if act.ndim == 0 or act.shape[0] != stop - start:
-                name = layer_name(at.func, at.layers[0].module)  # type: ignore[arg-type]
-                raise LayerError(
-                    f"The layer {name!r} gave a tensor of shape {tuple(act.shape)} for {stop - start} samples: its "
-                    "first dimension is not the batch, so its map cannot be told apart per sample. Choose a layer "
-                    "whose tensors have the batch first."
-                )
-        return found
+    forward = Forward(at.func, n, args=args, kwargs=kwargs, marks=marked((args, dict(kwargs))), samples=inputs)
 
-    parts = [part for _, _, part in chunks(n, size or samples_chunk(inputs), work)]
+    def encoded(rows: Tensor) -> tuple[Tensor, ...]:
+        where = None if len(rows) == n else rows.to(device)
+        given = inputs if where is None else [x.index_select(0, where) for x in inputs]
+        positional, named = forward.arguments(given, where)
+        return at.encode(*positional, **named)
+
+    def work(start: int, stop: int) -> tuple[Tensor, ...]:
+        rows = torch.arange(start, stop)
+        return folded(at, lambda who: encoded(who + start), [x[start:stop] for x in inputs], encoded(rows))
+
+    parts = [part for _, _, part in chunks(n, forward.samples_per_pass(inputs, size), work)]
     return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 

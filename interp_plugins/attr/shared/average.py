@@ -196,12 +196,17 @@ def student(degrees: int) -> float:
 
 
 def rounds(
-    errors: Callable[[], Tensor], samples: int, tol: float | None, n_samples: int, max_samples: int
+    errors: Callable[[], Tensor],
+    samples: int,
+    tol: float | None,
+    n_samples: int,
+    max_samples: int,
+    whole: bool = False,
 ) -> Iterator[tuple[int, Tensor]]:
     """Draws due, and the samples that need them, round by round, until `errors()` are below tol or draws run out.
 
-    Without a tolerance there is one round of n_samples, for all. Later rounds are a quarter of what went before: to
-    look less often is faster and gives luck fewer chances.
+    With `whole` all go on until the last has settled. Without a tolerance there is one round of n_samples, for all.
+    Later rounds are a quarter of what went before: to look less often is faster and gives luck fewer chances.
     """
     active = torch.arange(samples)
     used, planned = 0, n_samples if tol is None else max_samples
@@ -210,7 +215,8 @@ def rounds(
         yield due, active
         used += due
         if tol is not None:
-            active = active[~(errors()[active] <= tol)]
+            unsettled = active[~(errors()[active] <= tol)]
+            active = active if whole and len(unsettled) else unsettled
 
 
 Evaluate = Callable[[Unconverged, int], tuple[Sequence[Tensor], Tensor | None]]
@@ -218,7 +224,12 @@ Evaluate = Callable[[Unconverged, int], tuple[Sequence[Tensor], Tensor | None]]
 
 
 def average_draws(
-    averages: Averages, draws: Draws, targets: tuple[Any, ...], evaluate: Evaluate, at_once: Callable[[int], int]
+    averages: Averages,
+    draws: Draws,
+    targets: tuple[Any, ...],
+    evaluate: Evaluate,
+    at_once: Callable[[int], int],
+    whole: bool = False,
 ) -> Tensor | None:
     """Fill running means of maps, a group of draws at a time, until each is within the tolerance or draws run out.
 
@@ -228,6 +239,7 @@ def average_draws(
         targets: the targets.
         evaluate: the method's formula for some more draws.
         at_once: (samples that need draws) -> draws handed to `evaluate` at a time.
+        whole: no sample stops before the last, since they feel each other.
 
     Returns:
         The deltas that `evaluate` gave: of every draw, map by map (maps * draws * companions,); with a tolerance, where
@@ -235,7 +247,7 @@ def average_draws(
     """
     shortfall, kept = Average(averages.samples), []
     limits = draws.tol, draws.n_samples, draws.max_samples
-    for due, unsettled in rounds(averages.map_error, averages.samples, *limits):
+    for due, unsettled in rounds(averages.map_error, averages.samples, *limits, whole=whole):
         asked = Unconverged.of(unsettled, targets)
         step = at_once(len(asked.samples))
         for first in range(0, due, step):

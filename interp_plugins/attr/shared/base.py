@@ -15,13 +15,15 @@ from interp_plugins.attr.evidence.randomised import tell_if_failing
 from interp_plugins.attr.shared.lookups import joint
 from interp_plugins.attr.shared.path import check_rows
 from interp_plugins.core.baseline import as_baselines, widened
-from interp_plugins.core.batching import chunks, samples_chunk
+from interp_plugins.core.batching import chunks
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Call, Forward, Gradients, gradients, one_per_row
 from interp_plugins.core.guard import frozen
+from interp_plugins.core.layer_rows import by_sample
 from interp_plugins.core.layers import Layer, Neuron, OfNeuron, resolve_layer
 from interp_plugins.core.registry import family, info_of
 from interp_plugins.core.report import note
+from interp_plugins.core.rows import INDEPENDENT
 from interp_plugins.core.target import as_target
 from interp_plugins.core.tensors import (
     accumulation_dtype,
@@ -164,6 +166,12 @@ class InternalAttribution(Attribution):
             out.append(found if said else Layer(found.module, io, found.call))
         return out
 
+    def by_sample(
+        self, forward: Forward, layers: Sequence[Layer], maps: Sequence[Tensor], counts: Sequence[int]
+    ) -> Any:
+        """`formatted` maps of layers that were read, a row per sample first (`core.layer_rows`)."""
+        return self.formatted(by_sample(forward, layers, counts, maps), counts)
+
     def formatted(self, tensors: Sequence[Tensor], counts: Sequence[int]) -> Any:
         """Captum's layout: a tensor or tuple per layer, and a list of these for a list of layers."""
         per_layer, start = [], 0
@@ -254,10 +262,13 @@ def prepared(
         xs = check_inputs(inputs)
         n = xs[0].shape[0]
         forward = Forward.of(func, n, as_target(target, n), additional_forward_args)
+        forward.samples = xs
         try:
             yield xs, forward
         finally:
             note(forward_passes=forward.passes["forward"], backward_passes=forward.passes["backward"])
+            if forward.facts not in (None, INDEPENDENT):
+                note(rows=forward.facts.described)
 
 
 def batch_gradients(
@@ -276,6 +287,8 @@ def batch_gradients(
     if wrt is None:
         check_float(inputs)
 
+    if inputs[0].shape[0] > 1:
+        forward.row_facts(inputs)  # of one pass the gradient is the sum's: where rows feel each other, this is told
     first = first_gradients(forward, inputs, wrt) if compute is gradients and chunk is None else None
     if first is not None and alone():
         return first
@@ -305,7 +318,7 @@ def _batch_gradients(
         rows = torch.arange(start, stop, device=device)
         return compute(forward, [x[start:stop] for x in inputs], rows, wrt=wrt)
 
-    size = chunk or samples_chunk(inputs)
+    size = forward.samples_per_pass(inputs, chunk)
     parts = [part for _, _, part in chunks(n, size, work)]
     if len(parts) == 1:
         return parts[0]
@@ -344,7 +357,15 @@ def convergence_delta(
         )
     end, start = batch_scores(forward, ends, chunk), batch_scores(forward, starts, chunk)
     note(score=end, baseline_score=start)
-    return completeness_error(attributions, end, start)
+    return shared_error(forward, completeness_error(attributions, end, start))
+
+
+def shared_error(forward: Forward, delta: Tensor) -> Tensor:
+    """Completeness errors (R,) of a copy of the batch; where rows feel each other, each has its share of their sum.
+
+    There the sum of all scores is explained, and a sample's map has its part in the scores of the others.
+    """
+    return delta.mean().expand_as(delta).clone() if forward.whole else delta
 
 
 def completeness_error(maps: Sequence[Tensor], end: Tensor, start: Tensor) -> Tensor:

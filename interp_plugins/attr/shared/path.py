@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.shared.quadrature import Quadrature
-from interp_plugins.core.batching import auto_chunk, chunks, progress_bar
+from interp_plugins.core.batching import chunks, progress_bar
 from interp_plugins.core.errors import LayerError
 from interp_plugins.core.forward import Forward, Gradients, gradients
 from interp_plugins.core.layers import Layer
@@ -122,7 +122,7 @@ def path_gradients(
     instead of where the rule puts them.
     """
     rows = inputs[0].shape[0] * len(rule)
-    size = chunk or auto_chunk(list(inputs))
+    size = forward.rows_per_pass(inputs, chunk)
     with progress_bar(rows, "gradients", progress) as bar:
         if wrt is None and len(inputs) == 1:
             start = behind_first_layer(forward, inputs, rows=rows, chunk=size)

@@ -170,7 +170,7 @@ def incremental_for(forward: Forward, inputs: Sequence[Tensor], baselines: Any, 
         baselines: what replaces a feature: tensors, or an object with `at(k, i)`.
         features: masks or windows.
     """
-    why = _refused_at_once(inputs[0], len(features))
+    why = _refused_at_once(inputs[0], len(features)) or forward.rows_apart()
     if why is None:
         try:
             plan, first, boxes = prepared(forward, inputs, baselines, features)

@@ -285,7 +285,7 @@ def walker_for(
         perturbed: function (coalitions (R, d) bool, samples (R,)) -> inputs (R, C, H, W).
         coalitions: how many are going to be asked for, times samples.
     """
-    why = _refused_at_once(inputs[0], len(features), coalitions)
+    why = _refused_at_once(inputs[0], len(features), coalitions) or forward.rows_apart()
     if why is None:
         try:
             plan, first, boxes = prepared(forward, inputs, baselines, features)

@@ -130,7 +130,7 @@ def _refused_at_once(forward: Forward, inputs: Sequence[Tensor], rows: int) -> s
     for x in inputs:
         if not is_float(x) or x.dtype not in AGREE:
             return f"inputs are {str(x.dtype).removeprefix('torch.')}"
-    return "autocast" if torch.is_autocast_enabled(device) else None
+    return "autocast" if torch.is_autocast_enabled(device) else forward.rows_apart()
 
 
 def _may_gain(loop: Loop) -> bool:
