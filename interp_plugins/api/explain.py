@@ -144,8 +144,7 @@ def explain(
     """
     check_chunk("batch_size", batch_size)
     given = arranged(model, inputs, methods, params, input_spec, baselines, feature_mask, forward_kwargs, output)
-    if nodes:
-        given, additional_forward_args = as_graph(given, additional_forward_args), None
+    given, additional_forward_args = as_graph(given, additional_forward_args, nodes)
     func = given.func
     several = not (isinstance(methods, str) or hasattr(methods, "attribute")) or isinstance(target, _SEVERAL)
     with (
@@ -168,11 +167,8 @@ def explain(
         prediction = predict(clean, xs, activation, threshold, begins, spec.vocab)
         if not begins:
             forget_first_pass()
-        if n > 1 and clean.row_facts().fixed:
-            additional_forward_args = clean.args or None
         spec = _fitting(spec, prediction)
-        if nodes:
-            target = node_target(target, prediction.output, xs[0].shape[1])
+        target = node_target(target, prediction.output, xs[0].shape[1]) if nodes else target
         asked = asked_targets(target, prediction, spec, n)
         _check_scores(asked, prediction)
         job = _Job(
@@ -180,7 +176,7 @@ def explain(
             inputs=given.inputs,
             xs=xs,
             spec=spec,
-            args=additional_forward_args,
+            args=_marked(clean, additional_forward_args),
             feature_mask=given.feature_mask,
             batch_size=batch_size,
             seed=seed,
@@ -190,6 +186,11 @@ def explain(
         )
         found = [exp for one in bound for exp in job.run(one, asked, prediction)]
         return Explanations(found if given.layout is None else [given.layout.back(exp) for exp in found])
+
+
+def _marked(clean: Forward, args: Any) -> Any:
+    """The additional arguments, `Fixed` where they have as many rows as the batch by accident."""
+    return clean.args if clean.n > 1 and clean.row_facts().fixed and clean.args else args
 
 
 def _check_scores(asked: Sequence[Asked], prediction: Prediction) -> None:

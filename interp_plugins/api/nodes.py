@@ -56,16 +56,21 @@ class OneGraph(Wrapper):
         return found[None]
 
 
-def as_graph(given: Arranged, args: Any) -> Arranged:
+def as_graph(given: Arranged, args: Any, nodes: bool) -> tuple[Arranged, Any]:
     """The problem of one graph: its model of whole graphs, with inputs, baselines and masks (1, nodes, F).
+
+    Beside it stand the additional arguments that are left: none, since the model of whole graphs has them.
 
     Args:
         given: inputs are node features (nodes, F), or several tensors whose first dimension is nodes, edges, ...
         args: additional positional arguments, which go along as they are.
+        nodes: whether this is asked for; else both come back as they are.
 
     Raises:
         InputError: inputs that are no tensors, or have no features.
     """
+    if not nodes:
+        return given, args
     many = as_tuple(given.inputs)
     for x in many:
         if not isinstance(x, Tensor) or x.ndim < 2:
@@ -81,7 +86,7 @@ def as_graph(given: Arranged, args: Any) -> Arranged:
             return tuple(one(v) for v in value)
         return value[None] if isinstance(value, Tensor) and value.shape in shapes else value
 
-    return replace(
+    graph = replace(
         given,
         func=OneGraph(call.func, unmarked(extra), unmarked(own_tree(call.kwargs)), call.output),
         inputs=one(given.inputs),
@@ -89,6 +94,7 @@ def as_graph(given: Arranged, args: Any) -> Arranged:
         baselines=one(given.baselines),
         feature_mask=one(given.feature_mask),
     )
+    return graph, None
 
 
 def node_target(target: Any, output: Tensor, nodes: int) -> Any:

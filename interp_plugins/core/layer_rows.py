@@ -98,8 +98,10 @@ def sample_by_sample(read: Read, i: int, k: int, inputs: Sequence[Tensor]) -> bo
     """Whether the k rows of a sample stand together in tensor i of a layer: seen at two samples that differ."""
     n = len(inputs[0])
     other = next((j for j in range(1, n) if any(not torch.equal(x[j], x[0]) for x in inputs)), None)
+    if n == 1:
+        return True
     if other is None:
-        return n == 1
+        return False
     two = torch.tensor([0, other])
     pair, alone = read(two)[i], [read(two[j : j + 1])[i] for j in range(2)]
     if pair.shape[0] != 2 * k or any(t.shape[0] != k for t in alone):

@@ -172,10 +172,10 @@ def _tell(problem: Problem, facts: RowFacts) -> None:
         text = f"The model takes one row at a time ({facts.why}): every pass has one row."
     elif facts.together:
         text = (
-            f"The rows of this model feel each other ({facts.why}). One copy of the batch ({n} rows) goes through per "
-            "pass, whole: methods that take gradients explain the sum of all samples' scores, methods that perturb "
-            "change one sample among the others as they are. batch_size= chooses otherwise (1 = each row alone). "
-            "Where the rows are the nodes of a graph: explain(..., nodes=True)."
+            f"The rows of this model feel each other, or it takes one number of rows only ({facts.why}). One copy of "
+            f"the batch ({n} rows) goes through per pass, whole: methods that take gradients explain the sum of all "
+            "samples' scores, methods that perturb change one sample among the others as they are. batch_size= "
+            "chooses otherwise (1 = each row alone). Where the rows are the nodes of a graph: explain(..., nodes=True)."
         )
     warnings.warn(text, InterpWarning, stacklevel=2)
 
@@ -220,9 +220,10 @@ class _Probe:
     def _of_other_sizes(self, error: Exception) -> RowFacts:
         """What a model takes that raised an error for two rows, for one, or for both."""
         said = f"{type(error).__name__}: {error}".split("\n")[0][:100]
-        if self._works(self.a, self.who[:1]):
+        alone = self._result(self.a, self.who[:1])
+        if alone is not None and (alone.ndim == 0 or alone.shape[0] == 1):
             return RowFacts(single=True, why=f"two raised {said}")
-        if self.n > 1 and self._works(self.problem.inputs, None):
+        if self.n > 1 and self._result(self.problem.inputs, None) is not None:
             return RowFacts(together=True, why=f"other numbers of rows raised {said}")
         return INDEPENDENT
 
@@ -245,14 +246,14 @@ class _Probe:
             self.drew = self.drew or rng_state() != before
             return output
 
-    def _works(self, rows: Sequence[Tensor], who: Tensor | None) -> bool:
+    def _result(self, rows: Sequence[Tensor], who: Tensor | None) -> Tensor | None:
+        """The output for some rows, or None where the model raises an error."""
         try:
-            self._run(rows, who)
+            return self._run(rows, who)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            return False
-        return True
+            return None
 
     def _feel(self, fixed: frozenset[int]) -> str | Exception | None:
         """How two rows feel each other, the error of a number of rows that does not run, or None."""
@@ -268,6 +269,8 @@ class _Probe:
                 return ModelError(f"an output of shape {tuple(pair.shape)}")
             swapped = self._run(_both(b, a), who.flip(0), fixed).flip(0)
             alone = [self._run(x, w, fixed) for x, w in ((a, who[:1]), (b, who[1:]))]
+            if self.n > 1 and alone[0].shape[:1] not in ((), (1,)) and alone[0].numel() != pair[0].numel():
+                return None  # some values for the batch, whatever its size
         except Exception as error:
             if is_out_of_memory(error):
                 raise

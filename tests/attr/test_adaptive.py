@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from interp_plugins import row_probe
 from interp_plugins.attr import IntegratedGradients, LayerIntegratedGradients, NeuronIntegratedGradients
 from interp_plugins.core.errors import ConvergenceWarning
 from interp_plugins.core.report import collect
@@ -98,6 +99,7 @@ def test_every_gradient_is_counted_and_used_once() -> None:
     assert all(n >= 9 and (n - 9) % 2 == 0 for n in used)
 
 
+@row_probe(False)
 def test_nodes_already_there_are_never_evaluated_again() -> None:
     seen: list[float] = []
 

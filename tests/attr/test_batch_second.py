@@ -42,4 +42,5 @@ def test_samples_in_several_chunks_are_refused_likewise(model: TimeFirst) -> Non
 def test_one_row_at_a_time_works(model: TimeFirst) -> None:
     x = torch.randn(1, 8, 3, dtype=torch.float64)
     found = InternalInfluence(model, "inner").attribute(x, n_steps=4, internal_batch_size=1)
-    torch.testing.assert_close(found, torch.ones(8, 1, 4, dtype=torch.float64))
+    # All eight rows of the layer are the one sample's.
+    torch.testing.assert_close(found, torch.ones(1, 8, 1, 4, dtype=torch.float64))

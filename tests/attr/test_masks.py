@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from interp_plugins import explain
+from interp_plugins import explain, row_probe
 from interp_plugins.attr import (
     HSIC,
     RISE,
@@ -216,6 +216,7 @@ def test_owen_values_are_the_mean_over_uninterrupted_orders(net: nn.Module, x: T
 
 
 @pytest.mark.parametrize("max_evals", [1, 4, 8, 20, 500])
+@row_probe(False)
 def test_owen_values_are_complete_for_any_budget(net: nn.Module, x: Tensor, base: Tensor, max_evals: int) -> None:
     rows: list[int] = []
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from interp_plugins import row_probe
 from interp_plugins.attr import DeepLift, DeepLiftShap, GuidedBackprop, LayerDeepLift, LayerDeepLiftShap
 from interp_plugins.attr.backward.rules.names import op_name
 from interp_plugins.core.errors import ConvergenceWarning, InputError, InputTypeError, ModelError
@@ -113,6 +114,7 @@ class Sequence(nn.Module):
         lambda: nn.RNN(6, 5, nonlinearity="relu", batch_first=True),
     ],
 )
+@row_probe(False)
 def test_recurrent_networks_are_complete(build: Callable[[], nn.Module], packed: bool) -> None:
     model = Sequence(build(), packed).double()
     maps, delta = DeepLift(model).attribute(X, B, return_convergence_delta=True)
@@ -121,6 +123,7 @@ def test_recurrent_networks_are_complete(build: Callable[[], nn.Module], packed:
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"add_bias_kv": True, "add_zero_attn": True}, {"kdim": 6, "vdim": 6}])
+@row_probe(False)
 def test_multi_head_attention_is_complete(kwargs: dict[str, Any]) -> None:
     attention = nn.MultiheadAttention(6, 2, batch_first=True, **kwargs).double().eval()
     mask = torch.ones(4, 4, dtype=torch.bool).triu(1)

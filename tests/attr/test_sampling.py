@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from interp_plugins import row_probe
 from interp_plugins.attr import (
     HSIC,
     RISE,
@@ -159,6 +160,7 @@ def counted(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
 
 
 @pytest.mark.parametrize("cls", [ShapleyValueSampling, KernelShap])
+@row_probe(False)
 def test_equal_coalitions_are_evaluated_once(cls: Any, net: nn.Module, x: Tensor) -> None:
     mask = torch.arange(D)[None] // 2  # five features, 32 coalitions
     model, seen = counted(net)
@@ -346,6 +348,7 @@ def test_random_offsets_make_a_path_of_any_steps_exact_on_average(smooth: nn.Mod
         ig.attribute(x, offsets=middle, tol=0.1)
 
 
+@row_probe(False)
 def test_copies_and_steps_share_the_chunks(smooth: nn.Module, x: Tensor) -> None:
     """Ten copies of one sample with five steps each are fifty rows, cut every twenty."""
     sizes: list[int] = []

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import interp_plugins.attr as attr
-from interp_plugins import explain
+from interp_plugins import explain, row_probe
 from interp_plugins.attr import GradientShap, IntegratedGradients, NoiseTunnel
 from interp_plugins.core.errors import InputError, ModelError
 from interp_plugins.core.explanation import Explanation, Explanations
@@ -75,6 +75,7 @@ INNER: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("nt_type", ["smoothgrad", "smoothgrad_sq", "vargrad"])
 @pytest.mark.parametrize("inner", INNER)
+@row_probe(False)
 def test_noise_is_drawn_once_for_all_targets(inner: str, nt_type: str, net: Counted, x: Tensor) -> None:
     make, how = INNER[inner]
     more: dict[str, Any] = {"nt_type": nt_type, "nt_samples": 3, "stdevs": 0.3, **how}

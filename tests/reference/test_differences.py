@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import interp_plugins.attr as ours
+from interp_plugins import row_probe
 from interp_plugins.core.errors import InterpWarning
 from interp_plugins.core.layers import Layer
 from tests.conformance.cases import BY_NAME, Mlp
@@ -76,6 +77,7 @@ def test_neuron_conductance_of_a_slice_weighs_each_unit_by_its_own_gradient(net:
     assert largest(captums, product_of_sums) < 1e-12
 
 
+@row_probe(False)
 def test_baselines_of_several_inputs_stay_paired() -> None:
     """Rows (1, 1) and (-1, -1): a product of matching rows is 1, of mixed ones -1."""
     a = torch.zeros(200, 1, dtype=torch.float64)
@@ -293,6 +295,7 @@ def test_whole_numbers_from_a_model_give_float_maps() -> None:
 
 
 @pytest.mark.parametrize("cls", ["FeatureAblation", "Occlusion"])
+@row_probe(False)
 def test_one_perturbation_per_eval_leaves_the_size_to_the_engine(x: Tensor, cls: str) -> None:
     calls = {}
     for lib in (ours, theirs):

@@ -27,7 +27,7 @@ from interp_plugins.attr.shared.draws import baseline_pool
 from interp_plugins.attr.shared.path import RowSum, targets_of
 from interp_plugins.core.baseline import as_baselines, call_baseline
 from interp_plugins.core.batching import check_chunk, chunks, progress_bar
-from interp_plugins.core.errors import ConvergenceWarning, InputError, InputTypeError, ModelError, unknown
+from interp_plugins.core.errors import ConvergenceWarning, InputError, InputTypeError, unknown
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
@@ -124,20 +124,9 @@ def contributions(
 
 
 def pairs_per_pass(forward: Forward, inputs: Sequence[Tensor], asked: int | None) -> int:
-    """How many samples, each with its baseline, go through together: as asked, or automatic.
-
-    Raises:
-        ModelError: a model whose rows cannot share a pass, since a sample and its baseline have to.
-    """
-    size, facts = forward.rows_per_pass(inputs, asked), forward.row_facts()
-    if asked is not None:
-        return asked
-    if facts.together or facts.single:
-        raise ModelError(
-            f"DeepLift runs a sample and its baseline in one pass, and the rows of this model cannot share one "
-            f"({facts.why}). Use integrated_gradients, or give batch_size= where this is wanted."
-        )
-    return max(1, size // 2)
+    """How many pairs of a sample and a baseline are run at a time: as asked, or automatic."""
+    size = forward.rows_per_pass(inputs, asked)
+    return size if asked is not None or forward.whole else max(1, size // 2)
 
 
 def _warn_if_incomplete(delta: Tensor, score: Tensor, baseline_score: Tensor) -> None:
