@@ -262,7 +262,7 @@ class AtLayer(Wrapper):
         ]
 
     def identity(self) -> Any:
-        """The layers."""
+        """The layers that are read or replaced."""
         return tuple((id(layer.module), layer.io, layer.call) for layer in self.layers)
 
     def encode(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:

@@ -360,7 +360,7 @@ class _SameDraws(TorchDispatchMode):
         self._at = 0
 
     def __enter__(self) -> Any:
-        """Begin a run."""
+        """Begin a run: its first draw is next."""
         self._at = 0
         return super().__enter__()
 
