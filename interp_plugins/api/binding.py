@@ -10,6 +10,8 @@ from torch import Tensor
 
 import interp_plugins.attr  # noqa: F401 - registers the methods
 from interp_plugins.core.errors import InputError, InputTypeError, did_you_mean
+from interp_plugins.core.guard import is_script, modules_of
+from interp_plugins.core.layers import refuse_script, resolve_layer
 from interp_plugins.core.registry import (
     MethodInfo,
     Traits,
@@ -94,6 +96,11 @@ def bind_methods(
         TypeError: a parameter that no method takes, with the nearest name.
     """
     wanted = _as_pairs(methods)
+    if layer is not None and any(map(is_script, modules_of(func))):
+        for one in layer if isinstance(layer, list) else [layer]:
+            module = resolve_layer(func, one).module
+            assert not isinstance(module, str)
+            refuse_script(module)
     bound, taken = [], set()
     for what, own_params in wanted:
         if isinstance(what, str):

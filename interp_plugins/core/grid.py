@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from interp_plugins.core.errors import InputError, LayerError
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.guard import modules_of
+from interp_plugins.core.guard import is_script, modules_of
 from interp_plugins.core.tensors import describe, is_float
 
 _MOST_PREFIX = 16
@@ -108,7 +108,7 @@ def trace_modules(
     leaves = [x.detach().requires_grad_(is_float(x)) for x in inputs]
     try:
         for root in modules_of(forward.func):
-            handles += [m.register_forward_hook(hook) for m in root.modules()]
+            handles += [m.register_forward_hook(hook) for m in root.modules() if not is_script(m)]
         output = forward.raw([x.clone() for x in leaves], rows)
     finally:
         for handle in handles:

@@ -157,6 +157,11 @@ def seed_torch(seed: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
+def is_script(module: nn.Module) -> bool:
+    """Whether a module is TorchScript: it runs outside of Python, where no hook and no rule reaches it."""
+    return isinstance(module, torch.jit.ScriptModule)
+
+
 def modules_below(roots: Iterable[nn.Module]) -> list[nn.Module]:
     """Some modules with all their submodules, each once: what `nn.Module.modules` gives, without making names."""
     found: dict[int, nn.Module] = {}
@@ -207,7 +212,8 @@ class _PrivateCopies:
 @contextlib.contextmanager
 def _quiet_modules(modules: list[nn.Module]) -> Iterator[None]:
     """Eval mode, parameters without grad, buffers and plain attributes as they were: restored one by one."""
-    modes = [(m, m.training) for m in modules]
+    # A frozen script has no such flag.
+    modes = [(m, mode) for m in modules if (mode := getattr(m, "training", None)) is not None]
     named = [(m, name, p) for m in modules for name, p in m._parameters.items() if p is not None]
     params = {id(p): p for _, _, p in named}.values()
     trainable = [p for p in params if p.requires_grad and p.is_leaf and not p.is_inference()]

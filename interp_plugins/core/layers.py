@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from interp_plugins.core.errors import InputTypeError, InterpWarning, LayerError, did_you_mean
-from interp_plugins.core.guard import modules_of
+from interp_plugins.core.guard import is_script, modules_of
 from interp_plugins.core.target import Index, as_target
 from interp_plugins.core.tensors import describe
 from interp_plugins.core.wrapper import Wrapper
@@ -133,6 +133,20 @@ def resolve_layer(func: Any, layer: Any) -> Layer:
     return Layer(module, asked.io, asked.call)
 
 
+def refuse_script(module: nn.Module) -> None:
+    """Refuse a layer that cannot be read.
+
+    Raises:
+        LayerError: it is TorchScript.
+    """
+    if is_script(module):
+        raise LayerError(
+            f"The layer {getattr(module, 'original_name', type(module).__name__)} is TorchScript (torch.jit.script, "
+            "trace or load), whose tensors cannot be read or replaced from Python. Give the nn.Module that it was made "
+            "from, or use a method without layers: integrated_gradients, occlusion, feature_ablation."
+        )
+
+
 def _tensor_leaves(value: Any, module: nn.Module) -> tuple[list[Any], list[int], Any]:
     """Leaves of nested containers, which of them are float tensors, and the tree to rebuild."""
     leaves, tree = pytree.tree_flatten(value)
@@ -192,6 +206,7 @@ class _Tap:
         return self._touch(output)
 
     def attach(self) -> Any:
+        refuse_script(self.module)
         if self.layer.io == "input":
             return self.module.register_forward_pre_hook(self._pre, with_kwargs=True, prepend=False)
         return self.module.register_forward_hook(self._post, prepend=True)

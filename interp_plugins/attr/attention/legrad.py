@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from itertools import filterfalse
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from interp_plugins.attr.attention.maps import Attention, Attentions, one_set_of
 from interp_plugins.core.differentiate import gradient, keeping_values
 from interp_plugins.core.errors import LayerError
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.guard import modules_of
+from interp_plugins.core.guard import is_script, modules_of
 
 
 @contextlib.contextmanager
@@ -39,7 +40,7 @@ def blocks(forward: Forward, inputs: Sequence[Tensor]) -> list[nn.Module]:
     handles: list[Any] = []
     with Attentions() as mode, _hooks(handles), torch.no_grad():
         for root in modules_of(forward.func):
-            for m in root.modules():
+            for m in filterfalse(is_script, root.modules()):
                 handles.append(m.register_forward_pre_hook(lambda m, args: mode.running.append(m)))
                 handles.append(m.register_forward_hook(lambda m, args, out: _drop(mode.running)))
         forward.raw([x[:1] for x in inputs], torch.zeros(1, dtype=torch.long, device=inputs[0].device))

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from interp_plugins.attr.backward.rules.call import Rule
+from interp_plugins.attr.backward.rules.reach import check_lost
 from interp_plugins.attr.backward.rules.rectifier import RectifierMode, deconvolution, guided
 from interp_plugins.attr.backward.rules.scope import under
 from interp_plugins.attr.cam.grad_cam import LayerGradCam
@@ -34,8 +35,9 @@ from interp_plugins.core.tensors import InputsT, check_float, like
 
 
 def _ruled_gradients(rule: Rule, forward: Forward, *args: Any, **kwargs: Any) -> Gradients:
-    with under(forward, RectifierMode(rule)) as problem:
-        return gradients(problem, *args, **kwargs)
+    mode = RectifierMode(rule)
+    with under(forward, mode) as problem:
+        return check_lost(mode, gradients(problem, *args, **kwargs))
 
 
 @family(shares_targets=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from interp_plugins.attr.backward.rules.composites import Composite, as_composite
 from interp_plugins.attr.backward.rules.modules import followed, module_names
+from interp_plugins.attr.backward.rules.reach import check_lost
 from interp_plugins.attr.backward.rules.relevance import Account, RelevanceRule
 from interp_plugins.attr.backward.rules.relevance_mode import RelevanceMode, rule_of
 from interp_plugins.attr.backward.rules.scope import under
@@ -76,8 +77,10 @@ def _ruled_gradients(
     named = bool(composite.types or composite.names or said is not None)
     named = named or any(rule_of(m) is not None for m in module_names(forward.func).values())
     watching: Any = followed(forward.func) if named else contextlib.nullcontext(())
-    with watching as running, under(forward, RelevanceMode(composite, running, account, said)) as problem:
-        return gradients(problem, *args, **kwargs)
+    with watching as running:
+        mode = RelevanceMode(composite, running, account, said)
+        with under(forward, mode) as problem:
+            return check_lost(mode, gradients(problem, *args, **kwargs))
 
 
 @register(

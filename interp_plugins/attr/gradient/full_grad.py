@@ -24,8 +24,8 @@ from interp_plugins.attr.shared.images import check_one_picture, enlarged
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import ModelError
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.guard import modules_of
-from interp_plugins.core.layers import Layer
+from interp_plugins.core.guard import modules_below, modules_of
+from interp_plugins.core.layers import Layer, refuse_script
 from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import InputsT, check_float, like
 
@@ -50,6 +50,8 @@ def bias_layers(forward: Forward, inputs: Sequence[Tensor]) -> list[tuple[Layer,
     """Every call of every layer with a bias, in one forward pass, with the bias."""
     calls: dict[int, int] = {}
     found = []
+    for module in modules_below(modules_of(forward.func)):
+        refuse_script(module)
     for one in shapes_of_modules(forward, inputs):
         bias = bias_of(one.module)
         if bias is not None:

@@ -53,8 +53,11 @@ class _Walk:
                 return grad * (self.at - before)
             chosen = free & (size <= self._threshold(size, free)) & going
             part = (left / (room * chosen).sum(1, keepdim=True).clamp_min(1e-30)).clamp(0, 1)
-            self.at = torch.where(chosen, self.at + part * (high - self.at), self.at)
-            self.at = torch.where(chosen & (part >= 1), high, self.at)
+            moved = torch.where(chosen, self.at + part * (high - self.at), self.at)
+            moved = torch.where(chosen & (part >= 1), high, moved)
+            if torch.equal(moved, self.at):  # what is left is rounding
+                return grad * (self.at - before)
+            self.at = moved
 
     def _threshold(self, size: Tensor, free: Tensor) -> Tensor:
         """The |gradient| below which the given fraction of the free features lies, (B, 1)."""

@@ -11,7 +11,8 @@ from interp_plugins.core.differentiate import WrittenOverError, gradient
 from interp_plugins.core.errors import LayerError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.grid import Grid, ModuleOutput, find_grid, has_conv1d, trace_shapes
-from interp_plugins.core.layers import Layer
+from interp_plugins.core.guard import modules_of
+from interp_plugins.core.layers import Layer, refuse_script
 from interp_plugins.engine import alone, cached_pass, first_pass
 
 
@@ -66,6 +67,8 @@ def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module
         if grid is not None and grid.size and min(grid.size) > 1 and _has_places(grid, series):
             found.append((one, grid))
     if not found:
+        for module in modules_of(forward.func):
+            refuse_script(module)
         raise LayerError(
             "This method needs a layer, and the model has none with a spatial output (N, C, H, W), and no"
             " convolution along time (N, C, T), to choose by itself. "

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from interp_plugins.core.guard import hook_numbers, modules_of
+from interp_plugins.core.guard import hook_numbers, is_script, modules_of
 from interp_plugins.core.tensors import tensors_in
 
 _LOOKS = {"__get__", "__len__", "size", "dim", "ndimension", "numel", "stride", "is_floating_point"}
@@ -64,7 +64,7 @@ class Tracer(TorchFunctionMode):
 
     @contextlib.contextmanager
     def _watching(self, func: Callable[..., Any]) -> Iterator[None]:
-        modules = {id(m): m for root in modules_of(func) for m in root.modules()}.values()
+        modules = {id(m): m for root in modules_of(func) for m in root.modules() if not is_script(m)}.values()
         handles: list[Any] = []
         try:
             for m in modules:

@@ -101,6 +101,7 @@ class OpCall:
         module: the innermost module around the call and its dotted name, where modules are followed.
         value: the output, where it is known already.
         account: where rules write down what they absorb, if somebody asked.
+        lost: where the names of calls are written down that let nothing through.
     """
 
     name: str
@@ -117,6 +118,7 @@ class OpCall:
     run_tree: Any = None
     value: Tensor | None = None
     account: Any = None
+    lost: list[str] | None = None
 
     @classmethod
     def of(
@@ -173,11 +175,18 @@ class OpCall:
             wanted = grads([y.detach() for y in outputs]) if callable(grads) else grads
             pairs = [(y, g) for y, g in zip(outputs, wanted, strict=True) if is_real(y) and y.requires_grad]
             if not pairs:
-                return [torch.zeros_like(x) for x in sources]
+                return self._nothing(sources)
             # One scalar instead of `grad_outputs`: with those, torch loads its symbolic algebra first (many seconds).
             total = torch.stack([(y * g).sum() for y, g in pairs]).sum()
             found = torch.autograd.grad(total, sources, allow_unused=True)
+        if all(g is None for g in found):
+            return self._nothing(sources)
         return [torch.zeros_like(x) if g is None else g for x, g in zip(sources, found, strict=True)]
+
+    def _nothing(self, sources: list[Tensor]) -> list[Tensor]:
+        if self.lost is not None:
+            self.lost.append(self.name)
+        return [torch.zeros_like(x) for x in sources]
 
 
 class _Ruled(torch.autograd.Function):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from interp_plugins.attr.backward.rules.aten import ATEN
 from interp_plugins.attr.backward.rules.call import OpCall, Rule, SavedValues, flat_arguments, is_real, ruled
 from interp_plugins.attr.backward.rules.names import MOVES, PLAIN, op_name, out_of_place
 
@@ -26,10 +27,14 @@ class RuleMode(TorchFunctionMode):
 
     decompositions: Mapping[str, Callable[..., Any]] = {}
     ignored: frozenset[str] = PLAIN | MOVES
+    title: str  # for texts
+    belongs: frozenset[str]  # kinds of nodes that a rule should stand for (`reach`)
+    needs_all = True  # whether a map without any rule is wrong
 
     def __init__(self) -> None:
         super().__init__()
         self.shelf = SavedValues()
+        self.lost: list[str] = []  # steps that let nothing through
         self._calls: list[weakref.ref[OpCall]] = []
 
     def release(self) -> None:
@@ -68,7 +73,7 @@ class RuleMode(TorchFunctionMode):
             self.shelf.about_to_write(kwargs.get("out", args[0] if args else kwargs.get("input")))
         if name in self.ignored or not name:
             return func(*args, **kwargs)
-        take_apart = self.decompositions.get(name)
+        take_apart = self.decompositions.get(name) or ATEN.get(name)
         if take_apart is not None and not in_place:
             with self:
                 found = take_apart(*args, **kwargs)
@@ -92,6 +97,7 @@ class RuleMode(TorchFunctionMode):
             kwargs = {**kwargs, "inplace": False}
         where = self.operands(name, leaves, where)
         call = OpCall.of(name, twin, args, kwargs, where, rule, self.shelf)
+        call.lost = self.lost
         self._calls.append(weakref.ref(call))
         result = self.made(call, seen)
         if written is None:

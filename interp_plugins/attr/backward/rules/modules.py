@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from interp_plugins.core.guard import modules_of
+from interp_plugins.core.guard import is_script, modules_of
 from interp_plugins.core.layers import plain_name
 
 
@@ -36,7 +36,7 @@ def followed(func: Callable[..., Any]) -> Iterator[list[tuple[str, nn.Module]]]:
 
     try:
         for name, module in module_names(func).items():
-            if id(module) not in seen:
+            if id(module) not in seen and not is_script(module):
                 seen.add(id(module))
                 handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
                 handles.append(module.register_forward_hook(leave, always_call=True))

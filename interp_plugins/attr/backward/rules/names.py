@@ -39,14 +39,17 @@ MOVES = words(
     flipud roll rot90 pad tril triu diag diagonal diag_embed t adjoint pixel_shuffle pixel_unshuffle
     channel_shuffle unfold im2col as_strided ravel detach dropout dropout1d dropout2d dropout3d alpha_dropout
     feature_alpha_dropout zero fill as_subclass atleast_1d atleast_2d atleast_3d embedding meshgrid real alias
-    column_stack lift_fresh nan_to_num pack_padded_sequence pad_packed_sequence native_channel_shuffle
+    column_stack lift_fresh lift_fresh_copy nan_to_num slice unsafe_view to_copy constant_pad_nd
+    pack_padded_sequence pad_packed_sequence native_channel_shuffle
     view_as_real view_as_complex cartesian_prod combinations block_diag get"""
 )
 
 # Linear (or affine) in whatever carries a gradient: the gradient is the same everywhere.
 LINEAR = words(
     """add sub rsub neg positive sum nansum mean nanmean cumsum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
-    adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample upsample_bilinear upsample_nearest fold col2im trace
+    adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample upsample_bilinear upsample_nearest upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d
+    upsample_trilinear3d fold col2im trace
     index_add scatter_add diff fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn segment_reduce
     embedding_bag affine_grid sum_to_size"""
 )
@@ -88,8 +91,20 @@ PLAIN = words(
     bucketize searchsorted unique unique_consecutive bincount histc index contains hash repr str format iter reversed
     deepcopy reduce_ex dir is_inference is_leaf is_pinned pin_memory record_stream set setstate delitem dlpack
     dlpack_device array is_shared share_memory save load assert_async is_autocast_enabled output_nr
+    assert assert_scalar assert_tensor_metadata scalar_tensor sym_size sym_numel empty_strided
     backward has_names names rename dense_dim sparse_dim layout seed manual_seed complex sgn"""
 )
+
+
+def _plain_name(func: Callable[..., Any]) -> str:
+    """A function's name; an operator's without its overload ("add.Tensor"), other libraries' with the library's."""
+    name = getattr(func, "__name__", "") or ""
+    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        library, _, name = (func._schema.name if isinstance(func, torch._ops.OpOverload) else str(func)).rpartition(
+            "::" if isinstance(func, torch._ops.OpOverload) else "."
+        )
+        return name if library == "aten" else f"{library}.{name}"
+    return name
 
 
 @functools.cache
@@ -98,7 +113,7 @@ def op_name(func: Callable[..., Any]) -> tuple[str, bool]:
 
     Functions without a name (unlikely, but a user's class may send anything) are called "".
     """
-    name = getattr(func, "__name__", "") or ""
+    name = _plain_name(func)
     in_place = False
     if name.startswith("__") and name.endswith("__") and len(name) > 4:
         name = name[2:-2]
@@ -113,7 +128,7 @@ def op_name(func: Callable[..., Any]) -> tuple[str, bool]:
 @functools.cache
 def out_of_place(func: Callable[..., Any]) -> Callable[..., Any] | None:
     """The name of a function without its in-place ending: `x.relu_` gives `x.relu`."""
-    name = getattr(func, "__name__", "")
+    name = _plain_name(func)
     plain = name.strip("_")
     if name[2:-2] in _DUNDER_IN_PLACE:
         plain = {"itruediv": "div", "idiv": "div"}.get(plain, plain[1:])

@@ -27,6 +27,7 @@ from interp_plugins.attr.backward.rules.names import (
     SMALLEST,
     WEIGHTED,
 )
+from interp_plugins.attr.backward.rules.reach import NONLINEAR, check_lost
 from interp_plugins.attr.backward.rules.recurrent import RECURRENT
 from interp_plugins.attr.backward.rules.rescale import (
     Rescale,
@@ -51,6 +52,8 @@ class PairedMode(RuleMode):
         eps: differences up to this size count as none; there the derivative is used.
     """
 
+    title, belongs = "DeepLift", NONLINEAR
+    needs_all = False
     decompositions = {
         **ATTENTION, **STATISTICS, **RECURRENT, "div": divided, "log_softmax": log_softmax,
     }  # fmt: skip
@@ -167,4 +170,4 @@ def paired_gradients(
         with torch.random.fork_rng(devices=devices):  # a model that draws random numbers draws the same twice
             at_baselines = ruled_forward.scores([b.clone() for b in baselines], rows)  # copies: it may work in place
         mode.rewind()
-        return gradients(ruled_forward, xs, rows), at_baselines
+        return check_lost(mode, gradients(ruled_forward, xs, rows)), at_baselines

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp_plugins.attr.backward.rules.call import OpCall, Rule
 from interp_plugins.attr.backward.rules.mode import RuleMode
+from interp_plugins.attr.backward.rules.reach import RECTIFIERS
 from interp_plugins.attr.backward.rules.recurrent import RECURRENT
 
 
@@ -32,10 +33,13 @@ def deconvolution(call: OpCall, grads: tuple[Tensor, ...]) -> Sequence[Tensor | 
 class RectifierMode(RuleMode):
     """One rule for all rectifiers; everything else keeps its gradient."""
 
+    belongs = RECTIFIERS
+    needs_all = False
     decompositions = {name: RECURRENT[name] for name in ("rnn_relu", "rnn_relu_cell")}
 
     def __init__(self, rule: Rule):
         super().__init__()
+        self.title = "Guided backpropagation" if rule is guided else "Deconvolution"
         self.rule = rule
 
     def choose(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], carrying: list[Tensor]) -> Rule | None:

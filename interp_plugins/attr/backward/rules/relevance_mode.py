@@ -15,6 +15,8 @@ from interp_plugins.attr.backward.rules.composites import Composite, kind_of
 from interp_plugins.attr.backward.rules.decompose import ATTENTION
 from interp_plugins.attr.backward.rules.mode import RuleMode
 from interp_plugins.attr.backward.rules.names import MOVES, PLAIN, PRODUCTS, WEIGHTED
+from interp_plugins.attr.backward.rules.reach import NONLINEAR
+from interp_plugins.attr.backward.rules.reach import WEIGHTED as WEIGHTED_NODES
 from interp_plugins.attr.backward.rules.recurrent import RECURRENT
 from interp_plugins.attr.backward.rules.relevance import (
     HAS_WEIGHTS,
@@ -70,6 +72,7 @@ class RelevanceMode(RuleMode):
         said: the rules applied so far, as text, if asked for.
     """
 
+    title, belongs = "LRP", NONLINEAR | WEIGHTED_NODES
     decompositions = {**ATTENTION, **RECURRENT}
     ignored = PLAIN | MOVES
 

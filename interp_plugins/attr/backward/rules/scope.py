@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from interp_plugins.attr.backward.rules.mode import RuleMode
+from interp_plugins.attr.backward.rules.reach import check_reach
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.target import Target
+from interp_plugins.core.tensors import tensors_in
 from interp_plugins.core.wrapper import Wrapper
 
 
@@ -31,7 +34,10 @@ class _Called(Wrapper):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.mode.begin()
         with self.mode:
-            return self.func(*args, **kwargs)
+            output = self.func(*args, **kwargs)
+        if torch.is_grad_enabled():
+            check_reach(self.mode, self.func, tensors_in(output))
+        return output
 
 
 class _Selected(Target):
