@@ -89,6 +89,12 @@ def select_output(output: Any, selector: Any = None) -> Tensor:
         hint = "choose a position, output=0"
     elif hasattr(output, "__dict__") and any(isinstance(v, Tensor) for v in vars(output).values()):
         hint = f"choose an attribute, output={next(k for k, v in vars(output).items() if isinstance(v, Tensor))!r}"
+    elif type(output).__module__.partition(".")[0] == "numpy":
+        raise ModelError(
+            f"The model returned a NumPy array of shape {getattr(output, 'shape', ())}, expected a tensor (N, ...). "
+            "Wrap it, lambda x: torch.from_numpy(model(x.numpy())), and use methods that only evaluate the model "
+            "(occlusion, feature_ablation, lime): no gradient goes through NumPy."
+        )
     else:
         hint = "return a tensor"
     raise ModelError(
@@ -318,7 +324,8 @@ def one_per_row(selected: Tensor, rows: int, targets: int = 1) -> Tensor:
         )
     raise ModelError(
         f"The model gave an output of shape {shape} for {rows} rows; expected one value per row. The first dimension "
-        "of the output must be the batch (a model that merges the batch cannot be explained per example)."
+        "of the output must be the batch (a model that merges the batch cannot be explained per example; squeeze() "
+        "also takes away a batch of one: write squeeze(-1))."
     )
 
 

@@ -12,6 +12,7 @@ from interp_plugins.core.errors import TargetError
 from interp_plugins.core.tensors import describe
 
 _TWO = (
+    " If the model ends with squeeze(), that also takes away a batch of one: write squeeze(-1)."
     " If it is the logit of one of two classes, say so to explain(): input_spec=InputSpec(vocab=[two names]) or "
     "activation=torch.sigmoid; then 1 is the class that it speaks for, and 0 the other."
 )

@@ -37,7 +37,7 @@ from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import contract_of
-from interp_plugins.core.tensors import describe
+from interp_plugins.core.tensors import accumulation_dtype, describe
 from interp_plugins.core.wrapper import Wrapper
 
 DEFAULT_GEN_ARGS: dict[str, Any] = {"max_new_tokens": 25, "do_sample": False, "temperature": None, "top_p": None}
@@ -67,7 +67,8 @@ def score_tokens(model: Any, model_input: Mapping[str, Any], target: Tensor) -> 
         logits = logits[:, 0]
     # Pictures may expand to more positions than ids, so positions are counted from the end.
     steps = logits[:, -len(target) - 1 : -1] if len(target) else logits[:, :0]
-    return steps.float().log_softmax(-1).gather(2, after[..., None])[..., 0].to(logits.dtype)
+    # Never back to half precision: a sum of scores has no room there for what one feature changes.
+    return steps.to(accumulation_dtype(steps.dtype)).log_softmax(-1).gather(2, after[..., None])[..., 0]
 
 
 class _LLM(Attribution):
@@ -281,7 +282,8 @@ class _AtToken(Wrapper):
         """The log-probability of the target's token, as a function of the input's token ids (rows, tokens)."""
         before = self.target[: self.position].to(ids.device).expand(len(ids), -1)
         logits = self.owner.model(torch.cat([ids, before], 1)).logits[:, -1]
-        return logits.log_softmax(-1)[:, int(self.target[self.position])]
+        wide = logits.to(accumulation_dtype(logits.dtype))
+        return wide.log_softmax(-1)[:, int(self.target[self.position])]
 
 
 class LLMGradientAttribution(_LLM):

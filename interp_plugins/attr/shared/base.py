@@ -16,6 +16,7 @@ from interp_plugins.attr.shared.lookups import joint
 from interp_plugins.attr.shared.path import check_rows
 from interp_plugins.core.baseline import as_baselines, widened
 from interp_plugins.core.batching import chunks
+from interp_plugins.core.draws import drawn_so_far, tell_if_drawing
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Call, Forward, Gradients, gradients, one_per_row
 from interp_plugins.core.guard import frozen
@@ -263,8 +264,11 @@ def prepared(
         n = xs[0].shape[0]
         forward = Forward.of(func, n, as_target(target, n), additional_forward_args)
         forward.samples = xs
+        draws = drawn_so_far(xs[0])
         try:
             yield xs, forward
+            if drawn_so_far(xs[0]) != draws:
+                tell_if_drawing(forward, xs)
         finally:
             note(forward_passes=forward.passes["forward"], backward_passes=forward.passes["backward"])
             if forward.facts not in (None, INDEPENDENT):
