@@ -176,6 +176,7 @@ def test_random_numbers_in_the_model_are_the_same_for_both_runs() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "The model draws random numbers")
         DeepLift(model).attribute(X[:, 0].float(), B[:, 0].float())
 
 
