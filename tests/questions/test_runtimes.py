@@ -57,11 +57,11 @@ def decomposed(net: nn.Module) -> nn.Module:
     return exported(net).run_decompositions().module()
 
 
-def static_int8(net: nn.Module) -> nn.Module:
+def static_int8(net: nn.Sequential) -> nn.Module:
     """Eager quantization: a stub in front, observers that see the data once, a stub behind."""
     q = torch.ao.quantization
     whole = nn.Sequential(q.QuantStub(), *[m for m in net if not isinstance(m, nn.BatchNorm2d)], q.DeQuantStub()).eval()
-    whole.qconfig = q.get_default_qconfig(torch.backends.quantized.engine)  # type: ignore[assignment]
+    whole.qconfig = q.get_default_qconfig(torch.backends.quantized.engine)
     prepared = q.prepare(whole)
     prepared(X)
     return q.convert(prepared)
@@ -75,7 +75,7 @@ def in_numpy(net: nn.Module) -> Callable[[Tensor], Tensor]:
     return model
 
 
-FORMS: dict[str, Callable[[nn.Module], Any]] = {
+FORMS: dict[str, Callable[[nn.Sequential], Any]] = {
     "`torch.compile`": lambda net: torch.compile(net, backend="eager"),
     "`torch.fx.symbolic_trace`": torch.fx.symbolic_trace,
     "`torch.export`": lambda net: exported(net).module(),
@@ -180,7 +180,7 @@ def test_a_custom_function_is_told() -> None:
             return x * x.sigmoid()
 
         @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        def backward(ctx: Any, g: Tensor) -> Tensor:
             (x,) = ctx.saved_tensors
             return g * (x.sigmoid() + x * x.sigmoid() * (1 - x.sigmoid()))
 
