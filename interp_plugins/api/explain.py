@@ -182,7 +182,7 @@ def explain(
             seed=seed,
             progress=progress,
             baselines=given.baselines,
-            model={**_model_facts(model), **({"input_names": list(given.names)} if given.names else {})},
+            model=_facts(model, prediction, given.names),
         )
         found = [exp for one in bound for exp in job.run(one, asked, prediction)]
         return Explanations(found if given.layout is None else [given.layout.back(exp) for exp in found])
@@ -213,6 +213,16 @@ def _fitting(spec: InputSpec, prediction: Prediction) -> InputSpec:
         stacklevel=3,
     )
     return replace(spec, vocab=None)
+
+
+def _facts(model: Any, prediction: Prediction, names: Sequence[str] | None) -> dict[str, Any]:
+    """The model's facts, how many classes it tells apart, where it does, and its inputs' names."""
+    count = prediction.count
+    return {
+        **_model_facts(model),
+        **({"classes": count} if count else {}),
+        **({"input_names": list(names)} if names else {}),
+    }
 
 
 @dataclass(frozen=True)
@@ -286,7 +296,7 @@ class _Job:
             target=asked.indices,
             target_label=asked.labels,
             prediction=labels,
-            prediction_label=_predicted(prediction, self.spec),
+            prediction_label=prediction.in_words(self.spec),
             region=_cpu(asked.region) if asked.region is not None else None,
             probability=target_probability(asked, prediction),
             score=_cpu(score) if score.ndim == 1 else None,
@@ -406,13 +416,6 @@ def _cpu(value: Any) -> Any:
     raise InputError(
         f"The method's attribute() returned a {type(value).__name__}; expected a tensor or tuple of tensors."
     )
-
-
-def _predicted(prediction: Prediction, spec: InputSpec) -> tuple[Any, ...] | None:
-    """What the model predicts per sample: a class name, or several in one text; None where it has no classes."""
-    if prediction.several is not None:
-        return tuple(", ".join(str(spec.label(c)) for c in row) or "no label" for row in prediction.several)
-    return tuple(spec.label(c) for c in prediction.classes) if prediction.classes is not None else None
 
 
 def _readable(value: Any) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import TargetError
 from interp_plugins.core.target import Target
+from interp_plugins.core.truth import TrueClasses
 
 
 def map_literals(target: Any, function: Callable[[Any], Any]) -> Any:
@@ -39,7 +40,7 @@ def wants_truth(literal: Any) -> bool:
 
 
 def with_truth(target: Any, labels: Tensor | None, missing: str) -> Any:
-    """A target with "label" replaced by class indices (N,), wherever it stands in it.
+    """A target with "label" replaced by the true classes (N,), wherever it stands in it.
 
     Raises:
         TargetError: there are none; `missing` is what is said.
@@ -50,6 +51,6 @@ def with_truth(target: Any, labels: Tensor | None, missing: str) -> Any:
             return literal
         if labels is None:
             raise TargetError(missing)
-        return labels
+        return TrueClasses(labels)
 
     return map_literals(target, truth)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from interp_plugins.core.spec import InputSpec
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -34,6 +36,18 @@ class Prediction:
     foremost: Any = None
     two: Any = None
     activation: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def count(self) -> int | None:
+        """How many classes the model tells apart, or None where it has none."""
+        p = self.probabilities
+        return None if self.classes is None or p is None or p.ndim != 2 else p.shape[1]
+
+    def in_words(self, spec: InputSpec) -> tuple[Any, ...] | None:
+        """What is predicted per sample: a class name, or several in one text; None where there are no classes."""
+        if self.several is not None:
+            return tuple(", ".join(str(spec.label(c)) for c in row) or "no label" for row in self.several)
+        return tuple(spec.label(c) for c in self.classes) if self.classes is not None else None
 
     def labels(self) -> list[int]:
         """Every label of `several` for any sample, the most probable first; a sample without one counts its best."""

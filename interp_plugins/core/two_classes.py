@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakIdKeyDictionary
 
 from interp_plugins.core.errors import TargetError
 from interp_plugins.core.prediction import Prediction
@@ -27,11 +27,9 @@ from interp_plugins.core.tensors import accumulation_dtype
 
 _PROBABILITY = ("sigmoid", "hardsigmoid", "_softmax", "softmax")
 _LOGIT = ("addmm", "mm", "bmm", "baddbmm", "addmv", "mv", "dot", "linear", "convolution", "conv1d", "conv2d", "conv3d")
-# What makes of probabilities probabilities and of logits logits: views, copies, and means of several.
+# What makes of probabilities probabilities and of logits logits: copies, opposites, and means of several.
 _HANDED_ON = (
-    "view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "select", "slice", "clone", "copy", "_to_copy", "alias",
-    "detach", "permute", "transpose", "expand", "flatten", "add", "sub", "rsub", "mul", "div", "mean", "sum", "stack",
-    "cat",
+    "clone", "copy", "_to_copy", "_unsafe_view", "add", "sub", "rsub", "mul", "div", "mean", "sum", "stack", "cat",
 )  # fmt: skip
 
 
@@ -205,7 +203,7 @@ def _beyond(output: Tensor) -> bool:
 def _as_seen(output: Tensor, again: Callable[[], Tensor]) -> TwoClasses:
     if _beyond(output):
         return TwoClasses(True)
-    origin = _origin(again, output.numel())
+    origin = _origin(again)
     return TwoClasses(False, _as_it_is) if origin == _PROBABILITY else TwoClasses(True if origin == _LOGIT else None)
 
 
@@ -213,35 +211,40 @@ def _as_it_is(output: Tensor) -> Tensor:
     return output
 
 
-def _origin(run: Callable[[], Tensor], size: int) -> tuple[str, ...] | None:
-    """The kind of operation that an output of so many numbers comes from: `_PROBABILITY`, `_LOGIT`, or None."""
-    with torch.no_grad(), _Origins(size) as seen:
-        place = run().untyped_storage().data_ptr()  # the tensor itself may have got another class meanwhile
-    return next((seen.kinds[t] for t in reversed(seen.kept) if t.untyped_storage().data_ptr() == place), None)
+def _origin(run: Callable[[], Tensor]) -> tuple[str, ...] | None:
+    """The kind of operation that a model's output comes from: `_PROBABILITY`, `_LOGIT`, or None: another, several."""
+    with torch.no_grad(), _Origins() as seen:
+        found: tuple[str, ...] | None = seen.kinds.get(_place(run()))
+    return found
+
+
+def _place(tensor: Tensor) -> StorageWeakRef:
+    """Where a tensor's numbers lie: the same for its views, and never that of a tensor that is gone."""
+    return StorageWeakRef(tensor.untyped_storage())
 
 
 class _Origins(TorchDispatchMode):
-    """Notes the kind of operation that each tensor comes from, and keeps those of the output's size."""
+    """Notes the kind of operation that the numbers in each place come from."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.size = size
-        self.kinds = WeakIdKeyDictionary()
-        self.kept: list[Tensor] = []
+        self.kinds: dict[StorageWeakRef, tuple[str, ...] | None] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = func._schema.name.removeprefix("aten::").rstrip("_")
+        full = func._schema.name.removeprefix("aten::")
+        name = full.rstrip("_")
+        given = [t for arg in args for t in (arg if isinstance(arg, (list, tuple)) else [arg]) if isinstance(t, Tensor)]
+        before = [_place(t) for t in given if t.layout is torch.strided]
+        kind: tuple[str, ...] | None = None
         if name in _PROBABILITY or name in _LOGIT:
-            kind: tuple[str, ...] | None = _PROBABILITY if name in _PROBABILITY else _LOGIT
-        else:
-            given = [t for arg in args for t in (arg if isinstance(arg, (list, tuple)) else [arg])]
-            known = [t for t in given if isinstance(t, Tensor) and t in self.kinds]
-            kinds = {self.kinds[t] for t in known} if name in _HANDED_ON else set()
-            kind = kinds.pop() if len(kinds) == 1 else None
+            kind = _PROBABILITY if name in _PROBABILITY else _LOGIT
+        elif name in _HANDED_ON:
+            known = {self.kinds[place] for place in before if place in self.kinds}
+            kind = known.pop() if len(known) == 1 else None
         for tensor in result if isinstance(result, (list, tuple)) else [result]:
-            if isinstance(tensor, Tensor):
-                self.kinds[tensor] = kind
-                if tensor.numel() == self.size:
-                    self.kept.append(tensor)
+            if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
+                place = _place(tensor)
+                if place not in before or full.endswith("_"):  # a view is what it was
+                    self.kinds[place] = kind
         return result

@@ -64,6 +64,27 @@ def length(dl: Any) -> int | None:
     return len(dl.dataset) if hasattr(dl.dataset, "__len__") else dl.n
 
 
+def no_data(dls: Any, dl: Any, kept: str, give: str) -> str:
+    """What is said of a loader without data: an empty split of data that are there, or a Learner that has none.
+
+    Args:
+        dls: the Learner's DataLoaders.
+        dl: the loader.
+        kept: what an exported Learner keeps.
+        give: what can be given instead.
+    """
+    loaders = getattr(dls, "loaders", [])
+    at = next((k for k, one in enumerate(loaders) if one is dl), None)
+    others = [k for k, one in enumerate(loaders) if length(one)]
+    if at is not None and others:
+        name = ("training", "validation")[at] if at < 2 else f"{at}-th"
+        return (
+            f"The {name} set is empty. Take the samples from another split (ds_idx={others[0]}), give {give}, or build "
+            "the data with a splitter that leaves some for it."
+        )
+    return f"The loader holds no data: an exported Learner keeps {kept}, but not its data. Give {give}."
+
+
 def read(dl: Iterable[Any], n_inp: int) -> ReadBatch:
     """All batches of a loader as one, of plain tensors."""
     try:

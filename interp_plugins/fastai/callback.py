@@ -25,6 +25,7 @@ from interp_plugins.core.explanation import Explanations
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain
 from interp_plugins.fastai.batch import length
 from interp_plugins.fastai.interpretation import explain_rows
+from interp_plugins.fastai.labels import label_number
 from interp_plugins.fastai.learner_info import valid
 from interp_plugins.fastai.loggers import log_figure
 from interp_plugins.fastai.reader import reader_of
@@ -65,7 +66,8 @@ class AttributionCallback(Callback):
         methods: name, several names, or mapping name -> parameters; see `interp_plugins.list_methods()`.
         target: None: the predicted class, which may change from epoch to epoch; a label or index: that class in all
             epochs; "label": the ground truth; a list: several.
-        every_n_epochs: the first epoch of a fit is explained, every n-th after it, and always the last.
+        every_n_epochs: the first epoch of a fit is explained, every n-th after it, and always the last, also where a
+            callback (`EarlyStoppingCallback`) ends the fit.
         layer: for methods at a layer: module, dotted name, or function model -> module.
         log: "auto": to the Learner's `TensorBoardCallback` and `WandbCallback`, and to PNG files if it has neither (or
             `path` is given); "files"; "both"; "none": only `history`.
@@ -74,6 +76,8 @@ class AttributionCallback(Callback):
         on_error: "warn": an error in explaining or logging is a warning, and training goes on; "raise".
         baselines: as for `learn.explain`.
         batch_size: rows per pass; None: automatic.
+        output: which of several outputs is explained, as for `learn.explain`; with its target and class names.
+        label_key: which of the data's targets belongs to it; None: that at the output's place.
         tag: name of the pictures in loggers and files; several callbacks in one Learner need several.
 
     Attributes:
@@ -108,6 +112,8 @@ class AttributionCallback(Callback):
         *,
         baselines: Any = None,
         batch_size: int | None = None,
+        output: Any = None,
+        label_key: int | None = None,
         tag: str = "attribution",
     ):
         super().__init__()
@@ -118,17 +124,23 @@ class AttributionCallback(Callback):
         check_choice("on_error", on_error, ON_ERROR)
         self.items, self.n, self.every_n_epochs = items, n, every_n_epochs
         self.options = {"methods": methods, "target": target, "layer": layer, "baselines": baselines, "seed": seed}
-        self.options["batch_size"] = check_chunk("batch_size", batch_size)
+        self.options |= {"batch_size": check_chunk("batch_size", batch_size), "output": output, "label_key": label_key}
+        label_number(label_key, output)  # a wrong one is said at once
         self.log, self.path, self.on_error, self.tag = log, path, on_error, tag
         self.history: list[Snapshot] = []
         self._trained, self._fit, self._new_fit = False, 0, True
+        self._left_out: int | None = None  # the epoch before, if it was trained and not explained
 
     # -- events ----------------------------------------------------------------------------------------------
 
     def before_fit(self) -> None:
         """Stay out of `lr_find` and `get_preds`, and of all processes but the first."""
         self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self, "gather_preds") and rank_distrib() == 0
-        self._trained, self._new_fit = False, True
+        self._trained, self._new_fit, self._left_out = False, True, None
+
+    def before_train(self) -> None:
+        """Another epoch follows: the one before was not the last."""
+        self._left_out = None
 
     def after_train(self) -> None:
         """Only epochs that train are explained: `validate` has the same events otherwise."""
@@ -141,10 +153,21 @@ class AttributionCallback(Callback):
         trained, self._trained = self._trained, False
         epoch = self.learn.epoch
         if trained and (epoch % self.every_n_epochs == 0 or epoch == self.learn.n_epoch - 1):
-            with contained("AttributionCallback", self.on_error):
-                exps, truths = self._explain()
-                self.history.append(Snapshot(self._fit, epoch, self.learn.train_iter, exps))
-                self._publish(exps, truths)
+            self._record(epoch)
+        elif trained:
+            self._left_out = epoch
+
+    def after_fit(self) -> None:
+        """Explain the last epoch where the fit ended before its time."""
+        if self._left_out is not None:
+            self._record(self._left_out)
+        self._left_out = None
+
+    def _record(self, epoch: int) -> None:
+        with contained("AttributionCallback", self.on_error):
+            exps, truths = self._explain()
+            self.history.append(Snapshot(self._fit, epoch, self.learn.train_iter, exps))
+            self._publish(exps, truths)
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -194,6 +217,8 @@ class AttributionCallback(Callback):
         if not length(loader):
             loader = self.learn.dls.train
         total = length(loader) or 0
+        if not total:
+            raise InputError("Neither the validation nor the training set holds a sample. Give the samples: items=.")
         rows = [i * total // min(self.n, total) for i in range(min(self.n, total))]
         exps, shown = explain_rows(reader_of(self.learn), loader, rows, **options)
         return self._slim(exps), [truth_of(shown.samples, i) for i in range(len(rows))]

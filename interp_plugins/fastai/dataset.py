@@ -14,9 +14,9 @@ from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.tensors import describe
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
-from interp_plugins.fastai.batch import ReadBatch, joined
+from interp_plugins.fastai.batch import ReadBatch, joined, no_data
 from interp_plugins.fastai.items import is_item
-from interp_plugins.fastai.labels import class_indices
+from interp_plugins.fastai.labels import class_indices, label_number
 from interp_plugins.fastai.learner_info import class_names
 from interp_plugins.fastai.reader import Reader, reader_of
 from interp_plugins.store import ExplanationStore
@@ -35,6 +35,8 @@ def explain_dataset(
     *,
     layer: Any = None,  # module or dotted name, for methods at a layer
     baselines: Any = None,  # name ("black", "blur", ...), number, tensor or function
+    output: Any = None,  # as for `explain`
+    label_key: int | None = None,  # as for `explain`
     unit_size: int | None = None,  # samples that are written as a whole; None: 64, fewer for small data
     batch_size: int = 1,  # samples explained together; methods that draw random numbers go one by one
     dtype: str | None = None,  # "float16" halves the room; None: as computed
@@ -66,17 +68,18 @@ def explain_dataset(
             "explain_dataset() takes baselines by name, as a number, tensor or function. Encode a picture first: "
             "learn.dls.test_dl([picture]).one_batch()[0]."
         )
-    options = {"layer": layer, "baselines": baselines, **params}
+    options = {"layer": layer, "baselines": baselines, "output": output, "label_key": label_key, **params}
+    number = label_number(label_key, output)
     reader = reader_of(self)
 
     def explained(samples: list[ReadBatch], at: int) -> Explained:
         batch = joined(samples)
         with reader.unchanged():
             found = reader.explain(reader.ready(batch), methods, target=target, seed=at, progress=False, **options)
-        return Explained(found, class_indices(batch.labels, len(batch)))
+        return Explained.of(found, class_indices(batch.labels, len(batch), number))
 
     rows = _Rows(reader, dl)
-    vocab = class_names(reader.dls)
+    vocab = class_names(reader.dls, number)
     facts = {
         **options,
         "vocab": None if vocab is None else [str(v) for v in vocab],
@@ -114,10 +117,7 @@ class _Rows:
                 "For PyTorch loaders: interp_plugins.store.explain_dataset(learn.model, loader, path)."
             )
         if len(dl.dataset) == 0:
-            raise InputError(
-                "The loader holds no data: an exported Learner keeps its transforms and classes, but not its data. "
-                "Give dl=learn.dls.test_dl(items)."
-            )
+            raise InputError(no_data(reader.dls, dl, "its transforms and classes", "dl=learn.dls.test_dl(items)"))
         self.dl = dl
 
     def __len__(self) -> int:

@@ -19,6 +19,7 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
 from interp_plugins.fastai.batch import ReadBatch
+from interp_plugins.fastai.labels import label_number, label_of
 from interp_plugins.fastai.reader import SampleSource, reader_of
 from interp_plugins.insights import Ask, Live, Made, Session, serve, widget
 from interp_plugins.insights.forms import forms, typed
@@ -118,7 +119,8 @@ class LearnerSubject(Live):
         params: dict[str, Any] | None = None,
     ):
         self.reader, self.target, self.seed = reader_of(learn), target, seed
-        self.params = params or {}
+        self.params = dict(params or {})
+        self.whose = {name: self.params.pop(name, None) for name in ("output", "label_key")}
         self.models, self.functions = [type(self.reader.model).__name__], [self.reader.model]
         with self.reader.unchanged():
             try:
@@ -130,7 +132,8 @@ class LearnerSubject(Live):
         self.n = len(self.rows)
         self.spec = self.input(0).spec
         self.names = [row.names[0] if row.names else "" for row in self.rows]
-        self.truths = [_truth(row, self.spec) for row in self.rows]
+        number = label_number(self.whose["label_key"], self.whose["output"])
+        self.truths = [_truth(row, self.spec, number) for row in self.rows]
         self.baselines = self.reader.baseline_names
 
     def forms(self) -> list[dict[str, Any]]:
@@ -182,16 +185,18 @@ class LearnerSubject(Live):
 
     def _asked(self, ask: Ask | None) -> dict[str, Any]:
         if ask is None:
-            return {"target": None, "baselines": self.default}
+            return {"target": None, "baselines": self.default, **self.whose}
         target = self.target if ask.target is None else ask.target
-        return {"target": target, "baselines": self.default if ask.baseline == "default" else ask.baseline}
+        baselines = self.default if ask.baseline == "default" else ask.baseline
+        return {"target": target, "baselines": baselines, **self.whose}
 
 
-def _truth(row: ReadBatch, spec: InputSpec) -> Truth | None:
+def _truth(row: ReadBatch, spec: InputSpec, number: int | None) -> Truth | None:
     """The ground truth, where it is one class, several labels, or one value."""
-    if len(row.labels) != 1 or not isinstance(row.labels[0], Tensor):
+    truth = label_of(row.labels, number)
+    if not isinstance(truth, Tensor):
         return None
-    label = row.labels[0][0]
+    label = truth[0]
     classes = len(spec.vocab) if spec.vocab is not None else None
     if label.numel() == 1:
         return Truth.of(label.reshape(()), spec)

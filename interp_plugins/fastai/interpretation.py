@@ -18,9 +18,10 @@ from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.fastai import importance as _importance  # noqa: F401 - Learner.attribution_importance
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
-from interp_plugins.fastai.batch import length
+from interp_plugins.fastai.batch import length, no_data
 from interp_plugins.fastai.items import indices
-from interp_plugins.fastai.learner_info import valid
+from interp_plugins.fastai.labels import label_number
+from interp_plugins.fastai.learner_info import n_inputs, valid
 from interp_plugins.fastai.reader import Reader, SampleSource, reader_of
 from interp_plugins.fastai.show import show_explanations as _show
 
@@ -63,6 +64,8 @@ def show_explanations(
         dl = reader.loader(ds_idx)
     elif not isinstance(dl, DataLoader):
         dl = list(dl)
+    if isinstance(dl, DataLoader) and length(dl) == 0:
+        raise InputError(no_data(self.dls, dl, "its transforms and classes", "dl=learn.dls.test_dl(items)"))
     rows = indices(idxs, length(dl) or 0)
     rows = random.SystemRandom().sample(rows, min(max_n, len(rows))) if shuffle else rows[:max_n]
     drawing = {"ctxs": ctxs, "kind": kind, "nrows": nrows, "ncols": ncols, "figsize": figsize}
@@ -133,7 +136,8 @@ def explain_rows(reader: Reader, dl: Any, rows: list[int], methods: Any, **kwarg
     """
     with reader.unchanged():
         exps = reader.explain_source(SampleSource(dl=dl, idxs=rows), methods, **kwargs)
-        return exps, decoded(reader, dl, rows)
+        number = label_number(kwargs.get("label_key"), kwargs.get("output"))
+        return exps, decoded(reader, dl, rows).of_target(number, n_inputs(reader.dls))
 
 
 class Decoded(NamedTuple):
@@ -142,6 +146,15 @@ class Decoded(NamedTuple):
     x: Any = None
     y: Any = None
     samples: Any = None
+
+    def of_target(self, number: int | None, n_inp: int) -> Decoded:
+        """The same with one target, where the data have several: that of the output explained, or none."""
+        if not isinstance(self.samples, Sequence) or not len(self.samples) or len(self.samples[0]) <= n_inp + 1:
+            return self
+        count = len(self.samples[0]) - n_inp
+        if number is None or not -count <= number < count:
+            return self._replace(samples=[tuple(one)[:n_inp] for one in self.samples])
+        return self._replace(samples=[(*tuple(one)[:n_inp], tuple(one)[n_inp:][number]) for one in self.samples])
 
 
 def decoded(reader: Reader, dl: Any, rows: Sequence[int]) -> Decoded:

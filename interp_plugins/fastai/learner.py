@@ -28,6 +28,8 @@ def explain(
     baselines: Any = None,  # name ("black", "blur", "mean", ...), number, tensor, function, token, or a raw item
     batch_size: int | None = None,  # rows per pass through the model; None: automatic
     seed: int = 0,  # seed of all random draws
+    output: Any = None,  # which of several outputs: position, key or function; with its target and class names
+    label_key: int | None = None,  # which of the data's targets belongs to it; None: that at the output's place
     rm_type_tfms: Any = None,  # as for `predict`: how many type transforms to leave out
     progress: bool | None = None,  # None: a bar for long work
     **params: Any,  # the methods' own parameters (n_steps, ...); an unknown name is a TypeError
@@ -67,5 +69,7 @@ def explain(
         batch_size=batch_size,
         seed=seed,
         progress=progress,
+        output=output,
+        label_key=label_key,
         **params,
     )

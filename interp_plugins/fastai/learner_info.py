@@ -16,6 +16,7 @@ from fastai.data.transforms import CategoryMap, IntToFloatTensor, Normalize, get
 from fastai.losses import BaseLoss
 from fastai.vision.core import AddMaskCodes, PILBase, TensorMask, TensorPoint
 from fastai.vision.models.unet import DynamicUnet
+from fastcore.foundation import L
 from torch import Tensor, nn
 
 from interp_plugins.core.spec import InputSpec, guess_aloud
@@ -106,11 +107,20 @@ def normalisation(
     return (tuple(mean.tolist()), tuple(std.tolist())) if found else (None, None)
 
 
-def class_names(dls: Any) -> tuple[Any, ...] | None:
+def class_names(dls: Any, number: int | None = None) -> tuple[Any, ...] | None:
     """The entries of the data's vocabulary, in the order of the model's outputs; None where there is none.
 
     A segmentation's are the codes of its masks, those of key points "point 0 x", "point 0 y", and so on.
+
+    Args:
+        dls: the Learner's DataLoaders.
+        number: whose vocabulary it is, where the data have several targets; None: not known.
     """
+    lists = getattr(getattr(valid(dls), "dataset", None), "tls", None)
+    targets = lists[n_inputs(dls) :] if lists is not None else []
+    if number is not None and len(targets) > 1:
+        vocab = getattr(targets[number], "vocab", None) if -len(targets) <= number < len(targets) else None
+        return tuple(vocab) if isinstance(vocab, (CategoryMap, list, L)) else None
     if has_target(dls, TensorMask):
         transforms = getattr(getattr(valid(dls), "after_item", None), "fs", [])
         codes = next((f.codes for f in transforms if isinstance(f, AddMaskCodes)), None)

@@ -39,12 +39,13 @@ def is_path(value: Any) -> bool:
 
 
 def as_picture(value: Any, cls: type[PILBase]) -> PILBase:
-    """A private copy of a picture in memory, as `cls` and in its mode.
+    """A private copy of a picture in memory, as `cls` and in its mode, if it has one.
 
     Args:
         value: PIL image (lazy ones are loaded), the bytes of a file, or an array or tensor: (H, W), (H, W, C) or
             (C, H, W) with 1, 3 or 4 channels, uint8, or float in [0, 1] (scaled to 255 and rounded).
-        cls: the image class of the Learner's data, such as `PILImage` (RGB) or `PILImageBW` (L).
+        cls: the image class of the Learner's data, such as `PILImage` (RGB) or `PILImageBW` (L); one without a mode of
+            its own takes the picture in the mode that it has.
 
     Raises:
         InputError: anything that cannot be read without guessing.
@@ -59,7 +60,13 @@ def as_picture(value: Any, cls: type[PILBase]) -> PILBase:
             "to an array of uint8, or of float in [0, 1]."
         )
     # convert() copies, and cls() re-classes in place: the caller's own object is never touched.
-    return cls(image.convert(cls._open_args["mode"]))
+    return cls(image.convert(mode) if (mode := mode_of(cls)) is not None else image.copy())
+
+
+def mode_of(cls: type[PILBase]) -> str | None:
+    """The mode that an image class converts pictures to; None where it takes them as they are."""
+    mode: str | None = cls._open_args.get("mode")
+    return mode
 
 
 def _loaded(value: Any) -> Image.Image:

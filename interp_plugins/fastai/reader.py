@@ -40,12 +40,13 @@ from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.guard import preserved_rng
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
-from interp_plugins.fastai.batch import QUIET, ReadBatch, Repacked, joined, length, read, to_model, unpacked
+from interp_plugins.fastai.batch import QUIET, ReadBatch, Repacked, joined, length, no_data, read, to_model, unpacked
 from interp_plugins.fastai.items import alike, as_values, at, indices, is_item, name_of, names_of
-from interp_plugins.fastai.labels import wants_label
+from interp_plugins.fastai.labels import label_number, wants_label
 from interp_plugins.fastai.learner_info import (
     activation_of,
     body_of,
+    class_names,
     n_inputs,
     reads_items,
     spec_of,
@@ -272,10 +273,7 @@ class Reader:
         if n is None:
             raise InputError("The loader has no length. Give its batches as a list (dl=[batch]), or one batch as xb=.")
         if n == 0:
-            raise InputError(
-                "The loader holds no data: an exported Learner keeps its transforms and classes, but not its data. "
-                "Give items (paths, pictures), or dl=learn.dls.test_dl(items)."
-            )
+            raise InputError(no_data(self.dls, dl, "its transforms and classes", "items (paths, pictures)"))
         rows = indices(idxs, n)
         items = getattr(dl.dataset, "items", None)
         chosen = at(items, rows) if items is not None and len(items) == n else None
@@ -324,7 +322,15 @@ class Reader:
     # -- the model ---------------------------------------------------------------------------------------------
 
     def explain(
-        self, batches: Sequence[ReadBatch], methods: Any, *, target: Any = None, baselines: Any = None, **params: Any
+        self,
+        batches: Sequence[ReadBatch],
+        methods: Any,
+        *,
+        target: Any = None,
+        baselines: Any = None,
+        output: Any = None,
+        label_key: int | None = None,
+        **params: Any,
     ) -> Explanations:
         """Explain what was read, with what the Learner knows of it.
 
@@ -333,31 +339,47 @@ class Reader:
             methods: as for `Learner.explain`.
             target: likewise.
             baselines: likewise, a raw item encoded (`encoded_baselines`).
+            output: as for `Learner.explain`.
+            label_key: likewise.
             **params: further arguments of `interp_plugins.explain`.
         """
         found = []
         for batch in batches:
-            known = self.arguments(batch, target=target, baselines=baselines)
+            known = self.arguments(batch, target=target, baselines=baselines, output=output, label_key=label_key)
             exps = core_explain(known.pop("model"), known.pop("inputs"), **{**known, "methods": methods, **params})
             found.append(self.told(exps, batch, baselines))
         return self.merged(found)
 
-    def arguments(self, batch: ReadBatch, *, target: Any = None, baselines: Any = None) -> dict[str, Any]:
+    def arguments(
+        self,
+        batch: ReadBatch,
+        *,
+        target: Any = None,
+        baselines: Any = None,
+        output: Any = None,
+        label_key: int | None = None,
+    ) -> dict[str, Any]:
         """What `interp_plugins.explain` is called with for a batch, but for the methods.
 
         Args:
             batch: one of those that were read.
             target: as for `explain`.
             baselines: likewise.
+            output: likewise.
+            label_key: likewise.
         """
         func, used = self.call(batch)
         inputs = to_model(used, self.model)
+        number, spec = label_number(label_key, output), self.spec(inputs, used)
+        if number is not None and spec is not None:
+            spec = replace(spec, vocab=class_names(self.dls, number))
         return {
             "model": func,
             "inputs": inputs,
-            "target": as_asked(target, self.dls, batch.labels),
+            "target": as_asked(target, self.dls, batch.labels, number),
             "baselines": self.baselines(baselines, inputs),
-            "input_spec": self.spec(inputs, used),
+            "input_spec": spec,
+            "output": output,
             **self.outputs(),
         }
 

@@ -31,7 +31,7 @@ from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe, is_float
 from interp_plugins.core.wrapper import Wrapper
-from interp_plugins.fastai.batch import QUIET, ReadBatch, read
+from interp_plugins.fastai.batch import QUIET, ReadBatch, no_data, read
 from interp_plugins.fastai.items import indices
 from interp_plugins.fastai.learner_info import class_names
 from interp_plugins.fastai.reader import Reader, register_reader
@@ -102,10 +102,7 @@ class TabularReader(Reader):
         if not isinstance(table, Tabular):
             return super().from_dl(dl, idxs)
         if len(table) == 0:
-            raise InputError(
-                "The loader holds no data: an exported Learner keeps its procs and classes, but not its rows. Give "
-                "rows, or dl=learn.dls.test_dl(df)."
-            )
+            raise InputError(no_data(self.dls, dl, "its procs and classes", "rows, or dl=learn.dls.test_dl(df)"))
         chosen = table.iloc[indices(idxs, len(table))]
         return self._named(self.dls.valid.new(chosen, **QUIET), chosen.items.index)
 

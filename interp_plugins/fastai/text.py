@@ -32,7 +32,7 @@ from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
 from interp_plugins.core.wrapper import Wrapper
-from interp_plugins.fastai.batch import QUIET, ReadBatch, plain
+from interp_plugins.fastai.batch import QUIET, ReadBatch, no_data, plain
 from interp_plugins.fastai.items import indices
 from interp_plugins.fastai.learner_info import class_names, valid
 from interp_plugins.fastai.reader import Reader, register_reader
@@ -175,7 +175,7 @@ class TextReader(Reader):
         if not isinstance(dl, DataLoader):
             return super().from_dl(dl, idxs)
         if not len(dl.dataset):
-            raise InputError("The loader holds no data: an exported Learner keeps its vocabulary alone. Give texts.")
+            raise InputError(no_data(self.dls, dl, "its vocabulary", "texts"))
         rows = indices(idxs, len(dl.dataset))
         return [next(self._rows(dl.new(get_idxs=lambda r=r: [r], **QUIET))) for r in rows]
 

@@ -15,7 +15,7 @@ from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.tensors import describe
 from interp_plugins.fastai.batch import ReadBatch
 from interp_plugins.fastai.learner_info import image_class
-from interp_plugins.fastai.pictures import as_picture, is_path, is_picture
+from interp_plugins.fastai.pictures import as_picture, is_path, is_picture, mode_of
 from interp_plugins.fastai.reader import Reader, register_reader
 
 
@@ -35,9 +35,10 @@ class VisionReader(Reader):
         return image_class(learn.dls) is not None
 
     @property
-    def channels(self) -> int:
-        """Colour channels of the pictures: 3 for RGB, 1 for grey."""
-        return len(Image.new(self.image_class._open_args["mode"], (1, 1)).getbands())
+    def channels(self) -> int | None:
+        """Colour channels of the pictures: 3 for RGB, 1 for grey; None where their class takes any mode."""
+        mode = mode_of(self.image_class)
+        return None if mode is None else len(Image.new(mode, (1, 1)).getbands())
 
     def prepared(self, value: Any) -> Any:
         """A picture in memory as the data's image class; a path, or what the data's own getters read, as it is.

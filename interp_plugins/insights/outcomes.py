@@ -54,6 +54,15 @@ class Truth:
         return cls(classes, None, ", ".join(str(spec.label(c)) for c in classes) or "no label")
 
 
+def true_of(truth: Truth | None, count: int | None = None) -> tuple[int, ...] | None:
+    """The true classes, 0 and 1 of a binary loss among them; None without, or outside so many classes."""
+    if truth is None:
+        return None
+    classes = (int(truth.value),) if truth.classes is None and truth.value in (0.0, 1.0) else truth.classes
+    outside = classes is None or any(c < 0 or (count is not None and c >= count) for c in classes)
+    return None if outside else classes
+
+
 def number(value: Any) -> float | None:
     """A finite float, or None: JSON has no NaN."""
     if value is None:
@@ -78,7 +87,7 @@ def outcome(prediction: Prediction | str, i: int, truth: Truth | None, spec: Inp
     order = scores.argsort(descending=True)[:TOP].tolist()
     several = prediction.several[i] if prediction.several is not None else None
     said = several if several is not None else (prediction.classes[i],)
-    true = truth.classes if truth is not None else None
+    true = true_of(truth, len(scores))
     return {
         "predictions": list(said),
         "predictionText": ", ".join(str(spec.label(c)) for c in said) or "no label",

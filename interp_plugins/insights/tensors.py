@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.baseline import BASELINES
-from interp_plugins.core.errors import InputError
+from interp_plugins.core.errors import InputError, TargetError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.literals import map_literals, wants_truth
 from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.tensors import check_inputs, like, take_rows
+from interp_plugins.core.truth import TrueClasses
 from interp_plugins.insights.forms import forms, typed
-from interp_plugins.insights.outcomes import Truth
+from interp_plugins.insights.outcomes import Truth, true_of
 from interp_plugins.insights.subject import Ask, Live
 
 
@@ -82,7 +83,7 @@ class Tensors(Live):
         baseline = None if ask.baseline == "default" else self._row(self.own.get(ask.baseline, ask.baseline), i)
         target = ask.target
         if target is None:
-            target = map_literals(self.target, lambda one: self.labels[i] if wants_truth(one) else one)
+            target = map_literals(self.target, lambda one: self._true(i) if wants_truth(one) else one)
         return {**known, "inputs": self._one(i), "target": target, "baselines": baseline, **call}
 
     def explain(self, m: int, i: int, ask: Ask) -> Explanations:
@@ -100,6 +101,18 @@ class Tensors(Live):
         if self.tokens is None or exp.tokens is not None:
             return exp
         return replace(exp, tokens=(list(self.tokens[i]),))
+
+    def _true(self, i: int) -> TrueClasses | list[TrueClasses]:
+        """The true class of sample i as a target; several labels are several.
+
+        Raises:
+            TargetError: it has none.
+        """
+        classes = true_of(self.truths[i])
+        if not classes:
+            raise TargetError(f'target="label" means the true class, and sample {i} has no label. Choose a class.')
+        found = [TrueClasses(torch.tensor([c])) for c in classes]
+        return found[0] if len(found) == 1 else found
 
     def _one(self, i: int) -> Tensor | tuple[Tensor, ...]:
         return like(self.inputs, [x[i : i + 1] for x in self.xs])

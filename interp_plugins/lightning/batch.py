@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from interp_plugins.core.errors import InputError, InputTypeError, did_you_mean
+from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.tensors import describe, is_float
+from interp_plugins.core.truth import LABEL_NAMES, Reading, fields, known_classes, part
 
-LABEL_NAMES = ("label", "labels", "target", "targets", "y")
+_UNSAID = Reading()
 _HOW = "Say which part of the batch is the input: input_key= (a key or position), or input_fn= (batch -> input)."
 
 
@@ -33,96 +36,97 @@ class ModelInput:
         inputs: the tensors that are explained, batch first.
         names: their parameter names, or None where they are passed by position.
         kwargs: further arguments by name, not explained (an attention mask, say).
-        labels: class index per sample (N,), or None where the batch has no clear one.
+        labels: class index per sample (N,), below 0 for a sample without one; None where the batch has no clear label.
+        ids: the samples' names, or None.
+        passed_over: samples that were left out because they have no label.
     """
 
     inputs: tuple[Tensor, ...]
     names: tuple[str, ...] | None = None
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: Tensor | None = None
+    ids: tuple[str, ...] | None = None
+    passed_over: int = 0
 
     def __len__(self) -> int:
         return int(self.inputs[0].shape[0])
 
+    def labelled(self, class_names: Sequence[Any] | None) -> ModelInput:
+        """The samples that have a label, of a batch with labels; of one without, all."""
+        if self.labels is None:
+            return self
+        classes = len(class_names) if class_names is not None else None
+        kept = [i for i, c in enumerate(known_classes(self.labels, classes) or ()) if c is not None]
+        return self if len(kept) == len(self) else self._rows(kept)
 
-def read_batch(
-    batch: Any, model: nn.Module, key: str | int | None = None, fn: Callable[[Any], Any] | None = None
-) -> ModelInput:
+    def _rows(self, kept: list[int]) -> ModelInput:
+        n, rows = len(self), torch.tensor(kept, dtype=torch.long)
+
+        def cut(value: Any) -> Any:
+            batched = isinstance(value, Tensor) and value.ndim and value.shape[0] == n
+            return value.index_select(0, rows.to(value.device)) if batched else value
+
+        tensors = (self.inputs, dict(self.kwargs), self.labels)
+        with torch.inference_mode(False), torch.no_grad():
+            inputs, kwargs, labels = pytree.tree_map(cut, tensors)
+        ids = None if self.ids is None else tuple(self.ids[i] for i in kept)
+        return ModelInput(inputs, self.names, kwargs, labels, ids, n - len(kept))
+
+
+def read_batch(batch: Any, model: nn.Module, reading: Reading = _UNSAID) -> ModelInput:
     """What `model` is called with for a batch; nothing is copied or changed.
 
     Args:
         batch: what the dataloader gave.
         model: the module whose `forward` is explained.
-        key: the part of the batch that holds the input (and perhaps the label).
-        fn: batch -> tensor, tuple of tensors (several inputs) or dict of arguments by name.
+        reading: which parts are the input, the label and the ids; an input's part may hold the label as well, and an
+            input's function may give a tuple of tensors (several inputs) or a dict of arguments by name.
 
     Raises:
-        InputError: no clear input.
+        InputError: no clear input, or a part that was named and is no label.
     """
-    labels = None
-    if fn is not None:
-        part = fn(batch)
-        if isinstance(part, Mapping):
-            found = _by_name(dict(part), _positional_names(model))
+    inside = None
+    if reading.input_fn is not None:
+        given = reading.input_fn(batch)
+        if isinstance(given, Mapping):
+            found = _by_name(dict(given), _positional_names(model))
         else:
-            found = _positional(part if isinstance(part, (tuple, list)) else (part,), "input_fn returned")
+            found = _positional(given if isinstance(given, (tuple, list)) else (given,), "input_fn returned")
     else:
-        part = batch if key is None else _part(batch, key)
-        found, labels = _read(part, model), _labels(part)
+        inside = batch if reading.input_key is None else part(batch, reading.input_key, "input_key")
+        found = _read(inside, model)
         _check_arguments(found, model)
-    labels = _labels(batch, key or 0) if labels is None else labels
     if found.inputs[0].ndim == 0:
         raise InputError(f"The input found in the batch is a single number; expected a tensor (N, ...). {_HOW}")
-    if labels is not None and (labels := labels.reshape(-1)).shape[0] != len(found):
-        labels = None
-    return dataclasses.replace(found, labels=labels)
+    n, alone = len(found), len(found.inputs) == 1 and not found.kwargs
+    labels = None
+    if reading.input_key is not None and reading.label_key is None and reading.label_fn is None:
+        labels = Reading(output=reading.output).labels(inside, n)  # the input's part is a batch of its own
+    labels = reading.labels(batch, n, alone) if labels is None else labels
+    return dataclasses.replace(found, labels=labels, ids=reading.ids(batch, n))
 
 
-def _part(batch: Any, key: str | int) -> Any:
-    fields = _fields(batch)
-    if isinstance(batch, (tuple, list)) and isinstance(key, int):
-        if not -len(batch) <= key < len(batch):
-            raise InputError(f"The batch has {len(batch)} parts, so there is no input_key={key}.")
-        return batch[key]
-    if fields is None:
-        raise InputError(f"The batch is a {describe(batch)}; input_key={key!r} cannot be looked up in it.")
-    if key not in fields:
-        raise InputError(f"The batch has no input_key={key!r}.{did_you_mean(key, fields)} It has: {list(fields)}.")
-    return fields[key]
-
-
-def _fields(batch: Any) -> dict[Any, Any] | None:
-    """The entries of a batch that has names, else None."""
-    if isinstance(batch, Mapping):
-        return dict(batch)
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        return {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return dict(zip(batch._fields, batch))
-    return None
-
-
-def _read(part: Any, model: nn.Module) -> ModelInput:
-    if isinstance(part, Tensor):
-        return ModelInput((part,))
-    fields = _fields(part)
-    if fields is not None:
-        return _read_fields(fields, model)
-    if isinstance(part, (tuple, list)) and part:
-        first = part[0]
+def _read(given: Any, model: nn.Module) -> ModelInput:
+    if isinstance(given, Tensor):
+        return ModelInput((given,))
+    entries = fields(given)
+    if entries is not None:
+        return _read_fields(entries, model)
+    if isinstance(given, (tuple, list)) and given:
+        first = given[0]
         if isinstance(first, Tensor):
             label_like = not is_float(first) and first.numel() == first.shape[:1].numel()
-            if label_like and any(is_float(v) and v.ndim > 1 for v in part[1:]):
+            if label_like and any(is_float(v) and v.ndim > 1 for v in given[1:]):
                 raise InputError(
-                    f"The batch is a {describe(part)}, and its first element ({describe(first)}) looks like labels "
+                    f"The batch is a {describe(given)}, and its first element ({describe(first)}) looks like labels "
                     f"that stand before the input. {_HOW} Here: input_key=1."
                 )
             return ModelInput((first,))
         if isinstance(first, (tuple, list)) and not hasattr(first, "_fields"):
             return _positional(first, "The first element of the batch is")
-        if _fields(first) is not None:
+        if fields(first) is not None:
             return _read(first, model)
-    raise InputError(f"No input found in a batch that is a {describe(part)}. {_HOW}")
+    raise InputError(f"No input found in a batch that is a {describe(given)}. {_HOW}")
 
 
 def _positional(values: Any, what: str) -> ModelInput:
@@ -132,20 +136,20 @@ def _positional(values: Any, what: str) -> ModelInput:
     return ModelInput(tuple(values))
 
 
-def _read_fields(fields: dict[str, Any], model: nn.Module) -> ModelInput:
+def _read_fields(entries: dict[str, Any], model: nn.Module) -> ModelInput:
     parameters = _parameters(model)
     optional_labels = {
         n for n in LABEL_NAMES if n in parameters and parameters[n].default is not inspect.Parameter.empty
     }
-    matched = [n for n in parameters if n in fields and n not in optional_labels]
-    if any(isinstance(fields[n], Tensor) for n in matched):
-        return _by_name({n: fields[n] for n in matched}, _positional_names(model))
-    wide = [n for n, v in fields.items() if is_float(v) and v.ndim > 1]
+    matched = [n for n in parameters if n in entries and n not in optional_labels]
+    if any(isinstance(entries[n], Tensor) for n in matched):
+        return _by_name({n: entries[n] for n in matched}, _positional_names(model))
+    wide = [n for n, v in entries.items() if is_float(v) and v.ndim > 1]
     if len(wide) == 1:
-        return ModelInput((fields[wide[0]],))
+        return ModelInput((entries[wide[0]],))
     why = f"has several floating-point tensors ({', '.join(wide)})" if wide else "has no floating-point tensor"
     raise InputError(
-        f"The batch has the entries {list(fields)}; none is named like a parameter of {type(model).__name__}.forward "
+        f"The batch has the entries {list(entries)}; none is named like a parameter of {type(model).__name__}.forward "
         f"({', '.join(parameters) or 'none'}), and it {why}. {_HOW}"
     )
 
@@ -185,22 +189,3 @@ def _check_arguments(found: ModelInput, model: nn.Module) -> None:
             f"{', '.join(missing)}. Give input_fn=, a function from the batch to a tuple of tensors or a dict of "
             "arguments; operator.itemgetter(0, 1) takes the first two elements of a batch."
         )
-
-
-def _labels(part: Any, at: Any = 0) -> Tensor | None:
-    """Class indices per sample where exactly one candidate is there; `at` is where the input is."""
-    fields = _fields(part)
-    if fields is not None:
-        candidates = [v for n, v in fields.items() if str(n).lower() in LABEL_NAMES]
-    elif isinstance(part, (tuple, list)):
-        candidates = [v for i, v in enumerate(part) if i != at]
-    else:
-        return None
-    found = [v for v in candidates if _is_labels(v)]
-    return found[0].long() if len(found) == 1 else None
-
-
-def _is_labels(value: Any) -> bool:
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex() or value.ndim == 0:
-        return False
-    return value.numel() == value.shape[0]

@@ -10,23 +10,26 @@ random number.
 import contextlib
 import copy
 import pickle
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_names, contained
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.batching import check_chunk
-from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 from interp_plugins.core.explanation import Explanations
+from interp_plugins.core.literals import literals, wants_truth
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import own_tree
+from interp_plugins.core.truth import Reading
 from interp_plugins.lightning import run, series
 from interp_plugins.lightning.arguments import check_layer_methods
 from interp_plugins.lightning.batch import read_batch
 from interp_plugins.lightning.namespace import Callback
 from interp_plugins.lightning.report import GrowingReport
 from interp_plugins.lightning.sinks import Sinks, directory_of, logged_step
-from interp_plugins.lightning.stage_state import StageState, is_last_batch
+from interp_plugins.lightning.stage_state import StageState, is_empty, is_last_batch
 from interp_plugins.lightning.subject import ExplainedModule, built_late, check_strategy, find_subject
 
 if TYPE_CHECKING:
@@ -55,13 +58,19 @@ class AttributionCallback(Callback):
         n_samples: number of samples, from the first batches.
         every_n_epochs: the first validation epoch of a run is explained and every n-th after it.
         target: None = the predicted class; int = index of the output; str = class name, "label" = ground truth of a
-            batch (inputs, class indices); list = several explanations per sample; function output -> (N,).
+            batch (input, label); list = several explanations per sample; function output -> (N,).
         layer: dotted name of a layer, for methods at a layer; seen from the LightningModule or from `module`.
         module: dotted name of the module inside the LightningModule that is explained; None: itself.
         input_key: the part of the batch that is the input (key, attribute or position). Without it: a tensor, the
             first element of a tuple or list, the entries of a dict named like parameters of `forward`.
         input_fn: batch -> tensor, tuple of tensors (several inputs) or dict of arguments by name, instead.
-        output_key: the part of the model's output that is explained (key, attribute or position).
+        label_key: the part of the batch that is the ground truth: class indices (N,), or one-hot or soft rows (N, C).
+            Without it: the other part of two, or the one entry called "label", "target" or "y". Where "label" is a
+            target, samples without a label (below 0, or beyond `class_names`) are passed over.
+        label_fn: batch -> ground truth, instead.
+        id_key: the part of the batch that names the samples, in pictures and tables.
+        output_key: the part of the model's output that is explained (key, attribute or position). Of several labels and
+            several lists of class names those at the same place are taken.
         output_fn: output -> tensor, instead.
         dataloader_idx: which validation or test dataloader the samples come from.
         stages: "validate" (in `fit` and `trainer.validate`), "test", "train" (batches as the training step got them,
@@ -107,6 +116,9 @@ class AttributionCallback(Callback):
         module: str | None = None,
         input_key: str | int | None = None,
         input_fn: Callable | None = None,
+        label_key: str | int | None = None,
+        label_fn: Callable | None = None,
+        id_key: str | int | None = None,
         output_key: str | int | None = None,
         output_fn: Callable | None = None,
         dataloader_idx: int = 0,
@@ -115,7 +127,7 @@ class AttributionCallback(Callback):
         loggers: Literal["auto", "files", "both", "none"] = "auto",
         dirpath: str | None = None,
         report: Literal["html"] | None = None,
-        class_names: list[str] | None = None,
+        class_names: list[str] | list[list[str]] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         autocast: bool = False,
@@ -142,18 +154,19 @@ class AttributionCallback(Callback):
         if not isinstance(tag, str) or not tag:
             raise InputError(f"tag must be a name, got {tag!r}.")
         InputSpec(mean=tuple(mean) if mean else None, std=tuple(std) if std else None)  # both or neither, and positive
-        run.check_reading(input_key, input_fn)
         if isinstance(methods, dict):
             methods = {name: run.method_options(options) for name, options in methods.items()}
         self.methods, self.method_kwargs = methods, run.method_options(method_kwargs)
         self.n_samples, self.every_n_epochs, self.fixed_samples = n_samples, every_n_epochs, fixed_samples
         self.target, self.layer, self.module = target, layer, module
         self.input_key, self.input_fn = input_key, input_fn
+        self.label_key, self.label_fn, self.id_key = label_key, label_fn, id_key
+        self.reading = Reading(input_key, input_fn, label_key, label_fn, id_key, output_key)
         self.output_key, self.output_fn = output_key, output_fn
         self.output = run.choose_output(output_key, output_fn)
         self.dataloader_idx, self.stages = dataloader_idx, stages
         self.loggers, self.dirpath, self.report = loggers, dirpath, report
-        self.class_names, self.mean, self.std = class_names, mean, std
+        self.class_names, self.mean, self.std = run.names_of(class_names, output_key), mean, std
         self.autocast, self.batch_size, self.seed = autocast, check_chunk("batch_size", batch_size), seed
         self.tag, self.on_error = tag, on_error
         self.n_runs = 0
@@ -182,7 +195,7 @@ class AttributionCallback(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Say which function cannot be pickled (processes that are spawned get a pickled callback)."""
-        for name in ("input_fn", "output_fn", "target"):
+        for name in ("input_fn", "label_fn", "output_fn", "target"):
             value = getattr(self, name)
             if callable(value):
                 try:
@@ -291,6 +304,19 @@ class AttributionCallback(Callback):
         """Explain the samples of the training epoch, draw and log."""
         self._end("train", trainer, pl_module)
 
+    def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        """Say it where there was nothing to explain: Lightning leaves out an empty validation without a word."""
+        for name, state in self._states.items():
+            if state.epochs == 0 and trainer.is_global_zero and is_empty(trainer, name):
+                data, short = ("test", "test") if name == "test" else ("validation", "val")
+                warnings.warn(
+                    f"AttributionCallback(tag={self.tag!r}): the {data} set is empty (no dataloader, no batch in it, "
+                    f"or limit_{short}_batches=0), so nothing was explained. Give the Trainer {data} data, or the "
+                    "callback other stages=.",
+                    InterpWarning,
+                    stacklevel=2,
+                )
+
     # -- work ------------------------------------------------------------------------------------------------
 
     def _subject(self, pl_module: "LightningModule") -> ExplainedModule:
@@ -328,14 +354,18 @@ class AttributionCallback(Callback):
             if not state.samples.closed:
                 self._collect(state, pl_module, batch)
             if state.samples.closed or is_last_batch(trainer, stage == "test", batch_idx, dataloader_idx):
-                self._explain(state, trainer, pl_module)
+                self._explain(state, trainer, pl_module, stage)
 
     def _collect(self, state: StageState, pl_module: "LightningModule", batch: Any) -> None:
-        if self.input_fn is not None:
+        if self.input_fn is not None or self.label_fn is not None:
             batch = own_tree(batch)  # a user's function may work in place
-        state.samples.add(read_batch(batch, self._subject(pl_module).module, self.input_key, self.input_fn))
+        sample = read_batch(batch, self._subject(pl_module).module, self.reading)
+        labelled = any(map(wants_truth, literals(self.target)))
+        state.samples.add(sample.labelled(self.class_names) if labelled else sample)
 
-    def _explain(self, state: StageState, trainer: "Trainer", pl_module: "LightningModule") -> None:
+    def _explain(self, state: StageState, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        if len(state.samples) == 0:
+            raise InputError(state.samples.nothing(f"dataloader_idx={self.dataloader_idx}", stage))
         state.samples.closed = True
         sample = state.samples.joined()
         state.found = run.run(
@@ -360,12 +390,7 @@ class AttributionCallback(Callback):
             return
         with self._errors(state):
             if state.found is None:
-                if len(state.samples) == 0:
-                    raise InputError(
-                        f"No batch of dataloader_idx={self.dataloader_idx} came in this {stage} epoch, so there is "
-                        "nothing to explain. Choose a dataloader that exists and is not empty."
-                    )
-                self._explain(state, trainer, pl_module)
+                self._explain(state, trainer, pl_module, stage)
             exps, before = state.found or self.last, state.before
             state.before = exps
             self._publish(exps, before, trainer, stage)

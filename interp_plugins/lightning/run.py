@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from interp_plugins.core.literals import with_truth
 from interp_plugins.core.placement import moved
 from interp_plugins.core.spec import InputSpec, guess_aloud
 from interp_plugins.core.tensors import own_tree
+from interp_plugins.core.truth import Reading, missing
 from interp_plugins.lightning.batch import ModelInput, read_batch
 from interp_plugins.lightning.subject import ExplainedModule, explained_inference_error, find_subject
 
@@ -37,9 +39,12 @@ def explain(
     module: str | None = None,
     input_key: str | int | None = None,
     input_fn: Callable[[Any], Any] | None = None,
+    label_key: str | int | None = None,
+    label_fn: Callable[[Any], Any] | None = None,
+    id_key: str | int | None = None,
     output_key: str | int | None = None,
     output_fn: Callable[[Any], Tensor] | None = None,
-    class_names: list[str] | None = None,
+    class_names: list[str] | list[list[str]] | None = None,
     mean: list[float] | None = None,
     std: list[float] | None = None,
     batch_size: int | None = None,
@@ -57,14 +62,19 @@ def explain(
             tuple there being several inputs), or the entries of a dict that are named like parameters of `forward`.
             A batch is moved to the module's device, floating-point tensors to its dtype.
         methods: as for `interp_plugins.explain`.
-        target: likewise, and "label": the ground truth of a batch (inputs, class indices).
+        target: likewise, and "label": the ground truth of a batch (input, label), or that which `label_key` names.
         layer: dotted name of a layer, seen from the module explained or from the LightningModule.
         module: dotted name of the module inside `pl_module` that is explained; None: itself.
         input_key: the part of the batch that is the input: a key, attribute or position.
         input_fn: batch -> tensor, tuple of tensors, or dict of arguments, instead.
-        output_key: the part of the module's output that is explained: a key, attribute or position.
+        label_key: the part of the batch that is the ground truth, class indices (N,) or one-hot or soft rows (N, C).
+            Without it: the other part of two, or the one entry called "label", "target" or "y".
+        label_fn: batch -> ground truth, instead.
+        id_key: the part of the batch that names the samples.
+        output_key: the part of the module's output that is explained: a key, attribute or position. Of several labels
+            and several lists of class names those at the same place are taken.
         output_fn: output -> tensor, instead.
-        class_names: names of the classes, in the order of the output.
+        class_names: names of the classes, in the order of the output; of several outputs a list each.
         mean: per-channel mean that was subtracted from the inputs, in raw units.
         std: per-channel standard deviation by which they were divided.
         batch_size: rows per pass; None = automatic.
@@ -90,12 +100,12 @@ def explain(
         raise InputError("autocast=True takes the precision from the Trainer: give trainer= as well.")
     subject = find_subject(pl_module, module, layer)
     output = choose_output(output_key, output_fn)
-    check_reading(input_key, input_fn)
+    reading = Reading(input_key, input_fn, label_key, label_fn, id_key, output_key)
     batch = prepared_batch(x_or_batch, pl_module, subject, trainer)
-    sample = read_batch(batch, subject.module, input_key, input_fn)
+    sample = read_batch(batch, subject.module, reading)
     spec = params.pop("input_spec", None)
     if spec is None:
-        spec = make_spec(sample, class_names, mean, std)
+        spec = make_spec(sample, names_of(class_names, output_key), mean, std)
     elif class_names is not None or mean is not None or std is not None:
         raise InputError("Give input_spec=, or class_names, mean and std, not both.")
     return run(
@@ -123,7 +133,7 @@ def run(
         more = moved(dict(sample.kwargs), subject.device)
     try:
         with context:
-            return core_explain(
+            found = core_explain(
                 model,
                 inputs if len(inputs) > 1 else inputs[0],
                 target=ground_truth(target, sample.labels),
@@ -136,6 +146,7 @@ def run(
         if clear is None:
             raise
         raise clear from error
+    return found if sample.ids is None else Explanations([replace(exp, names=sample.ids) for exp in found])
 
 
 def ground_truth(target: Any, labels: Tensor | None) -> Any:
@@ -144,13 +155,19 @@ def ground_truth(target: Any, labels: Tensor | None) -> Any:
     Raises:
         TargetError: there are none.
     """
-    return with_truth(
-        target,
-        labels,
-        missing='target="label" needs the ground truth, and the batch has none that is clear: expected (inputs, class '
-        'indices of shape (N,)), or a dict with an entry "label", "target" or "y". Give target= an index, a class '
-        "name or a function of the output, or None for the predicted class.",
-    )
+    return with_truth(target, labels, missing("the batch"))
+
+
+def names_of(class_names: Sequence[Any] | None, output: Any) -> list[Any] | None:
+    """The class names of the output that is explained: where each output has a list of its own, that at its place."""
+    if class_names is None or not any(isinstance(one, (list, tuple)) for one in class_names):
+        return None if class_names is None else list(class_names)
+    if not isinstance(output, int) or not -len(class_names) <= output < len(class_names):
+        raise InputError(
+            f"class_names holds {len(class_names)} lists, one per output, and output_key={output!r} names none of "
+            f"them. Give output_key= a position from 0 to {len(class_names) - 1}, or the names of one output."
+        )
+    return list(class_names[output])
 
 
 def make_spec(
@@ -172,14 +189,6 @@ def choose_output(key: str | int | None, fn: Callable[[Any], Tensor] | None) -> 
     if fn is not None and not callable(fn):
         raise InputTypeError(f"output_fn must be a function from the output to a tensor, got {fn!r}.")
     return fn if fn is not None else key
-
-
-def check_reading(key: str | int | None, fn: Callable[[Any], Any] | None) -> None:
-    """Refuse two ways to find the input."""
-    if key is not None and fn is not None:
-        raise InputError("Give input_key or input_fn, not both.")
-    if fn is not None and not callable(fn):
-        raise InputTypeError(f"input_fn must be a function from the batch to the input, got {fn!r}.")
 
 
 def precision_context(trainer: Any) -> AbstractContextManager[Any]:

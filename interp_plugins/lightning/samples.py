@@ -26,6 +26,7 @@ class Samples:
         self.n = n
         self.closed = False
         self._parts: list[ModelInput] = []
+        self._passed_over = 0  # samples without a label
 
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
@@ -35,12 +36,27 @@ class Samples:
         rows = self.n - len(self)
         if self.closed or rows <= 0:
             return
+        self._passed_over += batch.passed_over
+        if len(batch) == 0:
+            return
         part = _head(batch, rows)
         if self._parts and _layout(part) != _layout(self._parts[0]):
             self.closed = True
             return
         self._parts.append(part)
         self.closed = len(self) >= self.n
+
+    def nothing(self, source: str, stage: str) -> str:
+        """Why no sample is there."""
+        if self._passed_over:
+            return (
+                f'target="label" needs the ground truth, and none of the {self._passed_over} samples of {source} has a '
+                "label among the classes. Choose other data, or target=None for the predicted class."
+            )
+        return (
+            f"No batch of {source} came in this {stage} epoch, so there is nothing to explain. Choose a dataloader "
+            "that exists and is not empty."
+        )
 
     def joined(self) -> ModelInput:
         """All samples as one batch on the CPU."""
@@ -65,6 +81,7 @@ def _head(batch: ModelInput, rows: int) -> ModelInput:
             inputs=tuple(cut(x) for x in batch.inputs),
             kwargs=pytree.tree_map(cut, dict(batch.kwargs)),
             labels=cut(batch.labels),
+            ids=None if batch.ids is None else batch.ids[:rows],
         )
 
 
@@ -91,4 +108,7 @@ def _join(parts: list[ModelInput]) -> ModelInput:
 
     leaves = [join(values) for values in zip(*flat, strict=True)]
     inputs, kwargs, labels = pytree.tree_unflatten(leaves, pytree.tree_flatten(trees[0])[1])
-    return ModelInput(tuple(inputs), parts[0].names, kwargs, labels)
+    ids = [name for part in parts for name in part.ids or ()]
+    return ModelInput(
+        tuple(inputs), parts[0].names, kwargs, labels, tuple(ids) if len(ids) == sum(map(len, parts)) else None
+    )

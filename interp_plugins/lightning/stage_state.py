@@ -41,6 +41,12 @@ class StageState:
             self.samples = Samples(self.n_samples)
 
 
+def is_empty(trainer: Any, stage: str) -> bool:
+    """Whether a stage of validation or test has no batch at all."""
+    counts = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
+    return stage != "train" and not sum(counts)
+
+
 def is_last_batch(trainer: Any, testing: bool, batch_idx: int, dataloader_idx: int) -> bool:
     """Whether no further batch of this dataloader comes in this validation or test epoch, as far as is known."""
     counts = trainer.num_test_batches if testing else trainer.num_val_batches

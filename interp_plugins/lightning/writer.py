@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from interp_plugins.api.callbacks import check_names
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.errors import InputError
+from interp_plugins.core.truth import Reading
 from interp_plugins.lightning import run
 from interp_plugins.lightning.arguments import check_layer_methods
 from interp_plugins.lightning.batch import read_batch
@@ -48,11 +49,14 @@ class AttributionWriter(Callback):
         output_dir: the run directory; on several machines, one that all of them see.
         methods: name, list of names, or dict name -> parameters; see `interp_plugins.list_methods()`.
         target: None = the predicted class; int = index of the output; str = class name, "label" = ground truth of a
-            batch (inputs, class indices); list = several explanations per sample; function output -> (N,).
+            batch (input, label); list = several explanations per sample; function output -> (N,).
         layer: dotted name of a layer, for methods at a layer; seen from the LightningModule or from `module`.
         module: dotted name of the module inside the LightningModule that is explained; None: itself.
         input_key: the part of the batch that is the input, as for `AttributionCallback`.
         input_fn: batch -> tensor, tuple of tensors (several inputs) or dict of arguments by name, instead.
+        label_key: the part of the batch that is the ground truth, as for `AttributionCallback`.
+        label_fn: batch -> ground truth, instead.
+        id_key: the part of the batch that names the samples: the column `name`.
         output_key: the part of the model's output that is explained (key, attribute or position).
         output_fn: output -> tensor, instead.
         dataloader_idx: which predict dataloader the samples come from.
@@ -89,6 +93,9 @@ class AttributionWriter(Callback):
         module: str | None = None,
         input_key: str | int | None = None,
         input_fn: Callable | None = None,
+        label_key: str | int | None = None,
+        label_fn: Callable | None = None,
+        id_key: str | int | None = None,
         output_key: str | int | None = None,
         output_fn: Callable | None = None,
         dataloader_idx: int = 0,
@@ -97,7 +104,7 @@ class AttributionWriter(Callback):
         batch_size: int = 1,
         dtype: str | None = None,
         save_inputs: bool = True,
-        class_names: list[str] | None = None,
+        class_names: list[str] | list[list[str]] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         autocast: bool = False,
@@ -108,13 +115,12 @@ class AttributionWriter(Callback):
     ):
         super().__init__()
         check_names(methods)
-        run.check_reading(input_key, input_fn)
         self.output_dir, self.methods, self.target = Path(output_dir), methods, target
         self.layer, self.module = layer, module
-        self.input_key, self.input_fn = input_key, input_fn
+        self.reading = Reading(input_key, input_fn, label_key, label_fn, id_key, output_key)
         self.output = run.choose_output(output_key, output_fn)
         self.dataloader_idx, self.n_samples = dataloader_idx, n_samples
-        self.class_names, self.mean, self.std = class_names, mean, std
+        self.class_names, self.mean, self.std = run.names_of(class_names, output_key), mean, std
         self.autocast = autocast
         self.method_kwargs = run.method_options(method_kwargs)
         if layer is not None:
@@ -171,7 +177,7 @@ class AttributionWriter(Callback):
             explain=explained,
             identity=run_facts(subject.module, self.methods, self.target, self._facts(trainer)),
             draws=draws(self.methods, self.method_kwargs),
-            names=find_names(source.data),
+            names=find_names(source.data) if self.reading.id_key is None else None,
             options=source.options,
         )
 
@@ -180,7 +186,7 @@ class AttributionWriter(Callback):
     ) -> Explained:
         """A batch's explanations, after the Trainer's own transfer hooks."""
         prepared = run.prepared_batch(batch, pl_module, subject, trainer)
-        sample = read_batch(prepared, subject.module, self.input_key, self.input_fn)
+        sample = read_batch(prepared, subject.module, self.reading)
         context = run.precision_context(trainer) if self.autocast else contextlib.nullcontext()
         found = run.run(
             subject,
@@ -194,7 +200,7 @@ class AttributionWriter(Callback):
             progress=False,
             **self.method_kwargs,
         )
-        return Explained(found, None if sample.labels is None else sample.labels.tolist())
+        return Explained.of(found, sample.labels, sample.ids)
 
     def _loader(self, trainer: "Trainer") -> Any:
         loaders = pytree.tree_leaves(trainer.predict_dataloaders)
@@ -214,8 +220,7 @@ class AttributionWriter(Callback):
             **self.method_kwargs,
             "layer": self.layer,
             "module": self.module,
-            "input_key": self.input_key,
-            "input_fn": self.input_fn,
+            **self.reading.facts(),
             "output": self.output,
             "class_names": self.class_names,
             "mean": self.mean,

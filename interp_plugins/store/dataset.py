@@ -16,6 +16,7 @@ from interp_plugins.core.errors import InputError, InputTypeError, TargetError
 from interp_plugins.core.literals import map_literals, with_truth
 from interp_plugins.core.placement import beside_weights
 from interp_plugins.core.tensors import describe
+from interp_plugins.core.truth import Reading, missing, part
 from interp_plugins.store.fingerprint import described, method_facts, model_facts
 from interp_plugins.store.job import Explained, Job, Settings
 from interp_plugins.store.reader import ExplanationStore
@@ -30,7 +31,11 @@ def explain_dataset(
     methods: Any = DEFAULT_METHODS,
     *,
     target: Any = None,
+    input_key: str | int | None = None,
     input_fn: Callable[[Any], Tensor | tuple[Tensor, ...]] | None = None,
+    label_key: str | int | None = None,
+    label_fn: Callable[[Any], Any] | None = None,
+    id_key: str | int | None = None,
     names: Sequence[str] | None = None,
     n_samples: int | None = None,
     unit_size: int | None = None,
@@ -55,11 +60,17 @@ def explain_dataset(
     Args:
         model: an `nn.Module` or any callable, as for `interp_plugins.explain`; on the device where it is to run.
         data: a data set with `__getitem__` and `__len__`, or a DataLoader of one: its `collate_fn` and workers are
-            used, its order is not. A sample (input, class index) brings its ground truth along.
+            used, its order is not. A sample (input, label) brings its ground truth along.
         path: the run directory; on several machines, one that all of them see.
         methods: as for `interp_plugins.explain`.
         target: likewise, and "label": the ground truth; a tensor with one class index per sample of the data.
-        input_fn: batch -> tensor or tuple of tensors. None: a tensor, or the first element of a tuple or list.
+        input_key: the part of a batch that is the input: a key, attribute or position. None: a tensor, or the first
+            element of a tuple or list.
+        input_fn: batch -> tensor or tuple of tensors, instead.
+        label_key: the part of a batch that is the ground truth: class indices (N,), or one-hot or soft rows (N, C).
+            None: the other part of two. A label outside the model's classes (-100, 255) is none.
+        label_fn: batch -> ground truth, instead.
+        id_key: the part of a batch that names the samples, instead of `names`.
         names: one per sample (a file name, an identifier). None: the files of torchvision's folders, else none.
         n_samples: only the first so many samples.
         unit_size: samples of a unit. None: 64, fewer for data sets of less than 4,096 samples.
@@ -94,8 +105,10 @@ def explain_dataset(
             f"explain_dataset() takes no {taken[0]}: it would be the same for every sample. Give a function of the "
             "input as the model, functools.partial(model, ...) for example."
         )
-    if input_fn is not None and not callable(input_fn):
-        raise InputTypeError(f"input_fn must be a function from the batch to the input, got {input_fn!r}.")
+    output = options.get("output")
+    reading = Reading(
+        input_key, input_fn, label_key, label_fn, id_key, output if isinstance(output, (int, str)) else None
+    )
     settings = Settings(
         unit_size, batch_size, dtype, save_inputs, seed, on_error, retry_failed, rank, world_size, progress
     )
@@ -106,18 +119,18 @@ def explain_dataset(
     def explained(samples: list[Any], at: int) -> Explained:
         numbers, plain = zip(*samples)
         batch = source.collate(list(plain))
-        inputs = _inputs(batch, input_fn)
-        labels = _labels(batch, len(samples))
+        inputs = _inputs(batch, reading)
+        labels = reading.labels(batch, len(samples), isinstance(inputs, Tensor))
         asked = ground_truth(of_samples(target, list(numbers), count), labels)
         found = explain(model, beside_weights(inputs, model), methods, target=asked, seed=at, progress=False, **options)
-        return Explained(found, None if labels is None else labels.tolist())
+        return Explained.of(found, labels, reading.ids(batch, len(samples)))
 
     job = Job(
         data=Numbered(source.data),
         explain=explained,
-        identity=run_facts(model, methods, target, options, input_fn=input_fn),
+        identity=run_facts(model, methods, target, options, **reading.facts()),
         draws=draws(methods, options),
-        names=names if names is not None else find_names(source.data),
+        names=names if names is not None else find_names(source.data) if id_key is None else None,
         options=source.options,
     )
     run(job, path, settings)
@@ -190,34 +203,20 @@ def of_samples(target: Any, numbers: list[int], n: int) -> Any:
 
 def ground_truth(target: Any, labels: Tensor | None) -> Any:
     """The target with "label", wherever it stands in it, replaced by the samples' class indices."""
-    return with_truth(
-        target,
-        labels,
-        missing='target="label" needs the ground truth, and the samples bring none that is clear: expected (input, '
-        "class index). Give target= an index, a class name or one index per sample of the data, or None for the "
-        "predicted class.",
-    )
+    return with_truth(target, labels, missing("a batch of these samples"))
 
 
-def _inputs(batch: Any, fn: Callable[[Any], Any] | None) -> Tensor | tuple[Tensor, ...]:
-    found = fn(batch) if fn is not None else batch
-    if fn is None and isinstance(batch, (tuple, list)) and batch:
+def _inputs(batch: Any, reading: Reading) -> Tensor | tuple[Tensor, ...]:
+    found = reading.input_fn(batch) if reading.input_fn is not None else batch
+    if reading.input_key is not None:
+        found = part(batch, reading.input_key, "input_key")
+    elif reading.input_fn is None and isinstance(batch, (tuple, list)) and batch:
         found = batch[0]
     if isinstance(found, list):
         found = tuple(found)
     if isinstance(found, Tensor) or (isinstance(found, tuple) and found and isinstance(found[0], Tensor)):
         return found
     raise InputError(
-        f"No input found in a batch that is a {describe(batch)}. Say which part it is: input_fn= (batch -> tensor or "
-        "tuple of tensors)."
+        f"No input found in a batch that is a {describe(batch)}. Say which part it is: input_key= (a key or "
+        "position), or input_fn= (batch -> tensor or tuple of tensors)."
     )
-
-
-def _labels(batch: Any, n: int) -> Tensor | None:
-    """Class indices per sample, where the batch is (input, class indices)."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[1], Tensor):
-        return None
-    labels = batch[1].as_subclass(Tensor)
-    if labels.is_floating_point() or labels.is_complex() or labels.numel() != n or labels.dtype == torch.bool:
-        return None
-    return labels.reshape(-1).long()

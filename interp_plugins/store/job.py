@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanations
+from interp_plugins.core.truth import known_classes
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,19 @@ class Explained:
     Attributes:
         explanations: of the batch.
         labels: ground truth per sample (class indices), or None.
+        names: one per sample, where the batch names its samples.
     """
 
     explanations: Explanations
     labels: Sequence[int | None] | None = None
+    names: Sequence[str] | None = None
+
+    @classmethod
+    def of(cls, found: Explanations, labels: Tensor | None, names: Sequence[str] | None = None) -> Explained:
+        """From labels as they were read: one outside the model's classes is none, as is a value of a regression."""
+        first = found[0]
+        regression = first.prediction_label is None and first.region is None and first.target is None
+        return cls(found, None if regression else known_classes(labels, first.meta.get("classes")), names)
 
 
 @dataclass(frozen=True)

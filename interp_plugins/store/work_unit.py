@@ -89,6 +89,8 @@ class Unit:
         spec = found[0].spec
         label = done.labels[at] if done.labels is not None else None
         row: dict[str, Any] = {"status": table_parts.OK, "label": label}
+        if done.names is not None:
+            row["name"] = str(done.names[at])
         if label is not None and spec.vocab is not None and 0 <= label < len(spec.vocab):
             row["label_name"] = str(spec.label(label))
         for name, column in (("prediction", "prediction"), ("prediction_label", "prediction_label")):

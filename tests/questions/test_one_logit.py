@@ -155,11 +155,15 @@ def test_logits_between_0_and_1_are_told_from_probabilities_by_where_they_come_f
     }
     for kind, many in models.items():
         for model in many:
-            number = model(x).detach().flatten()
-            assert bool(((number > 0) & (number < 1)).all())
-            found = explain(model, x, "saliency", target="no", input_spec=NAMES)[0]
-            assert found.score is not None
-            assert torch.allclose(found.score, -number if kind == "logits" else 1 - number), (kind, model)
+            for rows in (x, x[:1]):
+                number = model(rows).detach().flatten()
+                assert bool(((number > 0) & (number < 1)).all())
+                found = explain(model, rows, "saliency", target="no", input_spec=NAMES)[0]
+                assert found.score is not None
+                assert torch.allclose(found.score, -number if kind == "logits" else 1 - number), (kind, model)
+    for unknown in (lambda x: nn.functional.logsigmoid(linear(x)).exp_(), lambda x: linear(x).view(-1).exp_() / 9):
+        with pytest.raises(TargetError, match="nothing says whether it is a logit"):
+            explain(unknown, x[:1], "saliency", input_spec=NAMES)
 
 
 def test_where_nothing_tells_it_is_asked() -> None:

@@ -55,6 +55,11 @@ class Data(pl.LightningDataModule):
     val_dataloader = train_dataloader
 
 
+def label_of(batch: Any) -> torch.Tensor:
+    """A `label_fn`."""
+    return batch["label"]
+
+
 def picture_of(batch: Any) -> torch.Tensor:
     """An `input_fn`."""
     return batch["x"]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from interp_plugins.core.errors import InputError, InputTypeError, InterpError, ModelError, TargetError
+from interp_plugins.core.truth import Reading
 from interp_plugins.lightning import explain
 from interp_plugins.lightning.batch import read_batch
 from interp_plugins.lightning.samples import Samples
@@ -101,19 +102,19 @@ def test_L14_a_doubt_is_an_error_that_says_what_decides(case) -> None:
 
 
 def test_L14_input_key_and_input_fn_decide() -> None:
-    assert torch.equal(read_batch((Y, X), OfX(), key=1).inputs[0], X)
-    assert read_batch((Y, X), OfX(), key=1).labels.tolist() == LABELLED
-    assert torch.equal(read_batch({"left": X, "right": X + 1}, OfX(), key="right").inputs[0], X + 1)
-    assert torch.equal(read_batch(Sample(X, Y), OfX(), key="image").inputs[0], X)
-    assert len(read_batch((X, X, Y), OfTwo(), fn=operator.itemgetter(0, 1)).inputs) == 2
-    named = read_batch((X, MASK), OfMaskAndImage(), fn=lambda batch: {"image": batch[0], "mask": batch[1] > 0})
+    assert torch.equal(read_batch((Y, X), OfX(), Reading(1)).inputs[0], X)
+    assert read_batch((Y, X), OfX(), Reading(1)).labels.tolist() == LABELLED
+    assert torch.equal(read_batch({"left": X, "right": X + 1}, OfX(), Reading("right")).inputs[0], X + 1)
+    assert torch.equal(read_batch(Sample(X, Y), OfX(), Reading("image")).inputs[0], X)
+    assert len(read_batch((X, X, Y), OfTwo(), Reading(input_fn=operator.itemgetter(0, 1))).inputs) == 2
+    named = read_batch((X, MASK), OfMaskAndImage(), Reading(input_fn=lambda b: {"image": b[0], "mask": b[1] > 0}))
     assert named.names == ("image",) and list(named.kwargs) == ["mask"]
     with pytest.raises(InputError, match=r"no input_key='imag'.*Did you mean 'image'"):
-        read_batch(Sample(X, Y), OfX(), key="imag")
+        read_batch(Sample(X, Y), OfX(), Reading("imag"))
     with pytest.raises(InputError, match="2 parts, so there is no input_key=2"):
-        read_batch((X, Y), OfX(), key=2)
+        read_batch((X, Y), OfX(), Reading(2))
     with pytest.raises(InputTypeError, match="input_fn returned"):
-        read_batch((X, Y), OfX(), fn=lambda batch: "x")
+        read_batch((X, Y), OfX(), Reading(input_fn=lambda batch: "x"))
 
 
 def test_L14_samples_keep_arguments_in_step_with_their_rows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset
 
+from interp_plugins.core.errors import InterpWarning
 from interp_plugins.lightning import AttributionCallback
 
 
@@ -38,8 +40,12 @@ def test_L10_every_nth_validation_epoch(every, runs, make_net, make_loader, make
 
 def test_L10_no_validation_no_run(make_net, make_loader, make_trainer, make_callback) -> None:
     callback = make_callback()
-    make_trainer(callback, limit_val_batches=0).fit(make_net(), make_loader(4), make_loader(4))
-    assert callback.n_runs == 0
+    trainer = make_trainer(callback, limit_val_batches=0)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer.fit(make_net(), make_loader(4), make_loader(4))
+    [warning] = [w for w in told if issubclass(w.category, InterpWarning)]
+    assert callback.n_runs == 0 and "the validation set is empty" in str(warning.message)
 
 
 def test_L10_a_later_validation_is_always_explained(make_net, make_loader, make_trainer, make_callback) -> None:
