@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.caches import call_cache, model_cache
+from interp_plugins.core.cancel import check_cancelled
 from interp_plugins.core.errors import InputError, OutOfMemoryError
 
 T = TypeVar("T")
@@ -97,6 +98,7 @@ def chunks(
         if size > step:
             size -= size % step
         stop = min(total, start + size)
+        check_cancelled()
         try:
             result = work(start, stop)
         except (MemoryError, RuntimeError) as error:

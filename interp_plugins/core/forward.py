@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.core.batching import auto_chunk
+from interp_plugins.core.cancel import check_cancelled
 from interp_plugins.core.detection import as_table, is_detections, is_table
 from interp_plugins.core.differentiate import differentiate, gradient, keeping_values
 from interp_plugins.core.errors import InputError, ModelError, did_you_mean
@@ -156,6 +157,7 @@ class Forward:
         Raises:
             ModelError: a part of the batch where rows feel each other.
         """
+        check_cancelled()
         if self.whole and rows is not None:
             self._check_whole(rows)
         if not self.args and not self.kwargs:

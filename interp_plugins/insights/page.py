@@ -80,5 +80,6 @@ def page(script: str, title: str, data: str = "", connect: str = "'none'") -> st
         f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         f"connect-src {connect}; base-uri 'none'; form-action 'none'"
     )
+    policy = escape(policy, quote=False).replace('"', "&quot;")
     heading = escape(legible(title))
     return _PAGE.substitute(policy=policy, title=heading, style=asset("insights.css"), data=data, script=script)

@@ -1,15 +1,16 @@
 """`Session`: the state behind one viewer. Messages in, messages out; it knows nothing of pages, sockets or notebooks.
 
-Each message is a mapping with an `id` and a `type`; each answer carries the `id` and is a "result", an "error" or a
-"progress". Explaining runs in a thread of the session's own, one job at a time, and can be cancelled between samples.
+Each message is a mapping with an `id` (a number) and a `type`; each answer carries the `id` and is a "result", an
+"error" or a "progress". Whatever comes is answered, and changes nothing where it cannot be understood. Explaining runs
+in a thread of the session's own, one job at a time, and can be cancelled: it ends before the model's next pass.
 """
 
 from __future__ import annotations
 
 import base64
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,20 @@ from typing import Any
 from torch import Tensor
 
 from interp_plugins.api.explain import DEFAULT_METHOD
+from interp_plugins.core.cancel import Cancelled, cancellable, check_cancelled
 from interp_plugins.core.errors import InputError, InterpError
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import describe
 from interp_plugins.insights.report import catalogue, file_html
 from interp_plugins.insights.subject import Ask, Made, Subject
 from interp_plugins.insights.tensors import Tensors
 from interp_plugins.insights.wire import as_json, input_record, made_records
+from interp_plugins.insights.worker import Worker
 
 Send = Callable[[dict[str, Any]], None]
+Work = Callable[[Mapping[str, Any], Send], Any]
+_LARGEST = 2**53  # beyond, numbers of a page are not exact
 
 
 class Session:
@@ -113,11 +119,11 @@ class Session:
 
     def _begin(self, subject: Subject, about: dict[str, Any]) -> None:
         self.subject, self.catalogue = subject, as_json(about)
-        self.notes: dict[str, Any] = {}
+        self.notes: dict[str, Any] = {}  # see `as_notes`
         self._made: dict[int, list[Made]] = {}
+        self._jobs: Counter[int] = Counter()  # ids of what waits or runs
         self._cancelled: set[int] = set()
-        self._closed = False
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="insights")
+        self._worker = Worker("insights")
 
     # -- messages -------------------------------------------------------------------------------------------------
 
@@ -126,36 +132,56 @@ class Session:
         send = _through(as_json, send)
         quick = {"input": self._input, "maps": self._maps}
         slow = {"explain": self._explain, "curves": self._curves, "export": self._export}
+        number = None
         try:
-            number, kind = message["id"], message["type"]
+            number, kind = _identified(message)
             if kind == "cancel":
-                self._cancelled.add(message["job"])
+                self._cancel(message.get("job"))
             elif kind == "notes":
-                self.notes = dict(message["notes"])
+                self.notes = as_notes(message.get("notes"))
             elif kind in slow:
-                self._pool.submit(self._answer, number, slow[kind], message, send)
+                self._begin_job(number, slow[kind], message, send)
             elif kind in quick:
                 self._answer(number, quick[kind], message, send)
             else:
                 known = ", ".join(["cancel", "notes", *slow, *quick])
                 raise InputError(f"Unknown message type {kind!r}; known: {known}.")
-        except (KeyError, TypeError, InterpError) as err:
-            number = message.get("id") if isinstance(message, Mapping) else None
+        except InterpError as err:
             send({"id": number, "type": "error", "error": f"The message could not be read: {err}"})
 
     def close(self) -> None:
-        """End the session: a running job stops at the next sample, later ones do not begin."""
-        self._closed = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the session: a running job stops before the model's next pass, later ones do not begin."""
+        self._worker.close()
 
-    def _answer(self, number: int, work: Callable[[Mapping[str, Any], Send], Any], message: Any, send: Send) -> None:
+    def _cancel(self, job: Any) -> None:
+        if isinstance(job, bool) or not isinstance(job, int):
+            raise InputError(f"A job is named by its number, got {describe(job)}.")
+        if job in self._jobs:
+            self._cancelled.add(job)
+
+    def _begin_job(self, number: int, work: Work, message: Mapping[str, Any], send: Send) -> None:
+        def run() -> None:
+            try:
+                with cancellable(lambda: number in self._cancelled):
+                    self._answer(number, work, message, send)
+            finally:
+                self._jobs -= Counter([number])
+                self._cancelled.discard(number)
+
+        self._jobs[number] += 1
+        self._worker.submit(run)
+
+    def _answer(self, number: int, work: Work, message: Mapping[str, Any], send: Send) -> None:
         try:
-            send({"id": number, "type": "result", "result": work(message, send)})
-        except Exception as err:  # whatever a model raises belongs into the page, not into a dead thread
-            send({"id": number, "type": "error", "error": f"{type(err).__name__}: {err}"})
+            answer = {"id": number, "type": "result", "result": work(message, send)}
+        except Cancelled:
+            answer = {"id": number, "type": "error", "error": "Cancelled."}
+        except (Exception, SystemExit) as err:  # whatever a model raises belongs into the page, not into a dead thread
+            answer = {"id": number, "type": "error", "error": f"{type(err).__name__}: {err}"}
+        send(answer)
 
     def _row(self, message: Mapping[str, Any]) -> int:
-        i, n = message["sample"], self.subject.n
+        i, n = message.get("sample"), self.subject.n
         if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < n:
             raise InputError(f"There is no sample {i!r}; there are {n}.")
         return i
@@ -180,21 +206,19 @@ class Session:
 
     def _explain(self, message: Mapping[str, Any], send: Send) -> dict[str, Any]:
         """Explain samples one by one; a sample that fails does not stop the others."""
-        rows = [self._row({"sample": i}) for i in message["samples"]]
-        which = str(message.get("model", "0"))
-        chosen = range(len(self.subject.models)) if which == "all" else [int(which)]
-        ask = Ask(
-            message["method"], message.get("params") or {}, message.get("target"), message.get("baseline") or "default"
-        )
+        rows = self._rows(message)
+        chosen = self._models(message)
+        ask = _asked(message)
         records: list[dict[str, Any]] = []
         failures: list[dict[str, Any]] = []
         done = 0
         for i in rows:
             for m in chosen:
-                if self._closed or message["id"] in self._cancelled:
-                    return {"records": records, "failures": failures, "cancelled": True}
                 try:
+                    check_cancelled()
                     records += [{"sample": i, "record": record} for record in self._add(m, i, ask)]
+                except Cancelled:
+                    return {"records": records, "failures": failures, "cancelled": True}
                 except Exception as err:
                     failures.append({"sample": i, "error": f"{type(err).__name__}: {err}"})
                 done += 1
@@ -203,6 +227,21 @@ class Session:
             raise InputError(failures[0]["error"])
         return {"records": records, "failures": failures, "cancelled": False}
 
+    def _rows(self, message: Mapping[str, Any]) -> list[int]:
+        samples = message.get("samples")
+        if not isinstance(samples, list):
+            raise InputError(f"samples must be a list of numbers, got {describe(samples)}.")
+        return [self._row({"sample": i}) for i in samples]
+
+    def _models(self, message: Mapping[str, Any]) -> list[int]:
+        names, which = self.subject.models, message.get("model", 0)
+        if which == "all":
+            return list(range(len(names)))
+        number = int(which) if isinstance(which, str) and which.isdecimal() and len(which) < 9 else which
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < max(1, len(names)):
+            raise InputError(f"There is no model {which!r}; there are {len(names)}, numbered from 0, or 'all'.")
+        return [number]
+
     def _add(self, m: int, i: int, ask: Ask) -> list[dict[str, Any]]:
         made = self.made(i)
         begin = len(made)
@@ -210,11 +249,11 @@ class Session:
         return [record for key in range(begin, len(made)) for record in self._records(i, key)]
 
     def _curves(self, message: Mapping[str, Any], send: Send) -> dict[str, Any]:
-        i, key = self._row(message), message["key"]
+        i, key = self._row(message), message.get("key")
         made = self.made(i)
         if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key < len(made):
             raise InputError(f"There is no map {key!r} of sample {i}; there are {len(made)}.")
-        curves = self.subject.curves(i, made[key], message.get("baseline") or "default")
+        curves = self.subject.curves(i, made[key], _baseline(message))
         made[key] = replace(made[key], curves=curves)
         return curves
 
@@ -225,7 +264,7 @@ class Session:
         return Explanations([made.exp for i in range(self.subject.n) for made in self.made(i)])
 
     def _export(self, message: Mapping[str, Any], send: Send) -> dict[str, Any]:
-        kind = message["format"]
+        kind = message.get("format")
         if kind == "safetensors":
             made = self.explanations()
             if not len(made):
@@ -249,6 +288,51 @@ class Session:
 
 def _through(change: Callable[[Any], Any], send: Send) -> Send:
     return lambda message: send(change(message))
+
+
+def _identified(message: Any) -> tuple[int, str]:
+    """The number and type of a message."""
+    if not isinstance(message, Mapping):
+        raise InputError(f"A message is an object with an id and a type, got {describe(message)}.")
+    number, kind = message.get("id"), message.get("type")
+    if isinstance(number, bool) or not isinstance(number, int) or abs(number) > _LARGEST:
+        raise InputError(f"A message's id must be a whole number of at most {_LARGEST}, got {describe(number)}.")
+    if not isinstance(kind, str):
+        raise InputError(f"A message's type must be a text, got {describe(kind)}.")
+    return number, kind
+
+
+def as_notes(given: Any) -> dict[str, Any]:
+    """What a person has written: sample number (as text) -> {"tags": [text], "note": text}.
+
+    Raises:
+        InputError: anything else; a file made of it would not open.
+    """
+    if not isinstance(given, Mapping):
+        raise InputError(f"Notes must be an object with a remark per sample, got {describe(given)}.")
+    for sample, remark in given.items():
+        known = isinstance(remark, Mapping) and set(remark) <= {"tags", "note"}
+        tags, note = (remark.get("tags", []), remark.get("note", "")) if known else (None, None)
+        words = isinstance(tags, list) and all(isinstance(tag, str) for tag in tags) and isinstance(note, str)
+        if not known or not words or not str(sample).isdecimal():
+            raise InputError(f'A remark is {{"tags": [texts], "note": text}} by sample number, got {remark!r:.80}.')
+    return {str(sample): {"tags": list(r.get("tags", [])), "note": r.get("note", "")} for sample, r in given.items()}
+
+
+def _asked(message: Mapping[str, Any]) -> Ask:
+    method, params = message.get("method"), message.get("params") or {}
+    if not isinstance(method, str):
+        raise InputError(f"method must be a name, got {describe(method)}.")
+    if not isinstance(params, Mapping):
+        raise InputError(f"params must be an object, a value per parameter, got {describe(params)}.")
+    return Ask(method, params, message.get("target"), _baseline(message))
+
+
+def _baseline(message: Mapping[str, Any]) -> str:
+    name = message.get("baseline") or "default"
+    if not isinstance(name, str):
+        raise InputError(f"baseline must be a name, got {describe(name)}.")
+    return name
 
 
 def _file(name: str, kind: str, data: bytes) -> dict[str, Any]:

@@ -5,9 +5,10 @@ A subject holds nothing that a viewer changes, so that several sessions may shar
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from interp_plugins.api.explain import DEFAULT_METHOD, explain
 from interp_plugins.api.prediction import predict
+from interp_plugins.core.cancel import check_cancelled
 from interp_plugins.core.errors import InputError, ModelError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.forward import Call, Forward
@@ -144,9 +146,16 @@ class Live(Subject):
 
     _prepared: Mapping[int, Sequence[Made]] = {}
 
-    def locked(self, m: int) -> threading.Lock:
-        """A lock that keeps model m from all other sessions."""
-        return lock_of(self.functions[m])
+    @contextlib.contextmanager
+    def locked(self, m: int) -> Iterator[None]:
+        """Keep model m from all other sessions; waiting for it can be cancelled."""
+        lock = lock_of(self.functions[m])
+        while not lock.acquire(timeout=0.05):
+            check_cancelled()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def prepare(self, methods: Any, *, curves: bool = False) -> Live:
         """Explain every sample by every model, for all sessions over this subject. Returns itself.

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,14 +78,16 @@ def session() -> Session:
 def answers(one: Session, **message: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     one.receive({"id": 1, **message}, found.append)
-    one._pool.submit(lambda: None).result()
+    done = threading.Event()
+    one._worker.submit(done.set)
+    assert done.wait(60)
     return found
 
 
 def test_every_message_of_the_viewer_can_be_sent() -> None:
     one = session()
     said = [one.catalogue]
-    said += answers(one, type="notes", notes={"1": "seen \udce9"})
+    said += answers(one, type="notes", notes={"1": {"note": "seen \udce9"}})
     said += answers(one, type="explain", samples=[0, 1], method="saliency")
     said += [m for i in range(5) for kind in ("maps", "input") for m in answers(one, type=kind, sample=i)]
     said += answers(one, type="\udce9") + answers(one, type="explain", samples=[0], method="sal\udce9")

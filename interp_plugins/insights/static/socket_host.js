@@ -10,13 +10,14 @@ function openSocket() {
   const el = /** @type {HTMLElement} */ (document.getElementById("insights"));
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   const socket = new WebSocket(`${scheme}//${location.host}/ws${location.search}`);
+  const line = document.createElement("p");
+  line.setAttribute("role", "status");
   const say = (/** @type {string} */ text) => {
-    const line = document.createElement("p");
-    line.setAttribute("role", "status");
     line.textContent = text;
     el.prepend(line);
   };
   say("Loading the samples …");
+  let ended = "The session has ended. Start it again and reload the page.";
   /** @type {Model} */
   const model = {
     get: (name) => state[name],
@@ -30,9 +31,10 @@ function openSocket() {
     if (message.type === "hello") {
       Object.assign(state, { catalogue: message.catalogue, notes: message.notes });
       render({ model, el });
-    } else listeners.forEach((listener) => listener(message));
+    } else if (message.type === "failed") ended = message.error;
+    else listeners.forEach((listener) => listener(message));
   };
-  socket.onclose = (event) => say(event.reason || "The session has ended. Start it again and reload the page.");
+  socket.onclose = (event) => say(event.reason || ended);
 }
 
 openSocket();
