@@ -270,7 +270,8 @@ class _Stateless(Wrapper):
     """A recurrent model, called from a clean state, its hidden state kept in the graph between chunks."""
 
     def __init__(self, model: nn.Module):
-        self.model, self.__name__ = model, type(model).__name__
+        self.func = self.model = model
+        self.__name__ = type(model).__name__
 
     def wrapped_callables(self) -> list[Any]:
         """The model inside (for the guard and for layers)."""

@@ -89,9 +89,10 @@ def _workers(options: Mapping[str, Any]) -> Iterator[None]:
     """A clear error where a process that reads samples dies or does not answer."""
     try:
         yield
-    except RuntimeError as err:
-        if not str(err).startswith(("DataLoader worker", "DataLoader timed out", "Too many open files")):
-            raise
+    except (RuntimeError, OSError, EOFError) as err:
+        own = isinstance(err, RuntimeError) and not str(err).startswith(("DataLoader worker", "DataLoader timed out"))
+        if own or not options.get("num_workers") or str(err).startswith("Caught "):
+            raise  # the data set's own error, which a worker hands on as "Caught ..."
         raise StoreError(
             f"A worker process of the data loader (num_workers={options.get('num_workers')}) died or did not answer: "
             f"{err} It may have been out of memory, or a sample ended it; num_workers=0 shows which. Everything that "
