@@ -9,7 +9,7 @@ from typing import Any
 
 from interp_plugins.api.binding import canonical_name
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, unknown
-from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.core.tensors import describe
 
 ON_ERROR = ("warn", "raise")

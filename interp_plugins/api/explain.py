@@ -28,6 +28,7 @@ from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.fixed import unmarked
 from interp_plugins.core.forward import Forward, finite_scores, one_per_row
+from interp_plugins.core.global_random import seeded_now
 from interp_plugins.core.guard import frozen, modules_of
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
 from interp_plugins.core.multi_target import AllClasses, MultiTarget, asked_targets, part_of
@@ -252,6 +253,8 @@ class _Job:
         together = asked[0] if count == 1 else Asked(MultiTarget(tuple(a.target for a in asked)), None, ())
         kwargs, baselines = self._arguments(bound, together)
         begin = time.perf_counter()
+        if bound.works.foreign:
+            seeded_now()  # what it draws from is not known
         with collect() as report:
             found = bound.method.attribute(like(self.inputs, self.xs), **kwargs)
         forget_first_pass()

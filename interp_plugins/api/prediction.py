@@ -49,10 +49,10 @@ def predict(
         if two is not None and two.logits is not None:
             return _of_two(two, output, n, _size(inputs))
         if output.ndim == 2 and output.shape[0] == n and output.shape[1] > 1:
-            probabilities = _softmax(output) if activation is None else activation(output)
+            probabilities = _softmax(output) if activation is None else activation(output.clone())
             classes = tuple(output.argmax(1).tolist()) if probabilities is not None else None
         elif activation is not None:
-            probabilities = activation(output)
+            probabilities = activation(output.clone())
             if threshold is not None and names is not None and len(names) == 1 and output.shape == (n, 1):
                 classes = (0,) * n  # one label, there or not
     several = None

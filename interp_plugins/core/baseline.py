@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError, InputTypeError, unknown
+from interp_plugins.core.global_random import user_call
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.tensors import as_tuple, describe, is_float, own
+from interp_plugins.core.tensors import as_tuple, describe, is_float, own, own_tree
 
 Maker = Callable[[Tensor, InputSpec, torch.Generator | None], Tensor]
 
@@ -282,11 +283,11 @@ def as_baselines(
 
 
 def call_baseline(function: Callable[..., Any], inputs: Any) -> Any:
-    """Call a user's baseline function, with or without the inputs, as Captum does."""
+    """Call a user's baseline function, with copies of the inputs or without any, as Captum does."""
     import inspect
 
     try:
         takes = len(inspect.signature(function).parameters)
     except (TypeError, ValueError):
         takes = 1
-    return function(inputs) if takes else function()
+    return user_call(lambda: function(own_tree(inputs)) if takes else function())

@@ -7,12 +7,31 @@ weights may change then. What can be checked again, or does not depend on weight
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, Generic, TypeVar
 
-_of_models: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+V = TypeVar("V")
+
+
+class ByIdentity(Generic[V]):
+    """Something per object, for as long as the object lives; equality and hashes of the objects play no part."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[weakref.ref[Any], V]] = {}
+
+    def get(self, owner: Any, new: V) -> V:
+        """What belongs to an object: `new`, unless something else was there before."""
+        held, key = self._held, id(owner)
+        try:
+            mine = (weakref.ref(owner, lambda gone: held.pop(key, None)), new)
+        except TypeError:  # no weak references to it
+            return new
+        return held.setdefault(key, mine)[1]  # one step, whatever other threads do
+
+
+_of_models: ByIdentity[dict[Any, Any]] = ByIdentity()
 _held: ContextVar[tuple[dict[Any, Any], dict[Any, Any]] | None] = ContextVar("interp_plugins_scope", default=None)
 
 
@@ -34,7 +53,7 @@ def cache_scope(owner: Any = None) -> Iterator[None]:
     if _held.get() is not None:
         yield
         return
-    token = _held.set(({}, {} if owner is None else _of_models.setdefault(owner, {})))
+    token = _held.set(({}, {} if owner is None else _of_models.get(owner, {})))
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,11 +24,13 @@ from interp_plugins.core.detection import as_table, is_detections, is_table
 from interp_plugins.core.differentiate import differentiate, gradient, keeping_values
 from interp_plugins.core.errors import InputError, ModelError, did_you_mean
 from interp_plugins.core.fixed import marked, unmarked
+from interp_plugins.core.global_random import model_call
+from interp_plugins.core.interrupts import deliver
 from interp_plugins.core.layers import Layer, Neuron, run_and_read
 from interp_plugins.core.multi_target import side_by_side
 from interp_plugins.core.rows import INDEPENDENT, Problem, RowFacts, row_facts
 from interp_plugins.core.target import Target, Whole
-from interp_plugins.core.tensors import all_finite, as_tuple, describe, is_float, own_tree, take_rows
+from interp_plugins.core.tensors import all_finite, as_tuple, describe, is_float, own_tree, private_rows, take_rows
 from interp_plugins.core.wrapper import Wrapper
 
 
@@ -152,7 +155,10 @@ class Forward:
         return cls(func, n, target or Whole(), args, marks=marked(args))
 
     def arguments(self, inputs: Sequence[Tensor], rows: Tensor | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword arguments of the model call for some rows.
+        """Positional and keyword arguments of one model call for some rows, on copies: models work on them in place.
+
+        Inputs that stand in a graph were made for the call, and are no copies; a leaf that requires grad, which
+        refuses to be written to, is copied.
 
         Raises:
             ModelError: a part of the batch where rows feel each other.
@@ -160,13 +166,17 @@ class Forward:
         check_cancelled()
         if self.whole and rows is not None:
             self._check_whole(rows)
+        if not self.args and not self.kwargs and _takes_nothing(self.func):
+            return (), {}
+        if not getattr(self.func, "makes_copies", False):
+            inputs = [x if x.grad_fn is not None else x.clone() for x in inputs]
         if not self.args and not self.kwargs:
-            return (() if _takes_nothing(self.func) else tuple(inputs)), {}
+            return tuple(inputs), {}
         if rows is not None and (self.n > 1 or len(rows) > 1):
             self.row_facts()
-        args, kwargs = take_rows((self.args, dict(self.kwargs)), rows, self.n)
+        args, kwargs = private_rows((self.args, dict(self.kwargs)), rows, self.n)
         if self.marks:
-            args, kwargs = unmarked((args, kwargs))
+            args, kwargs = private_rows(unmarked((args, kwargs)), None, self.n)
         return (*inputs, *args), kwargs
 
     def row_facts(self, inputs: Sequence[Tensor] = ()) -> RowFacts:
@@ -224,11 +234,27 @@ class Forward:
         samples = tuple(s.index_select(0, rows.to(s.device)) for s in self.samples)
         return replace(self, n=len(rows), target=self.target.at(rows), args=args, kwargs=kwargs, samples=samples)
 
-    def raw(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
-        """The model's output tensor for some rows, before the target selects; the graph is kept."""
-        args, kwargs = self.arguments(inputs, rows)
+    def raw(
+        self, inputs: Sequence[Tensor], rows: Tensor | None = None, again: Callable[[], None] | None = None
+    ) -> Tensor:
+        """The model's output tensor for some rows, before the target selects; the graph is kept.
+
+        `again` is called before the pass is repeated (`core.global_random`).
+        """
         self.passes["forward"] += inputs[0].shape[0]
-        return _readable(select_output(self.func(*args, **kwargs), self.output))
+        return _readable(select_output(self.called(inputs, rows, again), self.output))
+
+    def called(self, inputs: Sequence[Tensor], rows: Tensor | None, again: Callable[[], None] | None = None) -> Any:
+        """What the model returns for some rows: the one place where inputs are sent through it."""
+        deliver()
+        return model_call(lambda: _called(self.func, *self.arguments(inputs, rows)), again)
+
+    def read(
+        self, inputs: Sequence[Tensor], rows: Tensor | None, layers: Sequence[Layer]
+    ) -> tuple[Any, list[tuple[Tensor, ...]]]:
+        """`called`, and the layers' tensors, still in the graph."""
+        deliver()
+        return model_call(lambda: _called(partial(run_and_read, self.func, layers), *self.arguments(inputs, rows)))
 
     def selected(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """What the target selects, without gradient: one scalar per row, or a block per row, or one value in all."""
@@ -268,6 +294,10 @@ class _Reader:
     def __call__(self, output: Any) -> Tensor:
         found = select_output(output, self.selector)
         return found.new_zeros(len(found)) if is_table(found) else found
+
+
+def _called(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
 
 
 def _takes_nothing(func: Any) -> bool:
@@ -366,14 +396,11 @@ def gradients(
         ModelError: nothing connects the inputs to the score.
     """
     leaves = [x.detach().requires_grad_(is_float(x)) for x in inputs]
-    # The model gets copies, unless it makes them: it may work in place, and a leaf that requires grad refuses that.
-    copies = leaves if getattr(forward.func, "makes_copies", False) else [x.clone() for x in leaves]
-    args, kwargs = forward.arguments(copies, rows)
     forward.passes["forward"] += inputs[0].shape[0]
     if wrt is None:
-        output = _readable(select_output(forward.func(*args, **kwargs), forward.output))
+        output = _readable(select_output(forward.called(leaves, rows), forward.output))
         return gradients_of(forward, output, leaves, "input", len(inputs[0]), rows)
-    given, found = run_and_read(forward.func, wrt, *args, **kwargs)
+    given, found = forward.read(leaves, rows, wrt)
     output, activations = _readable(select_output(given, forward.output)), [t for tensors in found for t in tensors]
     counts = tuple(len(tensors) for tensors in found)
     return replace(gradients_of(forward, output, activations, "layer", len(inputs[0]), rows), counts=counts)
@@ -417,10 +444,9 @@ def gradients_of(
 def gradients_through(forward: Forward, inputs: Sequence[Tensor], rows: Tensor, neuron: Neuron) -> tuple[Tensor, ...]:
     """dF/dy_j * dy_j/dx per input, for the neuron (or block of neurons) y_j: the part of dF/dx that runs through it."""
     leaves = [x.detach().requires_grad_() for x in inputs]
-    args, kwargs = forward.arguments([x.clone() for x in leaves], rows)
     forward.passes["forward"] += leaves[0].shape[0]
     forward.passes["backward"] += 2 * leaves[0].shape[0]
-    output, (tensors,) = run_and_read(forward.func, [neuron.layer], *args, **kwargs)
+    output, (tensors,) = forward.read(leaves, rows, [neuron.layer])
     selected = forward.target.at(rows)(_readable(select_output(output, forward.output)))
     scores = one_per_row(selected, leaves[0].shape[0])
     found = gradient(scores, tensors, retain_graph=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from interp_plugins.core.errors import InputError, LayerError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import is_script, modules_of
+from interp_plugins.core.hooks import hooked
 from interp_plugins.core.tensors import describe, is_float
 
 _MOST_PREFIX = 16
@@ -97,7 +99,6 @@ def trace_modules(
         The inputs as leaves that require gradients (where they are floating point), the output, and what was seen.
     """
     seen: list[ModuleOutput] = []
-    handles: list[Any] = []
 
     def hook(module: nn.Module, args: Any, out: Any) -> None:
         alone = isinstance(out, Tensor) and len(module._forward_hooks) == 1
@@ -106,13 +107,11 @@ def trace_modules(
             seen.append(ModuleOutput(module, tuple(out.shape), out, out._version if alone else None))
 
     leaves = [x.detach().requires_grad_(is_float(x)) for x in inputs]
-    try:
+    with hooked() as hooks:
         for root in modules_of(forward.func):
-            handles += [m.register_forward_hook(hook) for m in root.modules() if not is_script(m)]
-        output = forward.raw([x.clone() for x in leaves], rows)
-    finally:
-        for handle in handles:
-            handle.remove()
+            for m in filterfalse(is_script, root.modules()):
+                hooks.behind(m, hook)
+        output = forward.raw(leaves, rows, again=seen.clear)
     return leaves, output, seen
 
 

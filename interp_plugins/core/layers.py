@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from interp_plugins.core.errors import InputTypeError, InterpWarning, LayerError, did_you_mean
+from interp_plugins.core.global_random import model_call
 from interp_plugins.core.guard import is_script, modules_of
+from interp_plugins.core.hooks import Hooks, hooked
 from interp_plugins.core.target import Index, as_target
-from interp_plugins.core.tensors import describe
+from interp_plugins.core.tensors import describe, own_tree
 from interp_plugins.core.wrapper import Wrapper
 
 _WRAPPERS = ("module", "_orig_mod")
@@ -205,11 +207,12 @@ class _Tap:
     def _post(self, module: nn.Module, args: Any, output: Any) -> Any:
         return self._touch(output)
 
-    def attach(self) -> Any:
+    def attach(self, hooks: Hooks) -> None:
         refuse_script(self.module)
         if self.layer.io == "input":
-            return self.module.register_forward_pre_hook(self._pre, with_kwargs=True, prepend=False)
-        return self.module.register_forward_hook(self._post, prepend=True)
+            hooks.before(self.module, self._pre, with_kwargs=True, prepend=False)
+        else:
+            hooks.behind(self.module, self._post, prepend=True)
 
     def chosen(self, func: Any) -> tuple[Tensor, ...]:
         """The tensors of the call asked for."""
@@ -236,14 +239,10 @@ class _Tap:
 
 @contextlib.contextmanager
 def _attached(taps: Sequence[_Tap]) -> Iterator[None]:
-    handles: list[Any] = []
-    try:
+    with hooked() as hooks:
         for tap in taps:
-            handles.append(tap.attach())
+            tap.attach(hooks)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def run_and_read(
@@ -282,9 +281,15 @@ class AtLayer(Wrapper):
 
     def encode(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         """The layers' activations for ordinary inputs, detached; one flat tuple over all layers."""
-        taps = [_Tap(layer) for layer in self.layers]
-        with torch.no_grad(), _attached(taps):
-            self.func(*args, **kwargs)
+
+        def call() -> list[_Tap]:
+            taps = [_Tap(layer) for layer in self.layers]
+            own_args, own_kwargs = own_tree((args, kwargs))  # the model may work on them in place
+            with torch.no_grad(), _attached(taps):
+                self.func(*own_args, **own_kwargs)
+            return taps
+
+        taps = model_call(call)
         found = [tap.chosen(self.func) for tap in taps]
         self.counts = [len(tensors) for tensors in found]
         self.calls = [tap.calls for tap in taps]

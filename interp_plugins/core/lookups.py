@@ -24,7 +24,7 @@ from interp_plugins.core.baseline import NO_ID
 from interp_plugins.core.batching import auto_chunk, chunks
 from interp_plugins.core.errors import InputTypeError, ModelError
 from interp_plugins.core.provenance import Lookup, Provenance, tables_of
-from interp_plugins.core.tensors import integer_advice, is_float, take_rows
+from interp_plugins.core.tensors import integer_advice, is_float, private_rows
 from interp_plugins.core.wrapper import Wrapper
 
 
@@ -135,7 +135,7 @@ class AtLookups(Wrapper):
 
             pick = rows[start:stop]
             xs = [x.index_select(0, pick.to(x.device)) for x in inputs]
-            more, named = take_rows(args, pick, n), take_rows(dict(kwargs), pick, n)
+            more, named = private_rows(args, pick, n), private_rows(dict(kwargs), pick, n)
             with torch.no_grad():
                 self._run(xs, [o[start:stop].clone() for o in others], read, more, named)
             return found

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from interp_plugins.core.errors import InputError
+from interp_plugins.core.global_random import drew, pending_seed
 
 
 def make_generator(seed: int | None = None, generator: torch.Generator | None = None) -> torch.Generator:
@@ -23,6 +24,7 @@ def make_generator(seed: int | None = None, generator: torch.Generator | None = 
             raise InputError("Give seed or generator, not both.")
         return generator
     own = torch.Generator()
+    seed = pending_seed() if seed is None else seed
     if seed is None:
         own.set_state(torch.get_rng_state())
     else:
@@ -30,18 +32,30 @@ def make_generator(seed: int | None = None, generator: torch.Generator | None = 
     return own
 
 
+def on_cpu(generator: torch.Generator) -> torch.Generator:
+    """A generator for draws on the CPU: itself, or one that a generator of another device decides."""
+    if generator.device.type == "cpu":
+        return generator
+    own = torch.Generator()
+    return own.manual_seed(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
+
+
 @contextlib.contextmanager
 def drawing_from(generator: torch.Generator) -> Iterator[None]:
     """Let what draws from torch's global CPU generator (a user's function) draw from this one; it is advanced.
 
-    The global state itself is not put back: to be used inside `core.guard.frozen`, which does that.
+    The global generator is as it was after the block. Other threads draw from it as well, so a block is one call of the
+    function, and holds no pass of a model.
     """
+    before = torch.get_rng_state()
     if generator.device.type == "cpu":
         torch.set_rng_state(generator.get_state())
     else:
+        drew("cuda", "mps")
         torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
     try:
         yield
     finally:
         if generator.device.type == "cpu":
             generator.set_state(torch.get_rng_state())
+        torch.set_rng_state(before)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from interp_plugins.core.caches import call_cache
-from interp_plugins.core.guard import hook_numbers, modules_below, modules_of
+from interp_plugins.core.guard import modules_below, modules_of
+from interp_plugins.core.hooks import hook_numbers
 from interp_plugins.core.wrapper import Wrapper
 
 _MOST = 64  # kinds of input that are remembered of an object

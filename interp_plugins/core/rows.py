@@ -29,9 +29,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from interp_plugins.core.batching import is_out_of_memory
 from interp_plugins.core.errors import InterpWarning, ModelError, OutOfMemoryError
 from interp_plugins.core.fixed import Fixed, unmarked
-from interp_plugins.core.guard import frozen, rng_state
+from interp_plugins.core.global_random import model_call, rng_state
+from interp_plugins.core.guard import frozen
 from interp_plugins.core.row_memory import Kind, recall, remember
-from interp_plugins.core.tensors import take_rows
+from interp_plugins.core.tensors import own_tree, take_rows
 from interp_plugins.core.wrapper import Wrapper
 
 # How far a row may be from itself in other company, relative to the largest output: rounding of other batch sizes.
@@ -240,9 +241,14 @@ class _Probe:
         problem = self.problem
         args, kwargs = problem.with_fixed(fixed)
         args, kwargs = unmarked(take_rows((args, kwargs), who, self.n))
+
+        def call() -> Any:  # on copies: the model may work on them in place
+            own_args, own_kwargs = own_tree((args, kwargs))
+            return problem.func(*(x.clone() for x in rows), *own_args, **own_kwargs)
+
         with frozen(problem.func, seed=seed), torch.no_grad(), self.same or contextlib.nullcontext():
             before = None if self.drew else rng_state()
-            output = problem.read(problem.func(*(x.clone() for x in rows), *args, **kwargs)).detach()
+            output = problem.read(model_call(call)).detach()
             self.drew = self.drew or rng_state() != before
             return output
 

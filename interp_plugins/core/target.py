@@ -221,7 +221,7 @@ class Function(Target):
     function: Callable[[Tensor], Tensor]
 
     def __call__(self, output: Tensor) -> Tensor:
-        return self.function(output)
+        return self.function(output.clone())  # it may work in place, and the output is read again
 
     def describe(self, i: int) -> str | None:
         return getattr(self.function, "__name__", type(self.function).__name__)

@@ -150,6 +150,22 @@ def take_rows(tree: Any, rows: Tensor | None, n: int) -> Any:
     return pytree.tree_map(pick, tree)
 
 
+def private_rows(tree: Any, rows: Tensor | None, n: int) -> Any:
+    """`take_rows`, with a copy of every tensor that is not made for this one call: the model may write to all of them.
+
+    What stands in a graph was made for the call, and its graph sees writing in place.
+    """
+
+    def pick(v: Any) -> Any:
+        if not isinstance(v, Tensor):
+            return v
+        if rows is not None and v.ndim and v.shape[0] == n:
+            return v.index_select(0, rows.to(v.device))
+        return v if v.grad_fn is not None else v.clone()
+
+    return pytree.tree_map(pick, tree)
+
+
 def expand_rows(v: Tensor, w: Tensor) -> Tensor:
     """Shape v (R,) so that it multiplies w (R, ...)."""
     return v.reshape(v.shape[0], *(1,) * (w.ndim - 1))

@@ -37,7 +37,7 @@ from interp_plugins.core.baseline import BASELINES
 from interp_plugins.core.concat import joined as joined_explanations
 from interp_plugins.core.errors import InputError, InputTypeError, InterpError, TargetError
 from interp_plugins.core.explanation import Explanations
-from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
 from interp_plugins.fastai.batch import QUIET, ReadBatch, Repacked, joined, length, no_data, read, to_model, unpacked

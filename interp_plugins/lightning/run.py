@@ -16,7 +16,7 @@ from interp_plugins.api.explain import explain as core_explain
 from interp_plugins.api.named_inputs import NamedInputs
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.explanation import Explanations
-from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.core.literals import with_truth
 from interp_plugins.core.placement import moved
 from interp_plugins.core.spec import InputSpec, guess_aloud

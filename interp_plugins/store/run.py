@@ -17,7 +17,7 @@ from interp_plugins.core import files
 from interp_plugins.core.batching import progress_bar
 from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.explanation import Explanations
-from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.store import arrays, check, manifest, table_parts
 from interp_plugins.store.errors import DamagedError, StoreError, need, writing
 from interp_plugins.store.fingerprint import described, digest

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from interp_plugins.core.errors import InputError, InputTypeError
-from interp_plugins.core.guard import preserved_rng, seed_torch
+from interp_plugins.core.global_random import preserved_rng, seed_torch
 from interp_plugins.core.tensors import describe
 from interp_plugins.store.errors import StoreError
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from interp_plugins.attr import LayerActivation, LayerGradientXActivation, Saliency
 from interp_plugins.core.forward import Call
-from interp_plugins.core.guard import frozen, modules_of, preserved_rng
+from interp_plugins.core.global_random import preserved_rng
+from interp_plugins.core.guard import frozen, modules_of
 from interp_plugins.core.layers import AtLayer, Layer
 
 GLOBAL = nn.Linear(4, 3)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from interp_plugins import explain
-from interp_plugins.core import guard
+from interp_plugins.core.global_random import preserved_rng, seed_torch
 
 
 def test_a_cuda_device_not_in_use_keeps_the_seed_it_was_given(monkeypatch: Any) -> None:
@@ -23,8 +23,8 @@ def test_a_cuda_device_not_in_use_keeps_the_seed_it_was_given(monkeypatch: Any) 
 
 
 def test_the_seed_is_that_of_torch_elsewhere() -> None:
-    with guard.preserved_rng():
-        guard.seed_torch(5)
+    with preserved_rng():
+        seed_torch(5)
         mine = torch.rand(3)
         torch.manual_seed(5)
         assert torch.equal(torch.rand(3), mine)

@@ -1,13 +1,12 @@
 """The layers of a transformer, and the scores that their tokens get when the layers behind them are left out.
 
 A layer is a module of the longest chain of neighbours of one kind, each of which holds one attention. It is left out by
-a forward hook that hands its first argument on; hooks are removed in `finally`.
+a forward hook that hands its first argument on.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import filterfalse
 from typing import Any
 
@@ -19,15 +18,7 @@ from interp_plugins.core.differentiate import gradient, keeping_values
 from interp_plugins.core.errors import LayerError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import is_script, modules_of
-
-
-@contextlib.contextmanager
-def _hooks(handles: list[Any]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+from interp_plugins.core.hooks import hooked
 
 
 def blocks(forward: Forward, inputs: Sequence[Tensor]) -> list[nn.Module]:
@@ -37,12 +28,11 @@ def blocks(forward: Forward, inputs: Sequence[Tensor]) -> list[nn.Module]:
         LayerError: the attentions do not lie in a chain of modules of one kind.
         ModelError: see `one_set_of_tokens`.
     """
-    handles: list[Any] = []
-    with Attentions() as mode, _hooks(handles), torch.no_grad():
+    with Attentions() as mode, hooked() as hooks, torch.no_grad():
         for root in modules_of(forward.func):
             for m in filterfalse(is_script, root.modules()):
-                handles.append(m.register_forward_pre_hook(lambda m, args: mode.running.append(m)))
-                handles.append(m.register_forward_hook(lambda m, args, out: _drop(mode.running)))
+                hooks.before(m, lambda m, args: mode.running.append(m))
+                hooks.behind(m, lambda m, args, out: _drop(mode.running))
         forward.raw([x[:1] for x in inputs], torch.zeros(1, dtype=torch.long, device=inputs[0].device))
     one_set_of_tokens(mode.found, 1)
     owners = [a.inside for a in mode.found]
@@ -76,8 +66,9 @@ def layer_scores(forward: Forward, xs: Sequence[Tensor], rows: Tensor, n_layers:
     wanted = range(len(chain))[-(n_layers or len(chain)) :]
     total: Tensor | float = 0.0
     for k in wanted:
-        handles = [m.register_forward_hook(_handed_on, with_kwargs=True) for m in chain[k + 1 :]]
-        with _hooks(handles), Attentions() as mode:
+        with hooked() as hooks, Attentions() as mode:
+            for m in chain[k + 1 :]:
+                hooks.behind(m, _handed_on, with_kwargs=True)
             scores = forward.target.at(rows)(forward.raw(list(xs), rows))
         forward.passes["backward"] += len(rows)
         one: Attention = mode.found[k]

@@ -153,7 +153,7 @@ def attentions(forward: Forward, inputs: Sequence[Tensor], rows: Tensor) -> tupl
     count = inputs[0].shape[0]
     leaves = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
     with Attentions() as mode:
-        output = forward.raw([x.clone() for x in leaves], rows)
+        output = forward.raw(leaves, rows)
     scores = forward.target.at(rows)(output)
     return scores, one_set_of_tokens(mode.found, count)
 

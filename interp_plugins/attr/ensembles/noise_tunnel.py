@@ -34,7 +34,7 @@ from interp_plugins.core.layers import AtLayer, NoisyAt, resolve_layer
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import contract_of, register, traits_of
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.tensors import Inputs, as_tuple, check_inputs
+from interp_plugins.core.tensors import Inputs, as_tuple, check_inputs, own_tree
 
 NT_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
@@ -190,7 +190,7 @@ def _average_at(smoothing: Smoothing, method: Any, layer: Any, inputs: Any, kwar
     bound = func if isinstance(func, Call) else Call(func)
     layers = [resolve_layer(func, one) for one in (layer if isinstance(layer, list) else [layer])]
     args = kwargs.get("additional_forward_args")
-    extra = () if args is None else as_tuple(args)
+    extra = () if args is None else own_tree(as_tuple(args))
     at = AtLayer(bound.func, layers)
     tensors = at.encode(*check_inputs(inputs), *extra, **bound.kwargs)
     noisy = copy.copy(method)

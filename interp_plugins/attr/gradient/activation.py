@@ -10,7 +10,6 @@ import torch
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import InternalMultipliesByInputs, LayerAttribution, batch_gradients, prepared
 from interp_plugins.core.batching import check_chunk
-from interp_plugins.core.layers import run_and_read
 from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import Inputs, LayerMaps
 
@@ -45,8 +44,7 @@ class LayerActivation(LayerAttribution):
             torch.no_grad(),
         ):
             forward.passes["forward"] += xs[0].shape[0]
-            args, kwargs = forward.arguments(xs, None)
-            _, found = run_and_read(forward.func, layers, *args, **kwargs)
+            _, found = forward.read(xs, None, layers)
             tensors = [t.detach() for tensors in found for t in tensors]
             return self.by_sample(forward, layers, tensors, [len(t) for t in found])
 

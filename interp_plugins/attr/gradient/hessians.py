@@ -130,7 +130,7 @@ class _Matrices:
         change, groups = self.change[rows], self.groups[rows]  # (R, D), (R, K, D)
         leaves = [p.detach().requires_grad_() for p in points(self.xs, self.bs, rows, t)]
         with _Softplus(self.smooth) if self.smooth is not None else torch.enable_grad():
-            scores = self.forward.target.at(rows)(self.forward.raw([p.clone() for p in leaves], rows))
+            scores = self.forward.target.at(rows)(self.forward.raw(leaves, rows))
         grads = gradient(scores, leaves, create_graph=True)
         by_feature = torch.einsum("rd,rkd->rk", _joined(grads, leaves, self.dtype) * change, groups)
         weight = (-4 * u * u.log() * w).to(by_feature)

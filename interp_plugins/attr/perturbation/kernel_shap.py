@@ -68,12 +68,8 @@ class KernelShap(Lime):
     """
 
     def __init__(self, forward_func: Callable[..., Any]):
-        super().__init__(
-            forward_func,
-            SkLearnLinearRegression(),
-            self.kernel_shap_similarity_kernel,
-            self.kernel_shap_perturb_generator,
-        )
+        # `attribute` draws and weighs by itself; bound methods, kept here, would hold the object in a circle.
+        super().__init__(forward_func, SkLearnLinearRegression())
         self.inf_weight = 1000000.0
 
     def kernel_shap_similarity_kernel(self, _: Any, __: Any, interpretable_sample: Tensor, **kwargs: Any) -> Tensor:

@@ -10,6 +10,7 @@ gets alone. How the surrogates' errors are estimated stands in `lime_surrogates.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import warnings
@@ -36,10 +37,10 @@ from interp_plugins.attr.shared.grid_features import cells
 from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, ModelError
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.random import drawing_from, make_generator
+from interp_plugins.core.random import drawing_from, make_generator, on_cpu
 from interp_plugins.core.registry import register
 from interp_plugins.core.report import collecting
-from interp_plugins.core.tensors import Inputs, InputsT, accumulation_dtype, as_tuple, describe, like
+from interp_plugins.core.tensors import Inputs, InputsT, accumulation_dtype, as_tuple, describe, like, own_tree
 from interp_plugins.engine import planned
 
 
@@ -125,14 +126,14 @@ class LimeBase(PerturbationAttribution):
         """
         check_chunk("n_samples", n_samples)
         check_chunk("perturbations_per_eval", perturbations_per_eval)
-        rng = make_generator(seed, generator)
-        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward), drawing_from(rng):
+        rng = on_cpu(make_generator(seed, generator))
+        with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             with progress_bar(n_samples, self.get_name(), True if show_progress else progress) as bar:
                 everyone = torch.arange(xs[0].shape[0], device=xs[0].device)
                 asked = perturbations_per_eval * len(everyone) if perturbations_per_eval > 1 else None
                 size = max(1, forward.rows_per_pass(xs, asked) // len(everyone))
                 forward, _ = planned(forward, xs, rows=n_samples * len(everyone), chunk=size)
-                made = self._samples(like(inputs, xs), n_samples, kwargs)
+                made = self._samples(like(inputs, xs), n_samples, kwargs, rng)
                 found = self._scored(forward, like(inputs, xs), made, everyone, size, bar, kwargs)
             z, y, w = found or _no_samples()
             if y.shape[1] != 1:
@@ -143,23 +144,29 @@ class LimeBase(PerturbationAttribution):
             return self._fit(z, y[:, 0], w)
 
     def _samples(
-        self, original: Any, count: int, kwargs: dict[str, Any], perturb_func: Callable[..., Any] | None = None
+        self,
+        original: Any,
+        count: int,
+        kwargs: dict[str, Any],
+        rng: torch.Generator,
+        perturb_func: Callable[..., Any] | None = None,
     ) -> Iterator[tuple[Tensor, Any]]:
         """Pairs of an interpretable sample (1, d) and the model inputs that belong to it."""
         perturb_func = perturb_func or self.perturb_func
-        made = perturb_func(original, **kwargs) if inspect.isgeneratorfunction(perturb_func) else None
+        ours = perturb_func in (default_perturb_func, orthogonal_perturb_generator)
+        more = {**kwargs, "generator": rng} if ours else kwargs
+        original = original if ours else own_tree(original)  # a user's function may work in place
+        made = perturb_func(original, **more) if inspect.isgeneratorfunction(perturb_func) else None
         for k in range(count):
-            if made is None:
-                sample = perturb_func(original, **kwargs)
-            else:
-                sample = next(made, None)
-                if sample is None:
-                    warnings.warn(
-                        f"Generator completed prior to given n_samples iterations: {k} of {count} samples are used.",
-                        InterpWarning,
-                        stacklevel=6,  # from Lime.attribute's caller, through the loops below
-                    )
-                    return
+            with contextlib.nullcontext() if ours else drawing_from(rng):
+                sample: Any = perturb_func(original, **more) if made is None else next(made, None)
+            if made is not None and sample is None:
+                warnings.warn(
+                    f"Generator completed prior to given n_samples iterations: {k} of {count} samples are used.",
+                    InterpWarning,
+                    stacklevel=6,  # from Lime.attribute's caller, through the loops below
+                )
+                return
             if self.perturb_interpretable_space:
                 assert self.from_interp_rep_transform is not None
                 yield sample, self.from_interp_rep_transform(sample, original, **kwargs)
@@ -180,7 +187,6 @@ class LimeBase(PerturbationAttribution):
         """Perturbed copies of some samples (rows), evaluated; None if none were made."""
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         weighed = ((z, copy, float(self.similarity_func(original, copy, z, **kwargs))) for z, copy in made)
-        # Model and perturb_func may both draw: the copies of a pass are drawn before the model sees them.
         while held := list(itertools.islice(weighed, size)):
             switches, copies, weights = zip(*held, strict=True)
             xs = [torch.cat(column) for column in zip(*map(as_tuple, copies), strict=True)]
@@ -194,7 +200,8 @@ class LimeBase(PerturbationAttribution):
         return z.to(y.device, dtype), y.to(dtype), w.to(y.device, dtype)
 
     def _fit(self, z: Tensor, y: Tensor, w: Tensor) -> Tensor:
-        self.interpretable_model.fit(DataLoader(TensorDataset(z, y, w), batch_size=len(z)))
+        # With a generator of its own: a loader draws, even one that does not shuffle.
+        self.interpretable_model.fit(DataLoader(TensorDataset(z, y, w), batch_size=len(z), generator=torch.Generator()))
         return self.interpretable_model.representation()
 
 
@@ -295,7 +302,7 @@ class Lime(LimeBase):
         if orthogonal and self.perturb_func is not default_perturb_func:
             raise InputError("orthogonal=True draws the copies itself; leave perturb_func out, or orthogonal.")
         perturb_func, together = (orthogonal_perturb_generator, 2) if orthogonal else (self.perturb_func, 1)
-        rng = make_generator(seed, generator)
+        rng = on_cpu(make_generator(seed, generator))
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             asked = perturbations_per_eval if perturbations_per_eval > 1 else None
             size = forward.rows_per_pass(xs, check_chunk("batch_size", batch_size) or asked)
@@ -316,10 +323,9 @@ class Lime(LimeBase):
                     original, known = switched.parts(rows)
                     step = 1 if switched.merged else size
                     rng.set_state(start)  # every sample starts from the same random numbers
-                    with drawing_from(rng):
-                        made = self._samples(original, draws.planned, known, perturb_func)
-                        scored = partial(self._scored, forward, original, rows=rows, size=step, bar=bar, kwargs=known)
-                        fits.append(_fitted(Coefficients(self._fit, together, estimate), made, scored, draws))
+                    made = self._samples(original, draws.planned, known, rng, perturb_func)
+                    scored = partial(self._scored, forward, original, rows=rows, size=step, bar=bar, kwargs=known)
+                    fits.append(_fitted(Coefficients(self._fit, together, estimate), made, scored, draws))
             if estimate:
                 spread = switched.maps(torch.stack([f.standard_error for f in fits]))
                 counts, errors = torch.tensor([f.count for f in fits]), torch.cat([f.map_error() for f in fits])

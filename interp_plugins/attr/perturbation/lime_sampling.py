@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,20 +19,27 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.tensors import Inputs, as_tuple, like
 
 
-def default_perturb_func(original_inp: Tensor | tuple[Tensor, ...], **kwargs: Any) -> Tensor:
-    """Each feature there or not with probability one half: (1, num_interp_features) of 0 and 1."""
+def default_perturb_func(
+    original_inp: Tensor | tuple[Tensor, ...], generator: torch.Generator | None = None, **kwargs: Any
+) -> Tensor:
+    """Each feature there or not with probability one half: (1, num_interp_features) of 0 and 1.
+
+    Drawn from `generator`, or from torch's global one.
+    """
     half = torch.full((1, kwargs["num_interp_features"]), 0.5)
-    return torch.bernoulli(half).long().to(as_tuple(original_inp)[0].device)
+    return torch.bernoulli(half, generator=generator).long().to(as_tuple(original_inp)[0].device)
 
 
-def orthogonal_perturb_generator(original_inp: Tensor | tuple[Tensor, ...], **kwargs: Any) -> Iterator[Tensor]:
+def orthogonal_perturb_generator(
+    original_inp: Tensor | tuple[Tensor, ...], generator: torch.Generator | None = None, **kwargs: Any
+) -> Iterator[Tensor]:
     """Switches as above, (1, num_interp_features) of 0 and 1, each followed by its complement; set after set."""
     count, device = kwargs["num_interp_features"], as_tuple(original_inp)[0].device
     size = 1 << count.bit_length()  # of the matrix: a power of two above the number of features
     while True:
-        columns = 1 + torch.randperm(size - 1)[:count]  # the first column is constant
-        signs = (torch.rand(count) < 0.5).long()
-        for row in torch.randperm(size):
+        columns = 1 + torch.randperm(size - 1, generator=generator)[:count]  # the first column is constant
+        signs = (torch.rand(count, generator=generator) < 0.5).long()
+        for row in torch.randperm(size, generator=generator):
             switches = (_odd(row & columns) ^ signs)[None].to(device)
             yield switches
             yield 1 - switches
@@ -67,13 +75,20 @@ def get_exp_kernel_similarity_function(
     """
     if distance_mode not in ("cosine", "euclidean"):
         raise InputError(f"distance_mode must be either cosine or euclidean, got {distance_mode!r}.")
+    return _ExponentialKernel(distance_mode, kernel_width)
 
-    def similarity(original: Any, perturbed: Any, _: Any, **kwargs: Any) -> float:
+
+@dataclass(frozen=True)
+class _ExponentialKernel:
+    """A similarity that can be pickled, with the method that it belongs to."""
+
+    distance_mode: str
+    kernel_width: float
+
+    def __call__(self, original: Any, perturbed: Any, _: Any, **kwargs: Any) -> float:
         one, two = (torch.cat([t.reshape(-1).float() for t in as_tuple(v)]) for v in (original, perturbed))
-        if distance_mode == "cosine":
+        if self.distance_mode == "cosine":
             distance = 1 - float(torch.nn.functional.cosine_similarity(one, two, dim=0))
         else:
             distance = float((one - two).norm())
-        return math.exp(-(distance**2) / (2 * kernel_width**2))
-
-    return similarity
+        return math.exp(-(distance**2) / (2 * self.kernel_width**2))

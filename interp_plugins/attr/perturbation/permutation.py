@@ -23,8 +23,7 @@ from interp_plugins.attr.shared.base import LayerAttribution, PerturbationAttrib
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.features import MaskFeatures
-from interp_plugins.core.guard import seed_torch
-from interp_plugins.core.random import drawing_from, make_generator
+from interp_plugins.core.random import drawing_from, make_generator, on_cpu
 from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import Inputs, InputsT, LayerMaps, describe, like
 
@@ -39,6 +38,10 @@ def permute_feature(x: Tensor, feature_mask: Tensor) -> Tensor:
     Raises:
         InputError: a single sample.
     """
+    return _permuted(x, feature_mask, None)
+
+
+def _permuted(x: Tensor, feature_mask: Tensor, generator: torch.Generator | None) -> Tensor:
     n = x.shape[0]
     if n < 2:
         raise InputError(
@@ -46,27 +49,36 @@ def permute_feature(x: Tensor, feature_mask: Tensor) -> Tensor:
             "several samples, or use FeatureAblation."
         )
     same = torch.arange(n)
-    order = torch.randperm(n)
+    order = torch.randperm(n, generator=generator)
     while torch.equal(order, same):
-        order = torch.randperm(n)
+        order = torch.randperm(n, generator=generator)
     return torch.where(feature_mask, x.index_select(0, order.to(x.device)), x)
 
 
 class _Shuffled:
     """The replacement of each feature: the whole input with that feature permuted."""
 
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], xs: Sequence[Tensor], features: MaskFeatures):
+    def __init__(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        xs: Sequence[Tensor],
+        features: MaskFeatures,
+        rng: torch.Generator,
+    ):
         self.function, self.xs, self.features = function, xs, features
         # A seed per feature: chunks may ask again, and one feature in several inputs is shuffled in one order.
-        self.seeds = torch.randint(2**62, (len(features),)).tolist()
+        self.seeds = torch.randint(2**62, (len(features),), generator=rng).tolist()
         self.made: tuple[int, int] | None = None
         self.value: Tensor | None = None
 
     def at(self, k: int, i: int) -> Tensor:
         if self.made != (k, i) or self.value is None:
-            seed_torch(self.seeds[k])
-            mask = self.features.masks(k)[i]
-            value = self.function(self.xs[i], mask)
+            mask, own = self.features.masks(k)[i], make_generator(self.seeds[k])
+            if self.function is permute_feature:
+                value = _permuted(self.xs[i], mask, own)
+            else:
+                with drawing_from(own):
+                    value = self.function(self.xs[i].clone(), mask)
             if not isinstance(value, Tensor) or value.shape != self.xs[i].shape:
                 raise InputTypeError(
                     f"perm_func must return a tensor of its input's shape {tuple(self.xs[i].shape)}, got "
@@ -145,26 +157,22 @@ class FeaturePermutation(FeatureAblation):
             )
         check_chunk("perturbations_per_eval", perturbations_per_eval)
         check_chunk("n_repeats", n_repeats)
-        rng = make_generator(seed, generator)
+        rng = on_cpu(make_generator(seed, generator))
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             features = MaskFeatures(xs, feature_mask)
             sums: list[Tensor] = []
-            with drawing_from(rng):
-                for _ in range(n_repeats):
-                    shuffled = _Shuffled(self.perm_func, xs, features)
-                    after = torch.get_rng_state()
-                    maps = perturb(
-                        forward,
-                        xs,
-                        shuffled,
-                        features,
-                        perturbations_per_eval=perturbations_per_eval,
-                        chunk=check_chunk("batch_size", batch_size),
-                        progress=True if show_progress else progress,
-                        what=self.get_name(),
-                    )
-                    torch.set_rng_state(after)
-                    sums = [a + b for a, b in zip(sums, maps, strict=True)] if sums else maps
+            for _ in range(n_repeats):
+                maps = perturb(
+                    forward,
+                    xs,
+                    _Shuffled(self.perm_func, xs, features, rng),
+                    features,
+                    perturbations_per_eval=perturbations_per_eval,
+                    chunk=check_chunk("batch_size", batch_size),
+                    progress=True if show_progress else progress,
+                    what=self.get_name(),
+                )
+                sums = [a + b for a, b in zip(sums, maps, strict=True)] if sums else maps
             return like(inputs, [total / n_repeats for total in sums])
 
 

@@ -22,7 +22,7 @@ from interp_plugins.core.fixed import marked
 from interp_plugins.core.forward import Call, Forward
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.layer_rows import folded
-from interp_plugins.core.layers import AtLayer, Layer, run_and_read
+from interp_plugins.core.layers import AtLayer, Layer
 from interp_plugins.core.tensors import (
     as_tuple,
     check_inputs,
@@ -131,7 +131,6 @@ def layer_tensors(
 ) -> tuple[Tensor, ...]:
     """The tensors of some layers for some rows, without gradient, flat over all layers."""
     with torch.no_grad():
-        args, kwargs = forward.arguments(list(at), rows)
         forward.passes["forward"] += at[0].shape[0]
-        _, found = run_and_read(forward.func, layers, *args, **kwargs)
+        _, found = forward.read(at, rows, layers)
     return tuple(t for tensors in found for t in tensors)

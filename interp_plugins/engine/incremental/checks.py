@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from interp_plugins.core.caches import call_cache
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.engine.incremental.boxes import Boxes
 from interp_plugins.engine.incremental.trace import Unfit, opaque, trace
 from interp_plugins.engine.incremental.traced_model import Reference, TracedModel

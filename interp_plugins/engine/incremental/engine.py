@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.forward import Forward, select_output
-from interp_plugins.core.guard import preserved_rng
+from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.engine.incremental.boxes import Boxes
 from interp_plugins.engine.incremental.change import Change
 from interp_plugins.engine.incremental.checks import off, prepared

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.nn.modules import module as _hooks
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from interp_plugins.core.guard import hook_numbers
+from interp_plugins.core.hooks import hook_numbers
 from interp_plugins.engine.meter import reason
 from interp_plugins.engine.plan.view import NoView, View
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from interp_plugins.core.forward import Forward
+from interp_plugins.core.global_random import model_call
 from interp_plugins.core.layers import AtLayer, Layer, run_and_read
 from interp_plugins.core.tensors import expand_rows, is_float
 from interp_plugins.engine.meter import percent
@@ -58,11 +59,15 @@ class Trial:
         self.rows = torch.zeros(count, dtype=torch.long, device=inputs[0].device)
         halves = 0.5 ** torch.arange(count, device=inputs[0].device)
         self._values = [x.detach().index_select(0, self.rows) * expand_rows(halves, x).to(x) for x in inputs]
-        self.tracer = Tracer()
         leaves = [v.clone().requires_grad_() for v in self._values]  # with a graph, to see what would run backward
-        args, kwargs = forward.arguments([v.clone() for v in leaves], self.rows)
-        self.x: Tensor = args[0]
-        output = self.tracer.run(forward.func, *args, **kwargs)
+
+        def watched() -> Any:
+            self.tracer = Tracer()
+            args, kwargs = forward.arguments(leaves, self.rows)
+            self.x: Tensor = args[0]
+            return self.tracer.run(forward.func, *args, **kwargs)
+
+        output = model_call(watched)
         self.own_backward = has_own_backward(output)
         grads = mixture_gradients(output, leaves) if backward and not wrt else []
         self._plain: Results = _values(output), grads
@@ -107,7 +112,7 @@ class Trial:
         """Outputs and, where they are asked for, gradients of a callable at some values of the inputs."""
         leaves: Sequence[Tensor] = [v.clone().requires_grad_(self._backward) for v in values]
         with torch.set_grad_enabled(self._backward):
-            args, kwargs = self._forward.arguments([v.clone() for v in leaves], self.rows)
+            args, kwargs = self._forward.arguments(leaves, self.rows)
             if layers and self._backward:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # what there is to say of a layer is said by the method

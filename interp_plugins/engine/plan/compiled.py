@@ -19,16 +19,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from interp_plugins.core.batching import is_out_of_memory, most_rows
+from interp_plugins.core.caches import ByIdentity
 from interp_plugins.core.errors import InputError, InputTypeError, ModelError, unknown
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.guard import hook_numbers, modules_of
+from interp_plugins.core.guard import modules_of
+from interp_plugins.core.hooks import hook_numbers
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import is_float, own_tree, tensors_in
 from interp_plugins.core.wrapper import Wrapper
@@ -42,7 +43,7 @@ NO_LAYERS = "compile=: a layer inside the model cannot be read or set in compile
 _AGREE_HALF = 0.05
 
 _asked: ContextVar[str | None] = ContextVar("interp_plugins_compilation", default=None)
-_made: WeakKeyDictionary[nn.Module, dict[str, Compiler]] = WeakKeyDictionary()
+_made: ByIdentity[dict[str, Compiler]] = ByIdentity()
 
 
 def as_backend(compile: bool | str | None) -> str | None:
@@ -101,7 +102,7 @@ def through_compiler(forward: Forward, func: Callable[..., Any] | None = None) -
             f"compile=: no private view of this model can be made, and the model itself is never compiled: {why}. Give "
             "the nn.Module itself instead of a function around it, or leave compile= out."
         ) from why
-    codes = _made.setdefault(modules_of(forward.func)[0], {})
+    codes = _made.get(modules_of(forward.func)[0], {})
     if backend not in codes:
         codes[backend] = Compiler(backend)
     batched = pytree.tree_map(

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from interp_plugins.core.caches import call_cache
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.guard import modules_of, preserved_rng
+from interp_plugins.core.global_random import preserved_rng
+from interp_plugins.core.guard import modules_of
 from interp_plugins.core.layers import AtLayer, Layer
 from interp_plugins.core.tensors import is_float
 from interp_plugins.engine.kernels.product import PACKED

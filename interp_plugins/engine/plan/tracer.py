@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from interp_plugins.core.guard import hook_numbers, is_script, modules_of
+from interp_plugins.core.guard import is_script, modules_of
+from interp_plugins.core.hooks import hook_numbers, hooked
 from interp_plugins.core.tensors import tensors_in
 
 _LOOKS = {"__get__", "__len__", "size", "dim", "ndimension", "numel", "stride", "is_floating_point"}
@@ -65,15 +66,11 @@ class Tracer(TorchFunctionMode):
     @contextlib.contextmanager
     def _watching(self, func: Callable[..., Any]) -> Iterator[None]:
         modules = {id(m): m for root in modules_of(func) for m in root.modules() if not is_script(m)}.values()
-        handles: list[Any] = []
-        try:
+        with hooked() as hooks:
             for m in modules:
-                handles.append(m.register_forward_pre_hook(self._begin, with_kwargs=True))
-                handles.append(m.register_forward_hook(self._end))
+                hooks.before(m, self._begin, with_kwargs=True)
+                hooks.behind(m, self._end)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         visit = ModuleCall(module, self._events, taken=tensors_in((args, kwargs)))

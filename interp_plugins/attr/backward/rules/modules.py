@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from interp_plugins.core.guard import is_script, modules_of
+from interp_plugins.core.hooks import hooked
 from interp_plugins.core.layers import plain_name
 
 
@@ -25,7 +26,6 @@ def module_names(func: Any) -> dict[str, nn.Module]:
 def followed(func: Callable[..., Any]) -> Iterator[list[tuple[str, nn.Module]]]:
     """A list that holds the modules that are running, outermost first; forward hooks keep it, and are removed."""
     running: list[tuple[str, nn.Module]] = []
-    handles: list[Any] = []
     seen: set[int] = set()
 
     def enter(name: str) -> Callable[..., None]:
@@ -34,13 +34,10 @@ def followed(func: Callable[..., Any]) -> Iterator[list[tuple[str, nn.Module]]]:
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         running.pop()
 
-    try:
+    with hooked() as hooks:
         for name, module in module_names(func).items():
             if id(module) not in seen and not is_script(module):
                 seen.add(id(module))
-                handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
-                handles.append(module.register_forward_hook(leave, always_call=True))
+                hooks.before(module, enter(name), prepend=True)
+                hooks.behind(module, leave, always_call=True)
         yield running
-    finally:
-        for handle in handles:
-            handle.remove()

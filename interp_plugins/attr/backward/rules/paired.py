@@ -40,6 +40,7 @@ from interp_plugins.attr.backward.rules.rescale import (
 from interp_plugins.attr.backward.rules.scope import under
 from interp_plugins.core.errors import ModelError
 from interp_plugins.core.forward import Forward, Gradients, gradients
+from interp_plugins.core.global_random import preserved_rng
 
 _PRODUCTS = PRODUCTS | WEIGHTED | AFFINE_PRODUCTS
 _KNOWN = ELEMENTWISE | _PRODUCTS | LARGEST | SMALLEST | {"softmax", "logsumexp"} | NORMALIZATIONS
@@ -165,9 +166,8 @@ def paired_gradients(
         rows: the sample each row belongs to; always given, so that each run gets its own copy of the arguments.
         mode: the rules, not used before.
     """
-    devices = sorted({x.device.index or 0 for x in xs if x.is_cuda})
     with under(forward, mode) as ruled_forward:
-        with torch.random.fork_rng(devices=devices):  # a model that draws random numbers draws the same twice
-            at_baselines = ruled_forward.scores([b.clone() for b in baselines], rows)  # copies: it may work in place
+        with preserved_rng():  # a model that draws random numbers draws the same twice
+            at_baselines = ruled_forward.scores(baselines, rows)
         mode.rewind()
         return check_lost(mode, gradients(ruled_forward, xs, rows)), at_baselines

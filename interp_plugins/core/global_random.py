@@ -1,0 +1,401 @@
+"""The global generators (random, NumPy, torch, CUDA, MPS): as they were after a block, and touched only if it drew.
+
+All threads of a process draw from them. Putting a state back therefore winds back what other threads drew meanwhile,
+so it is done only where something inside the block drew. That is told by comparing states; where another thread runs,
+a model's call that seems to have drawn is run again, with torch's random operations of this thread watched. Seeds are
+set for models that draw, when their first call shows it, and not at all for others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+T = TypeVar("T")
+_TORCH = ("torch", "cuda", "mps")
+GENERATORS = ("random", "numpy", *_TORCH)
+_WORDS = 625 * 4  # bytes: 624 words and a position
+_TRIES = 3  # calls that are compared before a generator counts as drawn from
+
+
+# -- states ----------------------------------------------------------------------------------------------------
+
+
+def _bits_of_python() -> int | None:
+    """Where the words of Python's own Mersenne twister lie, if they lie where they did in every CPython so far."""
+    one: Any = random.Random(0)
+    shift = object.__basicsize__
+    if type(one).__basicsize__ < shift + _WORDS:
+        return None
+    words = np.frombuffer(ctypes.string_at(id(one) + shift, _WORDS), np.uint32).tolist()
+    return shift if (*words[1:], words[0]) == one.getstate()[1] else None
+
+
+_SHIFT = _bits_of_python()
+_PYTHON: Any = getattr(random, "_inst", None)
+
+
+def _python_state() -> Any:
+    """Python's state in a form that compares fast: asking for the state takes as long as a small network's layer."""
+    if _SHIFT is None or _PYTHON is None:
+        return random.getstate()
+    return ctypes.string_at(id(_PYTHON) + _SHIFT, _WORDS), _PYTHON.gauss_next
+
+
+def _put_python_back(state: Any) -> None:
+    if isinstance(state[0], bytes):
+        words = np.frombuffer(state[0], np.uint32).tolist()
+        state = (random.Random.VERSION, (*words[1:], words[0]), state[1])
+    random.setstate(state)
+
+
+def _numpy_bits() -> bytes | None:
+    """The bits of NumPy's global Mersenne twister (624 words and a position); None where it is another generator."""
+    bits = np.random.get_bit_generator()  # type: ignore[attr-defined] # NumPy's stub leaves it out
+    return ctypes.string_at(bits.ctypes.state_address, _WORDS) if isinstance(bits, np.random.MT19937) else None
+
+
+_last: tuple[bytes | None, Any] = (None, None)
+
+
+def _numpy_state() -> tuple[bytes | None, Any]:
+    """The state of NumPy's global generator, and its bits where they tell whether it was drawn from.
+
+    They do unless a normal number lies ready (each second call takes the one that the first has left over). Asking for
+    the state takes as long as a small network's forward pass: where the bits are those of last time, so is the state.
+    """
+    global _last
+    bits, last = _numpy_bits(), _last
+    if bits is not None and bits == last[0]:
+        return last
+    state: Any = np.random.get_state()
+    sure = bits is not None and bits == _numpy_bits() and not state[3]  # another thread may have drawn in between
+    last = (bits if sure else None, state)
+    _last = last
+    return last
+
+
+class States:
+    """What the global generators will draw next."""
+
+    __slots__ = ("_cuda", "_mps", "_numpy", "_python", "_torch", "_torch_bits")
+
+    def __init__(self) -> None:
+        self._python, self._numpy = _python_state(), _numpy_state()
+        self._torch = torch.get_rng_state()
+        self._torch_bits = self._torch.numpy().tobytes()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self._mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+
+    def moved(self) -> set[str]:
+        """The generators that would now draw something else."""
+        found = set()
+        if self._python != _python_state():
+            found.add("random")
+        if self._numpy[0] is None or self._numpy[0] != _numpy_bits():
+            now = _numpy_state()
+            if self._numpy[0] is not None or not _same_state(self._numpy[1], now[1]):
+                found.add("numpy")
+        if self._torch_bits != torch.get_rng_state().numpy().tobytes():
+            found.add("torch")
+        if self._cuda is not None:
+            now_cuda = torch.cuda.get_rng_state_all()
+            if any(not torch.equal(a, b) for a, b in zip(self._cuda, now_cuda, strict=True)):
+                found.add("cuda")
+        if self._mps is not None and not torch.equal(self._mps, torch.mps.get_rng_state()):
+            found.add("mps")
+        return found
+
+    def put_back(self, names: set[str]) -> None:
+        """Let some generators draw again what they would have drawn."""
+        if "random" in names:
+            _put_python_back(self._python)
+        if "numpy" in names:
+            np.random.set_state(self._numpy[1])
+        if "torch" in names:
+            torch.set_rng_state(self._torch)
+        if "cuda" in names and self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)
+        if "mps" in names and self._mps is not None:
+            torch.mps.set_rng_state(self._mps)
+
+    def facts(self) -> tuple[Any, ...]:
+        """The same for comparing."""
+        numpy = self._numpy[0] or repr(self._numpy[1])
+        cuda = tuple(t.numpy().tobytes() for t in self._cuda or ())
+        return self._python, numpy, self._torch_bits, cuda
+
+
+def _same_state(a: Any, b: Any) -> bool:
+    return isinstance(a, tuple) and isinstance(b, tuple) and a[2:] == b[2:] and bool(np.array_equal(a[1], b[1]))
+
+
+def rng_state() -> tuple[Any, ...]:
+    """What the global generators will draw next, for comparing: equal where nothing was drawn in between."""
+    return States().facts()
+
+
+def seed_torch(seed: int) -> None:
+    """`torch.manual_seed`, to be used under `preserved_rng`.
+
+    Where CUDA is not in use, `torch.manual_seed` would only note the seed that CUDA will begin with, at each call anew,
+    and that note cannot be taken back: it is left alone.
+    """
+    if torch.cuda.is_initialized() or torch.backends.mps.is_available() or torch.xpu.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+def _seed(seed: int, names: set[str]) -> None:
+    if "random" in names:
+        random.seed(seed)
+    if "numpy" in names:
+        np.random.seed(seed % 2**32)
+    if names.intersection(_TORCH):
+        seed_torch(seed)
+
+
+# -- blocks ----------------------------------------------------------------------------------------------------
+
+
+class Block:
+    """A part of a call after which the generators that it drew from are as they were before it.
+
+    Args:
+        model: whether it is the scope of a frozen model, whose calls are looked at.
+        seed: for what draws inside: set when it is seen to draw.
+        known: generators that the model is known to draw from; what is found out is added.
+        rewind: puts a model's state back to where the block began, before its first call is repeated.
+    """
+
+    def __init__(
+        self,
+        model: bool = False,
+        seed: int | None = None,
+        known: set[str] | None = None,
+        rewind: Callable[[], None] | None = None,
+    ):
+        self.outer = _current.get()
+        self.model, self.seed, self.rewind = model, seed, rewind
+        self.drawn: set[str] = known if known is not None else set()
+        self.pending = set(GENERATORS) if seed is not None else set()
+        self.others = others_run()
+        self.looks = (1 if self.pending else _TRIES if self.others else 0) if model else 0  # calls to look at
+        self.unsure = set(GENERATORS)  # what moved in every call that was looked at
+        self.looked = False
+        self.before = States()
+        self.closed = False
+        if self.pending and self.drawn:
+            self.sow(set(self.drawn))
+
+    def chain(self) -> Iterator[Block]:
+        """This block and those around it, from inside out."""
+        one: Block | None = self
+        while one is not None:
+            yield one
+            one = one.outer
+
+    def sow(self, names: set[str]) -> bool:
+        """Set the seed that waits for some generators, as if it had been set when its block began; whether it was."""
+        inside: list[Block] = []
+        for one in self.chain():
+            due = one.pending & names
+            if due:
+                assert one.seed is not None
+                one.pending -= due | (set(_TORCH) if due.intersection(_TORCH) else set())
+                _seed(one.seed, due)
+                for inner in inside:  # they began with what the seed gives
+                    inner.before = States()
+                return True
+            inside.append(one)
+        return False
+
+    def close(self) -> None:
+        """Put back the generators that were drawn from inside; once."""
+        if self.closed:
+            return
+        if self.looked:
+            self.drawn |= self.unsure
+        moved = self.before.moved()
+        if moved and self.others and any(one.model for one in self.chain()):
+            moved &= set().union(*(one.drawn | (one.unsure if one.looked else set()) for one in self.chain()))
+        elif moved and self.model:
+            self.drawn |= moved
+        self.before.put_back(moved)
+        self.closed = True
+
+
+_current: ContextVar[Block | None] = ContextVar("interp_plugins_random", default=None)
+
+
+def others_run() -> bool:
+    """Whether other threads live in this process, which may draw as well."""
+    if threading.active_count() == 1:
+        return False
+    mine = threading.get_ident()
+    return any(t.ident != mine and type(t).__name__ != "TMonitor" for t in threading.enumerate())  # tqdm's only looks
+
+
+@contextlib.contextmanager
+def entered(block: Block) -> Iterator[None]:
+    """Make a block the innermost one, and close it at the end."""
+    token = _current.set(block)
+    try:
+        yield
+    finally:
+        try:
+            block.close()
+        finally:
+            _current.reset(token)
+
+
+@contextlib.contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Leave the global generators (random, NumPy, torch, CUDA, MPS) as they were, those that are drawn from inside."""
+    with entered(Block()):
+        yield
+
+
+def pending_seed() -> int | None:
+    """The seed that waits for whatever draws from torch's generator here; None: it was set, or there is none."""
+    block = _current.get()
+    for one in block.chain() if block is not None else ():
+        if "torch" in one.pending:
+            return one.seed
+    return None
+
+
+def seeded_now() -> None:
+    """Set the seeds that wait: for code that is not ours and may draw without being looked at."""
+    block = _current.get()
+    if block is not None and block.sow(set(GENERATORS)):
+        for one in block.chain():
+            one.drawn |= set(GENERATORS)
+
+
+def drew(*names: str) -> None:
+    """Note that something here draws from these generators, so that they are put back."""
+    block = _current.get()
+    for one in block.chain() if block is not None else ():
+        one.drawn.update(names)
+
+
+def model_call(call: Callable[[], T], again: Callable[[], None] | None = None) -> T:
+    """`call()`, the call of a model; the first one of a scope is looked at, and repeated where it needs a seed.
+
+    Args:
+        call: gives the result of one call, each time on arguments of its own.
+        again: is called before each repetition.
+    """
+    block = _current.get()
+    scope = None
+    for one in block.chain() if block is not None else ():
+        if one.model:
+            scope = one
+    if block is None or scope is None:
+        return call()
+    if any(one.pending & one.drawn for one in block.chain()):  # found out inside, by another block of this model
+        block.sow(set().union(*(one.drawn for one in block.chain())))
+    if not scope.looks:
+        return call()
+    scope.looks -= 1
+    if not any(one.pending for one in block.chain()):
+        return _observed(scope, call)
+
+    def restart() -> None:
+        if scope.rewind is not None:
+            scope.rewind()
+        if again is not None:
+            again()
+
+    return _looked_at(block, call, restart)
+
+
+def _observed(scope: Block, call: Callable[[], T]) -> T:
+    """A call that is not repeated: what moved in it and in the next calls counts as drawn by the model."""
+    before = States()
+    draws = _Draws()
+    scope.looked = True
+    try:
+        with draws:
+            return call()
+    finally:
+        scope.unsure &= before.moved()
+        if not draws.seen:
+            scope.unsure -= set(_TORCH)
+        if not scope.unsure:
+            scope.looks = 0
+
+
+def user_call(call: Callable[[], T]) -> T:
+    """`call()`, of a function of the user's that may draw: with the seed that waits for it."""
+    block = _current.get()
+    if block is None or not any(one.pending for one in block.chain()):
+        return call()
+    return _looked_at(block, call, lambda: None)
+
+
+def _looked_at(block: Block, call: Callable[[], T], restart: Callable[[], None]) -> T:
+    before = States()
+    result = call()
+    moved = before.moved()
+    for one in block.chain():
+        moved -= one.drawn
+    if not moved:
+        return result
+    after = States()
+    if others_run():
+        moved = _ours(moved, call, restart)
+        if not moved:  # what the call left behind for `restart` to clear is that of the last repetition
+            restart()
+            return call()
+    for one in block.chain():
+        one.drawn |= moved
+    before.put_back(moved)
+    if block.sow(moved):
+        restart()
+        return call()
+    after.put_back(moved)  # the repetitions drew as well
+    return result
+
+
+class _Draws(TorchDispatchMode):
+    """Notes whether a random operation of torch runs in this thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.seen = True
+        return func(*args, **(kwargs or {}))
+
+
+def _ours(moved: set[str], call: Callable[[], Any], restart: Callable[[], None]) -> set[str]:
+    """Which of some generators a call draws from, told apart from other threads that draw meanwhile."""
+    names = set(moved)
+    for _ in range(_TRIES):
+        restart()
+        before = States()
+        try:
+            with _Draws() as draws:
+                call()
+        except Exception:  # it did not raise before: what cannot be told counts as drawn
+            return names
+        names &= before.moved()
+        if not draws.seen:
+            names -= set(_TORCH)
+        if not names:
+            break
+    return names
