@@ -253,8 +253,7 @@ class _Job:
         together = asked[0] if count == 1 else Asked(MultiTarget(tuple(a.target for a in asked)), None, ())
         kwargs, baselines = self._arguments(bound, together)
         begin = time.perf_counter()
-        if bound.works.foreign:
-            seeded_now()  # what it draws from is not known
+        seeded_now(bound.works.foreign)
         with collect() as report:
             found = bound.method.attribute(like(self.inputs, self.xs), **kwargs)
         forget_first_pass()

@@ -275,10 +275,10 @@ def pending_seed() -> int | None:
     return None
 
 
-def seeded_now() -> None:
-    """Set the seeds that wait: for code that is not ours and may draw without being looked at."""
+def seeded_now(needed: bool = True) -> None:
+    """Set the seeds that wait, where needed: for code that is not ours and may draw without being looked at."""
     block = _current.get()
-    if block is not None and block.sow(set(GENERATORS)):
+    if needed and block is not None and block.sow(set(GENERATORS)):
         for one in block.chain():
             one.drawn |= set(GENERATORS)
 
