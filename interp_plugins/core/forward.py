@@ -9,14 +9,13 @@ indexed accordingly. So methods may lay samples, steps and perturbations into on
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp_plugins.core.batching import auto_chunk
 from interp_plugins.core.cancel import check_cancelled
@@ -31,7 +30,7 @@ from interp_plugins.core.multi_target import side_by_side
 from interp_plugins.core.rows import INDEPENDENT, Problem, RowFacts, row_facts
 from interp_plugins.core.target import Target, Whole
 from interp_plugins.core.tensors import all_finite, as_tuple, describe, is_float, own_tree, private_rows, take_rows
-from interp_plugins.core.wrapper import Wrapper
+from interp_plugins.core.wrapper import Wrapper, called_with, takes_nothing
 
 
 class Call(Wrapper):
@@ -166,7 +165,7 @@ class Forward:
         check_cancelled()
         if self.whole and rows is not None:
             self._check_whole(rows)
-        if not self.args and not self.kwargs and _takes_nothing(self.func):
+        if not self.args and not self.kwargs and takes_nothing(self.func):
             return (), {}
         if not getattr(self.func, "makes_copies", False):
             inputs = [x if x.grad_fn is not None else x.clone() for x in inputs]
@@ -247,14 +246,14 @@ class Forward:
     def called(self, inputs: Sequence[Tensor], rows: Tensor | None, again: Callable[[], None] | None = None) -> Any:
         """What the model returns for some rows: the one place where inputs are sent through it."""
         deliver()
-        return model_call(lambda: _called(self.func, *self.arguments(inputs, rows)), again)
+        return model_call(lambda: called_with(self.func, *self.arguments(inputs, rows)), again)
 
     def read(
         self, inputs: Sequence[Tensor], rows: Tensor | None, layers: Sequence[Layer]
     ) -> tuple[Any, list[tuple[Tensor, ...]]]:
         """`called`, and the layers' tensors, still in the graph."""
         deliver()
-        return model_call(lambda: _called(partial(run_and_read, self.func, layers), *self.arguments(inputs, rows)))
+        return model_call(lambda: called_with(partial(run_and_read, self.func, layers), *self.arguments(inputs, rows)))
 
     def selected(self, inputs: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
         """What the target selects, without gradient: one scalar per row, or a block per row, or one value in all."""
@@ -294,19 +293,6 @@ class _Reader:
     def __call__(self, output: Any) -> Tensor:
         found = select_output(output, self.selector)
         return found.new_zeros(len(found)) if is_table(found) else found
-
-
-def _called(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return func(*args, **kwargs)
-
-
-def _takes_nothing(func: Any) -> bool:
-    if isinstance(func, nn.Module) or hasattr(func, "wrapped_callables"):
-        return False
-    try:
-        return len(inspect.signature(func).parameters) == 0
-    except (TypeError, ValueError):
-        return False
 
 
 def _readable(output: Tensor) -> Tensor:

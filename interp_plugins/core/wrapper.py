@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
+
+from torch import nn
 
 
 class Wrapper:
@@ -25,3 +29,18 @@ class Wrapper:
         Hashable and without a reference to the model; None: nothing is remembered beyond the call.
         """
         return None
+
+
+def called_with(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`func(*args, **kwargs)`, for arguments that come as one value."""
+    return func(*args, **kwargs)
+
+
+def takes_nothing(func: Any) -> bool:
+    """Whether a callable has no parameters at all."""
+    if isinstance(func, nn.Module) or hasattr(func, "wrapped_callables"):
+        return False
+    try:
+        return len(inspect.signature(func).parameters) == 0
+    except (TypeError, ValueError):
+        return False
