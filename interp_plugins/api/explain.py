@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from interp_plugins.api.arranged import arranged
 from interp_plugins.api.binding import Bound, bind_methods
 from interp_plugins.api.nodes import as_graph, node_target
-from interp_plugins.api.prediction import predict, target_probability
-from interp_plugins.attr.shared.grid_layer import last_grid_layer
+from interp_plugins.api.prediction import default_layer, predict, target_probability
 from interp_plugins.core.baseline import IdBaseline, Sample, as_baselines
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InterpWarning
@@ -159,9 +158,7 @@ def explain(
         spec = as_spec(given.spec, xs[0])
         clean = Forward.of(func, n, additional_forward_args=additional_forward_args)
         clean.samples = xs
-        bound = bind_methods(
-            given.methods, func, xs, spec, layer, given.params, lambda: last_grid_layer(clean, xs, body)
-        )
+        bound = bind_methods(given.methods, func, xs, spec, layer, given.params, lambda: default_layer(clean, xs, body))
         if compile:
             check_methods([(one.name, one.traits.compiles) for one in bound])
         begins = bound[0].traits.begins_with_gradient and batch_size is None

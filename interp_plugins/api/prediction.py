@@ -2,18 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from interp_plugins.attr.shared.grid_layer import last_grid_layer
+from interp_plugins.core.batching import is_out_of_memory
 from interp_plugins.core.detection import Detection, is_table
+from interp_plugins.core.errors import InterpError, ModelError
 from interp_plugins.core.forward import Forward
+from interp_plugins.core.layers import Layer
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.target import Asked
+from interp_plugins.core.tensors import is_float
 from interp_plugins.core.two_classes import TwoClasses, two_classes
 from interp_plugins.engine import alone, cached_pass, clean_scores, first_pass
+
+
+@contextlib.contextmanager
+def batch_axis_told(inputs: Sequence[Tensor]) -> Iterator[None]:
+    """Name the batch axis where a model fails on what looks like one picture.
+
+    Args:
+        inputs: the samples.
+
+    Raises:
+        ModelError: the model failed, on an input (C, H, W) of one to four channels or (H, W).
+    """
+    try:
+        yield
+    except (InterpError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        odd = [x for x in inputs if is_float(x) and (x.ndim == 2 or (x.ndim == 3 and x.shape[0] in (1, 3, 4)))]
+        if is_out_of_memory(error) or not odd:
+            raise
+        shape = tuple(odd[0].shape)
+        raise ModelError(
+            f"The model fails on an input of shape {shape}, which was taken for a batch of {shape[0]} samples of shape "
+            f"{shape[1:]}: the first dimension is the batch. One picture needs it as well: x[None], of shape "
+            f"{(1, *shape)}. The model said: {error}"
+        ) from error
+
+
+def default_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None) -> Layer:
+    """The layer to explain where none is named (`last_grid_layer`)."""
+    with batch_axis_told(inputs):
+        return last_grid_layer(forward, inputs, body)
 
 
 def predict(
@@ -36,8 +74,9 @@ def predict(
         names: class names; of two, one number per sample says both (`core.two_classes`).
     """
     n = inputs[0].shape[0]
-    first = first_pass(forward, inputs, make=gradient_follows)
-    with torch.no_grad():
+    with batch_axis_told(inputs):
+        first = first_pass(forward, inputs, make=gradient_follows)
+    with torch.no_grad(), batch_axis_told(inputs):
         if first is None:
             output = clean_scores(forward, inputs)
         elif alone():

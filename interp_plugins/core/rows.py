@@ -30,7 +30,7 @@ from interp_plugins.core.batching import is_out_of_memory
 from interp_plugins.core.errors import InterpWarning, ModelError, OutOfMemoryError
 from interp_plugins.core.fixed import Fixed, unmarked
 from interp_plugins.core.global_random import model_call, rng_state
-from interp_plugins.core.guard import frozen
+from interp_plugins.core.guard import frozen, modules_below, modules_of
 from interp_plugins.core.row_memory import Kind, recall, remember
 from interp_plugins.core.tensors import own_tree, take_rows
 from interp_plugins.core.wrapper import Wrapper
@@ -152,11 +152,16 @@ def row_facts(problem: Problem) -> RowFacts:
     kind = Kind.of(problem.func, problem.read, problem.inputs, problem.args, problem.kwargs)
     known, before = recall(kind)
     if known is None:
-        known = _Probe(problem).facts()
+        known = INDEPENDENT if _rounds_by_range(problem.func) else _Probe(problem).facts()
         if known != INDEPENDENT and known != before:
             _tell(problem, known)
         remember(kind, known)
     return known
+
+
+def _rounds_by_range(func: Callable[..., Any]) -> bool:
+    """Whether layers round to int8 by the range of what comes in: what rows share there is rounding, no message."""
+    return any(".quantized.dynamic." in type(m).__module__ for m in modules_below(modules_of(func)))
 
 
 def _tell(problem: Problem, facts: RowFacts) -> None:

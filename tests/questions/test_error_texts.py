@@ -124,3 +124,13 @@ def test_scores_of_a_half_precision_language_model_stay_wide() -> None:
         assert abs(float(found[row].sum() - logs.sum())) < 1e-3 < float(abs(logs.sum()) / 256)
     wide = score_tokens(lambda input_ids: SimpleNamespace(logits=table[input_ids].double()), {"input_ids": ids}, target)
     assert wide.dtype == torch.float64
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 16, 16), (16, 16)])
+@pytest.mark.parametrize("methods", ["saliency", ("ig", "gradcam")])
+def test_pictures_without_a_batch(shape: tuple[int, ...], methods: Any) -> None:
+    net = network()
+    if shape[0] == 1:
+        net[0] = nn.Conv2d(1, 4, 3, padding=1)
+    with pytest.raises(ModelError, match=r"the first dimension is the batch.*x\[None\]"):
+        ip.explain(net, torch.rand(shape), methods, target=1)
