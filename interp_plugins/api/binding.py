@@ -121,7 +121,7 @@ def bind_methods(
 
 
 def _as_pairs(methods: Any) -> list[tuple[Any, dict[str, Any]]]:
-    if isinstance(methods, str) or hasattr(methods, "attribute"):
+    if isinstance(methods, str) or (hasattr(methods, "attribute") and not isinstance(methods, type)):
         return [(methods, {})]
     if isinstance(methods, Mapping):
         bad = [k for k, v in methods.items() if v is not None and not isinstance(v, Mapping)]
@@ -130,6 +130,8 @@ def _as_pairs(methods: Any) -> list[tuple[Any, dict[str, Any]]]:
                 f"methods[{bad[0]!r}] must be a mapping of parameters, got {describe(methods[bad[0]])}."
             )
         pairs = [(k, dict(v or {})) for k, v in methods.items()]
+    elif isinstance(methods, type):
+        pairs = [(methods, {})]
     elif isinstance(methods, Sequence):
         pairs = [(m, {}) for m in methods]
     else:
@@ -140,6 +142,11 @@ def _as_pairs(methods: Any) -> list[tuple[Any, dict[str, Any]]]:
     if not pairs:
         raise InputError(f"methods is empty; name at least one of {', '.join(list_methods())}.")
     for what, _ in pairs:
+        if isinstance(what, type):
+            raise InputTypeError(
+                f"A method must be a name or an object, got the class {what.__name__}. Give its name, or an object: "
+                f"{what.__name__}(model)."
+            )
         if not isinstance(what, str) and not callable(getattr(what, "attribute", None)):
             raise InputTypeError(f"A method must be a name or an object with `attribute`, got {describe(what)}.")
     return pairs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from interp_plugins.api.binding import canonical_name
@@ -25,13 +26,26 @@ def check_names(methods: Any) -> None:
         InputTypeError: none of these, or none at all.
         UnknownNameError: no method of that name.
     """
-    if isinstance(methods, str) or hasattr(methods, "attribute"):
+    if isinstance(methods, (str, type)) or hasattr(methods, "attribute"):
         methods = (methods,)
     if not isinstance(methods, Iterable) or not methods:
         raise InputTypeError(f"methods must be a name, a list of names or a dict, got {describe(methods)}.")
     for method in methods:
         if isinstance(method, str):
             canonical_name(method)
+        elif isinstance(method, type) or not hasattr(method, "attribute"):
+            raise InputTypeError(f"A method must be a name or a method object, got {describe(method)}.")
+
+
+def check_folder(name: str, path: Any) -> None:
+    """Refuse what is no path, and a file where a directory belongs."""
+    if path is None:
+        return
+    if not isinstance(path, (str, Path)):
+        raise InputTypeError(f"{name} must be a path, got {describe(path)}.")
+    there = next((p for p in (Path(path), *Path(path).parents) if p.exists()), None)
+    if there is not None and not there.is_dir():
+        raise InputError(f"{name}={str(path)!r} cannot be a directory: {str(there)!r} is a file. Name another.")
 
 
 def check_count(name: str, value: Any, least: int) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from interp_plugins.api.arranged import arranged
 from interp_plugins.api.binding import Bound, bind_methods
+from interp_plugins.api.checks import check_options
 from interp_plugins.api.nodes import as_graph, node_target
 from interp_plugins.api.prediction import default_layer, predict, target_probability
 from interp_plugins.core.baseline import IdBaseline, Sample, as_baselines
@@ -143,6 +144,9 @@ def explain(
         exps["ig"].show()
     """
     check_chunk("batch_size", batch_size)
+    check_options(
+        layer=layer, threshold=threshold, activation=activation, forward_kwargs=forward_kwargs, body=body, seed=seed
+    )
     given = arranged(model, inputs, methods, params, input_spec, baselines, feature_mask, forward_kwargs, output)
     given, additional_forward_args = as_graph(given, additional_forward_args, nodes)
     func = given.func

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from interp_plugins.attr.shared.grid_layer import last_grid_layer
 from interp_plugins.core.batching import is_out_of_memory
 from interp_plugins.core.detection import Detection, is_table
-from interp_plugins.core.errors import InterpError, ModelError
+from interp_plugins.core.errors import InputTypeError, InterpError, ModelError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.target import Asked
-from interp_plugins.core.tensors import is_float
+from interp_plugins.core.tensors import describe, is_float
 from interp_plugins.core.two_classes import TwoClasses, two_classes
 from interp_plugins.engine import alone, cached_pass, clean_scores, first_pass
 
@@ -84,14 +84,19 @@ def predict(
         else:
             output = cached_pass(forward, inputs, "output", first.output.detach)
         classes = probabilities = None
+        if output.dtype == torch.bool:
+            raise ModelError(
+                f"The model returned {describe(output)}: a yes or no has no change to explain. Return the score that "
+                "is compared, or a float (output.float()) for methods that only evaluate the model."
+            )
         two = two_classes(output, n, names, activation, threshold, lambda: forward.raw(inputs))
         if two is not None and two.logits is not None:
             return _of_two(two, output, n, _size(inputs))
         if output.ndim == 2 and output.shape[0] == n and output.shape[1] > 1:
-            probabilities = _softmax(output) if activation is None else activation(output.clone())
+            probabilities = _softmax(output) if activation is None else _of_activation(activation, output.clone())
             classes = tuple(output.argmax(1).tolist()) if probabilities is not None else None
         elif activation is not None:
-            probabilities = activation(output.clone())
+            probabilities = _of_activation(activation, output.clone())
             if threshold is not None and names is not None and len(names) == 1 and output.shape == (n, 1):
                 classes = (0,) * n  # one label, there or not
     several = None
@@ -100,6 +105,17 @@ def predict(
     foremost = Detection() if is_table(output) else None
     made: Any = None if probabilities is None else _as_it_is if probabilities is output else activation
     return Prediction(output, classes, probabilities, several, _size(inputs), foremost, two, made)
+
+
+def _of_activation(activation: Callable[[Tensor], Tensor | None], output: Tensor) -> Tensor | None:
+    """What the user's activation makes of the output: a tensor of its rows, or None."""
+    found = activation(output)
+    if found is None or (isinstance(found, Tensor) and found.ndim and found.shape[0] == output.shape[0]):
+        return found
+    raise InputTypeError(
+        f"activation returned a {describe(found)} for an output of shape {tuple(output.shape)}; expected probabilities "
+        "of its rows, or None where the outputs are no classes."
+    )
 
 
 def _size(inputs: Sequence[Tensor]) -> tuple[int, int] | None:

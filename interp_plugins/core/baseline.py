@@ -17,7 +17,7 @@ from torch import Tensor
 from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.global_random import user_call
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.tensors import as_tuple, describe, is_float, own, own_tree
+from interp_plugins.core.tensors import as_tuple, check_readable, describe, is_float, own, own_tree
 
 Maker = Callable[[Tensor, InputSpec, torch.Generator | None], Tensor]
 
@@ -161,6 +161,7 @@ def _one(
             f"baselines[{i}] must be None, a number, a tensor, a name ({', '.join(BASELINES)}) or a function; got "
             f"{describe(value)}."
         )
+    check_readable(value, f"baselines[{i}]")
     b = own(value).to(device=x.device)
     if b.is_complex() and not x.is_complex():
         raise InputTypeError(f"baselines[{i}] is {describe(value)} for a real input; give its real part.")
@@ -266,6 +267,8 @@ def as_baselines(
     """
     if callable(baselines) and not isinstance(baselines, Tensor):
         baselines = call_baseline(baselines, tuple(inputs) if isinstance(template, tuple) else inputs[0])
+        if baselines is None:
+            raise InputTypeError("The baseline function returned None; expected a tensor or number per input.")
     if isinstance(baselines, tuple) and len(baselines) != len(inputs):
         raise InputError(f"`baselines` has {len(baselines)} entries for {len(inputs)} inputs; give one per input.")
     if not isinstance(baselines, tuple) and baselines is not None and len(inputs) > 1:

@@ -27,6 +27,10 @@ class TargetError(InputError, IndexError):
     """The target does not fit the model's output, or its label is unknown."""
 
 
+class SampleError(InputError, IndexError):
+    """There is no such sample or result."""
+
+
 class UnknownNameError(InputError, LookupError):
     """A method, baseline, layer or option name is not known."""
 
@@ -41,6 +45,10 @@ class LayerError(ModelError, AssertionError):
 
 class FileError(InterpError, OSError):
     """A file cannot be written."""
+
+
+class MissingFileError(InterpError, FileNotFoundError):
+    """There is no such file."""
 
 
 class OutOfMemoryError(InterpError, MemoryError):

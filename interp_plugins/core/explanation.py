@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core import files, saving
-from interp_plugins.core.errors import InputError, unknown
+from interp_plugins.core.errors import InputError, InputTypeError, SampleError, unknown
 from interp_plugins.core.fields import LISTED, TENSORS, listed, names_of, tensors
 from interp_plugins.core.frame import frame
 from interp_plugins.core.layout import drawn
 from interp_plugins.core.registry import canonical_name, variant
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.tensors import Inputs, Maps
+from interp_plugins.core.tensors import Inputs, Maps, describe
 from interp_plugins.core.text import all_legible
 
 if TYPE_CHECKING:
@@ -149,11 +149,10 @@ class Explanation:
         if isinstance(i, slice):
             rows = range(*i.indices(n))
         else:
-            if not -n <= i < n:
-                raise IndexError(f"Sample {i} asked for, but this Explanation holds {n} samples.")
-            rows = range(i % n, i % n + 1)
+            start = self.number(i)
+            rows = range(start, start + 1)
         if len(rows) == 0:
-            raise IndexError(f"The slice {i} selects none of the {n} samples.")
+            raise SampleError(f"The slice {i} selects none of the {n} samples.")
         pick = torch.tensor(list(rows))
 
         def cut(v: Any) -> Any:
@@ -173,6 +172,15 @@ class Explanation:
         found = dataclasses.replace(self, **changes, meta=meta if per_sample else self.meta)
         return _trimmed(found) if self.spec.kind == "text" and self.tokens is not None else found
 
+    def number(self, i: Any) -> int:
+        """The number of a sample counted from 0. Raises InputTypeError, SampleError: there is no such sample."""
+        n = len(self)
+        if isinstance(i, bool) or not hasattr(i, "__index__"):
+            raise InputTypeError(f"A sample is chosen by its number, an int (or a slice), got {describe(i)}.")
+        if not -n <= int(i) < n:
+            raise SampleError(f"Sample {i} asked for, but this explanation holds {n} samples.")
+        return int(i) % n
+
     def __iter__(self) -> Iterator[Explanation]:
         return (self[i] for i in range(len(self)))
 
@@ -184,7 +192,7 @@ class Explanation:
         """
         if (first := drawn(self)) is not self:
             return first.heatmap(i)
-        a = self.attribution[i % len(self)].float()
+        a = self.attribution[self.number(i)].float()
         if a.ndim == 3:
             a = a.sum(0)
         if a.ndim != 2 or self.input.ndim != 4:
@@ -321,6 +329,8 @@ def _annotated(exp: Explanation, known: Mapping[str, Any]) -> Explanation:
     lists: dict[str, Any] = {}
     for name in told:
         if known.get(name) is not None:
+            if isinstance(known[name], str) or not isinstance(known[name], Iterable):
+                raise InputTypeError(f"{name} must be a list with one entry per sample, got {describe(known[name])}.")
             lists[name] = tuple(known[name])
             if len(lists[name]) != len(exp):
                 raise InputError(f"{name} has {len(lists[name])} entries for {len(exp)} samples; give one per sample.")
@@ -360,6 +370,10 @@ class Explanations(Sequence[Explanation]):
             raise unknown("method in this result", key, self.methods)
         if isinstance(key, slice):
             return Explanations(self._items[key])
+        if isinstance(key, bool) or not hasattr(key, "__index__"):
+            raise InputTypeError(f"A result is chosen by its number or its method's name, got {describe(key)}.")
+        if not -len(self) <= int(key) < len(self):
+            raise SampleError(f"Result {key} asked for, but there are {len(self)}: {', '.join(self.methods)}.")
         return self._items[key]
 
     @property

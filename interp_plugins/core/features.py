@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.tensors import as_tuple, describe
+from interp_plugins.core.tensors import as_tuple, check_readable, describe
 
 
 class MaskFeatures:
@@ -45,6 +45,11 @@ class MaskFeatures:
                 for i, (m, x) in enumerate(zip(_mask_tuple(feature_mask, inputs), inputs, strict=True))
             ]
             self.ids = sorted({int(v) for m in self._masks for v in m.unique().tolist()})
+            if self.ids and self.ids[0] < 0:
+                raise InputError(
+                    f"feature_mask holds the number {self.ids[0]}; features are numbered from 0. Elements that belong "
+                    "together have one number, and every element belongs to a feature."
+                )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,6 +81,7 @@ def _mask_tuple(feature_mask: Any, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
 def _checked_mask(mask: Any, x: Tensor, i: int) -> Tensor:
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
         raise InputTypeError(f"feature_mask[{i}] must be an integer tensor, got {describe(mask)}.")
+    check_readable(mask, f"feature_mask[{i}]")
     m = mask.detach().as_subclass(Tensor).to(x.device).long()
     try:
         m.expand(x.shape)  # torch.broadcast_shapes would load the symbolic shapes, which takes seconds

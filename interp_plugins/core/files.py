@@ -18,14 +18,22 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from interp_plugins.core.errors import FileError
+from interp_plugins.core.errors import FileError, InputTypeError
+from interp_plugins.core.tensors import describe
 from interp_plugins.core.text import legible
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file is too large"}
 _DRAFT = re.compile(r"\..+\.(?P<machine>\w*)-(?P<process>\d+)\.[0-9a-f]{12}")
 _LONGEST = 80  # bytes of a name that its draft's name repeats: file systems end at 255
 _FORGOTTEN = 86_400  # seconds after which a draft of another machine is taken for left behind
+
+
+def check_path(path: Any) -> None:
+    """Refuse what is no path."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputTypeError(f"A file is named by a path, got {describe(path)}.")
 
 
 def write(path: str | Path, content: str | bytes) -> Path:
@@ -104,6 +112,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises:
         FileError: it cannot be written, with what to do.
     """
+    check_path(path)
     given, final = Path(path), Path(os.path.realpath(path))
     with _saying(path):
         if given.exists() and not given.is_file() and not given.is_dir():

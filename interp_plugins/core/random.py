@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.global_random import drew, pending_seed
+
+
+def check_seed(seed: Any) -> int:
+    """A seed that every generator takes: an int from 0 to 2**63 - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        raise InputError(f"seed must be an int from 0 to 2**63 - 1, got {seed!r}.")
+    return int(seed)
 
 
 def make_generator(seed: int | None = None, generator: torch.Generator | None = None) -> torch.Generator:
@@ -28,7 +37,7 @@ def make_generator(seed: int | None = None, generator: torch.Generator | None = 
     if seed is None:
         own.set_state(torch.get_rng_state())
     else:
-        own.manual_seed(seed)
+        own.manual_seed(check_seed(seed))
     return own
 
 

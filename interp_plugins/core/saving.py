@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from interp_plugins.core import seal
-from interp_plugins.core.errors import FileError, InputError, InterpWarning, decoding
+from interp_plugins.core.errors import FileError, InputError, InterpWarning, MissingFileError, decoding
 from interp_plugins.core.fields import LISTED, TENSORS, names_of
-from interp_plugins.core.files import no_room, replacing
+from interp_plugins.core.files import check_path, no_room, replacing
 from interp_plugins.core.metadata import from_json, to_json
 from interp_plugins.core.spec import InputSpec
 
@@ -76,9 +76,10 @@ def load(path: str | Path, cls: Callable[..., E]) -> list[E]:
     """
     from safetensors import safe_open
 
+    check_path(path)
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"No saved explanations at {path}. Write some with Explanation.save(path).")
+        raise MissingFileError(f"No saved explanations at {path}. Write some with Explanation.save(path).")
     with decoding(InputError, f"{path} is not a file written by Explanation.save, or it is damaged"):
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_KEY, "null"))

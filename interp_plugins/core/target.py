@@ -23,6 +23,7 @@ from interp_plugins.core.errors import InterpWarning, TargetError
 from interp_plugins.core.indices import IndexTuple, as_indices, check_index
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import describe
 
 _FEW = 4  # outputs of a regression that are all explained where none is named
 
@@ -221,7 +222,13 @@ class Function(Target):
     function: Callable[[Tensor], Tensor]
 
     def __call__(self, output: Tensor) -> Tensor:
-        return self.function(output.clone())  # it may work in place, and the output is read again
+        found = self.function(output.clone())  # it may work in place, and the output is read again
+        if not isinstance(found, Tensor):
+            raise TargetError(
+                f"The target function {self} returned a {describe(found)}; expected a tensor with one number per row "
+                f"of the output {tuple(output.shape)}."
+            )
+        return found
 
     def describe(self, i: int) -> str | None:
         return getattr(self.function, "__name__", type(self.function).__name__)

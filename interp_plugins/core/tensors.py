@@ -33,6 +33,13 @@ def describe(value: Any) -> str:
     return f"{type(value).__name__} {value!r}"[:120]
 
 
+def check_readable(x: Tensor, what: str) -> None:
+    """Refuse tensors without numbers of their own: sparse ones, and those of the meta device."""
+    if x.layout is not torch.strided or x.is_meta:
+        kind, advice = ("on the meta device", "Put it on a device") if x.is_meta else ("sparse", "Give x.to_dense()")
+        raise InputTypeError(f"{what} is {kind} (shape {tuple(x.shape)}); expected a dense tensor. {advice}.")
+
+
 def is_float(x: Any) -> TypeGuard[Tensor]:
     """Whether x is a tensor that can carry a gradient."""
     return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
@@ -97,6 +104,7 @@ def check_inputs(inputs: Any) -> tuple[Tensor, ...]:
                 f"inputs[{i}] must be a torch.Tensor but found: {describe(x)}. Arguments that are not to be explained "
                 "belong into additional_forward_args."
             )
+        check_readable(x, f"inputs[{i}]")
         if x.ndim == 0:
             raise InputError(f"inputs[{i}] is a 0-d tensor; the first dimension must be the batch: x[None].")
         if x.shape[0] == 0:

@@ -16,12 +16,13 @@ from fastai.learner import Recorder
 from fastai.torch_core import rank_distrib
 from torch import Tensor
 
-from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_names, contained
+from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_folder, check_names, contained
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core import files
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanations
+from interp_plugins.core.random import check_seed
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain
 from interp_plugins.fastai.batch import length
 from interp_plugins.fastai.interpretation import explain_rows
@@ -120,6 +121,8 @@ class AttributionCallback(Callback):
         check_names(methods)
         check_count("n", n, 1)
         check_count("every_n_epochs", every_n_epochs, 1)
+        check_seed(seed)
+        check_folder("path", path)
         check_choice("log", log, _LOGS)
         check_choice("on_error", on_error, ON_ERROR)
         self.items, self.n, self.every_n_epochs = items, n, every_n_epochs

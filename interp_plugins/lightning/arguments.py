@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor, nn
+
 from interp_plugins.api.binding import canonical_name, layer_variant, method_info
+from interp_plugins.core.errors import InputTypeError
+from interp_plugins.core.layers import Layer
+from interp_plugins.core.target import Target
+from interp_plugins.core.tensors import describe
+
+_TARGETS = (int, str, list, tuple, Tensor, Target)
+
+
+def check_class_names(names: Any) -> None:
+    """Class names are a list of texts, or None."""
+    if names is None:
+        return
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
+        raise InputTypeError(f"class_names must be a list of names, one per class, got {describe(names)}.")
+
+
+def check_choices(target: Any, layer: Any) -> None:
+    """A target and a layer of the kinds that a configuration can name."""
+    if isinstance(target, float) or not (target is None or callable(target) or isinstance(target, _TARGETS)):
+        raise InputTypeError(f"target must be a class, a name, a list of them or a function, got {describe(target)}.")
+    if layer is not None and (not isinstance(layer, (str, nn.Module, Layer)) or layer == ""):
+        raise InputTypeError(f"layer must be the dotted name of a module, got {describe(layer)}.")
 
 
 def check_layer_methods(methods: Any, shared: Mapping[str, Any]) -> None:

@@ -14,17 +14,18 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_names, contained
+from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_folder, check_names, contained
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.literals import literals, wants_truth
+from interp_plugins.core.random import check_seed
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import own_tree
 from interp_plugins.core.truth import Reading
 from interp_plugins.lightning import run, series
-from interp_plugins.lightning.arguments import check_layer_methods
+from interp_plugins.lightning.arguments import check_choices, check_class_names, check_layer_methods
 from interp_plugins.lightning.batch import read_batch
 from interp_plugins.lightning.namespace import Callback
 from interp_plugins.lightning.report import GrowingReport
@@ -142,6 +143,10 @@ class AttributionCallback(Callback):
         check_count("n_samples", n_samples, 1)
         check_count("every_n_epochs", every_n_epochs, 1)
         check_count("dataloader_idx", dataloader_idx, 0)
+        check_seed(seed)
+        check_folder("dirpath", dirpath)
+        check_class_names(class_names)
+        check_choices(target, layer)
         stages = (stages,) if isinstance(stages, str) else tuple(stages)  # type: ignore[assignment]
         if not stages:
             raise InputError(f"stages is empty; name at least one of {', '.join(_STAGES)}.")

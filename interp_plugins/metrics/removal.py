@@ -23,6 +23,7 @@ from interp_plugins.core.batching import check_chunk, chunks
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward, one_per_row
 from interp_plugins.core.guard import frozen
+from interp_plugins.core.random import check_seed
 from interp_plugins.core.target import as_target
 from interp_plugins.core.tensors import as_tuple, check_inputs
 from interp_plugins.metrics.rows import Maps, as_rows
@@ -90,6 +91,7 @@ def removal_curves(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps must be a positive int, got {steps!r}.")
     check_chunk("batch_size", batch_size)
+    check_seed(seed)
     with frozen(forward_func, seed=seed):
         xs = check_inputs(inputs)
         n = xs[0].shape[0]
@@ -97,6 +99,8 @@ def removal_curves(
         references = as_baselines(baselines, xs, template=inputs)
         forward = Forward.of(forward_func, n, as_target(target, n), additional_forward_args)
         forward.samples = xs = widened(xs, references, forward.selected)
+        if any(bool(m.isnan().any()) for m in as_tuple(attributions)):
+            raise InputError("The attributions hold NaN, which has no rank among the elements.")
         ranks = as_rows(attributions).argsort(dim=1, descending=True, stable=True).argsort(dim=1).to(xs[0].device)
         total = ranks.shape[1]
         counts = torch.linspace(0, total, min(steps, total) + 1, dtype=torch.float64).round().long()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
-from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import characters, display_in_notebook, new_figure
@@ -57,9 +56,7 @@ def show(
         UnknownNameError: for an unknown `kind`, `input` or `normalize`.
     """
     rule = ScaleRule(normalize, percentile)
-    if not -len(exp) <= index < len(exp):
-        raise InputError(f"Sample {index} asked for, but this explanation holds {len(exp)} samples.")
-    index %= len(exp)
+    index = exp.number(index)
     signed = is_signed(exp)
     part = choose(exp, input)
     exp = part.exp

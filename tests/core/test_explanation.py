@@ -105,7 +105,7 @@ def test_missing_facts_stay_missing() -> None:
 
 @pytest.mark.parametrize("i", [3, -4])
 def test_sample_that_is_not_there_is_refused(i: int) -> None:
-    with pytest.raises(IndexError, match=f"Sample {i} asked for, but this Explanation holds 3 samples"):
+    with pytest.raises(IndexError, match=f"Sample {i} asked for, but this explanation holds 3 samples"):
         made()[i]
     with pytest.raises(IndexError, match="selects none of the 3 samples"):
         made()[5:]

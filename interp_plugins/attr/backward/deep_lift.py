@@ -32,7 +32,7 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
 from interp_plugins.core.report import note
-from interp_plugins.core.tensors import InputsT, as_tuple, check_float, describe, like, own
+from interp_plugins.core.tensors import InputsT, as_tuple, check_float, check_readable, describe, like, own
 
 CustomAttribution = Callable[..., tuple[Tensor, ...]]
 RULES: dict[str, type[PairedMode]] = {"rescale": PairedMode, "reveal_cancel": RevealCancelMode}
@@ -50,6 +50,9 @@ def pooled(baselines: Any, inputs: Any, xs: Sequence[Tensor]) -> tuple[Tensor, .
     own_sets = [isinstance(b, Tensor) and b.ndim == x.ndim + 1 for b, x in zip(many, xs)]
     if not any(own_sets):
         return tuple(b[None] for b in baseline_pool(baselines, inputs, xs))
+    for i, b in enumerate(many):
+        if isinstance(b, Tensor):
+            check_readable(b, f"baselines[{i}]")
     sets = [own(b).to(x) for b, x in zip(many, xs) if isinstance(b, Tensor)]
     wanted = [(x.shape[0], *x.shape[1:]) for x in xs]
     fits = [(b.shape[0], *b.shape[2:]) == w for b, w in zip(sets, wanted)]

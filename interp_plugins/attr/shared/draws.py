@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp_plugins.core.baseline import call_baseline
 from interp_plugins.core.errors import InputError, InputTypeError
-from interp_plugins.core.tensors import as_tuple, describe, is_float, own
+from interp_plugins.core.tensors import as_tuple, check_readable, describe, is_float, own
 
 _SPREAD = 0.15  # of the input's range, the noise where none is named
 
@@ -57,6 +57,7 @@ def baseline_pool(baselines: Any, inputs: Any, xs: Sequence[Tensor]) -> tuple[Te
                 f"{describe(b)}. "
                 "Give a tensor (n_baselines, ...) such as a batch of training data, or a function that returns one."
             )
+        check_readable(b, f"baselines[{i}]")
         b = own(b).to(x)
         if b.ndim != x.ndim or b.shape[1:] != x.shape[1:] or b.shape[0] == 0:
             raise InputError(
