@@ -7,12 +7,15 @@ from typing import Any
 
 from torch import nn
 
+from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.random import check_seed
 from interp_plugins.core.tensors import describe
 
 
-def check_options(*, layer: Any, threshold: Any, activation: Any, forward_kwargs: Any, body: Any, seed: Any) -> None:
+def check_options(
+    layer: Any, threshold: Any, activation: Any, forward_kwargs: Any, body: Any, seed: Any, batch_size: Any
+) -> None:
     """Arguments of `explain` that are handed on and used later.
 
     Raises:
@@ -21,6 +24,7 @@ def check_options(*, layer: Any, threshold: Any, activation: Any, forward_kwargs
     if (isinstance(layer, (str, list, tuple)) and not layer) or (isinstance(layer, list) and "" in layer):
         raise InputError(f"layer={layer!r} names no layer; give a module, its dotted name, or None.")
     check_threshold(threshold)
+    check_chunk("batch_size", batch_size)
     if activation is not None and (isinstance(activation, type) or not callable(activation)):
         raise InputTypeError(f"activation must be a function output -> probabilities, got {describe(activation)}.")
     if forward_kwargs is not None and not isinstance(forward_kwargs, Mapping):

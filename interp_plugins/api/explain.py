@@ -23,7 +23,6 @@ from interp_plugins.api.checks import check_options
 from interp_plugins.api.nodes import as_graph, node_target
 from interp_plugins.api.prediction import default_layer, predict, target_probability
 from interp_plugins.core.baseline import IdBaseline, Sample, as_baselines
-from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.fixed import unmarked
@@ -143,10 +142,7 @@ def explain(
         exps = explain(model, x, methods=("ig", "gradcam"), n_steps=100)
         exps["ig"].show()
     """
-    check_chunk("batch_size", batch_size)
-    check_options(
-        layer=layer, threshold=threshold, activation=activation, forward_kwargs=forward_kwargs, body=body, seed=seed
-    )
+    check_options(layer, threshold, activation, forward_kwargs, body, seed, batch_size)
     given = arranged(model, inputs, methods, params, input_spec, baselines, feature_mask, forward_kwargs, output)
     given, additional_forward_args = as_graph(given, additional_forward_args, nodes)
     func = given.func
