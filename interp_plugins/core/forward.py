@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_plugins.core import tensors
 from interp_plugins.core.batching import auto_chunk
 from interp_plugins.core.cancel import check_cancelled
 from interp_plugins.core.detection import as_table, is_detections, is_table
@@ -29,16 +30,7 @@ from interp_plugins.core.layers import Layer, Neuron, run_and_read
 from interp_plugins.core.multi_target import side_by_side
 from interp_plugins.core.rows import INDEPENDENT, Problem, RowFacts, row_facts
 from interp_plugins.core.target import Target, Whole
-from interp_plugins.core.tensors import (
-    all_finite,
-    as_tuple,
-    check_readable,
-    describe,
-    is_float,
-    own_tree,
-    private_rows,
-    take_rows,
-)
+from interp_plugins.core.tensors import all_finite, as_tuple, describe, is_float, own_tree, private_rows, take_rows
 from interp_plugins.core.wrapper import Wrapper, called_with, takes_nothing
 
 
@@ -90,7 +82,7 @@ def select_output(output: Any, selector: Any = None) -> Tensor:
                 + did_you_mean(selector, keys)
             ) from err
     if isinstance(output, Tensor):
-        check_readable(output, "The model's output")
+        tensors.check_readable(output, "The model's output")
         return output.as_subclass(Tensor)
     if is_detections(output):
         return as_table(output)
