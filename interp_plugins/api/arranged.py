@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from interp_plugins.api.named_inputs import by_name, in_order
+from interp_plugins.api.named_inputs import by_name, goes_along, in_order
 from interp_plugins.core.forward import Call
 from interp_plugins.core.layout import ChannelLayout, layout_of
 from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import is_float
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ def arranged(
     """Arrange what `interp_plugins.explain` was given; its arguments."""
     func, names, xs = model, None, inputs
     if isinstance(inputs, Mapping):
-        func, names, xs = by_name(model, inputs), tuple(inputs), tuple(inputs.values())
+        along = {n: v for n, v in inputs.items() if isinstance(v, Tensor) and not is_float(v) and goes_along(n, v)}
+        along = along if len(along) < len(inputs) else {}  # a mask alone is what is meant
+        inputs = {n: v for n, v in inputs.items() if n not in along}
+        func, names, xs = by_name(model, inputs, tuple(along)), tuple(inputs), tuple(inputs.values())
+        forward_kwargs = {**along, **(forward_kwargs or {})}
         baselines = in_order(baselines, names, "baselines")
         feature_mask = in_order(feature_mask, names, "feature_mask")
     layout, spec = layout_of(xs, spec, methods)

@@ -14,6 +14,7 @@ from interp_plugins.core.batching import is_out_of_memory
 from interp_plugins.core.detection import Detection, is_table
 from interp_plugins.core.errors import InputTypeError, InterpError, ModelError
 from interp_plugins.core.forward import Forward
+from interp_plugins.core.introduced import introduced
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.target import Asked
@@ -50,7 +51,7 @@ def batch_axis_told(inputs: Sequence[Tensor]) -> Iterator[None]:
 
 def default_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None) -> Layer:
     """The layer to explain where none is named (`last_grid_layer`)."""
-    with batch_axis_told(inputs):
+    with introduced(forward, inputs), batch_axis_told(inputs):
         return last_grid_layer(forward, inputs, body)
 
 
@@ -74,15 +75,8 @@ def predict(
         names: class names; of two, one number per sample says both (`core.two_classes`).
     """
     n = inputs[0].shape[0]
-    with batch_axis_told(inputs):
-        first = first_pass(forward, inputs, make=gradient_follows)
-    with torch.no_grad(), batch_axis_told(inputs):
-        if first is None:
-            output = clean_scores(forward, inputs)
-        elif alone():
-            output = first.output.detach()
-        else:
-            output = cached_pass(forward, inputs, "output", first.output.detach)
+    output = _clean_output(forward, inputs, gradient_follows)
+    with torch.no_grad():
         classes = probabilities = None
         if output.dtype == torch.bool:
             raise ModelError(
@@ -92,7 +86,7 @@ def predict(
         two = two_classes(output, n, names, activation, threshold, lambda: forward.raw(inputs))
         if two is not None and two.logits is not None:
             return _of_two(two, output, n, _size(inputs))
-        if output.ndim == 2 and output.shape[0] == n and output.shape[1] > 1:
+        if output.ndim == 2 and output.shape[0] == n and output.shape[1] > 1 and not output.is_complex():
             probabilities = _softmax(output) if activation is None else _of_activation(activation, output.clone())
             classes = tuple(output.argmax(1).tolist()) if probabilities is not None else None
         elif activation is not None:
@@ -130,6 +124,16 @@ def _of_two(two: TwoClasses, output: Tensor, n: int, size: tuple[int, int] | Non
     """What one number per sample or pixel says of two classes."""
     classes = tuple(two.predicted(output).reshape(n).tolist()) if output.numel() == n else None
     return Prediction(output, classes, two.probabilities(output), size=size, two=two, activation=two.activation)
+
+
+def _clean_output(forward: Forward, inputs: Sequence[Tensor], gradient_follows: bool) -> Tensor:
+    """The output of the first pass of a call; an error of the model is introduced."""
+    with introduced(forward, inputs), batch_axis_told(inputs):
+        first = first_pass(forward, inputs, make=gradient_follows)
+        with torch.no_grad():
+            if first is None:
+                return clean_scores(forward, inputs)
+            return first.output.detach() if alone() else cached_pass(forward, inputs, "output", first.output.detach)
 
 
 def _above(probabilities: Tensor, threshold: float) -> tuple[int, ...]:

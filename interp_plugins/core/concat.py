@@ -58,11 +58,29 @@ def _stacked(values: Sequence[Any], pad: int) -> Any:
         return None
     if isinstance(values[0], tuple):
         return tuple(_stacked(column, pad) for column in zip(*values, strict=True))
-    width = max((v.shape[1] for v in values if v.ndim > 1), default=0)
-    return torch.cat([_widened(v, width, pad) for v in values])
+    size = [max(sides) for sides in zip(*(v.shape[1:] for v in values), strict=True)]
+    return torch.cat([_widened(v, size, pad) for v in values])
 
 
-def _widened(value: Tensor, width: int, pad: int) -> Tensor:
-    if value.ndim < 2 or value.shape[1] == width:
+def _widened(value: Tensor, size: Sequence[int], pad: int) -> Tensor:
+    """Filled up behind each axis but the first."""
+    if list(value.shape[1:]) == list(size):
         return value
-    return torch.cat([value, value.new_full((value.shape[0], width - value.shape[1], *value.shape[2:]), pad)], 1)
+    out = value.new_full((value.shape[0], *size), pad)
+    out[tuple(slice(0, side) for side in value.shape)] = value
+    return out
+
+
+def joined_pictures(parts: Sequence[Explanation]) -> Explanation:
+    """One explanation of pictures of different sizes; `exp[i]` has its own size again.
+
+    Args:
+        parts: explanations of one method and target.
+    """
+    found = joined(parts)
+    sizes = {
+        "input_size": [tuple(p.input.shape[2:]) for p in parts for _ in range(len(p))],
+        "map_size": [tuple(p.attribution.shape[2:]) for p in parts for _ in range(len(p))],
+    }
+    per_sample = {**found.meta.get("per_sample", {}), **sizes}
+    return replace(found, meta={**found.meta, "per_sample": per_sample})

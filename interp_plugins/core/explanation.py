@@ -170,7 +170,7 @@ class Explanation:
         per_sample = self.meta.get("per_sample", {})
         meta = {**self.meta, "per_sample": {k: [v[r] for r in rows] for k, v in per_sample.items()}}
         found = dataclasses.replace(self, **changes, meta=meta if per_sample else self.meta)
-        return _trimmed(found) if self.spec.kind == "text" and self.tokens is not None else found
+        return _trimmed(found) if self.spec.kind == "text" and self.tokens is not None else _cropped(found)
 
     def number(self, i: Any) -> int:
         """The number of a sample counted from 0. Raises InputTypeError, SampleError: there is no such sample."""
@@ -318,6 +318,22 @@ def _trimmed(exp: Explanation) -> Explanation:
 
     ragged = (*names_of(exp, TENSORS, fill="zero"), *names_of(exp, TENSORS, fill="pad"))
     return dataclasses.replace(exp, **{name: cut(getattr(exp, name)) for name in ragged})
+
+
+def _cropped(exp: Explanation) -> Explanation:
+    """An explanation of pictures that were filled up to one size (`core.concat.joined_pictures`), without the rest."""
+    sizes = exp.meta.get("per_sample", {})
+    if "input_size" not in sizes:
+        return exp
+
+    def cut(v: Any, name: str) -> Any:
+        if not isinstance(v, Tensor) or v.ndim < 4:
+            return v
+        height, width = (max(side) for side in zip(*sizes[name], strict=True))
+        return v[..., :height, :width]
+
+    names = {"inputs": "input_size", "baselines": "input_size", "attributions": "map_size"}
+    return dataclasses.replace(exp, **{field: cut(getattr(exp, field), size) for field, size in names.items()})
 
 
 def _annotated(exp: Explanation, known: Mapping[str, Any]) -> Explanation:

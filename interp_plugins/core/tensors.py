@@ -174,6 +174,17 @@ def private_rows(tree: Any, rows: Tensor | None, n: int) -> Any:
     return pytree.tree_map(pick, tree)
 
 
+def credit(change: Tensor, grad: Tensor) -> Tensor:
+    """What a change of the input adds to the score to first order, element by element: change times gradient.
+
+    Of complex numbers it is real: torch's gradient of a real score holds the two derivatives as real and imaginary
+    parts, so that the product with the conjugate adds up both.
+    """
+    if change.is_complex() or grad.is_complex():
+        return (grad.conj() * change).real
+    return change * grad
+
+
 def expand_rows(v: Tensor, w: Tensor) -> Tensor:
     """Shape v (R,) so that it multiplies w (R, ...)."""
     return v.reshape(v.shape[0], *(1,) * (w.ndim - 1))

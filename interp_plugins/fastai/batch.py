@@ -8,7 +8,7 @@ iterating it draws random numbers, so the caller holds the generators.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +18,10 @@ from fastai.torch_core import find_bs
 from fastai.vision.core import TensorImageBase
 from torch import Tensor, nn
 
+from interp_plugins.api.named_inputs import explained_names
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.placement import beside_weights
+from interp_plugins.core.tensors import as_tuple
 from interp_plugins.core.wrapper import Wrapper
 
 QUIET = {"num_workers": 0, "pin_memory": False, "shuffle": False, "drop_last": False}
@@ -34,7 +36,9 @@ class ReadBatch:
         labels: plain tensors, one per target of the data; empty without ground truth.
         names: one per row, or None.
         image: whether the first input is a picture (N, C, H, W).
-        packing: how the model takes the inputs where they are nested: numbers of `inputs` in tuples; else None.
+        packing: how the model takes the inputs where they are nested: numbers of `inputs` in tuples and dicts; else
+            None.
+        along: how many of the inputs, the last ones, are passed to the model and not explained: masks, say.
     """
 
     inputs: tuple[Any, ...]
@@ -42,6 +46,7 @@ class ReadBatch:
     names: tuple[str, ...] | None = None
     image: bool = False
     packing: Any = None
+    along: int = 0
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -55,6 +60,19 @@ class ReadBatch:
 
         names = tuple(self.names[i] for i in chosen) if self.names else None
         return replace(self, inputs=cut(self.inputs), labels=cut(self.labels), names=names)
+
+    def gone_along(self, model: nn.Module) -> tuple[Any, ...]:
+        """What is passed to the model and not explained, on its device; empty where there is none."""
+        return beside_weights(tuple(self.inputs[len(self.inputs) - self.along :]), model)
+
+    @staticmethod
+    def with_more(known: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `explain` that are known, and the user's, whose further model arguments come after ours."""
+        name = "additional_forward_args"
+        found = {**known, **params}
+        if name in known and params.get(name) is not None:
+            found[name] = (*known[name], *as_tuple(params[name]))
+        return found
 
 
 def length(dl: Any) -> int | None:
@@ -102,7 +120,8 @@ def unpacked(values: Any, n_inp: int | None) -> ReadBatch:
     """A loader's batch as plain tensors, side by side.
 
     Args:
-        values: a tensor, or a tuple or list of inputs and targets; an input may be a tuple of tensors again.
+        values: a tensor, or a tuple or list of inputs and targets; an input may be a tuple or a dict of tensors. Of a
+            dict the floating-point entries with features are explained, else the first; the others go along.
         n_inp: how many of them are inputs; None: all.
     """
     batch = tuple(values) if isinstance(values, (tuple, list)) else (values,)
@@ -110,18 +129,38 @@ def unpacked(values: Any, n_inp: int | None) -> ReadBatch:
         raise InputError("The batch is empty; expected the model's inputs.")
     cut = len(batch) if n_inp is None else n_inp
     flat: list[Any] = []
-    packing = tuple(_flattened(part, flat) for part in batch[:cut])
+    along: set[int] = set()
+    packing = tuple(_flattened(part, flat, along) for part in batch[:cut])
     image = isinstance(flat[0], TensorImageBase) and flat[0].ndim == 4
-    nested = packing if any(isinstance(part, tuple) for part in packing) else None
-    return ReadBatch(plain(flat), plain(batch[cut:]), image=image, packing=nested)
+    nested = any(isinstance(part, (tuple, dict)) for part in packing)
+    order = sorted(range(len(flat)), key=lambda i: i in along)  # what is explained comes first
+    return ReadBatch(
+        plain([flat[i] for i in order]),
+        plain(batch[cut:]),
+        image=image,
+        packing=mapped(packing, order.index) if nested else None,
+        along=len(along),
+    )
 
 
-def _flattened(part: Any, flat: list[Any]) -> Any:
-    """Append the tensors of an input, which may be a tuple of tensors, and say where they went."""
+def _flattened(part: Any, flat: list[Any], along: set[int], explained: bool = True) -> Any:
+    """Append the tensors of an input, which may be nested, say where they went, and which go along."""
+    if isinstance(part, Mapping):
+        chosen = explained_names(part)
+        return {k: _flattened(v, flat, along, k in chosen) for k, v in part.items()}
     if isinstance(part, (tuple, list)):
-        return tuple(_flattened(p, flat) for p in part)
+        return tuple(_flattened(p, flat, along, explained) for p in part)
     flat.append(part)
+    if not explained:
+        along.add(len(flat) - 1)
     return len(flat) - 1
+
+
+def mapped(packing: Any, function: Callable[[int], Any]) -> Any:
+    """Nested tuples and dicts with a function of each number in them."""
+    if isinstance(packing, dict):
+        return {k: mapped(v, function) for k, v in packing.items()}
+    return tuple(mapped(p, function) for p in packing) if isinstance(packing, tuple) else function(packing)
 
 
 def plain(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -159,25 +198,24 @@ def joined(parts: Sequence[ReadBatch]) -> ReadBatch:
 
 
 class Repacked(Wrapper):
-    """A model that takes nested inputs, called with its inputs side by side."""
+    """A model that takes nested inputs (tuples, dicts), called with its inputs side by side."""
 
     def __init__(self, model: nn.Module, packing: Any):
-        self.model, self.packing, self.__name__ = model, packing, type(model).__name__
-
-    def wrapped_callables(self) -> list[Any]:
-        """The model inside (for the guard and for layers)."""
-        return [self.model]
+        self.func, self.packing, self.__name__ = model, packing, type(model).__name__
 
     def __call__(self, *inputs: Any) -> Any:
-        """Call the model with the inputs put together again."""
+        """Call the model with the inputs put together again; further ones go along by position."""
+        seen: list[int] = []
 
-        def packed(part: Any) -> Any:
-            return tuple(packed(p) for p in part) if isinstance(part, tuple) else inputs[part]
+        def at(i: int) -> Any:
+            seen.append(i)
+            return inputs[i]
 
-        return self.model(*packed(self.packing))
+        packed = mapped(self.packing, at)
+        return self.func(*packed, *inputs[len(seen) :])
 
 
 def to_model(batch: ReadBatch, model: nn.Module) -> Any:
-    """The inputs on the model's device and in its floating-point type: a tensor, or a tuple for several inputs."""
-    inputs = beside_weights(tuple(batch.inputs), model)
+    """What is explained, on the model's device and in its floating-point type: a tensor, or a tuple for several."""
+    inputs = beside_weights(tuple(batch.inputs[: len(batch.inputs) - batch.along]), model)
     return inputs[0] if len(inputs) == 1 else inputs

@@ -29,6 +29,15 @@ def as_values(item: Any) -> Any:
     return values
 
 
+def apart(item: Any, loader: Any) -> Any:
+    """An array with one axis more than the data's own items, series say, as a list of them; anything else as it is."""
+    own = getattr(getattr(loader, "dataset", None), "items", None)
+    if not isinstance(item, (np.ndarray, Tensor)) or own is None or not len(own):
+        return item
+    several = isinstance(own[0], (np.ndarray, Tensor)) and item.ndim == own[0].ndim + 1
+    return list(item) if several else item
+
+
 def alike(values: Any) -> list[Any]:
     """The items in groups that one loader can take: fastai chooses the transforms by the type of the first item."""
     if isinstance(values, pd.DataFrame) or len({type(v) for v in values}) == 1:

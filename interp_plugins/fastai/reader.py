@@ -21,12 +21,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import pandas as pd
 from fastai.data.load import DataLoader
 from fastai.torch_core import get_model
@@ -41,7 +40,7 @@ from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
 from interp_plugins.fastai.batch import QUIET, ReadBatch, Repacked, joined, length, no_data, read, to_model, unpacked
-from interp_plugins.fastai.items import alike, as_values, at, indices, is_item, name_of, names_of
+from interp_plugins.fastai.items import alike, apart, as_values, at, indices, is_item, name_of, names_of
 from interp_plugins.fastai.labels import label_number, wants_label
 from interp_plugins.fastai.learner_info import (
     activation_of,
@@ -224,20 +223,15 @@ class Reader:
                 "This Learner's data are PyTorch loaders or datasets, without transforms that read raw items. Give an "
                 "encoded batch: xb=."
             )
-        values = as_values(list(item) if self._holds_several(item) else item)
+        values = as_values(
+            item if self.channels is not None else apart(item, getattr(valid(self.dls), "dataset", None))
+        )
         names = self.names(values)
         if not isinstance(values, pd.DataFrame):
             values = [self.prepared(value) for value in values]
         with readable(values if isinstance(values, list) else []):
             parts = [self._encode(group, labelled, rm_type_tfms) for group in alike(values)]
         return self.ready(replace(joined(parts), names=names))
-
-    def _holds_several(self, item: Any) -> bool:
-        """Whether an array has one axis more than the data's own items, series say, which are arrays as well."""
-        own = getattr(getattr(valid(self.dls), "dataset", None), "items", None)
-        if self.channels is not None or not isinstance(item, (np.ndarray, Tensor)) or own is None or not len(own):
-            return False
-        return isinstance(own[0], (np.ndarray, Tensor)) and item.ndim == own[0].ndim + 1
 
     def _encode(self, values: Any, labelled: bool, rm_type_tfms: Any) -> ReadBatch:
         kwargs = {**QUIET, "rm_type_tfms": rm_type_tfms}
@@ -295,11 +289,11 @@ class Reader:
         """A batch that is encoded already.
 
         Args:
-            xb: a tensor, or a tuple of inputs; labels may follow, as a loader gives them.
+            xb: a tensor, a tuple of inputs, or a dict of them; labels may follow, as a loader gives them.
         """
-        if not isinstance(xb, (Tensor, tuple, list)):
+        if not isinstance(xb, (Tensor, tuple, list, Mapping)):
             raise InputTypeError(
-                f"xb= takes an encoded tensor or tuple of tensors, got {describe(xb)}. Raw data are items."
+                f"xb= takes an encoded tensor, a tuple or dict of tensors, got {describe(xb)}. Raw data are items."
             )
         return self.ready(unpacked(xb, n_inputs(self.dls, default=None)))
 
@@ -346,7 +340,8 @@ class Reader:
         found = []
         for batch in batches:
             known = self.arguments(batch, target=target, baselines=baselines, output=output, label_key=label_key)
-            exps = core_explain(known.pop("model"), known.pop("inputs"), **{**known, "methods": methods, **params})
+            options = batch.with_more(known, {"methods": methods, **params})
+            exps = core_explain(options.pop("model"), options.pop("inputs"), **options)
             found.append(self.told(exps, batch, baselines))
         return self.merged(found)
 
@@ -369,13 +364,14 @@ class Reader:
             label_key: likewise.
         """
         func, used = self.call(batch)
-        inputs = to_model(used, self.model)
+        inputs, more = to_model(used, self.model), used.gone_along(self.model)
         number, spec = label_number(label_key, output), self.spec(inputs, used)
         if number is not None and spec is not None:
             spec = replace(spec, vocab=class_names(self.dls, number))
         return {
             "model": func,
             "inputs": inputs,
+            **({"additional_forward_args": more} if more else {}),
             "target": as_asked(target, self.dls, batch.labels, number),
             "baselines": self.baselines(baselines, inputs),
             "input_spec": spec,
@@ -405,6 +401,8 @@ class Reader:
     def spec(self, inputs: Any, batch: ReadBatch) -> InputSpec | None:
         """What is known of the inputs; None: the core guesses."""
         first = inputs[0] if isinstance(inputs, tuple) else inputs
+        if batch.along and isinstance(first, Tensor) and first.ndim == 2 and not first.is_floating_point():
+            return InputSpec("text", vocab=class_names(self.dls))  # ids with their mask
         return spec_of(self.dls, first, batch.image) if isinstance(first, Tensor) else None
 
     def outputs(self) -> dict[str, Any]:

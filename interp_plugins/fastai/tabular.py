@@ -251,19 +251,19 @@ class _Partial(Wrapper):
     """A model called with some of its inputs; the others, without columns, are made for as many rows."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[Tensor], used: Sequence[int]):
-        self.model, self.used, self.__name__ = model, list(used), type(model).__name__
+        self.func, self.used, self.__name__ = model, list(used), type(model).__name__
         self.empty = [x[:0] for x in inputs]
 
     def wrapped_callables(self) -> list[Any]:
         """The model inside (for the guard and for layers)."""
-        return [self.model]
+        return [self.func]
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Call the model with empty tensors for the inputs left out."""
         given = dict(zip(self.used, inputs, strict=True))
         rows, device = len(inputs[0]), inputs[0].device
         whole = [given.get(i, x.new_empty((rows, *x.shape[1:]), device=device)) for i, x in enumerate(self.empty)]
-        return self.model(*whole)
+        return self.func(*whole)
 
 
 def _frame(item: Any) -> pd.DataFrame:

@@ -270,18 +270,17 @@ class _Stateless(Wrapper):
     """A recurrent model, called from a clean state, its hidden state kept in the graph between chunks."""
 
     def __init__(self, model: nn.Module):
-        self.func = self.model = model
-        self.__name__ = type(model).__name__
+        self.func, self.__name__ = model, type(model).__name__
 
     def wrapped_callables(self) -> list[Any]:
         """The model inside (for the guard and for layers)."""
-        return [self.model]
+        return [self.func]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """One call that neither knows of the last one nor is known of by the next."""
-        self.model.reset()  # type: ignore[operator]
+        self.func.reset()
         with _WholeGraph():
-            return self.model(*args, **kwargs)
+            return self.func(*args, **kwargs)
 
 
 class _WholeGraph(TorchFunctionMode):

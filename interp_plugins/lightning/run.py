@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.api.explain import explain as core_explain
 from interp_plugins.api.named_inputs import NamedInputs
-from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.concat import joined_pictures
+from interp_plugins.core.errors import InputError, InputTypeError, TargetError
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.core.literals import with_truth
@@ -23,6 +24,7 @@ from interp_plugins.core.spec import InputSpec, guess_aloud
 from interp_plugins.core.tensors import own_tree
 from interp_plugins.core.truth import Reading, missing
 from interp_plugins.lightning.batch import ModelInput, read_batch
+from interp_plugins.lightning.several import AsList, rows_of
 from interp_plugins.lightning.subject import ExplainedModule, explained_inference_error, find_subject
 
 if TYPE_CHECKING:
@@ -127,7 +129,9 @@ def run(
     subject: ExplainedModule, sample: ModelInput, *, context: AbstractContextManager[Any], target: Any, **kwargs: Any
 ) -> Explanations:
     """Explain samples that were read; `kwargs` are those of `interp_plugins.explain`."""
-    model = NamedInputs(subject.module, sample.names) if sample.names is not None else subject.module
+    if sample.sizes is not None and len(set(rows_of(sample.sizes))) > 1:
+        return _one_by_one(subject, sample, context=context, target=target, **kwargs)
+    model = _as_function(subject.module, sample)
     with torch.inference_mode(False), torch.no_grad():
         inputs = tuple(x.to(subject.device) for x in sample.inputs)
         more = moved(dict(sample.kwargs), subject.device)
@@ -147,6 +151,30 @@ def run(
             raise
         raise clear from error
     return found if sample.ids is None else Explanations([replace(exp, names=sample.ids) for exp in found])
+
+
+def _as_function(module: nn.Module, sample: ModelInput) -> Any:
+    """The module as a function of the inputs by position, as the core calls it."""
+    if sample.sizes is not None:
+        return AsList(module)
+    if sample.names is None:
+        return module
+    return NamedInputs(module, sample.names, sample.whole, tuple(sample.kwargs) if sample.whole else ())
+
+
+def _one_by_one(
+    subject: ExplainedModule, sample: ModelInput, *, context: AbstractContextManager[Any], **kwargs: Any
+) -> Explanations:
+    """Pictures of different sizes, each alone; their maps are filled up to one size, and cut again by `exp[i]`."""
+    found = []
+    with context:
+        for i, (height, width) in enumerate(rows_of(sample.sizes)):
+            [x] = sample.inputs
+            alone = replace(sample, inputs=(x[i : i + 1, :, :height, :width],), sizes=sample.sizes[i : i + 1])  # type: ignore[index]
+            found.append(run(subject, alone, context=contextlib.nullcontext(), **kwargs))
+    if len({len(exps) for exps in found}) > 1:
+        raise TargetError("The pictures have different numbers of targets. Name one that all have: target=...")
+    return Explanations([joined_pictures(column) for column in zip(*found, strict=True)])
 
 
 def ground_truth(target: Any, labels: Tensor | None) -> Any:

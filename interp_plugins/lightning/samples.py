@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from interp_plugins.lightning.batch import ModelInput
+from interp_plugins.lightning.several import padded, rows_of
 
 
 class Samples:
@@ -82,6 +83,7 @@ def _head(batch: ModelInput, rows: int) -> ModelInput:
             kwargs=pytree.tree_map(cut, dict(batch.kwargs)),
             labels=cut(batch.labels),
             ids=None if batch.ids is None else batch.ids[:rows],
+            sizes=cut(batch.sizes),
         )
 
 
@@ -94,11 +96,15 @@ def _layout(part: ModelInput) -> Any:
         for v in leaves
         if isinstance(v, Tensor)
     ]
-    return part.names, tree, shapes
+    return part.names, tree, None if part.sizes is not None else shapes  # pictures of any size go side by side
 
 
 def _join(parts: list[ModelInput]) -> ModelInput:
     """One part from several; what is no row per sample is taken from the first."""
+    if parts[0].sizes is not None:
+        pictures = [x[:, :h, :w] for p in parts for x, (h, w) in zip(p.inputs[0], rows_of(p.sizes), strict=True)]
+        stacked, sizes = padded(pictures)
+        return replace(parts[0], inputs=(stacked,), sizes=sizes)
     trees = [(part.inputs, dict(part.kwargs), part.labels) for part in parts]
     flat = [pytree.tree_flatten(tree)[0] for tree in trees]
 
@@ -109,6 +115,5 @@ def _join(parts: list[ModelInput]) -> ModelInput:
     leaves = [join(values) for values in zip(*flat, strict=True)]
     inputs, kwargs, labels = pytree.tree_unflatten(leaves, pytree.tree_flatten(trees[0])[1])
     ids = [name for part in parts for name in part.ids or ()]
-    return ModelInput(
-        tuple(inputs), parts[0].names, kwargs, labels, tuple(ids) if len(ids) == sum(map(len, parts)) else None
-    )
+    names = tuple(ids) if len(ids) == sum(map(len, parts)) else None
+    return replace(parts[0], inputs=tuple(inputs), kwargs=kwargs, labels=labels, ids=names)

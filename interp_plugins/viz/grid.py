@@ -15,7 +15,14 @@ from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, bare, characters, display_in_notebook, new_figure
 from interp_plugins.viz.inputs import InputPart, by_input, part_text
 from interp_plugins.viz.overview import OVERVIEWS, fitting
-from interp_plugins.viz.renderer import attribution_renderer, input_renderer, is_signed, panel, resolve_kind
+from interp_plugins.viz.renderer import (
+    attribution_renderer,
+    in_own_size,
+    input_renderer,
+    is_signed,
+    panel,
+    resolve_kind,
+)
 from interp_plugins.viz.scale import Scale, ScaleRule
 from interp_plugins.viz.titles import broken, method_title, original_caption, panel_caption
 
@@ -170,7 +177,7 @@ def _single(parts: list[list[InputPart]], kind: str, rule: ScaleRule, n: int, ax
 def _input(ax: Axes, parts: list[list[InputPart]], row: _Row, width: int) -> None:
     """The input of a row with its caption: the prediction is said once per sample."""
     part = next(several[row.k] for several in parts if row.k < len(several) and row.i < len(several[row.k].exp))
-    note = input_renderer(part.exp).original(ax, part.exp, row.i)
+    note = input_renderer(part.exp).original(ax, *in_own_size(part.exp, row.i))
     if row.k == 0:
         note = ", ".join(filter(None, (part.name, note)))
         _caption(ax, original_caption(part.exp, row.i, width, note))

@@ -13,7 +13,14 @@ from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import captions
 from interp_plugins.viz.figure import data_uri
 from interp_plugins.viz.inputs import InputPart, by_input, part_text
-from interp_plugins.viz.renderer import attribution_renderer, fit_scale, input_renderer, is_signed, resolve_kind
+from interp_plugins.viz.renderer import (
+    attribution_renderer,
+    fit_scale,
+    in_own_size,
+    input_renderer,
+    is_signed,
+    resolve_kind,
+)
 from interp_plugins.viz.scale import Scale, ScaleRule
 from interp_plugins.viz.titles import method_title, original_caption, panel_caption, shorten
 
@@ -61,26 +68,28 @@ def _strip(exps: Sequence[Explanation], i: int, kind: str, longest: int) -> str:
 
 
 def _original(part: InputPart, i: int, longest: int) -> str:
-    renderer = input_renderer(part.exp)
+    exp, i = in_own_size(part.exp, i)
+    renderer = input_renderer(exp)
     try:
-        markup = renderer.markup(part.exp, i, None)
+        markup = renderer.markup(exp, i, None)
         if markup is not None:
             return markup
-        png = renderer.picture(part.exp, i, "original", Scale(0.0, False, False, ""), longest)
+        png = renderer.picture(exp, i, "original", Scale(0.0, False, False, ""), longest)
     except InputError as error:
         return f"<div>{escape(str(error))}</div>"
     return _image(png, part.name or "The input")
 
 
 def _map(part: InputPart, i: int, kind: str, longest: int, signed: bool) -> str:
-    renderer = attribution_renderer(part.exp)
+    exp, i = in_own_size(part.exp, i)
+    renderer = attribution_renderer(exp)
     kind = resolve_kind(renderer, kind)
     try:
-        scale = fit_scale(part.exp, i, ScaleRule(), signed)
-        markup = renderer.markup(part.exp, i, scale)
+        scale = fit_scale(exp, i, ScaleRule(), signed)
+        markup = renderer.markup(exp, i, scale)
         if markup is not None:
             return markup
-        png = renderer.picture(part.exp, i, kind, scale, longest)
+        png = renderer.picture(exp, i, kind, scale, longest)
     except InputError as error:
         return f"<div>{escape(str(error))}</div>"
     return _image(png, f"{method_title(part.exp)}, {kind}")

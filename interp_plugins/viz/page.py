@@ -16,7 +16,14 @@ from interp_plugins.viz import captions, colour
 from interp_plugins.viz.figure import compact, data_uri, png_of_figure
 from interp_plugins.viz.inputs import InputPart, by_input, part_text
 from interp_plugins.viz.overview import Overview, fitting
-from interp_plugins.viz.renderer import attribution_renderer, fit_scale, input_renderer, is_signed, resolve_kind
+from interp_plugins.viz.renderer import (
+    attribution_renderer,
+    fit_scale,
+    in_own_size,
+    input_renderer,
+    is_signed,
+    resolve_kind,
+)
 from interp_plugins.viz.scale import Scale, ScaleRule
 from interp_plugins.viz.template import FIGURE, OVERVIEW, PAGE, POLICY, SAMPLE, STYLE
 from interp_plugins.viz.titles import method_title, original_caption, panel_caption
@@ -129,14 +136,13 @@ def original_figure(exp: Explanation, i: int, longest: int) -> str:
 
 
 def _original(part: InputPart, i: int, longest: int) -> str:
-    renderer = input_renderer(part.exp)
+    exp, i = in_own_size(part.exp, i)
+    renderer = input_renderer(exp)
     try:
         scale = Scale(0.0, False, False, "")
-        content = renderer.markup(part.exp, i, None)
+        content = renderer.markup(exp, i, None)
         if content is None:
-            content = _image(
-                part.exp, renderer.picture(part.exp, i, "original", scale, longest), part.name or "The input"
-            )
+            content = _image(exp, renderer.picture(exp, i, "original", scale, longest), part.name or "The input")
     except InputError as error:
         content = failed(error)
     return (f'<p class="note">{escape(part.name)}</p>' if part.name else "") + content
@@ -150,7 +156,8 @@ def map_figure(exp: Explanation, i: int, kinds: Sequence[str], rule: ScaleRule, 
 
 
 def _map(part: InputPart, i: int, kinds: Sequence[str], rule: ScaleRule, longest: int, signed: bool) -> str:
-    exp = part.exp
+    note = part_text(part, i)
+    exp, i = in_own_size(part.exp, i)
     renderer = attribution_renderer(exp)
     name = ", ".join(filter(None, (method_title(exp), part.name)))
     try:
@@ -162,7 +169,7 @@ def _map(part: InputPart, i: int, kinds: Sequence[str], rule: ScaleRule, longest
         content = "\n".join(images) + (_bar(scale) if renderer.name in _BARE else "")
     except InputError as error:
         content = failed(error)
-    return (f'<p class="note">{escape(part_text(part, i))}</p>' if part.name else "") + content
+    return (f'<p class="note">{escape(note)}</p>' if part.name else "") + content
 
 
 def figure(name: str, caption: str, content: str) -> str:

@@ -76,6 +76,11 @@ def register(renderer: M) -> M:
     return renderer
 
 
+def in_own_size(exp: Explanation, i: int) -> tuple[Explanation, int]:
+    """Where sample i is drawn from: of pictures that were filled up to one size, from itself in its own."""
+    return (exp[i % len(exp)], 0) if "input_size" in exp.meta.get("per_sample", {}) else (exp, i)
+
+
 def input_renderer(exp: Explanation) -> Renderer:
     """The renderer that draws exp's input."""
     if _RENDERERS["strip"].accepts_input(exp):
@@ -133,6 +138,7 @@ def panel(
     ax: Axes, exp: Explanation, i: int, kind: str, rule: ScaleRule, label: bool = True, signed: bool = False
 ) -> PanelContents:
     """Draw one picture with its colour bar; `label` says the scale beside the bar, `signed` as in `fit_scale`."""
+    exp, i = in_own_size(exp, i)
     renderer = attribution_renderer(exp)
     kind = resolve_kind(renderer, kind)
     if kind == "original":

@@ -32,7 +32,7 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
 from interp_plugins.core.report import note
-from interp_plugins.core.tensors import InputsT, as_tuple, check_float, check_readable, describe, like, own
+from interp_plugins.core.tensors import InputsT, as_tuple, check_float, check_readable, credit, describe, like, own
 
 CustomAttribution = Callable[..., tuple[Tensor, ...]]
 RULES: dict[str, type[PairedMode]] = {"rescale": PairedMode, "reveal_cancel": RevealCancelMode}
@@ -104,7 +104,7 @@ def contributions(
             maps = custom_maps(custom, got.grads, tuple(inputs), tuple(bases))
         elif multiply:
             change = repeated([x - b for x, b in zip(inputs, bases, strict=True)], targets)
-            maps = tuple(g * d for g, d in zip(got.grads, change, strict=True))
+            maps = tuple(credit(d, g) for g, d in zip(got.grads, change, strict=True))
         else:
             maps = got.grads
         delta = completeness_error(maps, got.scores, at_baselines)

@@ -145,7 +145,8 @@ class LRP(_Relevance):
         size = check_chunk("batch_size", batch_size)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
-            relevances, got = self._propagated(forward, xs, size, verbose)
+            found, got = self._propagated(forward, xs, size, verbose)
+            relevances = [r.real if r.is_complex() else r for r in found]
             if not return_convergence_delta:
                 return like(inputs, relevances)
             return like(inputs, relevances), self.compute_convergence_delta(tuple(relevances), got.scores)

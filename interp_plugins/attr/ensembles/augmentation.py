@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp_plugins.attr.ensembles.around import AroundMethod, MeanOfRuns
 from interp_plugins.attr.shared.defaults import path_defaults
+from interp_plugins.attr.shared.images import check_real
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.registry import register
@@ -93,6 +94,7 @@ class AugmentedAttribution(AroundMethod):
             raise InputError(f"scales are positive factors, such as (0.9, 1.1); got {scales!r}.")
         with frozen(self.forward_func):
             xs = check_inputs(inputs)
+            check_real("Augmented attribution", xs)
             pictures = [x for x in xs if x.ndim == 4]
             if not pictures:
                 raise InputError(

@@ -11,7 +11,7 @@ from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import InternalMultipliesByInputs, LayerAttribution, batch_gradients, prepared
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import Inputs, LayerMaps
+from interp_plugins.core.tensors import Inputs, LayerMaps, credit
 
 
 @register(
@@ -96,5 +96,5 @@ class LayerGradientXActivation(InternalMultipliesByInputs, LayerAttribution):
             got = batch_gradients(forward, xs, wrt=layers, chunk=check_chunk("batch_size", batch_size))
             maps = got.grads
             if self._multiply_by_inputs:
-                maps = tuple(g * a for g, a in zip(got.grads, got.activations, strict=True))
+                maps = tuple(credit(a, g) for g, a in zip(got.grads, got.activations, strict=True))
             return self.by_sample(forward, layers, maps, got.counts)

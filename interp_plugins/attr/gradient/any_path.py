@@ -20,6 +20,7 @@ from interp_plugins.attr.shared.path import RowSum, grid_rows, points
 from interp_plugins.attr.shared.quadrature import Quadrature
 from interp_plugins.core.batching import chunks, progress_bar
 from interp_plugins.core.forward import Forward, Gradients, gradients
+from interp_plugins.core.tensors import credit
 from interp_plugins.engine import planned
 
 Path = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
@@ -33,7 +34,7 @@ def straight(inputs: Sequence[Tensor], baselines: Sequence[Tensor]) -> Path:
 
 def times_change(got: Gradients, before: Sequence[Tensor], after: Sequence[Tensor], rows: Tensor) -> Sequence[Tensor]:
     """Gradient times the change of the input over the interval."""
-    return [g * (b - a) for g, a, b in zip(got.grads, before, after, strict=True)]
+    return [credit(b - a, g) for g, a, b in zip(got.grads, before, after, strict=True)]
 
 
 def sum_over_intervals(

@@ -39,7 +39,7 @@ from interp_plugins.core.layer_rows import by_sample
 from interp_plugins.core.layers import Layer, Neuron
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import Inputs, InputsT, LayerMaps, check_float, like
+from interp_plugins.core.tensors import Inputs, InputsT, LayerMaps, check_float, credit, like
 from interp_plugins.engine import planned
 
 
@@ -105,7 +105,7 @@ class _Cells:
         index = (begin - first).to(self.inputs[0].device)
         # (edges, entries, ...) -> (cells, entries, ...), then beside the gradients (cells * targets * entries, ...).
         change = repeated([t.index_select(0, index + 1) - t.index_select(0, index) for t in read], targets)
-        parts = [g * c.flatten(0, 1) for g, c in zip(got.grads, change, strict=True)]
+        parts = [credit(c.flatten(0, 1), g) for g, c in zip(got.grads, change, strict=True)]
         return targets_of(samples.to(index.device), targets), parts, got.counts, (last, [t[-1:] for t in read])
 
     def _points(self, samples: Tensor, alphas: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -290,5 +290,5 @@ class NeuronConductance(InternalMultipliesByInputs, NeuronAttribution, GradientA
                     total.add(grads, rows, weights[steps.cpu()])
             maps = total.result()
             if self._multiply_by_inputs:
-                maps = tuple((x - b) * g for x, b, g in zip(xs, bs, maps, strict=True))
+                maps = tuple(credit(x - b, g) for x, b, g in zip(xs, bs, maps, strict=True))
             return like(inputs, maps)

@@ -27,7 +27,7 @@ from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import modules_below, modules_of
 from interp_plugins.core.layers import Layer, refuse_script
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import InputsT, check_float, like
+from interp_plugins.core.tensors import InputsT, check_float, credit, like
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -65,7 +65,7 @@ def full_gradient(
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """X * dF/dx per input; b * dF/dy per layer with a bias, of its output's shape; the scores."""
     got = batch_gradients(forward, xs, chunk=chunk)
-    parts = [x * g for x, g in zip(xs, got.grads, strict=True)]
+    parts = [credit(x, g) for x, g in zip(xs, got.grads, strict=True)]
     layers = bias_layers(forward, xs)
     if not layers:
         return parts, [], got.scores

@@ -33,7 +33,7 @@ from interp_plugins.core.layers import Layer
 from interp_plugins.core.multi_target import Unconverged, each_target, repeated
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import InputsT, accumulation_dtype, as_tuple, check_float, like
+from interp_plugins.core.tensors import InputsT, accumulation_dtype, as_tuple, check_float, credit, like
 from interp_plugins.engine import planned
 
 
@@ -194,7 +194,7 @@ class _Evaluate:
         maps = got.grads
         if self.multiply:  # (R, ...) differences beside the gradients of K targets
             read = [repeated(_read(forward, p, rows, self.wrt), targets) for p in (ends, begins)]
-            maps = tuple((e - b) * g for e, b, g in zip(*read, maps))
+            maps = tuple(credit(e - b, g) for e, b, g in zip(*read, maps))
         check_rows(maps, len(rows) * targets)
         if self.known is None:
             return maps, None, got.counts

@@ -18,6 +18,7 @@ from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradient
 from interp_plugins.attr.shared.arguments import args_from, with_delta
 from interp_plugins.attr.shared.base import GradientAttribution, convergence_delta, prepared
 from interp_plugins.attr.shared.defaults import path_defaults
+from interp_plugins.attr.shared.images import check_real
 from interp_plugins.attr.shared.quadrature import check_steps
 from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import check_chunk, chunks, progress_bar
@@ -119,6 +120,7 @@ class GuidedIG(GradientAttribution):
         chunk = check_chunk("batch_size", batch_size)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
+            check_real("Guided IG", xs)
             bs = as_baselines(baselines, xs, template=inputs)
             maps = _guided(forward, xs, bs, n_steps, fraction, max_dist, chunk, progress)
             if not return_convergence_delta:

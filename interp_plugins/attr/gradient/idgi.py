@@ -93,7 +93,7 @@ class _Share:
     ) -> Sequence[Tensor]:
         begin = got.scores if self.known_begin else self.forward.scores(before, rows)
         change = self.forward.scores(after, rows) - begin
-        squares = [g.to(accumulation_dtype(g.dtype)) ** 2 for g in got.grads]
+        squares = [g.abs().square() if g.is_complex() else g.to(accumulation_dtype(g.dtype)) ** 2 for g in got.grads]
         norm = per_sample_sum(squares)
         factor = torch.where(norm > 0, change.to(norm) / norm.where(norm > 0, torch.ones_like(norm)), 0.0)
         return [s * expand_rows(factor.to(s), s) for s in squares]

@@ -24,7 +24,7 @@ from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import InputsT, check_float, describe, like
+from interp_plugins.core.tensors import InputsT, check_float, credit, describe, like
 
 
 def check_offsets(offsets: Any, n: int) -> Tensor | None:
@@ -128,7 +128,7 @@ class IntegratedGradients(MultipliesByInputs, GradientAttribution):
             maps: Sequence[Tensor] = grads
             if self._multiply_by_inputs:
                 change = repeated([x - b for x, b in zip(xs, bs, strict=True)], forward.target.count)
-                maps = [d * g for d, g in zip(change, grads, strict=True)]
+                maps = [credit(d, g) for d, g in zip(change, grads, strict=True)]
             if not return_convergence_delta:
                 return like(inputs, maps)
             return like(inputs, maps), convergence_delta(forward, maps, xs, bs, chunk)

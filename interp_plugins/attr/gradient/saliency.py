@@ -13,7 +13,7 @@ from interp_plugins.attr.shared.base import GradientAttribution, batch_gradients
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import InputsT, like
+from interp_plugins.core.tensors import InputsT, credit, like
 
 
 @register(
@@ -100,4 +100,4 @@ class InputXGradient(GradientAttribution):
         """Input times gradient; arguments, shapes and errors as in `Saliency.attribute`."""
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             grads = batch_gradients(forward, xs, chunk=check_chunk("batch_size", batch_size)).grads
-            return like(inputs, [x * g for x, g in zip(repeated(xs, forward.target.count), grads, strict=True)])
+            return like(inputs, [credit(x, g) for x, g in zip(repeated(xs, forward.target.count), grads, strict=True)])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import GradientAttribution, prepared
-from interp_plugins.attr.shared.images import say_channels_last
+from interp_plugins.attr.shared.images import check_real, say_channels_last
 from interp_plugins.attr.shared.path import path_gradients
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.batching import check_chunk
@@ -127,6 +127,7 @@ class XRAI(GradientAttribution):
         chunk = check_chunk("internal_batch_size", internal_batch_size)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
+            check_real("XRAI", xs)
             if len(xs) != 1 or xs[0].ndim != 4:
                 raise InputError(
                     f"XRAI explains one input of pictures (N, C, H, W); got {[tuple(x.shape) for x in xs]}."

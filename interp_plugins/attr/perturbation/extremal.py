@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import Attribution, prepared
-from interp_plugins.attr.shared.images import blurred
+from interp_plugins.attr.shared.images import blurred, check_real
 from interp_plugins.attr.shared.quadrature import check_steps
 from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.differentiate import gradient, keeping_values
@@ -90,6 +90,7 @@ class ExtremalPerturbation(Attribution):
         chunk = check_chunk("batch_size", batch_size)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
+            check_real("Extremal perturbation", xs)
             if len(xs) != 1 or xs[0].ndim != 4:
                 raise InputError(
                     f"Extremal perturbation masks one input of pictures (N, C, H, W); got "

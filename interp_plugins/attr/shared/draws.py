@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from interp_plugins.core.baseline import call_baseline
@@ -35,6 +36,7 @@ def as_stdevs(stdevs: Any, inputs: tuple[Tensor, ...]) -> tuple[float, ...]:
 
 
 def _range(x: Tensor) -> float:
+    x = torch.view_as_real(x) if x.is_complex() else x
     return float(x.max() - x.min()) if is_float(x) and x.numel() else 0.0
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp_plugins.core.errors import InputError, InterpWarning
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import accumulation_dtype
 
@@ -78,6 +78,17 @@ def say_channels_last(name: str, xs: Sequence[Tensor]) -> None:
             )
 
 
+def check_real(name: str, xs: Sequence[Tensor]) -> None:
+    """Refuse complex inputs, for methods that order, blur or move values."""
+    for i, x in enumerate(xs):
+        if x.is_complex():
+            raise InputTypeError(
+                f"{name} needs real numbers, and inputs[{i}] is {str(x.dtype).removeprefix('torch.')}. Use "
+                "integrated_gradients, deep_lift or occlusion, or explain real and imaginary parts: "
+                "torch.view_as_real(x), with a model that takes them."
+            )
+
+
 def check_one_picture(name: str, xs: Sequence[Tensor]) -> None:
     """Refuse several inputs, and inputs without axes of space."""
     if len(xs) != 1 or xs[0].ndim < 3:
@@ -85,4 +96,5 @@ def check_one_picture(name: str, xs: Sequence[Tensor]) -> None:
             f"{name} makes a map of one input with axes of space, (N, C, H, W) for pictures; got "
             f"{[tuple(x.shape) for x in xs]}. Further inputs belong into additional_forward_args."
         )
+    check_real(name, xs)
     say_channels_last(name, xs)

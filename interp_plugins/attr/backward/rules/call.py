@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from interp_plugins.core.tensors import credit
+
 _CONTAINERS = (tuple, list, dict, deque)
 _ONE = pytree.tree_structure(0)  # a single output
 Rule = Callable[["OpCall", tuple[Tensor, ...]], Sequence[Tensor | None]]
@@ -177,7 +179,7 @@ class OpCall:
             if not pairs:
                 return self._nothing(sources)
             # One scalar instead of `grad_outputs`: with those, torch loads its symbolic algebra first (many seconds).
-            total = torch.stack([(y * g).sum() for y, g in pairs]).sum()
+            total = torch.stack([credit(y, g).sum() for y, g in pairs]).sum()
             found = torch.autograd.grad(total, sources, allow_unused=True)
         if all(g is None for g in found):
             return self._nothing(sources)

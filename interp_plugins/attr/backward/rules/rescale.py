@@ -56,8 +56,15 @@ class Rescale:
             return along_the_way(call, grads)
         change = x - base
         moved = significant(change, x, base, self.eps)
-        chord = g * (y - y_base) / torch.where(moved, change, 1)
+        chord = _along_chord(g, y - y_base, torch.where(moved, change, 1))
         return [chord if bool(moved.all()) else torch.where(moved, chord, call.pull(grads)[0])]
+
+
+def _along_chord(g: Tensor, rise: Tensor, change: Tensor) -> Tensor:
+    """Multiplier whose credit for the change is that of g for the rise; see `core.tensors.credit` for complex ones."""
+    if rise.is_complex():
+        return g * (rise / change).conj()
+    return g * rise * change / change.abs().square() if change.is_complex() else g * rise / change
 
 
 class Winner:
