@@ -223,9 +223,7 @@ class Reader:
                 "This Learner's data are PyTorch loaders or datasets, without transforms that read raw items. Give an "
                 "encoded batch: xb=."
             )
-        values = as_values(
-            item if self.channels is not None else apart(item, getattr(valid(self.dls), "dataset", None))
-        )
+        values = as_values(apart(item, valid(self.dls)) if self.channels is None else item)
         names = self.names(values)
         if not isinstance(values, pd.DataFrame):
             values = [self.prepared(value) for value in values]
