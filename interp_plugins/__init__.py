@@ -23,6 +23,7 @@ _LAZY = {
     "list_methods": "api.binding",
     "methods": "api.methods",
     "row_probe": "core.rows",
+    "SimilarTo": "core.similar",
 }
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Fixed",
     "InputSpec",
     "Layer",
+    "SimilarTo",
     "__version__",
     "acceleration",
     "explain",
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from interp_plugins.core.fixed import Fixed
     from interp_plugins.core.layers import Layer
     from interp_plugins.core.rows import row_probe
+    from interp_plugins.core.similar import SimilarTo
     from interp_plugins.core.spec import InputSpec
     from interp_plugins.core.target import Contrast
     from interp_plugins.engine import acceleration

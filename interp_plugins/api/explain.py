@@ -34,6 +34,7 @@ from interp_plugins.core.multi_target import AllClasses, MultiTarget, asked_targ
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.report import collect
+from interp_plugins.core.similar import activation_for
 from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.target import Asked
 from interp_plugins.core.tensors import all_finite, as_tuple, check_inputs, is_float, like
@@ -95,12 +96,12 @@ def explain(
         target: None = the predicted class (with `threshold` all predicted labels; up to four outputs of a
             regression); int = index of the output; str, bool or ("label", entry) = entry of `input_spec.vocab`;
             tuple = index of the output's dimensions after the batch; tensor of N = one index per sample;
-            `Contrast(this, that)` = why the one rather than the other; a `core.region.ClassRegion` for a
-            segmentation; a `core.detection.Detection` or `Box` for a detector (None = the box with the highest score);
-            a function output -> (N,); a `core.target.Target`; a list = several explanations, "all" (or
-            `core.multi_target.AllClasses()`) = one per class. Several targets share their passes where the method can:
-            methods that evaluate the model need no more passes than for one, gradient methods one forward pass and a
-            backward pass per target (`shares_targets`, docs/targets.md).
+            `Contrast(this, that)` = why the one rather than the other; `SimilarTo(anchor)` = an embedding's likeness
+            to another; a `core.region.ClassRegion` for a segmentation; a `core.detection.Detection` or `Box` for a
+            detector (None = the box with the highest score); a function output -> (N,); a `core.target.Target`; a
+            list = several explanations, "all" (or `core.multi_target.AllClasses()`) = one per class. Several targets
+            share their passes where the method can: methods that evaluate the model need no more passes than for
+            one, gradient methods a backward pass per target (`shares_targets`, docs/targets.md).
         baselines: None (black for path methods on normalised pictures, else zeros in the model's units), "zero",
             "black", "mean", "blur", "uniform", "gaussian", a number, a tensor, a tuple (one per input), a function of
             the inputs, or a `core.baseline.Sample` of data. For integer inputs (ids) numbers and tensors are ids; None
@@ -162,7 +163,7 @@ def explain(
         if compile:
             check_methods([(one.name, one.traits.compiles) for one in bound])
         begins = bound[0].traits.begins_with_gradient and batch_size is None
-        prediction = predict(clean, xs, activation, threshold, begins, spec.vocab)
+        prediction = predict(clean, xs, activation_for(target, activation), threshold, begins, spec.vocab)
         if not begins:
             forget_first_pass()
         spec = _fitting(spec, prediction)

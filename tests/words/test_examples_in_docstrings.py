@@ -45,6 +45,7 @@ SHOWN = {
     "core.explanation": ["Explanation.show", "Explanation.plot", "Explanation.save", "Explanation.to_df"],
     "core.layers": ["Layer"],
     "core.registry": ["list_methods"],
+    "core.similar": ["SimilarTo"],
     "core.spec": ["InputSpec"],
     "core.target": ["Contrast"],
     "engine.switch": ["acceleration"],
