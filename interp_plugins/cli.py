@@ -63,7 +63,7 @@ def main(
         bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Explain PyTorch models."""
+    """Explain PyTorch models, and look at what was explained."""
 
 
 @app.command()

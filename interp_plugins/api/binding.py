@@ -27,6 +27,8 @@ from interp_plugins.core.registry import (
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
 
+DEFAULT_METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
+DEFAULT_METHODS_OF_ROWS = ("integrated_gradients", "noise_tunnel", "feature_ablation")  # tables, texts: no windows
 # Arguments that `explain` itself supplies.
 SUPPLIED = {
     "self", "inputs", "target", "baselines", "additional_forward_args", "feature_mask", "return_convergence_delta",
@@ -88,13 +90,16 @@ def bind_methods(
     layer: Any,
     params: Mapping[str, Any],
     default_layer: Callable[[], Any],
+    budget: str = "normal",
 ) -> list[Bound]:
-    """Turn names, objects, sequences or mappings into bound methods.
+    """Turn names, objects, sequences or mappings into bound methods; None: those for this kind of data.
 
     Raises:
         UnknownNameError: an unknown method name.
         TypeError: a parameter that no method takes, with the nearest name.
     """
+    if methods is None:
+        methods = DEFAULT_METHODS_OF_ROWS if spec.kind in ("tabular", "text") else DEFAULT_METHODS
     wanted = _as_pairs(methods)
     if layer is not None and any(map(is_script, modules_of(func))):
         for one in layer if isinstance(layer, list) else [layer]:
@@ -104,7 +109,7 @@ def bind_methods(
     bound, taken = [], set()
     for what, own_params in wanted:
         if isinstance(what, str):
-            one, used = _bind_name(what, own_params, func, inputs, spec, layer, params, default_layer)
+            one, used = _bind_name(what, own_params, func, inputs, spec, layer, params, default_layer, budget)
         else:
             one, used = _bind_object(what, own_params, params)
         bound.append(one)
@@ -161,9 +166,10 @@ def _bind_name(
     layer: Any,
     shared: Mapping[str, Any],
     default_layer: Callable[[], Any],
+    budget: str,
 ) -> tuple[Bound, set[str]]:
     info = method_info(layer_variant(canonical_name(name)) if layer is not None else name)
-    defaults = info.defaults(inputs, spec) if callable(info.defaults) else info.defaults
+    defaults = info.presets(budget, inputs, spec)
     construct, wraps = info.constructor_takes, info.traits.wraps
     given = {**shared, **own}
     arguments = {k: given[k] for k in construct & set(given) if k not in ("layer", wraps)}
@@ -174,7 +180,7 @@ def _bind_name(
     else:
         inner = given.get(wraps, info.traits.inside)
         if isinstance(inner, str):
-            inner = _bind_name(inner, {}, func, inputs, spec, layer, {}, default_layer)[0].method
+            inner = _bind_name(inner, {}, func, inputs, spec, layer, {}, default_layer, budget)[0].method
         method = info.cls(**{wraps: inner}, **arguments)
     takes = arguments_of(method)
     used = {k for k in given if k in (takes | construct) - SUPPLIED}

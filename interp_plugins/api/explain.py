@@ -6,7 +6,6 @@ frozen model, and what it gives becomes an `Explanation` on the CPU.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
 import warnings
@@ -18,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.api.arranged import arranged
-from interp_plugins.api.binding import Bound, bind_methods
+from interp_plugins.api.binding import DEFAULT_METHODS, Bound, bind_methods
 from interp_plugins.api.checks import check_options
+from interp_plugins.api.fingerprint import model_facts
 from interp_plugins.api.nodes import as_graph, node_target
 from interp_plugins.api.prediction import default_layer, predict, target_probability
 from interp_plugins.core.baseline import IdBaseline, Sample, as_baselines
@@ -28,7 +28,7 @@ from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.fixed import unmarked
 from interp_plugins.core.forward import Forward, finite_scores, one_per_row
 from interp_plugins.core.global_random import seeded_now
-from interp_plugins.core.guard import frozen, modules_of
+from interp_plugins.core.guard import frozen
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
 from interp_plugins.core.multi_target import AllClasses, MultiTarget, asked_targets, part_of
 from interp_plugins.core.prediction import Prediction
@@ -53,14 +53,13 @@ from interp_plugins.engine import (
 
 _SEVERAL = (list, str, AllClasses)  # what may name several targets
 _PASSES = ("forward_passes", "backward_passes", "compiled_rows", "shared_by_targets", "n_windows")
-DEFAULT_METHODS = ("integrated_gradients", "noise_tunnel", "occlusion")
 DEFAULT_METHOD = DEFAULT_METHODS[0]  # where there is room for one
 
 
 def explain(
     model: Callable[..., Any],
     inputs: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor],
-    methods: Any = DEFAULT_METHODS,
+    methods: Any = None,
     *,
     target: Any = None,
     baselines: Any = None,
@@ -76,6 +75,7 @@ def explain(
     batch_size: int | None = None,
     nodes: bool = False,
     seed: int = 0,
+    budget: str = "normal",
     progress: bool | None = None,
     accelerate: bool = True,
     compile: bool | str = False,
@@ -92,7 +92,8 @@ def explain(
             Integers are ids (tokens, categories): gradient methods explain them at the rows of the tables they are
             looked up in, jointly with float inputs, and give one number per id.
         methods: a name or alias (case-insensitive, see `list_methods()`), a method object (ours, or anything with
-            Captum's `attribute(inputs, target=..., ...)`), a sequence of these, or a mapping name -> parameters.
+            Captum's `attribute(inputs, target=..., ...)`), a sequence of these, or a mapping name -> parameters. None:
+            Integrated Gradients, NoiseTunnel around it, and Occlusion; for tables and texts Feature Ablation instead.
         target: None = the predicted class (with `threshold` all predicted labels; up to four outputs of a
             regression); int = index of the output; str, bool or ("label", entry) = entry of `input_spec.vocab`;
             tuple = index of the output's dimensions after the batch; tensor of N = one index per sample;
@@ -125,6 +126,9 @@ def explain(
             tensor with a class per node or None (each node's predicted class) explains the sum over all nodes, a tuple
             (node, class) one node; where the model pools, targets are those of the graph.
         seed: seed of all random draws. The global generators are left as they were.
+        budget: "fast" = a first map in seconds, with few steps, draws and windows; its errors stand in the result
+            (`relative_delta`, `meta["per_sample"]`). "normal", or "thorough" for figures. It sets what is not given
+            in `params`; docs/budget.md says what.
         progress: None = a bar for long work, True, False.
         accelerate: False runs the model as it is, without the exact accelerations of `engine.switch`.
         compile: True runs the methods' passes through `torch.compile` with its default backend (Inductor), a name with
@@ -159,7 +163,9 @@ def explain(
         spec = as_spec(given.spec, xs[0])
         clean = Forward.of(func, n, additional_forward_args=additional_forward_args)
         clean.samples = xs
-        bound = bind_methods(given.methods, func, xs, spec, layer, given.params, lambda: default_layer(clean, xs, body))
+        bound = bind_methods(
+            given.methods, func, xs, spec, layer, given.params, lambda: default_layer(clean, xs, body), budget
+        )
         if compile:
             check_methods([(one.name, one.traits.compiles) for one in bound])
         begins = bound[0].traits.begins_with_gradient and batch_size is None
@@ -218,7 +224,7 @@ def _facts(model: Any, prediction: Prediction, names: Sequence[str] | None) -> d
     """The model's facts, how many classes it tells apart, where it does, and its inputs' names."""
     count = prediction.count
     return {
-        **_model_facts(model),
+        **model_facts(model),
         **({"classes": count} if count else {}),
         **({"input_names": list(names)} if names else {}),
     }
@@ -421,28 +427,3 @@ def _cpu(value: Any) -> Any:
 def _readable(value: Any) -> Any:
     """Parameters as they can be shown and saved."""
     return value if isinstance(value, (bool, int, float, str, tuple, type(None))) else repr(value)[:200]
-
-
-def _model_facts(model: Any) -> dict[str, Any]:
-    """Class name and a fingerprint of the weights (names, shapes, sums of their bits), to tell two models apart."""
-    digest = hashlib.blake2b(digest_size=8)
-    for root in modules_of(model):
-        for name, t in (*root.named_parameters(), *root.named_buffers()):
-            digest.update(f"{name}{tuple(t.shape)}{t.dtype}{_bit_sum(t)}".encode())
-    name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", type(model).__name__)
-    return {"model": name, "fingerprint": digest.hexdigest()}
-
-
-def _bit_sum(t: Tensor) -> int:
-    """The sum of a tensor's bits read as integers: the same in any order of adding, so with any number of threads."""
-    t = t.detach()
-    if t.layout is not torch.strided:
-        t = t.to_dense()
-    t = t.int_repr() if t.is_quantized else t
-    flat = t.resolve_conj().resolve_neg().contiguous().reshape(-1)
-    if flat.nbytes % 8 == 0 and flat.storage_offset() * flat.element_size() % 8 == 0:  # mostly so, and read as it lies
-        return int(flat.view(torch.int64).sum())
-    flat = flat.view(torch.uint8)
-    flat = flat.clone() if flat.storage_offset() % 8 else flat  # as eight bytes at a time they can be read from there
-    whole = len(flat) // 8 * 8
-    return int(flat[:whole].view(torch.int64).sum()) + int(flat[whole:].sum())

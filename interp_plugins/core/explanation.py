@@ -6,6 +6,7 @@ plain CPU tensors, batch first; drawing lives in `interp_plugins.viz` and is loa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from interp_plugins.core.errors import InputError, InputTypeError, SampleError, 
 from interp_plugins.core.fields import LISTED, TENSORS, listed, names_of, tensors
 from interp_plugins.core.frame import frame
 from interp_plugins.core.layout import drawn
+from interp_plugins.core.padding import cropped, trimmed
 from interp_plugins.core.registry import canonical_name, variant
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import Inputs, Maps, describe
@@ -170,7 +172,7 @@ class Explanation:
         per_sample = self.meta.get("per_sample", {})
         meta = {**self.meta, "per_sample": {k: [v[r] for r in rows] for k, v in per_sample.items()}}
         found = dataclasses.replace(self, **changes, meta=meta if per_sample else self.meta)
-        return _trimmed(found) if self.spec.kind == "text" and self.tokens is not None else _cropped(found)
+        return trimmed(found) if self.spec.kind == "text" and self.tokens is not None else cropped(found)
 
     def number(self, i: Any) -> int:
         """The number of a sample counted from 0. Raises InputTypeError, SampleError: there is no such sample."""
@@ -245,13 +247,17 @@ class Explanation:
         """
         return _viz().plot(Explanations([self]), **kwargs)
 
-    def to_html(self, path: str | Path | None = None, **kwargs: Any) -> str:
-        """One self-contained HTML page; written to `path` if given. Returns the HTML text.
+    @overload
+    def to_html(self, path: None = None, **kwargs: Any) -> str: ...
+    @overload
+    def to_html(self, path: str | Path, **kwargs: Any) -> files.Page: ...
+    def to_html(self, path: str | Path | None = None, **kwargs: Any) -> str | files.Page:
+        """One self-contained HTML page: its text, or, where `path` is given, the file that was written, with a link.
 
         See `interp_plugins.viz.to_html` for the arguments (kinds of pictures, scale, number of samples, title).
 
         Example:
-            exp.to_html("page.html", title="Two pictures")
+            exp.to_html("page.html", title="Two pictures")  # -> page.html
         """
         return Explanations([self]).to_html(path, **kwargs)
 
@@ -304,36 +310,6 @@ class Explanation:
             exp.to_df()[["target", "score"]].shape  # -> (2, 2)
         """
         return Explanations([self]).to_df()
-
-
-def _trimmed(exp: Explanation) -> Explanation:
-    """A text's explanation without the padding behind its longest text."""
-    assert exp.tokens is not None
-    width, whole = max(map(len, exp.tokens)), exp.input.shape[1]
-
-    def cut(v: Any) -> Any:
-        if isinstance(v, tuple):
-            return tuple(map(cut, v))
-        return v[:, :width] if isinstance(v, Tensor) and v.ndim > 1 and v.shape[1] == whole else v
-
-    ragged = (*names_of(exp, TENSORS, fill="zero"), *names_of(exp, TENSORS, fill="pad"))
-    return dataclasses.replace(exp, **{name: cut(getattr(exp, name)) for name in ragged})
-
-
-def _cropped(exp: Explanation) -> Explanation:
-    """An explanation of pictures that were filled up to one size (`core.concat.joined_pictures`), without the rest."""
-    sizes = exp.meta.get("per_sample", {})
-    if "input_size" not in sizes:
-        return exp
-
-    def cut(v: Any, name: str) -> Any:
-        if not isinstance(v, Tensor) or v.ndim < 4:
-            return v
-        height, width = (max(side) for side in zip(*sizes[name], strict=True))
-        return v[..., :height, :width]
-
-    names = {"inputs": "input_size", "baselines": "input_size", "attributions": "map_size"}
-    return dataclasses.replace(exp, **{field: cut(getattr(exp, field), size) for field, size in names.items()})
 
 
 def _annotated(exp: Explanation, known: Mapping[str, Any]) -> Explanation:
@@ -415,21 +391,22 @@ class Explanations(Sequence[Explanation]):
         """
         return _viz().plot(self, **kwargs)
 
-    def to_html(self, path: str | Path | None = None, **kwargs: Any) -> str:
-        """One self-contained HTML page; written to `path` if given. Returns the HTML text.
+    @overload
+    def to_html(self, path: None = None, **kwargs: Any) -> str: ...
+    @overload
+    def to_html(self, path: str | Path, **kwargs: Any) -> files.Page: ...
+    def to_html(self, path: str | Path | None = None, **kwargs: Any) -> str | files.Page:
+        """One self-contained HTML page: its text, or, where `path` is given, the file that was written, with a link.
 
         See `interp_plugins.viz.to_html` for the arguments (kinds of pictures, scale, number of samples, title).
         """
         html: str = _viz().to_html(self, **kwargs)
-        if path is not None:
-            files.write(path, html)
-        return html
+        return html if path is None else files.Page(files.write(path, html))
 
     def _repr_html_(self) -> str | None:
-        try:
+        with contextlib.suppress(ImportError):
             return str(_viz().notebook_html(self))
-        except ImportError:
-            return None
+        return None
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file (tensors and JSON metadata, no pickle). Returns the path."""

@@ -17,6 +17,8 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,27 @@ _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up",
 _DRAFT = re.compile(r"\..+\.(?P<machine>\w*)-(?P<process>\d+)\.[0-9a-f]{12}")
 _LONGEST = 80  # bytes of a name that its draft's name repeats: file systems end at 255
 _FORGOTTEN = 86_400  # seconds after which a draft of another machine is taken for left behind
+
+
+@dataclass(frozen=True)
+class Page:
+    """An HTML file that was written: a path (`os.PathLike`) that notebooks show as a link.
+
+    Args:
+        path: where it lies.
+    """
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return legible(str(self.path))
+
+    def _repr_html_(self) -> str:
+        shown = escape(legible(str(self.path)), quote=True)
+        return f'<a href="{shown}" target="_blank">{shown}</a>'
 
 
 def check_path(path: Any) -> None:

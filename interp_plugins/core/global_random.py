@@ -129,7 +129,7 @@ class States:
             torch.mps.set_rng_state(self._mps)
 
     def facts(self) -> tuple[Any, ...]:
-        """The same for comparing."""
+        """The states of all generators, in a form that can be compared."""
         numpy = self._numpy[0] or repr(self._numpy[1])
         cuda = tuple(t.numpy().tobytes() for t in self._cuda or ())
         return self._python, numpy, self._torch_bits, cuda

@@ -26,7 +26,7 @@ _inside: ContextVar[bool] = ContextVar("interp_plugins_plain_run", default=False
 
 
 class _Reentrant:
-    """Stands for `torch.utils.checkpoint.CheckpointFunction`."""
+    """Stands in the place of `torch.utils.checkpoint.CheckpointFunction`, and calls the part at once."""
 
     def __init__(self, original: Any):
         self.original = original

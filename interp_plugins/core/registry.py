@@ -23,6 +23,7 @@ from interp_plugins.core.errors import unknown
 
 C = TypeVar("C", bound=type)
 Parameters = Mapping[str, inspect.Parameter]
+Defaults = Mapping[str, Any] | Callable[..., Mapping[str, Any]]
 
 AXIOMS = ("completeness", "linearity", "dummy", "symmetry", "implementation invariance")
 GAMES = ("shapley", "aumann_shapley", "gradient")
@@ -96,6 +97,8 @@ class MethodInfo:
             "transformer" (a model with attention).
         defaults: parameters that `explain` uses where they differ from the class's own, or a function of
             (inputs, spec) giving them.
+        fast: parameters of the `budget` "fast": a first map in a fraction of the time; as `defaults`.
+        thorough: parameters of the `budget` "thorough"; as `defaults`.
         variant_of: the method that this is at a layer or for a neuron.
         traits: what it can do.
         cost: forward and backward passes per sample; n is `n_steps` or `n_samples`, d the number of features or
@@ -115,7 +118,9 @@ class MethodInfo:
     title: str = ""
     reference: str = ""
     applies_to: str = "any"
-    defaults: Mapping[str, Any] | Callable[..., Mapping[str, Any]] = field(default_factory=dict)
+    defaults: Defaults = field(default_factory=dict)
+    fast: Defaults = field(default_factory=dict)
+    thorough: Defaults = field(default_factory=dict)
     variant_of: str | None = None
     traits: Traits = field(default_factory=Traits)
     cost: str = ""
@@ -132,6 +137,14 @@ class MethodInfo:
     def parameters(self) -> Parameters:
         """The parameters of `attribute`, by name, as an object of the class has it."""
         return _of_attribute(self.cls) if self.own is None else _parameters(self.own)
+
+    def presets(self, budget: str, inputs: tuple[Any, ...], spec: Any) -> dict[str, Any]:
+        """What `explain` sets: the defaults, and what a budget changes in them ("normal": nothing)."""
+        budgets: dict[str, Defaults] = {"fast": self.fast, "normal": {}, "thorough": self.thorough}
+        if budget not in budgets:
+            raise unknown("budget", budget, tuple(budgets))
+        several = (self.defaults, budgets[budget])
+        return {k: v for one in several for k, v in (one(inputs, spec) if callable(one) else one).items()}
 
     @property
     def foreign(self) -> bool:
@@ -187,7 +200,9 @@ def register(
     title: str = "",
     reference: str = "",
     applies_to: str = "any",
-    defaults: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
+    defaults: Defaults | None = None,
+    fast: Defaults | None = None,
+    thorough: Defaults | None = None,
     variant_of: str | None = None,
     cost: str = "",
     axioms: tuple[str, ...] = (),
@@ -206,6 +221,8 @@ def register(
         reference: paper or source.
         applies_to: what it asks of the data or the model.
         defaults: parameters that `explain` uses.
+        fast: those of a first map.
+        thorough: those of a careful one.
         variant_of: the plain method.
         cost: passes per sample.
         axioms: of `AXIOMS`.
@@ -236,6 +253,8 @@ def register(
             reference,
             applies_to,
             defaults or {},
+            fast or {},
+            thorough or {},
             variant_of,
             _said(cls),
             cost,

@@ -218,8 +218,7 @@ class CaptumInterpretation:
                     source = draw_map(ax, method, rgb, values, sign, cmap, self.outlier_perc)
                     fig.colorbar(source, ax=ax, shrink=0.8)
                     ax.set_title(f"{metric}: {sign.replace('_', ' ')}", fontsize=9)
-        display_in_notebook(fig)
-        return Visualized(fig, axes, exp)
+        return Visualized(fig, display_in_notebook(fig, axes), exp)
 
 
 def normalised(values: np.ndarray, sign: str, outlier_perc: float) -> np.ndarray:

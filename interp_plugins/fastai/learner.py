@@ -7,7 +7,6 @@ from typing import Any
 from fastai.learner import Learner
 from fastcore.basics import patch
 
-from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.fastai import tabular, text, vision  # noqa: F401 - the readers of these kinds of data
 from interp_plugins.fastai.reader import SampleSource, reader_of
@@ -17,7 +16,7 @@ from interp_plugins.fastai.reader import SampleSource, reader_of
 def explain(
     self: Learner,
     item: Any = None,  # what `predict` takes (path, PIL image, array, tensor, row), or a list of them
-    methods: Any = DEFAULT_METHODS,  # name, alias or method object, several of these, or a mapping name -> parameters
+    methods: Any = None,  # name, alias or method object, several of these, or a mapping name -> parameters
     target: Any = None,  # None: what is predicted; int: index; str, bool: label; "label": ground truth; list: several
     *,
     dl: Any = None,  # or a loader, always read with validation transforms
@@ -30,6 +29,7 @@ def explain(
     seed: int = 0,  # seed of all random draws
     output: Any = None,  # which of several outputs: position, key or function; with its target and class names
     label_key: int | None = None,  # which of the data's targets belongs to it; None: that at the output's place
+    budget: str = "fast",  # a first map in seconds; "normal"; "thorough" for figures
     rm_type_tfms: Any = None,  # as for `predict`: how many type transforms to leave out
     progress: bool | None = None,  # None: a bar for long work
     **params: Any,  # the methods' own parameters (n_steps, ...); an unknown name is a TypeError
@@ -68,6 +68,7 @@ def explain(
         layer=layer,
         batch_size=batch_size,
         seed=seed,
+        budget=budget,
         progress=progress,
         output=output,
         label_key=label_key,

@@ -81,9 +81,7 @@ def _panels(
     notes = list(notes or [""] * n)
     if len(exps) > 1:
         drawn = draw_table(exps, truths, notes, max_n=n, ctxs=ctxs, kind=kind, figsize=figsize, **scale)
-        if ctxs is None:
-            display_in_notebook(drawn.fig)
-        return drawn.axes
+        return drawn.axes if ctxs is not None else display_in_notebook(drawn.fig, drawn.axes)
     exp = exps[0]
     axes, fig = _grid(exp, n, ctxs, nrows, ncols, figsize, kind)
     for i, ax in enumerate(axes):
@@ -96,7 +94,7 @@ def _panels(
         fig.suptitle(titles.method_title(exp), fontsize=11, fontweight="bold", color=INK)
         colours = "orange raises the score, blue lowers it" if is_signed(exp) else "purple values are never negative"
         fig.supxlabel(f"{colours.capitalize()}. Each map has its own scale.", fontsize=8, color=FAINT_INK)
-        display_in_notebook(fig)
+        return display_in_notebook(fig, np.array(axes, dtype=object))
     return axes
 
 

@@ -135,10 +135,30 @@ def in_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
-def display_in_notebook(fig: Figure) -> None:
-    """Show the figure below the running notebook cell; does nothing outside a notebook."""
+class QuietAxes(np.ndarray):
+    """An array of axes that a notebook does not print below their picture."""
+
+    def _ipython_display_(self) -> None:
+        """Show nothing: the picture is there already."""
+
+
+def _nothing() -> None:
+    """What a notebook runs instead of printing an axis."""
+
+
+def display_in_notebook(fig: Figure, axes: Any) -> Any:
+    """Show the figure below the running notebook cell, and return its axes; outside a notebook only the latter.
+
+    Args:
+        fig: what is shown.
+        axes: an axis or an array of axes, which the cell will not print beside the picture.
+    """
     if not in_notebook():
-        return
+        return axes
     from IPython.display import Image, display
 
     display(Image(data=png_of_figure(fig), format="png"))
+    if isinstance(axes, np.ndarray):
+        return axes.view(QuietAxes)
+    axes._ipython_display_ = _nothing
+    return axes

@@ -95,9 +95,7 @@ def plot(
 def show_grid(exps: Sequence[Explanation], ctx: Any = None, **kwargs: Any) -> np.ndarray:
     """Draw `plot`'s grid and display it in a notebook; `ctx` is plot's `ax`. Returns axes (rows, columns)."""
     drawn = plot(exps, ax=ctx, **kwargs)
-    if ctx is None:
-        display_in_notebook(drawn.fig)
-    return drawn.axes
+    return drawn.axes if ctx is not None else display_in_notebook(drawn.fig, drawn.axes)
 
 
 def _is_long_table(exps: Sequence[Explanation]) -> bool:

@@ -78,6 +78,4 @@ def show(
         notes = (broken(note, width) for note in (part_text(part, index), ax.get_title()) if note)
         lines = (title if isinstance(title, str) else text, *notes)
         ax.set_title("\n".join(filter(None, lines)), fontsize=size, color=colour.INK, parse_math=False)
-    if ctx is None:
-        display_in_notebook(fig)
-    return ax
+    return ax if ctx is not None else display_in_notebook(fig, ax)

@@ -15,8 +15,13 @@ from torch import Tensor, nn
 
 import interp_plugins
 from interp_plugins import attr, explain
-from interp_plugins.api.binding import canonical_name, list_methods, method_info
-from interp_plugins.api.explain import DEFAULT_METHODS
+from interp_plugins.api.binding import (
+    DEFAULT_METHODS,
+    DEFAULT_METHODS_OF_ROWS,
+    canonical_name,
+    list_methods,
+    method_info,
+)
 from interp_plugins.attr import IntegratedGradients, LayerGradCam
 from interp_plugins.core import registry
 from interp_plugins.core.errors import InputError, UnknownNameError
@@ -88,12 +93,12 @@ def test_a_name_belongs_to_one_method() -> None:
 
 
 def literals(path: Path) -> Iterator[tuple[str, int]]:
-    """The string literals of a file that are no docstrings, but for DEFAULT_METHODS."""
+    """The string literals of a file that are no docstrings, but for those of DEFAULT_METHODS."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     data = {
         id(node)
         for statement in ast.walk(tree)
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "DEFAULT_METHODS"
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]).startswith("DEFAULT_METHODS")
         for node in ast.walk(statement)
     }
     for node in ast.walk(tree):
@@ -107,7 +112,7 @@ def test_no_method_is_named_outside_the_methods(room: str) -> None:
     files = [PACKAGE / room] if (PACKAGE / room).is_file() else sorted((PACKAGE / room).rglob("*.py"))
     assert files
     assert [(p.name, line, text) for p in files for text, line in literals(p) if text in names] == []
-    assert set(DEFAULT_METHODS) <= names
+    assert {*DEFAULT_METHODS, *DEFAULT_METHODS_OF_ROWS} <= names
 
 
 @pytest.mark.parametrize("room", ["core", "api", "lightning"])

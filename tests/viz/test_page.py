@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,9 +137,11 @@ def test_other_data_and_no_data(make) -> None:
 def test_explanations_write_and_represent_themselves(make, tmp_path) -> None:
     exps = Explanations([make(6)])
     path = tmp_path / "page.html"
-    assert path.write_text(exps.to_html(path), encoding="utf-8") and "Content-Security-Policy" in path.read_text(
-        "utf-8"
-    )
+    page = exps.to_html(path)
+    assert "Content-Security-Policy" in path.read_text("utf-8") == exps.to_html()
+    assert repr(page) == str(path) and Path(page) == path and len(page._repr_html_()) < 500
+    odd = exps.to_html(tmp_path / "a <b>&'c'.html")
+    assert "<b>" not in odd._repr_html_() and "&lt;b&gt;" in odd._repr_html_()
     fragment = exps._repr_html_()
     assert "4 of 6 samples" in fragment and "<style" not in fragment and len(Tags(fragment).named("img")) == 8
 

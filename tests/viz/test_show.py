@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 
 from interp_plugins.core.errors import InputError, UnknownNameError
+from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.viz import all_kinds, show
 
 IMAGE_KINDS = ("side", "overlay", "heatmap", "masked", "alpha", "positive", "negative", "contour", "original")
+
+
+def test_a_notebook_shows_the_picture_and_prints_no_axes(make, monkeypatch) -> None:
+    formatters = pytest.importorskip("IPython.core.formatters")
+    shown: list[object] = []
+    monkeypatch.setattr("interp_plugins.viz.figure.in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    for axes in (make(1).show(), Explanations([make(2)]).show()):
+        assert formatters.DisplayFormatter().format(axes) == ({}, {})
+        pickle.loads(pickle.dumps(np.asarray(axes, dtype=object).reshape(-1)[0].figure))
+    assert len(shown) == 2
+    plain = make(1).show(ctx=Figure().subplots())
+    assert "text/plain" in formatters.DisplayFormatter().format(plain)[0]
 
 
 @pytest.mark.parametrize("kind", IMAGE_KINDS)

@@ -40,9 +40,12 @@ NT_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
 
 def noise_tunnel_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[str, Any]:
-    """What `explain` sets: squares of ten maps, noise of 15 % of each input's range, few steps (errors average out)."""
+    """What `explain` sets: ten maps, noise of 15 % of each input's range, few steps (errors average out).
+
+    Squares for pictures, where signs of neighbours cancel; in a table or a text a sign says which way.
+    """
     return {
-        "nt_type": "smoothgrad_sq",
+        "nt_type": "smoothgrad" if spec.kind in ("tabular", "text") else "smoothgrad_sq",
         "nt_samples": 10,
         "stdevs": (None,) * len(inputs),
         "n_steps": 20,
@@ -63,6 +66,8 @@ def _called(params: Mapping[str, Any], inside: str) -> str:
     aliases=("nt",),
     reference="Smilkov et al. 2017, arXiv:1706.03825",
     defaults=noise_tunnel_defaults,
+    fast={"nt_samples": 10, "n_steps": 2},
+    thorough={"nt_samples": 50},
     wraps="attribution_method",
     inside="integrated_gradients",
     called=_called,

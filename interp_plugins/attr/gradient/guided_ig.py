@@ -73,6 +73,8 @@ class _Walk:
     title="Guided IG",
     reference="Kapishnikov et al. 2021, arXiv:2106.09788",
     defaults=path_defaults,
+    fast={"n_steps": 20},
+    thorough={"n_steps": 300},
     cost="n forward, n backward",
     axioms=("completeness", "dummy", "implementation invariance"),
     assumes="the baseline stands for nothing",

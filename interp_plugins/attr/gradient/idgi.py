@@ -33,6 +33,8 @@ from interp_plugins.core.tensors import InputsT, accumulation_dtype, check_float
     title="IDGI",
     reference="Yang, Wang, Bilgic 2023, arXiv:2303.14242",
     defaults=path_defaults,
+    fast={"n_steps": 20},
+    thorough={"n_steps": 300},
     compiles=True,
     cost="2n forward, n backward",
     axioms=("completeness", "dummy", "implementation invariance"),

@@ -41,6 +41,8 @@ def check_offsets(offsets: Any, n: int) -> Tensor | None:
     aliases=("ig",),
     reference="Sundararajan et al. 2017, arXiv:1703.01365",
     defaults=path_defaults,
+    fast={"n_steps": 16},
+    thorough={"n_steps": 200},
     shares_targets=True,
     compiles=True,
     game="aumann_shapley",

@@ -31,6 +31,8 @@ from interp_plugins.core.tensors import Inputs, LayerMaps, check_float
     aliases=("layer_ig", "lig"),
     site="layer",
     defaults=path_defaults,
+    fast={"n_steps": 16},
+    thorough={"n_steps": 200},
     variant_of="integrated_gradients",
     shares_targets=True,
     game="aumann_shapley",

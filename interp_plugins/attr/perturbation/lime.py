@@ -211,6 +211,8 @@ class LimeBase(PerturbationAttribution):
     title="LIME",
     reference="Ribeiro et al. 2016, arXiv:1602.04938",
     defaults=lambda inputs, spec: {"n_samples": 500, **cells(inputs, spec)},
+    fast={"n_samples": 200},
+    thorough={"n_samples": 2000},
     cost="n forward",
     axioms=("implementation invariance",),
     assumes="nearly linear near the input",

@@ -101,6 +101,8 @@ def hadamard(least: int) -> Tensor:
     title="RISE",
     reference="Petsiuk et al. 2018, arXiv:1806.07421",
     defaults={"center": True},
+    fast={"n_samples": 200},
+    thorough={"n_samples": 4000},
     cost="n forward",
     axioms=("linearity", "implementation invariance"),
     assumes="features that can be removed one by one",
