@@ -144,19 +144,29 @@ class Reading:
         Raises:
             InputError: the part that was named is no label of n samples.
         """
-        if self.label_fn is None and self.label_key is None:
-            return class_labels(self._of_output(self._guess(batch, alone)), n)
-        named = "label_fn" if self.label_fn is not None else f"label_key={self.label_key!r}"
-        value = self.label_fn(batch) if self.label_fn is not None else part(batch, self.label_key, "label_key")
-        value = self._of_output(value)
+        value = self.truth(batch, alone)
         found = class_labels(value, n)
-        if found is None:
+        if found is None and (self.label_fn is not None or self.label_key is not None):
+            named = "label_fn" if self.label_fn is not None else f"label_key={self.label_key!r}"
             raise InputError(
                 f"{named} gives a {describe(value)}; expected the class of each of {n} samples: indices ({n},), or "
                 f"({n}, C) with one class of more than half per row. Several labels of a sample, true values and masks "
                 "are no class: name what is explained in target=."
             )
         return found
+
+    def truth(self, batch: Any, alone: bool = True) -> Any:
+        """The part that is the ground truth, as it came; None where the batch has no clear one.
+
+        Args:
+            batch: as the loader gave it.
+            alone: whether the model has one input.
+        """
+        if self.label_fn is not None:
+            return self._of_output(self.label_fn(batch))
+        if self.label_key is not None:
+            return self._of_output(part(batch, self.label_key, "label_key"))
+        return self._of_output(self._guess(batch, alone))
 
     def ids(self, batch: Any, n: int) -> tuple[str, ...] | None:
         """The samples' names, or None where no part was named.

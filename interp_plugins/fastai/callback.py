@@ -30,9 +30,10 @@ from interp_plugins.fastai.labels import label_number
 from interp_plugins.fastai.learner_info import valid
 from interp_plugins.fastai.loggers import log_figure
 from interp_plugins.fastai.reader import reader_of
-from interp_plugins.fastai.show import draw_table, truth_of
+from interp_plugins.fastai.show import truth_of
 from interp_plugins.fastai.timeline import draw_timeline
 from interp_plugins.viz.figure import png_of_figure
+from interp_plugins.viz.panels import draw_table
 
 _LOGS = ("auto", "files", "both", "none")
 

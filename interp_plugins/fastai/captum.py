@@ -32,11 +32,11 @@ from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.registry import arguments_of
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain
 from interp_plugins.fastai.reader import reader_of
-from interp_plugins.fastai.show import caption
 from interp_plugins.insights.report import write_report
 from interp_plugins.viz import pixels
 from interp_plugins.viz.figure import bare, display_in_notebook, in_notebook, new_figure
 from interp_plugins.viz.scale import finite
+from interp_plugins.viz.truth import caption
 
 _METRICS = {"IG": "integrated_gradients", "NT": "noise_tunnel", "Occl": "occlusion"}
 _BASELINES = {"zeros": "black", "uniform": "uniform", "gauss": "gaussian"}

@@ -24,7 +24,8 @@ from interp_plugins.viz.renderer import (
     resolve_kind,
 )
 from interp_plugins.viz.scale import Scale, ScaleRule
-from interp_plugins.viz.titles import broken, method_title, original_caption, panel_caption
+from interp_plugins.viz.titles import broken, method_title, original_caption, panel_caption, truth_text
+from interp_plugins.viz.truth import verdict
 
 _FONT = 8.5
 _MOST_TABLE_ROWS = 8  # rows of a table drawn one by one, where nothing else is asked for
@@ -178,7 +179,9 @@ def _input(ax: Axes, parts: list[list[InputPart]], row: _Row, width: int) -> Non
     note = input_renderer(part.exp).original(ax, *in_own_size(part.exp, row.i))
     if row.k == 0:
         note = ", ".join(filter(None, (part.name, note)))
-        _caption(ax, original_caption(part.exp, row.i, width, note))
+        _caption(
+            ax, original_caption(part.exp, row.i, width, note), verdict(part.exp, row.i, truth_text(part.exp, row.i))
+        )
     else:
         _caption(ax, ", ".join(filter(None, (part.name, note))))
 
@@ -196,8 +199,8 @@ def _cell(
     return drawn.scale
 
 
-def _caption(ax: Axes, text: str) -> None:
-    ax.set_xlabel(text, fontsize=_FONT, color=colour.INK, parse_math=False)
+def _caption(ax: Axes, text: str, ink: str = colour.INK) -> None:
+    ax.set_xlabel(text, fontsize=_FONT, color=ink, parse_math=False)
 
 
 def _heading(ax: Axes, text: str) -> None:

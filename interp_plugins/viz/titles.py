@@ -59,6 +59,21 @@ def sample_text(exp: Explanation, i: int = 0) -> str:
     return str(_at(exp.names, i) or "")
 
 
+def truth_text(exp: Explanation, i: int = 0) -> str:
+    """What is so of sample i in words, where it came along; else ""."""
+    return str(_known(exp, "label", i) or "")
+
+
+def loss_text(exp: Explanation, i: int = 0) -> str:
+    """The loss of sample i, "loss 2.31", where it was asked for; else ""."""
+    loss = _known(exp, "loss", i)
+    return "" if loss is None else f"loss {loss:.3g}"
+
+
+def _known(exp: Explanation, what: str, i: int) -> Any:
+    return _at(exp.meta.get("per_sample", {}).get(what), i)
+
+
 def number(value: Any, i: int) -> float | None:
     """Entry i of a per-sample tensor (N,) as a float; None if there is no tensor."""
     return None if value is None else float(value.reshape(-1)[i])
@@ -133,11 +148,14 @@ def _fit(text: str, probability: float | None, width: int) -> str:
 
 
 def original_caption(exp: Explanation, i: int = 0, width: int = 30, note: str = "") -> str:
-    """Caption of an input in a grid: its name, the prediction, and how it was made visible."""
+    """Caption of an input in a grid: its name, prediction, truth and loss, and how it was made visible."""
     predicted = prediction_text(exp, i)
     if predicted:
         explained = _at(exp.prediction, i) is not None and _at(exp.target, i) == _at(exp.prediction, i)
         probability = number(exp.probability, i) if explained else None
         predicted = _fit(f"predicted: {predicted}", probability, width)
-    lines = (shorten(sample_text(exp, i), width, keep_end=True), predicted, shorten(note, width))
+    truth = truth_text(exp, i)
+    actual = shorten(f"actual: {truth}", width) if truth else ""
+    name = shorten(sample_text(exp, i), width, keep_end=True)
+    lines = (name, predicted, actual, loss_text(exp, i), shorten(note, width))
     return "\n".join(line for line in lines if line)
