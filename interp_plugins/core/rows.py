@@ -146,7 +146,7 @@ def row_facts(problem: Problem) -> RowFacts:
         if func.known_rows is not None:
             told: RowFacts = func.known_rows
             return told
-        func = func.func
+        func = getattr(func, "func", None)  # some have another callable inside, or several
     if not _probing.get():
         return INDEPENDENT
     kind = Kind.of(problem.func, problem.read, problem.inputs, problem.args, problem.kwargs)
