@@ -128,3 +128,19 @@ def test_grad_cam_of_one_clip() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert LayerGradCam(PerFrame(), "cnn").attribute(CLIP[:1], target=1).shape == (1, 4, 1, 8, 8)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("method", ["layer_gradient_shap", "layer_conductance", "internal_influence"])
+def test_as_many_channels_as_rows_in_a_pass_are_no_batch(method: str, samples: int) -> None:
+    options = {"n_samples": 5, "seed": 0} if method == "layer_gradient_shap" else {"n_steps": 5}
+    net = PerFrame()
+    net.cnn, net.head = nn.Conv2d(3, 5 * samples, 3), nn.Linear(5 * samples, 2)
+    found, apart = (
+        explain(
+            net, CLIP[:samples], method, layer="cnn", target=1, batch_size=size, input_spec=InputSpec("clip"), **options
+        )[0].attribution
+        for size in (5 * samples, 1)
+    )
+    assert found.shape == (samples, 4, 5 * samples, 8, 8)
+    assert torch.allclose(found, apart, atol=1e-5)

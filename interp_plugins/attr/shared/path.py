@@ -31,11 +31,14 @@ _CHUNKS = 8  # that a group of samples fills, at least
 def check_rows(values: Sequence[Tensor], count: int) -> None:
     """Refuse tensors whose first dimension cannot be the batch of `count` rows, or is folded with it.
 
+    Frames folded into the batch, (N * T, C, ...), are told from a batch that stands second, (T, N, C), by their number,
+    a multiple of the rows; where that fits both, by the axes behind: (T, N, C) has one.
+
     Raises:
         LayerError: neither `count` nor a multiple of it, or a batch that stands second, as in (T, N, C).
     """
     for v in values:
-        second = v.ndim > 1 and v.shape[0] != count and v.shape[1] == count > 1
+        second = v.ndim == 3 and v.shape[0] != count and v.shape[1] == count > 1
         if v.ndim == 0 or v.shape[0] % count or second:
             raise LayerError(
                 f"A tensor of shape {tuple(v.shape)} came for {count} rows: its first dimension is not the batch. "
