@@ -25,8 +25,8 @@ from interp_plugins.core.forward import Forward, one_per_row
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.random import check_seed
 from interp_plugins.core.target import as_target
-from interp_plugins.core.tensors import as_tuple, check_inputs
-from interp_plugins.metrics.rows import Maps, as_rows
+from interp_plugins.core.tensors import Maps, as_tuple, check_inputs
+from interp_plugins.metrics.rows import as_rows
 
 
 @dataclass(frozen=True)

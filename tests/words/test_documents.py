@@ -29,6 +29,7 @@ RUN = {
     ("README.md", "Coming from Captum"): "three hundred classes",
     ("docs/fastai.md", None): "fastai",
     ("docs/lightning.md", None): "lightning",
+    ("docs/metrics.md", None): "plain",
     ("docs/rules.md", None): "features and classifier",
     ("docs/store.md", None): "both",
     ("docs/targets.md", None): "plain",

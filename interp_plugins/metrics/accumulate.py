@@ -1,0 +1,256 @@
+"""`Metric`: a formula that is updated batch by batch and computed at the end, in any order and grouping.
+
+Its state is a row per sample (value, reason, chance), not a running sum: so a sample that arrives twice counts once,
+and medians, intervals and paired differences are there at the end. Nothing depends on batch mates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins import __version__
+from interp_plugins.core.errors import InputError, unknown
+from interp_plugins.core.report import collect
+from interp_plugins.core.tensors import as_tuple
+from interp_plugins.metrics.registry import MetricInfo, metric_info
+from interp_plugins.metrics.rows import Judged, maps_of
+from interp_plugins.metrics.score import Score
+from interp_plugins.metrics.undefined import collect_reasons
+
+UNKNOWN_REASON = "the value is not finite"
+_GIVEN = {"masks": "masks", "truth": "truth", "pair": "other", "order": "model"}
+_Row = tuple[float, str | None, float | None]  # value, reason, chance
+
+
+def metric(name: str, **params: Any) -> Metric:
+    """A registered metric that accumulates over batches.
+
+    Args:
+        name: see `list_metrics`.
+        **params: of the metric's function.
+
+    Raises:
+        UnknownNameError: a metric or a parameter that there is not, with the nearest known ones.
+
+    Example:
+        m = metric("entropy", relative=True)
+        m.update(exp)
+        m.compute().n  # -> 2
+    """
+    return Metric(name, **params)
+
+
+class Metric:
+    """A metric with its parameters, and what it found so far.
+
+    Args:
+        name: of a registered metric.
+        **params: of its function.
+    """
+
+    def __init__(self, name: str, **params: Any):
+        info = metric_info(name)
+        for key in params:
+            if key not in info.parameters or key == "ids":
+                raise unknown(f"parameter of {info.name}", key, [p for p in info.parameters if p != "ids"])
+        self.name, self.params = info.name, params
+        self.reset()
+
+    @property
+    def info(self) -> MetricInfo:
+        """What the registry knows of it."""
+        return metric_info(self.name)
+
+    @property
+    def kind(self) -> str:
+        """What of the maps is judged."""
+        return self.info.kind
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """Direction; None where neither end is better."""
+        return self.info.higher_is_better
+
+    def reset(self) -> None:
+        """Forget all samples that were judged."""
+        self._rows: dict[Any, _Row] = {}
+        self._numbered = False
+        self._passes, self._seconds = 0, 0.0
+
+    def update(self, exp: Judged, *, ids: Sequence[Any] | Tensor | None = None, **given: Any) -> Tensor:
+        """Judge a batch and keep what was found.
+
+        Args:
+            exp: maps, or an `Explanation`.
+            ids: one per sample, the same for a sample wherever it arrives; None: samples are numbered as they come.
+            **given: what the metric needs beside the maps: `masks=`, `truth=`, `other=` (a second map), or `model=`
+                with `inputs=` where maps are given; further arguments go to the metric's function.
+
+        Returns:
+            (N,) float64: the batch's values.
+
+        Raises:
+            InputError: what the metric needs is missing; ids that do not fit; a sample seen before with another value.
+        """
+        n = as_tuple(maps_of(exp))[0].shape[0]
+        keys = self._keys(ids, n)
+        begun = time.perf_counter()
+        with collect_reasons() as reasons, collect() as report:
+            values, chances = self._judge(exp, keys, dict(given))
+        rows = {
+            key: _row(value, reasons.get(i), chance)
+            for i, (key, value, chance) in enumerate(zip(keys, values.tolist(), chances))
+        }
+        self._rows = _joined(self._rows, rows)
+        self._seconds += time.perf_counter() - begun
+        self._passes += report.get("forward_passes", 0)
+        return values
+
+    def _keys(self, ids: Sequence[Any] | Tensor | None, n: int) -> list[Any]:
+        if self._rows and self._numbered != (ids is None):
+            raise InputError("Give ids in every update or in none: numbered samples cannot be told from named ones.")
+        self._numbered = ids is None
+        keys = list(range(len(self._rows), len(self._rows) + n)) if ids is None else _plain(ids)
+        if len(keys) != n:
+            raise InputError(f"{len(keys)} ids for {n} samples: give one per sample.")
+        return keys
+
+    def _judge(self, exp: Judged, keys: list[Any], given: dict[str, Any]) -> tuple[Tensor, list[float | None]]:
+        """Values (N,), and what a map without knowledge gets, per sample."""
+        info, params = self.info, dict(self.params)
+        needed = _GIVEN.get(info.needs)
+        second = given.pop(needed, None) if needed else None
+        if needed and second is None and not (needed == "masks" and getattr(exp, "region", None) is not None):
+            raise InputError(f"{self.name} needs {needed}= beside the maps: update(exp, {needed}=...).")
+        if "ids" in info.parameters:
+            params["ids"] = torch.tensor([_number(key) for key in keys])
+        if info.needs == "order":
+            inputs = given.pop("inputs", exp if maps_of(exp) is not exp else None)
+            if inputs is None:
+                raise InputError(f"{self.name} asks the model: give an Explanation, or inputs= beside the maps.")
+            arguments: tuple[Any, ...] = (second, inputs, None if inputs is exp else exp)
+        else:
+            arguments = (exp, second) if needed else (exp,)
+        for key in given:
+            if key not in info.parameters and not (key == "baselines" and info.needs == "order"):
+                raise unknown(f"argument of {self.name}", key, [*filter(None, [needed]), *info.parameters])
+        values = info.function(*arguments, **params, **given)
+        if not callable(info.chance):
+            return values, [info.chance] * len(keys)
+        return values, info.chance(*arguments, **params, **given).tolist()
+
+    def of(self, exp: Judged, *, ids: Sequence[Any] | Tensor | None = None, **given: Any) -> Score:
+        """The score of one batch, beside what was kept so far; the arguments are those of `update`."""
+        fresh = Metric(self.name, **self.params)
+        fresh.update(exp, ids=ids, **given)
+        return fresh.compute()
+
+    def compute(self) -> Score:
+        """The score of all samples so far.
+
+        Raises:
+            InputError: nothing was judged yet.
+        """
+        if not self._rows:
+            raise InputError(f"{self.name} has judged nothing yet: call update(exp) first.")
+        rows = dict(sorted(self._rows.items(), key=lambda item: (str(type(item[0])), item[0])))
+        chances = [chance for _, _, chance in rows.values() if chance is not None and not math.isnan(chance)]
+        return Score(
+            self.name,
+            torch.tensor([value for value, _, _ in rows.values()], dtype=torch.float64),
+            tuple(rows),
+            {key: reason for key, (_, reason, _) in rows.items() if reason is not None},
+            self.kind,
+            self.higher_is_better,
+            math.fsum(sorted(chances)) / len(chances) if chances else None,
+            dict(self.params),
+            self._passes,
+            self._seconds,
+            self.params.get("seed", 0),
+            {"interp_plugins": __version__, "torch": torch.__version__},
+        )
+
+    def merge(self, *others: Metric) -> Metric:
+        """One metric with the samples of all; a sample that several have counts once. None of them changes.
+
+        Raises:
+            InputError: other metrics or parameters, or a sample with two values.
+        """
+        found = Metric(self.name, **self.params)
+        for one in (self, *others):
+            if (one.name, one.params) != (self.name, self.params):
+                raise InputError(
+                    f"{self.name}({self.params}) and {one.name}({one.params}) are two metrics: merge one with its like."
+                )
+            if not one._rows:
+                continue
+            if found._rows and found._numbered != one._numbered:
+                raise InputError("Samples with ids cannot be merged with numbered ones: give ids in every update.")
+            shift = len(found._rows) if one._numbered else None
+            rows = one._rows if shift is None else {key + shift: row for key, row in one._rows.items()}
+            found._rows, found._numbered = _joined(found._rows, rows), one._numbered
+            found._passes, found._seconds = found._passes + one._passes, found._seconds + one._seconds
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found so far, in plain Python."""
+        return {
+            "rows": dict(self._rows),
+            "numbered": self._numbered,
+            "passes": self._passes,
+            "seconds": self._seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._rows, self._numbered = dict(state["rows"]), state["numbered"]
+        self._passes, self._seconds = state["passes"], state["seconds"]
+
+    def __repr__(self) -> str:
+        params = "".join(f", {key}={value!r}" for key, value in self.params.items())
+        return f"metric({self.name!r}{params}) of {len(self._rows)} samples"
+
+
+def _plain(ids: Sequence[Any] | Tensor) -> list[Any]:
+    """Ids as ints and strings, each once.
+
+    Raises:
+        InputError: other ids, or one that stands twice.
+    """
+    keys = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    for key in keys:
+        if isinstance(key, bool) or not isinstance(key, (int, str)):
+            raise InputError(f"An id is an int or a text, got {key!r}.")
+    if len(set(keys)) != len(keys):
+        raise InputError("An id stands twice in one batch: ids tell samples apart.")
+    return keys
+
+
+def _number(key: int | str) -> int:
+    """A number for draws of a sample: the id, or one that its text decides on every machine."""
+    if isinstance(key, int):
+        return key
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+
+
+def _row(value: float, reason: str | None, chance: float | None) -> _Row:
+    known = reason or UNKNOWN_REASON
+    return (value, known if math.isnan(value) else None, chance)
+
+
+def _joined(rows: dict[Any, _Row], more: dict[Any, _Row]) -> dict[Any, _Row]:
+    """Rows of both; a sample in both has one value."""
+    for key in rows.keys() & more.keys():
+        before, now = rows[key][0], more[key][0]
+        if before != now and not (math.isnan(before) and math.isnan(now)):
+            raise InputError(
+                f"Sample {key!r} has two values, {before!r} and {now!r}: one id is one sample, with one map."
+            )
+    return {**more, **rows}

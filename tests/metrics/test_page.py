@@ -1,0 +1,13 @@
+"""docs/metrics.md is what the registry says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from interp_plugins.metrics.page import metrics_page
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def test_the_page_is_made_of_the_registry() -> None:
+    assert PAGE.read_text() == metrics_page() + "\n", "run: python -m interp_plugins.metrics.page > docs/metrics.md"
