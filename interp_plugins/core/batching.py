@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from interp_plugins.core.caches import call_cache, model_cache
 from interp_plugins.core.cancel import check_cancelled
-from interp_plugins.core.errors import InputError, OutOfMemoryError
+from interp_plugins.core.errors import InputError, InterpError, InterpWarning, OutOfMemoryError
 
 T = TypeVar("T")
 
@@ -23,13 +24,41 @@ _GPU_MAX_ROWS = 2**15
 _GPU_SHARE = 0.2  # of the device's memory, for a chunk
 _HELD = 100  # values that a network keeps for a backward pass, for each value of its input (resnet34: 100)
 _LATE = 2.0  # seconds that work takes before it gets a progress bar
+_OF_MODELS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError)  # what models say of a wrong size
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory", "cannot allocate memory", "out of memory")
 
 
 class AutoSize(int):
-    """A chunk size chosen here, and what it was chosen for, so that a size that did not fit is not tried again."""
+    """A chunk size chosen here, and what it was chosen for, so that a size that did not fit is not tried again.
+
+    Attributes:
+        shapes: of a row, with types and device.
+        own: the batch's own number of rows.
+        limited: whether larger ones did not run before.
+    """
 
     shapes: tuple[Any, ...]
+    own: int
+    limited: bool
+
+    def at_least(self, least: int) -> AutoSize:
+        """A size of so many rows where this is smaller, unless more did not run before."""
+        if self >= least or self.limited:
+            return self
+        more = AutoSize(least)
+        more.shapes, more.own, more.limited = self.shapes, self.own, False
+        return more
+
+
+class _Automatic(int):
+    """One, where nobody said one."""
+
+    def __reduce__(self) -> str:
+        return "AUTOMATIC"  # a copy is the same object
+
+
+AUTOMATIC = _Automatic(1)
+"""The default of `perturbations_per_eval`: Captum's 1, told by `is` from a 1 that the user says."""
 
 
 def auto_chunk(row: list[Tensor]) -> AutoSize:
@@ -46,8 +75,9 @@ def auto_chunk(row: list[Tensor]) -> AutoSize:
     else:
         rows = min(_MAX_ROWS, _CPU_ELEMENTS // elements)
     shapes = tuple((t.shape[1:], t.dtype, device.type) for t in row)
-    size = AutoSize(max(1, min(rows, model_cache().get(("fits", shapes), rows))))
-    size.shapes = shapes
+    fits = model_cache().get(("fits", shapes))
+    size = AutoSize(max(1, rows if fits is None else min(rows, fits)))
+    size.shapes, size.own, size.limited = shapes, row[0].shape[0], fits is not None
     return size
 
 
@@ -80,6 +110,9 @@ def chunks(
 ) -> Iterator[tuple[int, int, T]]:
     """Yield (start, stop, work(start, stop)) over range(total); the size is halved when memory runs out.
 
+    Where the model raises another error for a size that was chosen here, the batch's own number of rows is tried, then
+    one row; what works is remembered for the model, and a warning says so. If nothing does, the first error is raised.
+
     Args:
         total: number of rows.
         size: rows per call at the start.
@@ -91,7 +124,7 @@ def chunks(
     Raises:
         OutOfMemoryError: not even a single row fits.
     """
-    shapes = getattr(size, "shapes", None)
+    fewer = _Fewer(size)
     size = max(1, min(size, total))
     start = 0
     while start < total:
@@ -101,28 +134,67 @@ def chunks(
         check_cancelled()
         try:
             result = work(start, stop)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if stop - start == 1:
-                raise OutOfMemoryError(
-                    f"Out of memory with a single example per forward pass ({error}). Use a smaller input, a "
-                    "device with more memory, or a method without gradients (occlusion)."
-                ) from error
-            size = max(1, (stop - start) // 2)
-            call_cache()["most", "rows"] = size
-            if shapes is not None:
-                model_cache()["fits", shapes] = size
-            error.__traceback__ = None  # the failed frames hold the tensors that have to go
-            del error
+        except Exception as error:
+            size = fewer.after(error, stop - start)
+            error.__traceback__ = None if is_out_of_memory(error) else error.__traceback__
+            del error  # the failed frames hold the tensors that have to go
             gc.collect()
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
             continue
+        fewer.worked(size)
         yield start, stop, result
         if bar is not None:
             bar.update(stop - start)
         start = stop
+
+
+class _Fewer:
+    """How many rows are tried after an error.
+
+    Args:
+        size: rows per call at the start; one that was chosen here knows the batch's own number.
+    """
+
+    def __init__(self, size: int):
+        self._shapes, self._own = getattr(size, "shapes", None), getattr(size, "own", None)
+        self._first: Exception | None = None
+
+    def after(self, error: Exception, rows: int) -> int:
+        """Rows to try next, after an error with so many; raises what is to be raised where none are left."""
+        if is_out_of_memory(error):
+            if rows == 1:
+                raise OutOfMemoryError(
+                    f"Out of memory with a single example per forward pass ({error}). Use a smaller input, a "
+                    "device with more memory, or a method without gradients (occlusion)."
+                ) from error
+            size = max(1, rows // 2)
+            call_cache()["most", "rows"] = size
+            self._remember(size)
+            return size
+        if self._own is None or rows == 1 or not isinstance(error, _OF_MODELS) or isinstance(error, InterpError):
+            raise self._first or error
+        self._first = self._first or error
+        return self._own if rows > self._own else 1
+
+    def worked(self, size: int) -> None:
+        """Say, after an error, that so many rows work, and remember it."""
+        if self._first is None:
+            return
+        said = f"{type(self._first).__name__}: {self._first}".split("\n")[0][:100]
+        self._remember(size)
+        self._first = None
+        more, now = ("one", "one row goes") if size == 1 else (f"the batch has ({size})", f"{size} rows go")
+        warnings.warn(
+            f"The model raised an error for more rows than {more} in a pass ({said}): {now} through per pass. "
+            "batch_size= chooses otherwise.",
+            InterpWarning,
+            stacklevel=4,
+        )
+
+    def _remember(self, size: int) -> None:
+        if self._shapes is not None:
+            model_cache()["fits", self._shapes] = size
 
 
 def most_rows() -> int | None:

@@ -213,8 +213,7 @@ class Forward:
         if facts.together:
             self.whole = True
             return self.n
-        size = auto_chunk(list(inputs))
-        return size if size >= least else least
+        return auto_chunk(list(inputs)).at_least(least)
 
     def samples_per_pass(self, inputs: Sequence[Tensor], asked: int | None = None) -> int:
         """How many of the samples themselves go through together: 64 of them always do, if memory allows."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import explain
+from interp_plugins.attr import FeatureAblation, KernelShap, Lime, Occlusion, ShapleyValues, ShapleyValueSampling
+from interp_plugins.core.batching import AUTOMATIC
 from interp_plugins.core.errors import InterpWarning
 
 torch.manual_seed(0)
@@ -87,3 +91,63 @@ def test_exported_programs_of_one_row() -> None:
         warnings.simplefilter("ignore")
         found = explain(exported, x, "feature_ablation", target=1)[0].attribution
     assert torch.allclose(found, explain(net, x, "feature_ablation", target=1)[0].attribution, atol=1e-6)
+
+
+class Limited(Viewed):
+    """Any number of rows up to some, as programs exported with a range for the batch have it."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(-1)
+        self.most, self.seen = most, []  # type: ignore[var-annotated]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        if len(x) > self.most:
+            raise ValueError(f"expected at most {self.most} rows, got {len(x)}")
+        return self.head(self.conv(x).flatten(1))
+
+
+@pytest.mark.parametrize("method", ["feature_ablation", "kernel_shap", "integrated_gradients"])
+@pytest.mark.parametrize(("most", "samples", "left"), [(2, 1, 1), (3, 3, 3), (4, 3, 3), (2, 3, 1)])
+def test_more_rows_than_run_are_tried_once_a_model(most: int, samples: int, left: int, method: str) -> None:
+    net, x = Limited(most), torch.randn(samples, 1, 6, 6).double()
+    right = explain(Limited(10**6), x, method, target=1, **METHODS[method])[0].attribution
+    with pytest.warns(InterpWarning, match="expected at most"):
+        found = explain(net, x, method, target=1, **METHODS[method])[0].attribution
+    assert torch.allclose(found, right, atol=1e-9)
+    net.seen.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        explain(net, x, method, target=1, **METHODS[method])
+    assert max(net.seen) <= max(left, min(samples, most))
+
+
+def test_errors_of_a_size_that_was_said_and_of_every_size_are_the_models_own() -> None:
+    x = torch.randn(2, 1, 6, 6).double()
+    for size, options in ((6, {"batch_size": 6}), (8, {"perturbations_per_eval": 4})):
+        net = Limited(2)
+        with pytest.raises(ValueError, match=f"got {size}"):
+            explain(net, x, "feature_ablation", target=1, feature_mask=MASK, **options)
+        assert net.seen[-1] == size
+    broken = Limited(0)
+    with pytest.raises(ValueError, match="expected at most 0 rows"):
+        explain(broken, x, "ig", target=1)
+
+
+@pytest.mark.parametrize("cls", [FeatureAblation, ShapleyValues, ShapleyValueSampling, KernelShap, Lime, Occlusion])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_one_perturbation_that_is_said_is_one_in_a_pass(cls: Any, samples: int) -> None:
+    net, x = Limited(10**6), torch.randn(samples, 1, 6, 6).double()
+    options: dict[str, Any] = {"sliding_window_shapes": (1, 3, 3)} if cls is Occlusion else {"feature_mask": MASK}
+    options |= {"seed": 0} if cls in (ShapleyValueSampling, KernelShap, Lime) else {}
+    said = cls(net).attribute(x, target=1, perturbations_per_eval=1, **options)
+    assert max(net.seen) <= max(samples, 2)  # two rows are the probe's
+    many = cls(net).attribute(x, target=1, **options)
+    assert max(net.seen) > samples + 1
+    assert torch.allclose(said, many, atol=1e-9)
+
+
+def test_a_copied_default_is_still_the_default() -> None:
+    for again in (copy.copy(AUTOMATIC), copy.deepcopy(AUTOMATIC), pickle.loads(pickle.dumps(AUTOMATIC))):
+        assert again is AUTOMATIC
+    assert AUTOMATIC == 1 and AUTOMATIC is not int(AUTOMATIC) and repr(AUTOMATIC) == "1"

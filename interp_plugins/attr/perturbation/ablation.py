@@ -6,7 +6,7 @@ from typing import Any
 
 from interp_plugins.attr.perturbation.perturb import perturb, replaceable
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
-from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.batching import AUTOMATIC, check_chunk
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import InputsT, like
@@ -39,7 +39,7 @@ class FeatureAblation(PerturbationAttribution):
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Any = None,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         show_progress: bool = False,
         *,
         batch_size: int | None = None,
@@ -55,7 +55,7 @@ class FeatureAblation(PerturbationAttribution):
             additional_forward_args: further positional arguments of the model.
             feature_mask: integers, broadcastable to the input (tuple for several inputs); elements with the same
                 number, also across inputs, are one feature. None: every element is one.
-            perturbations_per_eval: features per forward pass. 1 (the default) leaves the size to the engine.
+            perturbations_per_eval: features per forward pass. Left out: as many as fit; 1: one at a time.
             show_progress: always show a progress bar.
             batch_size: rows (features x samples) per forward pass; overrides perturbations_per_eval.
             progress: None = a bar for long work, True, False.

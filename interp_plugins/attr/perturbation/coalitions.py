@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.perturbation.perturb import clean_scores, merges_batch, replaceable
-from interp_plugins.core.batching import check_chunk, chunks, progress_bar
+from interp_plugins.attr.perturbation.perturb import clean_scores, merges_batch, perturbed_rows, replaceable
+from interp_plugins.core.batching import AUTOMATIC, check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError, ModelError
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.forward import Forward
@@ -53,7 +53,7 @@ class Game:
         baselines: what stands in for a missing feature; as `core.baseline.as_baselines` takes it.
         feature_mask: groups of elements, as `FeatureAblation` takes them.
         template: the caller's inputs (for baselines that are functions of them).
-        perturbations_per_eval: coalitions per forward pass; 1 leaves the size to the engine.
+        perturbations_per_eval: coalitions per forward pass; left out: as many as fit.
         chunk: rows per forward pass; overrides the above.
 
     Attributes:
@@ -70,7 +70,7 @@ class Game:
         feature_mask: Any = None,
         *,
         template: Any = None,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         chunk: int | None = None,
     ):
         check_chunk("perturbations_per_eval", perturbations_per_eval)
@@ -83,13 +83,11 @@ class Game:
             raise InputError("There are no features to perturb: the inputs have no elements.")
         self._positions: list[Tensor] | None = None
         self.n, self.device = self.inputs[0].shape[0], self.inputs[0].device
-        explicit = perturbations_per_eval > 1
-        asked = chunk or (perturbations_per_eval * self.n if explicit else None)
-        self.size = forward.rows_per_pass(inputs, asked, self.n)
+        self.size = perturbed_rows(forward, inputs, perturbations_per_eval, chunk)
         score = clean_scores(forward, self.inputs, self.size)
         self.merged = score.ndim == 0 or score.shape[0] != self.n or (self.n > 1 and merges_batch(forward, inputs))
         note(score=score if score.ndim == 1 and not self.merged else None)
-        if self.merged and explicit and self.n > 1:
+        if self.merged and perturbations_per_eval > 1 and self.n > 1:
             raise ModelError(
                 "When perturbations_per_eval > 1, forward_func's output should be a tensor whose 1st dim grow with the "
                 f"input batch size: got shape {tuple(score.shape)} for {self.n} examples. Use perturbations_per_eval=1."
@@ -101,7 +99,7 @@ class Game:
         self._bar: Any = None
         self._plain = forward
         self._due = 0  # rows that a plan has not been made for
-        self._explicit = explicit or chunk is not None
+        self._explicit = perturbations_per_eval is not AUTOMATIC or chunk is not None
         self._walker: Walker | None = None
         self._known: dict[bytes, Tensor] = {}
 

@@ -26,7 +26,7 @@ from interp_plugins.attr.perturbation.shapley import ShapleyValueSampling, check
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import Average, check_tolerance, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
-from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.batching import AUTOMATIC, check_chunk
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.tensors import Inputs
@@ -49,7 +49,7 @@ class ShapleyInteractions(PerturbationAttribution):
         additional_forward_args: Any = None,
         feature_mask: Any = None,
         n_samples: int | None = None,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         *,
         index: str = "sii",
         tol: float | None = None,

@@ -35,6 +35,7 @@ from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import check_tolerance, relative_error, report_reached, rounds
 from interp_plugins.attr.shared.base import prepared
 from interp_plugins.attr.shared.grid_features import cells
+from interp_plugins.core.batching import AUTOMATIC
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import InputsT, as_tuple, like
@@ -96,7 +97,7 @@ class KernelShap(Lime):
         additional_forward_args: Any = None,
         feature_mask: Any = None,
         n_samples: int = 25,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         return_input_shape: bool = True,
         show_progress: bool = False,
         *,
@@ -115,7 +116,7 @@ class KernelShap(Lime):
             target: see `core.target.as_target`. Without one, each output value per example gets its own map.
             n_samples: coalitions per sample, the empty and the whole one among them. From 2^d on, all coalitions are
                 taken once. With fewer than features, the values of smallest norm.
-            perturbations_per_eval: coalitions per forward pass; 1 leaves the size to the engine.
+            perturbations_per_eval: coalitions per forward pass; left out: as many as fit.
             return_input_shape: maps of the inputs' shapes; False: the values (N, features).
             paired: draw each coalition together with its complement: less variance at the same cost.
             stratified: paired, and the sizes of the coalitions in the proportions of the kernel; the smallest and

@@ -12,6 +12,7 @@ from interp_plugins.attr.shared.base import (
     NeuronAttribution,
     PerturbationAttribution,
 )
+from interp_plugins.core.batching import AUTOMATIC
 from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import Inputs, InputsT, LayerMaps
 
@@ -53,7 +54,7 @@ class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
         additional_forward_args: Any = None,
         layer_mask: Any = None,
         attribute_to_layer_input: bool = False,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         *,
         batch_size: int | None = None,
         progress: bool | None = None,
@@ -103,7 +104,7 @@ class NeuronFeatureAblation(NeuronAttribution, PerturbationAttribution):
         additional_forward_args: Any = None,
         feature_mask: Any = None,
         attribute_to_neuron_input: bool = False,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         *,
         batch_size: int | None = None,
         progress: bool | None = None,

@@ -29,12 +29,13 @@ from interp_plugins.attr.perturbation.lime_sampling import (
     orthogonal_perturb_generator,
 )
 from interp_plugins.attr.perturbation.lime_surrogates import Coefficients, Copies, Switched, warn_of_many
+from interp_plugins.attr.perturbation.perturb import perturbed_rows
 from interp_plugins.attr.perturbation.surrogate import SkLearnLasso, Surrogate
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import Draws, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import cells
-from interp_plugins.core.batching import check_chunk, chunks, progress_bar
+from interp_plugins.core.batching import AUTOMATIC, check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, ModelError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.random import drawing_from, make_generator, on_cpu
@@ -100,7 +101,7 @@ class LimeBase(PerturbationAttribution):
         target: Any = None,
         additional_forward_args: Any = None,
         n_samples: int = 50,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         show_progress: bool = False,
         *,
         seed: int | None = None,
@@ -116,7 +117,7 @@ class LimeBase(PerturbationAttribution):
             target: see `core.target.as_target`.
             additional_forward_args: further positional arguments of the model.
             n_samples: perturbed copies.
-            perturbations_per_eval: copies per forward pass; 1 leaves the size to the engine.
+            perturbations_per_eval: copies per forward pass; left out: as many as fit.
             show_progress: always show a progress bar.
             seed: seed of what perturb_func draws from torch's global generator. None: decided by `torch.manual_seed`;
                 the global state is left as it was.
@@ -130,8 +131,7 @@ class LimeBase(PerturbationAttribution):
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             with progress_bar(n_samples, self.get_name(), True if show_progress else progress) as bar:
                 everyone = torch.arange(xs[0].shape[0], device=xs[0].device)
-                asked = perturbations_per_eval * len(everyone) if perturbations_per_eval > 1 else None
-                size = max(1, forward.rows_per_pass(xs, asked) // len(everyone))
+                size = max(1, perturbed_rows(forward, xs, perturbations_per_eval, None) // len(everyone))
                 forward, _ = planned(forward, xs, rows=n_samples * len(everyone), chunk=size)
                 made = self._samples(like(inputs, xs), n_samples, kwargs, rng)
                 found = self._scored(forward, like(inputs, xs), made, everyone, size, bar, kwargs)
@@ -264,7 +264,7 @@ class Lime(LimeBase):
         additional_forward_args: Any = None,
         feature_mask: Any = None,
         n_samples: int = 25,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         return_input_shape: bool = True,
         show_progress: bool = False,
         *,
@@ -282,7 +282,7 @@ class Lime(LimeBase):
             baselines: what stands in for a missing feature: None (zeros), number, name, tensor, tuple or function.
             target: see `core.target.as_target`. Without one, each output value per example gets its own surrogate.
             n_samples: perturbed copies per sample. A surrogate needs more of them than features that matter.
-            perturbations_per_eval: copies per forward pass; 1 leaves the size to the engine.
+            perturbations_per_eval: copies per forward pass; left out: as many as fit.
             return_input_shape: maps of the inputs' shapes; False: the coefficients (N, features).
             orthogonal: draw copies in pairs of complements, from sets that show each feature, and each two features
                 together, equally often (`attr/perturbation/lime_sampling.py`): less variance at the same cost.
@@ -306,7 +306,7 @@ class Lime(LimeBase):
         perturb_func, together = (orthogonal_perturb_generator, 2) if orthogonal else (self.perturb_func, 1)
         rng = on_cpu(make_generator(seed, generator))
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
-            asked = perturbations_per_eval if perturbations_per_eval > 1 else None
+            asked = None if perturbations_per_eval is AUTOMATIC else perturbations_per_eval
             size = forward.rows_per_pass(xs, check_chunk("batch_size", batch_size) or asked)
             switched = Switched(forward, xs, baselines, feature_mask, inputs, batch_size or max(size, xs[0].shape[0]))
             warn_of_many(switched.d, self.get_name())

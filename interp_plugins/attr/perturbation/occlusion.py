@@ -16,7 +16,7 @@ from interp_plugins.attr.perturbation.window_grid import refined
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import check_tolerance
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
-from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.batching import AUTOMATIC, check_chunk
 from interp_plugins.core.features import Windows, default_window
 from interp_plugins.core.registry import register
 from interp_plugins.core.report import note
@@ -59,7 +59,7 @@ class Occlusion(PerturbationAttribution):
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         show_progress: bool = False,
         *,
         border: str = "shift",
@@ -76,7 +76,7 @@ class Occlusion(PerturbationAttribution):
             strides: steps per dimension, at most the window; int, tuple, or tuple of these per input; None = 1. The
                 number of forward rows is the product over dimensions of ceil((size - window) / stride) + 1.
             target: see `core.target.as_target`.
-            perturbations_per_eval: windows per forward pass. 1 (the default) leaves the size to the engine.
+            perturbations_per_eval: windows per forward pass. Left out: as many as fit; 1: one at a time.
             border: "shift" moves the last window back so that all have one size; "clip" cuts it off, as Captum does.
             tol: evaluate a part of the windows and interpolate between them, until each sample's map has an estimated
                 relative L2 error below this (`attr/perturbation/window_grid.py`; with several outputs, all their maps

@@ -27,7 +27,7 @@ from interp_plugins.attr.perturbation.shapley import ShapleyValueSampling
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import grid_mask, spatial_axes
-from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.batching import AUTOMATIC, check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.registry import register
 from interp_plugins.core.report import note
@@ -179,7 +179,7 @@ class OwenValues(PerturbationAttribution):
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Any = None,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         *,
         hierarchy: Any = None,
         max_evals: int | None = 500,

@@ -20,7 +20,7 @@ from interp_plugins.attr.perturbation.perturb import perturb
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.at_layer import start_at_layer
 from interp_plugins.attr.shared.base import LayerAttribution, PerturbationAttribution, prepared
-from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.batching import AUTOMATIC, check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.random import drawing_from, make_generator, on_cpu
@@ -126,7 +126,7 @@ class FeaturePermutation(FeatureAblation):
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Any = None,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         show_progress: bool = False,
         *,
         n_repeats: int = 1,
@@ -194,7 +194,7 @@ class LayerFeaturePermutation(LayerAttribution, PerturbationAttribution):
         target: Any = None,
         additional_forward_args: Any = None,
         layer_mask: Any = None,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         *,
         n_repeats: int = 1,
         seed: int | None = None,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.baseline import as_baselines, widened
-from interp_plugins.core.batching import chunks, progress_bar
+from interp_plugins.core.batching import AUTOMATIC, chunks, progress_bar
 from interp_plugins.core.errors import ModelError
 from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.forward import Forward
@@ -126,7 +126,7 @@ def perturb(
     baselines: Sequence[Tensor] | Replacement,
     features: MaskFeatures | Windows,
     *,
-    perturbations_per_eval: int = 1,
+    perturbations_per_eval: int = AUTOMATIC,
     chunk: int | None = None,
     progress: bool | None = None,
     what: str = "perturbations",
@@ -138,7 +138,7 @@ def perturb(
         inputs: the inputs, batch first.
         baselines: replacement values of the same shapes, or an object that makes them feature by feature.
         features: what is replaced together.
-        perturbations_per_eval: features per forward pass; 1 leaves the size to the engine.
+        perturbations_per_eval: features per forward pass; left out: as many as fit.
         chunk: rows per forward pass; overrides the above.
         progress: None = a bar for long work, True, False.
         what: name for the progress bar.
@@ -157,7 +157,7 @@ def with_changes(
     baselines: Sequence[Tensor] | Replacement,
     features: MaskFeatures | Windows,
     use: Callable[[Changes], T],
-    perturbations_per_eval: int = 1,
+    perturbations_per_eval: int = AUTOMATIC,
     chunk: int | None = None,
 ) -> T:
     """What `use` makes of the changes of the score, for a model with a value per row or, failing that, per batch.
@@ -165,8 +165,8 @@ def with_changes(
     Arguments as of `perturb`.
     """
     n = inputs[0].shape[0]
-    explicit = perturbations_per_eval > 1
-    size = forward.rows_per_pass(inputs, chunk or (perturbations_per_eval * n if explicit else None), n)
+    explicit = chunk is not None or perturbations_per_eval is not AUTOMATIC
+    size = perturbed_rows(forward, inputs, perturbations_per_eval, chunk)
     # The unperturbed pass of one sample gives its score as well.
     incremental = incremental_for(forward, inputs, baselines, features) if n == 1 else None
     clean = clean_scores(forward, inputs, size) if incremental is None else incremental.clean(0)
@@ -176,17 +176,29 @@ def with_changes(
         if per_row:
             if n > 1:
                 incremental = incremental_for(forward, inputs, baselines, features)
-            rows = size if incremental is None or explicit or chunk is not None else incremental.chunk
+            rows = size if incremental is None or explicit else incremental.chunk
             scores = clean.reshape(n, -1)
             return use(Changes(forward, inputs, baselines, features, scores, rows, incremental=incremental))
     except MergesBatch:
         pass
-    if explicit:
+    if perturbations_per_eval > 1:
         raise ModelError(
             "When perturbations_per_eval > 1, forward_func's output should be a tensor whose 1st dim grow with the "
             f"input batch size: got shape {tuple(clean.shape)} for {n} examples. Use perturbations_per_eval=1."
         )
     return use(Changes(forward, inputs, baselines, features, clean.reshape(1, -1), n, merged=True))
+
+
+def perturbed_rows(forward: Forward, inputs: Sequence[Tensor], perturbations_per_eval: int, chunk: int | None) -> int:
+    """Rows per pass: as asked for in rows or in perturbations of the whole batch, or automatic.
+
+    One perturbation of a batch whose rows feel each other is what is done there by itself, sample by sample.
+    """
+    n = inputs[0].shape[0]
+    asked = None if perturbations_per_eval is AUTOMATIC else perturbations_per_eval * n
+    if chunk is None and asked == n > 1 and forward.row_facts(inputs).together:
+        asked = None
+    return forward.rows_per_pass(inputs, chunk or asked, n)
 
 
 class Changes:

@@ -23,7 +23,7 @@ from interp_plugins.attr.shared.average import check_tolerance, relative_error, 
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import spatial_axes
 from interp_plugins.attr.shared.images import say_channels_last
-from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.batching import AUTOMATIC, check_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
@@ -132,7 +132,7 @@ class RISE(PerturbationAttribution):
         target: Any = None,
         additional_forward_args: Any = None,
         n_samples: int = 1000,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         *,
         grid_size: int = 7,
         p: float = 0.5,
@@ -153,7 +153,7 @@ class RISE(PerturbationAttribution):
             baselines: what is behind a mask: None (zeros), number, name ("black", "blur"), tensor, tuple or function.
             target: see `core.target.as_target`. The paper uses probabilities (`core.target.Probability`).
             n_samples: masks; the paper uses 4,000 to 8,000.
-            perturbations_per_eval: masks per forward pass; 1 leaves the size to the engine.
+            perturbations_per_eval: masks per forward pass; left out: as many as fit.
             grid_size: cells per axis, 7 in the paper.
             p: probability that a cell is shown, 0.5 in the paper.
             center: subtract the masks' mean score first: where showing an element raises the score, and where it lowers

@@ -32,7 +32,7 @@ from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import check_tolerance, relative_error, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import grid_mask, spatial_axes
-from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.batching import AUTOMATIC, check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
@@ -83,7 +83,7 @@ class Sobol(_Sensitivity):
         additional_forward_args: Any = None,
         feature_mask: Any = None,
         n_samples: int = 32,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         *,
         grid_size: int = 8,
         tol: float | None = None,
@@ -101,7 +101,7 @@ class Sobol(_Sensitivity):
             feature_mask: the cells, as in `FeatureAblation`; None: a grid on pictures, volumes and sequences, each
                 element of rows.
             n_samples: rows of the design, 32 in the paper; powers of two keep it balanced.
-            perturbations_per_eval: masks per forward pass; 1 leaves the size to the engine.
+            perturbations_per_eval: masks per forward pass; left out: as many as fit.
             grid_size: cells per axis where there is no feature_mask.
             tol: go on, with further designs of n_samples rows, each scrambled anew, until each sample's map has, with
                 90 % confidence, a relative L2 error below this (`attr/shared/average.py`); what was reached is reported
@@ -256,7 +256,7 @@ class HSIC(_Sensitivity):
         additional_forward_args: Any = None,
         feature_mask: Any = None,
         n_samples: int = 500,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         *,
         grid_size: int = 7,
         tol: float | None = None,

@@ -25,6 +25,7 @@ from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import Average, check_tolerance, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import cells
+from interp_plugins.core.batching import AUTOMATIC
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import register
@@ -64,7 +65,7 @@ class ShapleyValueSampling(PerturbationAttribution):
         additional_forward_args: Any = None,
         feature_mask: Any = None,
         n_samples: int = 25,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         show_progress: bool = False,
         *,
         antithetic: bool = False,
@@ -83,7 +84,7 @@ class ShapleyValueSampling(PerturbationAttribution):
             baselines: what stands in for a missing feature: None (zeros), number, name, tensor, tuple or function.
             target: see `core.target.as_target`. Without one, each output value per example gets its own map.
             n_samples: random orders, shared by the samples of the batch.
-            perturbations_per_eval: coalitions per forward pass. 1 (the default) leaves the size to the engine.
+            perturbations_per_eval: coalitions per forward pass. Left out: as many as fit; 1: one at a time.
             antithetic: follow each order by its reverse (n_samples counts pairs): less variance per pass where the
                 features' effects are near additive in pairs.
             stratified: follow each order by its reverse, by its rotation by half and by the reverse of that (n_samples
@@ -191,7 +192,7 @@ class ShapleyValues(ShapleyValueSampling):
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Any = None,
-        perturbations_per_eval: int = 1,
+        perturbations_per_eval: int = AUTOMATIC,
         show_progress: bool = False,
         *,
         batch_size: int | None = None,
