@@ -75,9 +75,9 @@ def auto_chunk(row: list[Tensor]) -> AutoSize:
     else:
         rows = min(_MAX_ROWS, _CPU_ELEMENTS // elements)
     shapes = tuple((t.shape[1:], t.dtype, device.type) for t in row)
-    fits = model_cache().get(("fits", shapes))
-    size = AutoSize(max(1, rows if fits is None else min(rows, fits)))
-    size.shapes, size.own, size.limited = shapes, row[0].shape[0], fits is not None
+    known: int | None = model_cache().get(("fits", shapes))
+    size = AutoSize(max(1, rows if known is None else min(rows, known)))
+    size.shapes, size.own, size.limited = shapes, row[0].shape[0], known is not None
     return size
 
 

@@ -98,7 +98,8 @@ class Limited(Viewed):
 
     def __init__(self, most: int) -> None:
         super().__init__(-1)
-        self.most, self.seen = most, []  # type: ignore[var-annotated]
+        self.most = most
+        self.seen: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(len(x))
