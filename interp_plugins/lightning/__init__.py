@@ -4,7 +4,7 @@
 
     Trainer(callbacks=[AttributionCallback(class_names=names)])
 
-`AttributionWriter` explains whole data sets under `Trainer.predict`.
+`AttributionWriter` explains whole data sets under `Trainer.predict`; `top_losses` the samples that are most wrong.
 
 Works with `pytorch_lightning` and with `lightning.pytorch`. This room finds the model, its inputs and the place for
 the pictures; what is computed is `interp_plugins.explain`.
@@ -12,6 +12,7 @@ the pictures; what is computed is `interp_plugins.explain`.
 
 from interp_plugins.lightning.callback import AttributionCallback
 from interp_plugins.lightning.run import explain
+from interp_plugins.lightning.top_losses import top_losses
 from interp_plugins.lightning.writer import AttributionWriter
 
-__all__ = ["AttributionCallback", "AttributionWriter", "explain"]
+__all__ = ["AttributionCallback", "AttributionWriter", "explain", "top_losses"]

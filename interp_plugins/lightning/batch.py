@@ -66,9 +66,10 @@ class ModelInput:
             return self
         classes = len(class_names) if class_names is not None else None
         kept = [i for i, c in enumerate(known_classes(self.labels, classes) or ()) if c is not None]
-        return self if len(kept) == len(self) else self._rows(kept)
+        return self if len(kept) == len(self) else self.rows(kept)
 
-    def _rows(self, kept: list[int]) -> ModelInput:
+    def rows(self, kept: list[int]) -> ModelInput:
+        """Some of the samples, on copies."""
         n, rows = len(self), torch.tensor(kept, dtype=torch.long)
 
         def cut(value: Any) -> Any:
@@ -116,6 +117,21 @@ def read_batch(batch: Any, model: nn.Module, reading: Reading = _UNSAID) -> Mode
         labels = Reading(output=reading.output).labels(inside, n)  # the input's part is a batch of its own
     labels = reading.labels(batch, n, alone) if labels is None else labels
     return dataclasses.replace(found, labels=labels, ids=reading.ids(batch, n))
+
+
+def read_truth(batch: Any, found: ModelInput, reading: Reading) -> Any:
+    """The part of a batch that is the ground truth, as it came; None where there is no clear one.
+
+    Args:
+        batch: what the dataloader gave.
+        found: what `read_batch` found in it.
+        reading: which parts are the input and the label; an input's part may hold the label as well.
+    """
+    truth = None
+    if reading.input_key is not None and reading.label_key is None and reading.label_fn is None:
+        truth = Reading(output=reading.output).truth(part(batch, reading.input_key, "input_key"))
+    alone = len(found.inputs) == 1 and not found.kwargs
+    return reading.truth(batch, alone) if truth is None else truth
 
 
 def _asked(fn: Callable[[Any], Any], batch: Any) -> Any:

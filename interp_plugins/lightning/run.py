@@ -131,7 +131,7 @@ def run(
     """Explain samples that were read; `kwargs` are those of `interp_plugins.explain`."""
     if sample.sizes is not None and len(set(rows_of(sample.sizes))) > 1:
         return _one_by_one(subject, sample, context=context, target=target, **kwargs)
-    model = _as_function(subject.module, sample)
+    model = as_function(subject.module, sample)
     with torch.inference_mode(False), torch.no_grad():
         inputs = tuple(x.to(subject.device) for x in sample.inputs)
         more = moved(dict(sample.kwargs), subject.device)
@@ -153,7 +153,7 @@ def run(
     return found if sample.ids is None else Explanations([replace(exp, names=sample.ids) for exp in found])
 
 
-def _as_function(module: nn.Module, sample: ModelInput) -> Any:
+def as_function(module: nn.Module, sample: ModelInput) -> Any:
     """The module as a function of the inputs by position, as the core calls it."""
     if sample.sizes is not None:
         return AsList(module)

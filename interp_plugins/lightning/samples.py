@@ -66,6 +66,11 @@ class Samples:
         return self._parts[0]
 
 
+def joined_parts(parts: list[ModelInput]) -> ModelInput | None:
+    """One batch of several; None where they do not fit together."""
+    return _join(parts) if all(_layout(part) == _layout(parts[0]) for part in parts[1:]) else None
+
+
 def _head(batch: ModelInput, rows: int) -> ModelInput:
     """Plain CPU copies of the first rows, usable by autograd wherever the batch was made."""
     n = len(batch)

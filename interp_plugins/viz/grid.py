@@ -24,7 +24,7 @@ from interp_plugins.viz.renderer import (
     resolve_kind,
 )
 from interp_plugins.viz.scale import Scale, ScaleRule
-from interp_plugins.viz.titles import broken, method_title, original_caption, panel_caption, truth_text
+from interp_plugins.viz.titles import broken, method_title, original_caption, panel_caption
 from interp_plugins.viz.truth import verdict
 
 _FONT = 8.5
@@ -179,9 +179,7 @@ def _input(ax: Axes, parts: list[list[InputPart]], row: _Row, width: int) -> Non
     note = input_renderer(part.exp).original(ax, *in_own_size(part.exp, row.i))
     if row.k == 0:
         note = ", ".join(filter(None, (part.name, note)))
-        _caption(
-            ax, original_caption(part.exp, row.i, width, note), verdict(part.exp, row.i, truth_text(part.exp, row.i))
-        )
+        _caption(ax, original_caption(part.exp, row.i, width, note), verdict(part.exp, row.i))
     else:
         _caption(ax, ", ".join(filter(None, (part.name, note))))
 

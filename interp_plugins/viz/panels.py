@@ -36,7 +36,7 @@ def draw_panels(
 
     Args:
         exps: explanations of the same samples.
-        truths: the ground truth of each sample in words; none: nothing is said of it.
+        truths: the ground truth of each sample in words; none: what the explanations know of it.
         notes: a last line for each sample.
         ctxs: axes: one per sample, or with several explanations one per panel, inputs first.
         max_n: samples drawn at most.
@@ -86,7 +86,7 @@ def draw_table(
 
     Args:
         exps: explanations of the same samples.
-        truths: the ground truth of each sample in words; none: nothing is said of it.
+        truths: the ground truth of each sample in words; none: what the explanations know of it.
         notes: a last line for each sample.
         max_n: samples drawn at most.
         ctxs: axes to draw in, see `interp_plugins.viz.plot`.

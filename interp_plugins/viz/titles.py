@@ -61,7 +61,8 @@ def sample_text(exp: Explanation, i: int = 0) -> str:
 
 def truth_text(exp: Explanation, i: int = 0) -> str:
     """What is so of sample i in words, where it came along; else ""."""
-    return str(_known(exp, "label", i) or "")
+    label = _known(exp, "label", i)
+    return "" if label in (None, "") else _class_name(label, None)
 
 
 def loss_text(exp: Explanation, i: int = 0) -> str:

@@ -15,8 +15,8 @@ def caption(exp: Explanation, i: int, truth: str = "", note: str = "", explained
     Args:
         exp: the explanation.
         i: the sample.
-        truth: the ground truth in words, or "".
-        note: a last line, such as the loss.
+        truth: the ground truth in words; "": what the explanation knows of it.
+        note: a last line; "": the loss, where the explanation knows it.
         explained: whether to name the class explained where it is not the predicted one.
     """
     predicted, target = titles.prediction_text(exp, i), titles.target_text(exp, i)
@@ -28,15 +28,17 @@ def caption(exp: Explanation, i: int, truth: str = "", note: str = "", explained
         lines.append(titles.with_probability(text, probability if of_prediction else None))
     elif exp.score is not None:
         lines.append(f"{titles.shorten(target or 'output', 28)}: {titles.number(exp.score, i):.4g}")
+    truth = truth or titles.truth_text(exp, i)
     if truth:
         lines.append(titles.shorten(f"actual: {truth}", 38))
     if explained and target and predicted and not of_prediction:
         lines.append(titles.with_probability(titles.shorten(f"explained: {target}", 28), probability))
-    return "\n".join(line for line in (*lines, note) if line)
+    return "\n".join(line for line in (*lines, note or titles.loss_text(exp, i)) if line)
 
 
-def verdict(exp: Explanation, i: int, truth: str) -> str:
+def verdict(exp: Explanation, i: int, truth: str = "") -> str:
     """The colour of a caption: green for a right prediction, red for a wrong one, ink where that is not known."""
+    truth = truth or titles.truth_text(exp, i)
     if not truth or exp.prediction_label is None:
         return INK
-    return _RIGHT if str(exp.prediction_label[i]) == truth else _WRONG
+    return _RIGHT if truth in (str(exp.prediction_label[i]), titles.prediction_text(exp, i)) else _WRONG

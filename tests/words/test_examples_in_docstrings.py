@@ -57,6 +57,7 @@ SHOWN = {
     "insights.session": ["Session"],
     "lightning.callback": ["AttributionCallback"],
     "lightning.run": ["explain"],
+    "lightning.top_losses": ["top_losses"],
     "lightning.writer": ["AttributionWriter"],
     "store.dataset": ["explain_dataset"],
     "store.reader": ["ExplanationStore"],
