@@ -1,9 +1,9 @@
-"""What the user gave of the inputs, as methods take it: a tuple of tensors by position, with their channels first."""
+"""What the user gave of the inputs, as methods take it: tensors by position, channels first, a number in every gap."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -11,8 +11,9 @@ from torch import Tensor
 from interp_plugins.api.named_inputs import by_name, goes_along, in_order
 from interp_plugins.core.forward import Call
 from interp_plugins.core.layout import ChannelLayout, layout_of
+from interp_plugins.core.missing import Gaps, gaps_of
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.tensors import is_float
+from interp_plugins.core.tensors import as_tuple, is_float
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Arranged:
         baselines: as for `interp_plugins.explain`.
         feature_mask: likewise.
         layout: how results go back to where the user has the channels; None: they are first.
+        gaps: where values are missing; None: nowhere.
     """
 
     func: Callable[..., Any]
@@ -40,6 +42,12 @@ class Arranged:
     baselines: Any
     feature_mask: Any
     layout: ChannelLayout | None
+    gaps: Gaps | None = None
+
+    def back(self, exp: Any) -> Any:
+        """An explanation as the user has the inputs: with its gaps, its channels where they were."""
+        exp = exp if self.gaps is None else self.gaps.back(exp)
+        return exp if self.layout is None else self.layout.back(exp)
 
 
 def arranged(
@@ -71,3 +79,23 @@ def arranged(
         xs = first
     func = Call(func, forward_kwargs, output) if forward_kwargs or output is not None else func
     return Arranged(func, xs, names, methods, params, spec, baselines, feature_mask, layout)
+
+
+def without_gaps(given: Arranged, args: Any) -> tuple[Arranged, Any]:
+    """The problem with a number in every gap, and the additional arguments, of which masks of the gaps are the first.
+
+    Args:
+        given: inputs that may have NaN for missing values, where its spec says so.
+        args: additional positional arguments.
+    """
+    gaps = gaps_of(given.inputs, given.spec, given.methods)
+    if gaps is None:
+        return given, args
+    filled = replace(
+        given,
+        func=gaps.around(given.func),
+        inputs=gaps.filled(given.inputs),
+        baselines=gaps.filled(given.baselines),
+        gaps=gaps,
+    )
+    return filled, (*gaps.masks, *(() if args is None else as_tuple(args)))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp_plugins.api.arranged import arranged
+from interp_plugins.api.arranged import arranged, without_gaps
 from interp_plugins.api.binding import DEFAULT_METHODS, Bound, bind_methods
 from interp_plugins.api.checks import check_options
 from interp_plugins.api.fingerprint import model_facts
@@ -149,7 +149,7 @@ def explain(
     """
     check_options(layer, threshold, activation, forward_kwargs, body, seed, batch_size)
     given = arranged(model, inputs, methods, params, input_spec, baselines, feature_mask, forward_kwargs, output)
-    given, additional_forward_args = as_graph(given, additional_forward_args, nodes)
+    given, additional_forward_args = without_gaps(*as_graph(given, additional_forward_args, nodes))
     func = given.func
     several = not (isinstance(methods, str) or hasattr(methods, "attribute")) or isinstance(target, _SEVERAL)
     with (
@@ -190,7 +190,7 @@ def explain(
             model=_facts(model, prediction, given.names),
         )
         found = [exp for one in bound for exp in job.run(one, asked, prediction)]
-        return Explanations(found if given.layout is None else [given.layout.back(exp) for exp in found])
+        return Explanations([given.back(exp) for exp in found])
 
 
 def _marked(clean: Forward, args: Any) -> Any:

@@ -37,6 +37,8 @@ class InputSpec:
         others: an `InputSpec` for each further input of a model with several; guessed from its shape where missing.
         layout: where the channels stand if not where the kind has them: "first" (N, C, ...) or "last" (N, ..., C).
             `explain` gives methods the channels first, whatever the model takes, and puts the maps back.
+        missing: "nan" where NaN is a missing value that the model knows what to do with. It then stays missing in every
+            baseline, step and perturbation, and its attribution is 0. None: NaN is a mistake, and refused.
 
     Example:
         spec = InputSpec("tabular", feature_names=("age", "income"), vocab=("no", "yes"))
@@ -52,6 +54,7 @@ class InputSpec:
     name: str | None = None
     others: tuple[InputSpec, ...] = ()
     layout: str | None = None
+    missing: str | None = None
 
     def __post_init__(self) -> None:
         # Saved specs come back as mappings.
@@ -63,6 +66,10 @@ class InputSpec:
             raise InputError(
                 f"InputSpec layout must be 'first' (N, C, ...), 'last' (N, ..., C) or None (as the kind has it), got "
                 f"{self.layout!r}."
+            )
+        if self.missing not in (None, "nan"):
+            raise InputError(
+                f"InputSpec missing must be 'nan' (NaN is a missing value) or None (it is refused), got {self.missing!r}."
             )
         if (self.mean is None) != (self.std is None):
             raise InputError("InputSpec got only one of mean and std; give both, or neither.")

@@ -18,6 +18,10 @@ InputsT = TypeVar("InputsT", bound=Inputs)  # for maps that have the layout of t
 Maps = Tensor | tuple[Tensor, ...]  # what is found: a map, or one per input (or per tensor of a layer)
 LayerMaps = Maps | list[Maps]  # a list for a list of layers
 
+_MISSING = (
+    " Where NaN is a value that is missing, and the model knows: explain(..., input_spec=InputSpec(missing='nan'))."
+)
+
 
 def describe(value: Any) -> str:
     """What came, in a few words: type, shape, dtype, keys."""
@@ -121,6 +125,7 @@ def check_inputs(inputs: Any) -> tuple[Tensor, ...]:
                 f"inputs[{i}] of shape {tuple(x.shape)} contains {kind} in sample(s) "
                 f"{odd.any(1).nonzero().flatten().tolist()[:8]}. Clean the data (torch.nan_to_num, or fill missing "
                 "values) before explaining; what is no data, a mask of -inf, belongs into additional_forward_args."
+                + (_MISSING if kind == "NaN" else "")
             )
     return tuple(own(x) for x in many)
 
