@@ -69,7 +69,7 @@ class InputSpec:
             )
         if self.missing not in (None, "nan"):
             raise InputError(
-                f"InputSpec missing must be 'nan' (NaN is a missing value) or None (it is refused), got {self.missing!r}."
+                f"InputSpec missing must be 'nan' (NaN is a missing value) or None (a mistake), got {self.missing!r}."
             )
         if (self.mean is None) != (self.std is None):
             raise InputError("InputSpec got only one of mean and std; give both, or neither.")
