@@ -78,7 +78,7 @@ def test_the_model_meets_no_other_gaps(method: str) -> None:
     known = {tuple(row) for row in ROWS.isnan().tolist()}
     assert {tuple(row) for gaps in net.gaps for row in gaps.tolist()} <= known
     assert bool((exp.attribution[ROWS.isnan()] == 0).all()) and bool(exp.attribution.isfinite().all())
-    assert torch.equal(exp.inputs.isnan(), ROWS.isnan()) and torch.equal(exp.inputs[2], ROWS[2])  # type: ignore[union-attr]
+    assert torch.equal(exp.inputs.isnan(), ROWS.isnan()) and torch.equal(exp.inputs[2], ROWS[2])
 
 
 def test_gradients_are_those_of_what_is_there() -> None:
@@ -128,7 +128,7 @@ def test_baselines_have_the_gaps_of_the_sample() -> None:
     for given in (ROWS * 0 + 1, first, 1.0):
         exp = explain(total, ROWS, "ig", baselines=given, input_spec=TABLE)[0]
         torch.testing.assert_close(exp.attribution, ((ROWS - 1) * W).nan_to_num())
-        assert torch.equal(exp.baselines.isnan(), ROWS.isnan())  # type: ignore[union-attr]
+        assert torch.equal(exp.baselines.isnan(), ROWS.isnan())
 
 
 def test_results_can_be_shown_and_kept(tmp_path: Any) -> None:
@@ -138,7 +138,7 @@ def test_results_can_be_shown_and_kept(tmp_path: Any) -> None:
     exps.to_html()
     exps[0].save(tmp_path / "a.pt")
     again = ip.Explanation.load(tmp_path / "a.pt")
-    assert torch.equal(again.inputs.isnan(), ROWS.isnan()) and again.spec.missing == "nan"  # type: ignore[union-attr]
+    assert torch.equal(again.inputs.isnan(), ROWS.isnan()) and again.spec.missing == "nan"
 
 
 def test_without_the_word_a_gap_is_refused_with_the_way_out() -> None:
