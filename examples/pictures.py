@@ -89,6 +89,14 @@ def image_classes(quick):
     return ip.explain(model, x, "gradcam", target=target, input_spec=spec).plot(kind="overlay").fig
 
 
+def image_two_objects(quick):
+    """Two photographs beside each other, and a class of each in one picture."""
+    model, x, spec = photographs(["chelsea", "coffee"])
+    collage = torch.cat([x[:1], x[1:]], 3)
+    exps = ip.explain(model, collage, "gradcam", target=["tiger cat", "espresso"], input_spec=spec)
+    return exps.plot(kind="classes").fig
+
+
 # -- digits --------------------------------------------------------------------------------------------------------
 
 
@@ -385,8 +393,9 @@ def input_shares(quick):
 PICTURES = {
     f.__name__.replace("_", "-"): f
     for f in (
-        image_kinds, image_methods, image_classes, image_channels, grey, table_bars, table_beeswarm, table_importance,
-        series_line, series_band, volume_slices, volume_planes, text, layers, inputs_grid, input_shares,
+        image_kinds, image_methods, image_classes, image_two_objects, image_channels, grey, table_bars, table_beeswarm,
+        table_importance, series_line, series_band, volume_slices, volume_planes, text, layers, inputs_grid,
+        input_shares,
     )
 }  # fmt: skip
 

@@ -2,8 +2,8 @@
 
 Each kind of data has its own file (`image`, `volume`, `clip`, `series`, `text`, `tabular`, `array`), chosen by
 `exp.spec.kind` in `renderer`; several maps of one sample are a `strip`; each picture of whole explanations has one as
-well (`summary`, `depth`, `shares`), known to `overview`. Nothing here touches pyplot's state, and nothing computes
-attributions.
+well (`summary`, `depth`, `shares`, `classes`), known to `overview`. Nothing here touches pyplot's state, and nothing
+computes attributions.
 """
 
 from interp_plugins.viz import (  # noqa: F401  (each registers its renderer)
@@ -16,6 +16,7 @@ from interp_plugins.viz import (  # noqa: F401  (each registers its renderer)
     text,
     volume,
 )
+from interp_plugins.viz.classes import classes_in_one
 from interp_plugins.viz.depth import layers_by_tokens
 from interp_plugins.viz.figure import Plot
 from interp_plugins.viz.grid import plot, show_grid
@@ -33,6 +34,7 @@ __all__ = [
     "ScaleRule",
     "all_kinds",
     "beeswarm",
+    "classes_in_one",
     "importance",
     "input_shares",
     "layers_by_tokens",

@@ -28,6 +28,7 @@ from interp_plugins.viz.titles import broken, method_title, original_caption, pa
 from interp_plugins.viz.truth import verdict
 
 _FONT = 8.5
+_RULE = ("percentile", 99.0)  # of `plot`; overviews have their own
 _MOST_TABLE_ROWS = 8  # rows of a table drawn one by one, where nothing else is asked for
 _CHAR = 0.58 * _FONT / 72  # width of an average character in inches
 
@@ -49,8 +50,9 @@ def plot(
     Args:
         exps: the explanations (one per method and target) of the same samples.
         kind: the kind of picture, see `show`; or an overview of all samples instead of single ones: "beeswarm" and
-            "importance" for tables, "layers" for a text at several layers, "shares" for several inputs. None:
-            "overlay", but "beeswarm" for more than eight rows of a table where neither max_n nor ax is given.
+            "importance" for tables, "layers" for a text at several layers, "shares" for several inputs, "classes" for
+            several classes of a photograph. None: "overlay", but "beeswarm" for more than eight rows of a table where
+            neither max_n nor ax is given.
         max_n: the number of samples drawn at most (None: 9); how many were left out is said below the grid.
         normalize: "percentile", "max", "none" or a positive number, see `ScaleRule`; for each map alone.
         percentile: the percentile of |map| that gets the full colour.
@@ -69,7 +71,9 @@ def plot(
     if kind is None:
         kind = "beeswarm" if max_n is None and ax is None and _is_long_table(exps) else "overlay"
     if kind in OVERVIEWS:
-        return OVERVIEWS[kind].draw(exps, ax=ax, figsize=figsize)
+        said: dict[str, Any] = {"max_n": max_n} if max_n is not None else {}
+        said |= {"normalize": normalize, "percentile": percentile} if (normalize, percentile) != _RULE else {}
+        return OVERVIEWS[kind].draw(exps, ax=ax, figsize=figsize, **OVERVIEWS[kind].taken(**said))
     rule = ScaleRule(normalize, percentile)
     n, total = _rows(exps, 9 if max_n is None else max_n)
     parts = [by_input(exp) for exp in exps]

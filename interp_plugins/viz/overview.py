@@ -6,6 +6,7 @@ question whether it can be drawn.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -31,6 +32,10 @@ class Overview:
     draw: Callable[..., Plot]
     why_not: Callable[[Sequence[Explanation]], str]
     heading: str
+
+    def taken(self, **given: Any) -> dict[str, Any]:
+        """Of some arguments those that this overview has."""
+        return {name: value for name, value in given.items() if name in inspect.signature(self.draw).parameters}
 
 
 OVERVIEWS: dict[str, Overview] = {}
