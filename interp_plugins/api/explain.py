@@ -115,8 +115,8 @@ def explain(
         output: which part of a tuple, dict or `ModelOutput` is the output: key, attribute, position, or function.
         feature_mask: groups of elements for perturbation methods, see `FeatureAblation`.
         input_spec: kind of data, normalisation, class and feature names; guessed from the shape if None.
-        activation: output -> probabilities, or None if the outputs are no classes; None: softmax over dimension 1
-            for outputs (N, C).
+        activation: output -> probabilities, or None if the outputs are no classes (an embedding, of which `SimilarTo`
+            explains a likeness); None: softmax over dimension 1 for outputs (N, C).
         threshold: the probability above which a label is predicted, for labels that do not exclude each other
             (multi-label); None: one class per sample.
         body: the part of the model to search first for the layer that a method needs where `layer` is None.

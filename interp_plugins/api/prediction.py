@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from interp_plugins.attr.shared.grid_layer import last_grid_layer
-from interp_plugins.core.batching import is_out_of_memory
 from interp_plugins.core.detection import Detection, is_table
-from interp_plugins.core.errors import InputTypeError, InterpError, ModelError
+from interp_plugins.core.errors import InputTypeError, ModelError
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.introduced import introduced
+from interp_plugins.core.introduced import batch_axis_told, introduced
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.target import Asked
-from interp_plugins.core.tensors import describe, is_float
+from interp_plugins.core.tensors import describe
 from interp_plugins.core.two_classes import TwoClasses, two_classes
 from interp_plugins.engine import alone, cached_pass, clean_scores, first_pass
-
-
-@contextlib.contextmanager
-def batch_axis_told(inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Name the batch axis where a model fails on what looks like one picture.
-
-    Args:
-        inputs: the samples.
-
-    Raises:
-        ModelError: the model failed, on an input (C, H, W) of one to four channels or (H, W).
-    """
-    try:
-        yield
-    except (InterpError, torch.OutOfMemoryError):
-        raise
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        odd = [x for x in inputs if is_float(x) and (x.ndim == 2 or (x.ndim == 3 and x.shape[0] in (1, 3, 4)))]
-        if is_out_of_memory(error) or not odd:
-            raise
-        shape = tuple(odd[0].shape)
-        raise ModelError(
-            f"The model fails on an input of shape {shape}, which was taken for a batch of {shape[0]} samples of shape "
-            f"{shape[1:]}: the first dimension is the batch. One picture needs it as well: x[None], of shape "
-            f"{(1, *shape)}. The model said: {error}"
-        ) from error
 
 
 def default_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None) -> Layer:

@@ -1,4 +1,4 @@
-"""An error that a model raises, introduced by what was called with what."""
+"""An error that a model raises, introduced by what was called with what, or by the batch axis that is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from interp_plugins.core.batching import is_out_of_memory
 from interp_plugins.core.errors import InterpError, ModelError
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.tensors import describe
+from interp_plugins.core.tensors import describe, is_float
 
 
 @contextlib.contextmanager
@@ -39,6 +39,35 @@ def introduced(forward: Forward, inputs: Sequence[Tensor]) -> Iterator[None]:
         kind: Any = type(error)
         raise _model_error(kind)(
             f"{name} was called with ({', '.join(given)}), or rows of these, and raised {type(error).__name__}: {text}"
+        ) from error
+
+
+@contextlib.contextmanager
+def batch_axis_told(inputs: Sequence[Tensor], flat: bool = True) -> Iterator[None]:
+    """Name the batch axis where a model fails on what looks like one picture.
+
+    Args:
+        inputs: the samples.
+        flat: whether (H, W) may be a picture as well; else only (C, H, W), since a table looks like it.
+
+    Raises:
+        ModelError: the model failed, on an input (C, H, W) of one to four channels or (H, W).
+    """
+    try:
+        yield
+    except (InterpError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        colours = [x for x in inputs if is_float(x) and x.ndim == 3 and x.shape[0] in (1, 3, 4)]
+        odd = [x for x in inputs if is_float(x) and x.ndim == 2 and flat] or colours
+        if is_out_of_memory(error) or not odd:
+            raise
+        shape = tuple(odd[0].shape)
+        kind: Any = type(error)
+        raise _model_error(kind)(
+            f"The model fails on an input of shape {shape}, which was taken for a batch of {shape[0]} samples of shape "
+            f"{shape[1:]}: the first dimension is the batch. One picture needs it as well: x[None], of shape "
+            f"{(1, *shape)}. The model said: {error}"
         ) from error
 
 

@@ -102,3 +102,14 @@ def test_methods_of_ordered_values_refuse_complex_ones_in_a_sentence(method: str
 def test_noise_is_as_wide_as_the_parts() -> None:
     a = ip.explain(Power(), Z, "noise_tunnel", nt_samples=4)[0].attribution
     assert a.shape == Z.shape and bool(torch.isfinite(a).all())
+
+
+def test_few_draws_are_off_by_the_delta_that_they_say() -> None:
+    exp = ip.explain(Power(), Z, "gradient_shap")[0]  # five draws: of a square, twice the mean of five places
+    ratio = exp.attribution / Z.abs() ** 2
+    torch.testing.assert_close(ratio, ratio.mean((1, 2, 3), keepdim=True).expand_as(ratio))
+    assert bool(((ratio - 1).abs() < 5 * 2 / 12**0.5 / 5**0.5).all())  # five standard errors
+    assert exp.convergence_delta is not None
+    torch.testing.assert_close(exp.attribution.sum((1, 2, 3)) - Power()(Z), exp.convergence_delta)
+    many = ip.explain(Power(), Z, "gradient_shap", n_samples=4000)[0]
+    torch.testing.assert_close(many.attribution, Z.abs() ** 2, rtol=5 * 2 / 12**0.5 / 4000**0.5, atol=0)

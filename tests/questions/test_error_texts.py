@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import interp_plugins as ip
-from interp_plugins.attr import FeatureAblation, IntegratedGradients
+from interp_plugins.attr import DeepLift, FeatureAblation, IntegratedGradients, KernelShap, Lime, Saliency
 from interp_plugins.attr.language.llm import score_tokens
 from interp_plugins.core.errors import InterpError, InterpWarning, ModelError, TargetError
 
@@ -134,3 +134,24 @@ def test_pictures_without_a_batch(shape: tuple[int, ...], methods: Any) -> None:
         net[0] = nn.Conv2d(1, 4, 3, padding=1)
     with pytest.raises(ModelError, match=r"the first dimension is the batch.*x\[None\]"):
         ip.explain(net, torch.rand(shape), methods, target=1)
+
+
+@pytest.mark.parametrize("cls", [Saliency, IntegratedGradients, FeatureAblation, KernelShap, Lime, DeepLift])
+@pytest.mark.parametrize("target", [None, 1])
+def test_classes_name_the_batch_axis_of_one_picture_as_explain_does(cls: Any, target: Any) -> None:
+    with pytest.raises(ModelError, match=r"shape \(3, 8, 8\).*One picture needs it as well: x\[None\]"):
+        cls(network()).attribute(torch.rand(3, 8, 8), target=target)
+
+
+def test_errors_on_tables_are_the_models_own() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        Saliency(nn.Linear(3, 2)).attribute(torch.rand(3, 8), target=1)
+    assert "One picture" not in str(caught.value)
+
+
+def test_of_an_embedding_without_classes_a_target_is_asked_for() -> None:
+    encoder, x = nn.Linear(6, 64), torch.randn(2, 6)
+    with pytest.raises(TargetError, match="No default target for an output of shape"):
+        ip.explain(encoder, x, "saliency", activation=lambda output: None)
+    exp = ip.explain(encoder, x, "saliency", target=ip.SimilarTo(torch.ones(64)))[0]
+    assert exp.prediction is None

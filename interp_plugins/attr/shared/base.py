@@ -20,6 +20,7 @@ from interp_plugins.core.draws import drawn_so_far, tell_if_drawing
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Call, Forward, Gradients, gradients, one_per_row
 from interp_plugins.core.guard import frozen
+from interp_plugins.core.introduced import batch_axis_told
 from interp_plugins.core.layer_rows import by_sample
 from interp_plugins.core.layers import Layer, Neuron, OfNeuron, resolve_layer
 from interp_plugins.core.registry import family, info_of
@@ -266,7 +267,8 @@ def prepared(
         forward.samples = xs
         draws = drawn_so_far(xs[0])
         try:
-            yield xs, forward
+            with batch_axis_told(xs, flat=False):
+                yield xs, forward
             if drawn_so_far(xs[0]) != draws:
                 tell_if_drawing(forward, xs)
         finally:
