@@ -14,6 +14,15 @@ from interp_plugins.metrics.agreement import (
     signed_rank_agreement,
     top_k_overlap,
 )
+from interp_plugins.metrics.faithfulness import (
+    comprehensiveness,
+    irof,
+    pixel_flipping,
+    region_perturbation,
+    selectivity,
+    srg,
+    sufficiency,
+)
 from interp_plugins.metrics.grid import focus, grid_pointing
 from interp_plugins.metrics.localisation import mass_distance, pointing_game, relevance_mass, relevance_rank, top_k
 from interp_plugins.metrics.overlap import mask_ap, mask_auc, mask_iou
@@ -25,6 +34,13 @@ from interp_plugins.metrics.sparseness import effective_size, entropy, gini_inde
 from interp_plugins.metrics.truth import impossible_mass, truth_auc, truth_cosine, truth_error, truth_rank
 
 __all__ = [
+    "sufficiency",
+    "srg",
+    "selectivity",
+    "region_perturbation",
+    "pixel_flipping",
+    "irof",
+    "comprehensiveness",
     "Metric",
     "MetricInfo",
     "RemovalCurves",

@@ -17,7 +17,7 @@ from torch import Tensor
 from interp_plugins.core.errors import InputError
 from interp_plugins.metrics.ranking import count_of, largest, pair_counts
 from interp_plugins.metrics.registry import metric_info, register_metric
-from interp_plugins.metrics.rows import Judged, as_row_pair
+from interp_plugins.metrics.rows import Judged, as_row_pair, wide
 from interp_plugins.metrics.undefined import NOT_FINITE, defined
 
 _SOURCE = "Krishna et al. 2022, arXiv:2202.01602"
@@ -45,7 +45,7 @@ class _Tops:
 
     def share(self, counted: Tensor) -> Tensor:
         """How many of k are counted, as a share; NaN where a map is not finite."""
-        return defined(counted.sum(1).double() / self.k, None, {NOT_FINITE: self.infinite})
+        return defined(wide(counted.sum(1)) / self.k, None, {NOT_FINITE: self.infinite})
 
 
 @register_metric(
@@ -109,7 +109,7 @@ def top_k_overlap(a: Judged, b: Judged, *, k: int | float = 0.1, ties: str = "ra
         top_k_overlap(torch.tensor([[4.0, 3.0, 0.0]]), torch.tensor([[4.0, 0.0, 3.0]]), k=2)  # -> [0.333333]
     """
     tops = _Tops(a, b, k, ties, seed)
-    both = tops.shared().sum(1).double()
+    both = wide(tops.shared().sum(1))
     return defined(both / (2 * tops.k - both), None, {NOT_FINITE: tops.infinite})
 
 
@@ -239,7 +239,7 @@ def pairwise_rank_agreement(a: Judged, b: Judged) -> Tensor:
     tied_both = concordant + discordant + tied_a + tied_b - pairs
     infinite = ~(left.isfinite().all(1) & right.isfinite().all(1))
     why = {NOT_FINITE: infinite, "the map has one element": torch.full((left.shape[0],), pairs == 0)}
-    return defined((concordant + tied_both).double() / max(pairs, 1), None, why)
+    return defined(wide(concordant + tied_both) / max(pairs, 1), None, why)
 
 
 def agreement_matrix(

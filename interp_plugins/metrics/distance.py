@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from interp_plugins.metrics.rows import wide
+
 
 def distances(inside: Tensor, space: tuple[int, ...]) -> Tensor:
     """Distances (N, P), float64, in places; zero inside, and zero everywhere for a mask without a place.
@@ -25,7 +27,7 @@ def distances(inside: Tensor, space: tuple[int, ...]) -> Tensor:
     squares[~inside.any(1)] = 0
     for axis in range(1, squares.ndim):
         squares = _along(squares.movedim(axis, 0).contiguous()).movedim(0, axis)
-    return squares.reshape(n, -1).double().sqrt()
+    return wide(squares.reshape(n, -1)).sqrt()
 
 
 def _along(squares: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from interp_plugins.metrics.distance import distances
 from interp_plugins.metrics.masks import Marked, marked, mask_share
 from interp_plugins.metrics.ranking import count_of, expected_inside
 from interp_plugins.metrics.registry import register_metric
-from interp_plugins.metrics.rows import Judged, mass, row_sum, unit_scale
+from interp_plugins.metrics.rows import Judged, mass, row_sum, unit_scale, wide
 from interp_plugins.metrics.undefined import defined
 
 
@@ -50,7 +50,7 @@ def pointing_game(
     m = marked(attributions, masks, reduce)
     inside = m.inside if tolerance == 0 else distances(m.inside, m.space) <= tolerance
     largest = m.values == m.values.amax(1, keepdim=True)
-    return defined((largest & inside).sum(1).double() / largest.sum(1), m.values, m.empty)
+    return defined(wide((largest & inside).sum(1)) / largest.sum(1), m.values, m.empty)
 
 
 def _weighted_share(attributions: Judged, masks: Any = None, *, weighted: bool = False, **others: Any) -> Tensor:

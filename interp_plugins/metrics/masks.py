@@ -14,7 +14,7 @@ from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.layout import drawn
 from interp_plugins.core.tensors import as_tuple, describe, widest
-from interp_plugins.metrics.rows import Judged, as_rows, reduced
+from interp_plugins.metrics.rows import Judged, as_rows, reduced, wide
 
 FORMS = (
     "(N, H, W) or (N, 1, H, W) for pictures, (N, T) for series and texts, (N, F) for tables, or a list with an entry "
@@ -43,8 +43,8 @@ class Marked:
 
     @property
     def share(self) -> Tensor:
-        """Share of the places that lie inside, float64 (N,)."""
-        return self.sizes.double() / self.inside.shape[1]
+        """Share of the places that lie inside (N,)."""
+        return wide(self.sizes) / self.inside.shape[1]
 
     @property
     def empty(self) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ def marked(attributions: Judged, masks: Any = None, reduce: str | None = "sum") 
     """
     exp = attributions if isinstance(attributions, Explanation) else None
     as_rows(attributions)
-    maps = _spread(exp) if exp is not None else as_tuple(attributions)
+    maps = enlarged(exp) if exp is not None else as_tuple(attributions)
     if masks is None:
         masks = exp.region if exp is not None else None
         if masks is None:
@@ -91,7 +91,7 @@ def mask_share(attributions: Judged, masks: Any = None, *, reduce: str | None = 
     return marked(attributions, masks, reduce).share.cpu()
 
 
-def _spread(exp: Explanation) -> tuple[Tensor, ...]:
+def enlarged(exp: Explanation) -> tuple[Tensor, ...]:
     """An explanation's maps with the channels first, those of a layer enlarged to the picture."""
     exp = drawn(exp)
     maps = as_tuple(exp.attributions)

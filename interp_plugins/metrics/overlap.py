@@ -15,14 +15,14 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.metrics.masks import marked
 from interp_plugins.metrics.ranking import average_ranks
 from interp_plugins.metrics.registry import register_metric
-from interp_plugins.metrics.rows import Judged, row_sum
+from interp_plugins.metrics.rows import Judged, row_sum, wide
 from interp_plugins.metrics.undefined import defined
 
 
 def ranked_auc(rows: Tensor, inside: Tensor) -> Tensor:
     """Probability that an element inside is larger than one outside, ties half: (N,); NaN where there is no pair."""
     ranks = average_ranks(rows)
-    inner = inside.sum(1).double()
+    inner = wide(inside.sum(1))
     outer = inside.shape[1] - inner
     return (row_sum(torch.where(inside, ranks, 0.0)) - inner * (inner + 1) / 2) / (inner * outer)
 
@@ -69,7 +69,7 @@ def _random_ap(attributions: Judged, masks: Any = None, *, reduce: str | None = 
     m = marked(attributions, masks, reduce)
     places = m.inside.shape[1]
     harmonic = math.fsum(1 / k for k in range(1, places + 1))
-    others = (m.sizes.double() - 1) / max(places - 1, 1)
+    others = (wide(m.sizes) - 1) / max(places - 1, 1)
     return ((harmonic + others * (places - harmonic)) / places).cpu()
 
 
@@ -99,7 +99,7 @@ def mask_ap(attributions: Judged, masks: Any = None, *, reduce: str | None = "su
     """
     m = marked(attributions, masks, reduce)
     counts, above, hits = _at_or_above(m.values, m.inside)
-    precision = torch.where(hits, above.double() / counts.clamp_min(1), 0.0)
+    precision = torch.where(hits, wide(above) / counts.clamp_min(1), 0.0)
     return defined(row_sum(precision) / m.sizes, m.values, m.empty)
 
 
@@ -137,7 +137,7 @@ def mask_iou(
         raise InputError(f'threshold must be "best" or a quantile in [0, 1), got {threshold!r}.')
     m = marked(attributions, masks, reduce)
     counts, above, _ = _at_or_above(m.values, m.inside)
-    overlaps = above.double() / (counts + m.sizes[:, None] - above)
+    overlaps = wide(above) / (counts + m.sizes[:, None] - above)
     if threshold == "best":
         return defined(overlaps.amax(1), m.values, m.empty)
     places = m.values.shape[1]

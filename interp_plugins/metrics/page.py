@@ -49,6 +49,13 @@ Words of the parameters:
   `(left, top, right, bottom)`, spans of tokens `(start, stop)`, names of columns; without one, the region of the
   `Explanation` counts. Numbers other than 0 and 1 are refused. The map of a layer is enlarged to the picture first.
 
+What asks the model (*faithfulness*) takes `(model, inputs, maps, baselines)` or `(model, exp)`; `exp` knows baselines
+and classes. `features=` says what goes together (superpixels, words, columns), and `removal_curves(...)` gives its
+numbers from one set of rows: `.deletion_auc`, `.insertion_auc`, `.srg`, `.aopc()`. The least first is insertion read
+backwards, so `srg` costs no more than the two curves. Three traps: what is removed leaves the data, so compare under
+one baseline; a probability saturates and a logit does not, so say which by `target=`; and a map that lies on the object
+without regard to the model scores well, so look at the randomisation check of docs/methods.md as well.
+
 `agreement_matrix(exps, measure)` compares every two of several methods. Metrics of one's own are one file with
 `@register_metric`.
 """

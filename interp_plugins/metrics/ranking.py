@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError, unknown
+from interp_plugins.metrics.rows import wide
 
 TIES = ("random", "index")
 _STREAM = 0x9E3779B97F4A7C15 - 2**64  # the constants of splitmix64, as signed numbers
@@ -118,7 +119,7 @@ def expected_inside(rows: Tensor, inside: Tensor, counts: Tensor) -> Tensor:
     ordered = rows.sort(dim=1, descending=True).values
     last = ordered.gather(1, (counts - 1).clamp(0, rows.shape[1] - 1)[:, None])
     above, tied = rows > last, rows == last
-    open_places = (counts - above.sum(1)).double()
+    open_places = wide(counts - above.sum(1))
     return (above & inside).sum(1) + open_places * (tied & inside).sum(1) / tied.sum(1)
 
 

@@ -44,6 +44,7 @@ class MetricInfo:
         reference: paper or source.
         cost: forward passes per sample; K is `steps`. "0" for what asks no model.
         says: the formula in a few words.
+        options: keyword arguments that the function hands on to an engine.
     """
 
     name: str
@@ -58,12 +59,13 @@ class MetricInfo:
     reference: str
     cost: str
     says: str
+    options: tuple[str, ...] = ()
 
     @functools.cached_property
     def parameters(self) -> tuple[str, ...]:
-        """Names of the keyword-only parameters."""
+        """Names of the keyword-only parameters, and of the options."""
         found = inspect.signature(self.function).parameters.values()
-        return tuple(p.name for p in found if p.kind is p.KEYWORD_ONLY)
+        return (*(p.name for p in found if p.kind is p.KEYWORD_ONLY), *self.options)
 
 
 _METRICS: dict[str, MetricInfo] = {}
@@ -82,6 +84,7 @@ def register_metric(
     reference: str,
     cost: str = "0",
     says: str,
+    options: tuple[str, ...] = (),
 ) -> Callable[[F], F]:
     """Function decorator: make a metric known by name; `MetricInfo` documents the arguments.
 
@@ -115,6 +118,7 @@ def register_metric(
             reference,
             cost,
             says,
+            options,
         )
         return function
 

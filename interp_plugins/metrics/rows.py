@@ -64,7 +64,12 @@ def as_row_pair(a: Judged, b: Judged, names: tuple[str, str] = ("a", "b")) -> tu
         raise InputError(
             f"Two maps are compared element by element and must have the same shapes; got {shapes[0]} and {shapes[1]}."
         )
-    return left, right.to(left.device)
+    return left, right.to(left.dtype).to(left.device)
+
+
+def wide(values: Tensor) -> Tensor:
+    """Numbers in the widest dtype that their device has."""
+    return values.to(widest(values.device))
 
 
 def row_sum(rows: Tensor) -> Tensor:
@@ -155,6 +160,6 @@ def element_rows(given: Judged, reduce: str | None, name: str = "attributions") 
     parts = []
     for one in as_tuple(maps_of(given)):
         axes = () if one.ndim < 3 else ((one.ndim - 1,) if last else (1,))
-        wide = one.detach().as_subclass(Tensor).to(widest(one.device))
-        parts.append(reduced(wide, axes, reduce).reshape(one.shape[0], -1))
+        values = wide(one.detach().as_subclass(Tensor))
+        parts.append(reduced(values, axes, reduce).reshape(one.shape[0], -1))
     return torch.cat(parts, dim=1)

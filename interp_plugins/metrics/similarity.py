@@ -15,7 +15,7 @@ from torch import Tensor
 from interp_plugins.core.errors import InputError
 from interp_plugins.metrics.ranking import average_ranks, pair_counts
 from interp_plugins.metrics.registry import register_metric
-from interp_plugins.metrics.rows import Judged, as_row_pair, maps_of, reduced, row_norm, row_sum
+from interp_plugins.metrics.rows import Judged, as_row_pair, maps_of, reduced, row_norm, row_sum, wide
 from interp_plugins.metrics.undefined import NOT_FINITE, defined
 
 
@@ -117,8 +117,8 @@ def kendall_tau(a: Judged, b: Judged) -> Tensor:
     """
     left, right = as_row_pair(a, b)
     concordant, discordant, tied_a, tied_b, pairs = pair_counts(left, right)
-    size = (pairs - tied_a).double().sqrt() * (pairs - tied_b).double().sqrt()
-    found = ((concordant - discordant).double() / size).clamp(-1.0, 1.0)
+    size = wide(pairs - tied_a).sqrt() * wide(pairs - tied_b).sqrt()
+    found = (wide(concordant - discordant) / size).clamp(-1.0, 1.0)
     return defined(found, None, _why(left, right, "a map is constant", _constant(left) | _constant(right)))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.metrics.registry import register_metric
-from interp_plugins.metrics.rows import Judged, element_rows, mass, row_norm, row_sum, unit_scale
+from interp_plugins.metrics.rows import Judged, element_rows, mass, row_norm, row_sum, unit_scale, wide
 from interp_plugins.metrics.undefined import defined
 
 
@@ -195,7 +195,7 @@ def mass_share(attributions: Judged, *, q: float = 0.9, sign: str = "absolute", 
     rows, amount, why = _amounts(attributions, sign, reduce)
     carried = amount.sort(dim=1, descending=True).values.cumsum(1)
     enough = carried >= carried[:, -1:] * (q - 1e-12)  # sums of equal parts round
-    return defined((rows.shape[1] - enough.sum(1) + 1).double() / rows.shape[1], rows, why)
+    return defined(wide(rows.shape[1] - enough.sum(1) + 1) / rows.shape[1], rows, why)
 
 
 @register_metric(
@@ -231,4 +231,4 @@ def support_size(
         raise InputError(f"tol must be a share of the largest value in [0, 1), got {tol!r}.")
     rows = element_rows(attributions, reduce)
     amount = mass(rows, sign)
-    return defined((amount > tol * amount.amax(1, keepdim=True)).sum(1).double(), rows)
+    return defined(wide((amount > tol * amount.amax(1, keepdim=True)).sum(1)), rows)

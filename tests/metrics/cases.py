@@ -66,7 +66,7 @@ def case(name: str, maps: Tensor, seed: int = 1) -> dict[str, Any]:
 
 def fits(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a metric judges maps of this shape: some are of pictures alone."""
-    return len(shape) > 1 or name not in ("ssim", "grid_pointing", "focus")
+    return len(shape) > 1 or name not in ("ssim", "grid_pointing", "focus", "region_perturbation", "selectivity")
 
 
 def rows_of(given: dict[str, Any], rows: Tensor) -> dict[str, Any]:
