@@ -60,7 +60,8 @@ class Explanation:
         prediction_label: its class name; several labels are one text, "cat, dog".
         probability: the model's probability of the target per sample (N,), or None where it has none; the mean over
             the region for a segmentation.
-        region: where the target lies in the model's output, bool (N, H, W), for a class of a segmentation; else None.
+        region: where the target lies in the model's output, bool (N, H, W) or (N, D, H, W), for a class of a
+            segmentation; else None.
         score: the explained scalar F(x) per sample (N,).
         baseline_score: F(baseline) per sample (N,), or None.
         convergence_delta: sum(attributions) - (F(x) - F(baseline)) per sample (N,), or None.

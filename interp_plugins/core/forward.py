@@ -203,8 +203,8 @@ class Forward:
             asked: what the user says; None: automatic.
             least: an automatic size is at least this, unless the model takes one row.
         """
-        if asked == 1 and not (self.args or self.kwargs):
-            return asked
+        if asked == 1 and (self.n == 1 or not (self.args or self.kwargs)):
+            return asked  # a row alone meets no other, and arguments of one sample are its own
         facts = self.row_facts(inputs)
         if asked is not None:
             return asked

@@ -40,15 +40,15 @@ class AllClasses(FromPrediction):
         raise TargetError("AllClasses() is several targets, so it cannot be part of another one; name one class there.")
 
     def resolve_each(self, prediction: Prediction, spec: InputSpec, n: int) -> list[Asked]:
-        """Each class of (N, C) or of one number; of (N, C, H, W) the region of each class predicted anywhere."""
+        """Each class of (N, C) or of one number; of a segmentation the region of each class predicted anywhere."""
         output, two = prediction.output, prediction.two
         if output.ndim == 2 or (two is not None and output.numel() == n):
             count = output.shape[1] if two is None else 2
             return [Asked.of_classes((c,) * n, spec, prediction) for c in range(count)]
-        if output.ndim != 4:
+        if output.ndim not in (4, 5):
             raise TargetError(
-                f"target='all' means every class of an output (N, C) or (N, C, H, W), but the model's output has shape "
-                f"{tuple(output.shape)}. Give a list of targets."
+                "target='all' means every class of an output (N, C), (N, C, H, W) or (N, C, D, H, W), but the model's "
+                f"output has shape {tuple(output.shape)}. Give a list of targets."
             )
         one = two or of_channel(output) if output.shape[1] == 1 else None
         found = torch.unique(one.predicted(output) if one else output.argmax(1))

@@ -23,16 +23,17 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Asked, FromPrediction, Index, PerSample, Target
 from interp_plugins.core.two_classes import TwoClasses, of_channel
 
+_SPACE = (2, 3)  # dimensions of pictures and volumes
 _BACKGROUND = re.compile(r"(back[ _-]?ground|bg|void|unlabell?ed|none|na)\b", re.IGNORECASE)
 
 
 class Region(Target):
-    """Sum of one class's scores over a fixed region of a segmentation output (N, C, H, W).
+    """Sum of one class's scores over a fixed region of a segmentation output (N, C, H, W), or (N, C, D, H, W).
 
     Args:
-        index: class index, or one per sample; or a target that leaves a score per pixel (N, H, W).
-        mask: bool (N, H, W) or (H, W). Freeze it at the original input: a region recomputed inside the forward
-            moves with every step, and completeness is lost.
+        index: class index, or one per sample; or a target that leaves a score per pixel (N, H, W) or (N, D, H, W).
+        mask: bool (N, H, W) or (H, W); of volumes (N, D, H, W), or (1, D, H, W) for all. Freeze it at the original
+            input: a region recomputed inside the forward moves with every step, and completeness is lost.
     """
 
     def __init__(self, index: int | Sequence[int] | Target, mask: Tensor):
@@ -57,17 +58,20 @@ class Region(Target):
         return Region(index, self.mask if single else self.mask.index_select(0, rows.to(self.mask.device)))
 
     def __call__(self, output: Tensor) -> Tensor:
-        """The sums (R,), from an output (R, C, H, W)."""
+        """The sums (R,), from an output (R, C, H, W) or (R, C, D, H, W)."""
         if isinstance(self.index, Target):
             scores = self.index(output)
         elif isinstance(self.index, int):
             scores = Index((self.index,))(output)
         else:
             scores = PerSample([(i,) for i in self.index])(output)
-        if self.mask.shape[-2:] != scores.shape[-2:] or scores.ndim != 3:
+        space = scores.shape[1:]
+        fits = len(space) in _SPACE and self.mask.shape[-len(space) :] == space
+        if not fits or self.mask.ndim not in (2, scores.ndim):
             raise TargetError(
                 f"Region mask of shape {tuple(self.mask.shape)} does not fit the class scores of shape "
-                f"{tuple(scores.shape)}; expected an output (N, C, H, W) and a mask (N, H, W) or (H, W)."
+                f"{tuple(scores.shape)}; expected an output (N, C, H, W) and a mask (N, H, W) or (H, W), or an output "
+                "(N, C, D, H, W) and a mask (N, D, H, W)."
             )
         return (scores * self.mask.to(scores)).flatten(1).sum(1)
 
@@ -100,7 +104,8 @@ class ClassRegion(FromPrediction):
     Args:
         which: class index or name, the same for all samples. None: each sample's largest class that is not the
             background (a class of such a name, or class 0 where classes have no names).
-        truth: true class indices (N, H, W); the region is where they say `which`. None: where the model predicts it.
+        truth: true class indices (N, H, W) or (N, D, H, W); the region is where they say `which`. None: where the
+            model predicts it.
     """
 
     which: Any = None
@@ -117,18 +122,18 @@ class ClassRegion(FromPrediction):
         """The frozen region, and the class of every sample.
 
         Args:
-            output: clean class scores (N, C, H, W); one channel is a yes or no per pixel.
+            output: clean class scores (N, C, H, W) or (N, C, D, H, W); one channel is a yes or no per pixel.
             spec: class names.
             two: how one channel says it; None: by logits, as values beyond [0, 1] show.
 
         Raises:
             TargetError: an output of another shape, an unknown class, or one that no sample has.
         """
-        if output.ndim != 4:
+        if output.ndim - 2 not in _SPACE:
             raise TargetError(
-                f"A class region needs scores per class and pixel (N, C, H, W), but the model's output has shape "
-                f"{tuple(output.shape)}. Give the index of an output, or a function output -> (N,); a mask (N, H, W) "
-                "becomes one channel by output=lambda mask: mask[:, None]."
+                "A class region needs scores per class and pixel, (N, C, H, W) or (N, C, D, H, W), but the model's "
+                f"output has shape {tuple(output.shape)}. Give the index of an output, or a function output -> (N,); a "
+                "mask (N, H, W) becomes one channel by output=lambda mask: mask[:, None]."
             )
         two = two or of_channel(output) if output.shape[1] == 1 else None
         count = 2 if two else output.shape[1]
@@ -139,7 +144,7 @@ class ClassRegion(FromPrediction):
             classes = tuple(_largest(one, count, background) for one in labels)
         else:
             classes = (asked,) * len(labels)
-        mask = labels == torch.tensor(classes, device=labels.device).view(-1, 1, 1)
+        mask = labels == torch.tensor(classes, device=labels.device).view(-1, *(1,) * (labels.ndim - 1))
         if asked is not None:
             self._check_present(asked, mask, labels, spec)
         return Region(two.scores(classes) if two else classes, mask), classes
@@ -147,11 +152,13 @@ class ClassRegion(FromPrediction):
     def _labels(self, output: Tensor, two: TwoClasses | None) -> Tensor:
         if self.truth is None:
             return two.predicted(output) if two else output.argmax(1)
-        truth = self.truth.reshape(len(self.truth), *self.truth.shape[-2:]).long().to(output.device)
+        truth = self.truth.long().to(output.device)
+        if truth.ndim == output.ndim and truth.shape[1] == 1:
+            truth = truth[:, 0]
         if truth.shape != (output.shape[0], *output.shape[2:]):
             raise TargetError(
                 f"The true classes have shape {tuple(self.truth.shape)}, and the model's output {tuple(output.shape)}; "
-                "expected a class per pixel of the output, (N, H, W)."
+                f"expected a class per pixel of the output, {(output.shape[0], *output.shape[2:])}."
             )
         return truth
 

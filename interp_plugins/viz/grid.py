@@ -223,7 +223,7 @@ def _footnote(exps: Sequence[Explanation], kind: str, scales: list[Scale], rows:
     if scales:
         how = dict.fromkeys(scale.label.replace("\n", " ").removeprefix("attribution, ") for scale in scales)
         lines[0] += ". Each map has its own scale: " + "; or ".join(how)
-    if any(exp.region is not None for exp in exps):
+    if any(exp.region is not None and exp.region.ndim == 3 for exp in exps):  # volumes have none
         lines.append("the outline is the region whose score is explained")
     if rows < total:
         lines.append(f"{rows} of {total} samples are shown")

@@ -63,6 +63,47 @@ def test_one_channel_is_a_yes_or_no_per_pixel() -> None:
     assert ClassRegion(0).frozen(output, InputSpec())[0](output).tolist() == [5.0]  # minus the logits: they speak for 0
 
 
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("truth", [None, (2, 4, 5, 6), (2, 1, 4, 5, 6)], ids=str)
+def test_a_class_of_a_volume(channels: int, truth: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    output = torch.randn(2, channels, 4, 5, 6, generator=generator)
+    true = None if truth is None else torch.randint(0, 2, truth, generator=generator)
+    predicted = output.argmax(1) if channels > 1 else (output[:, 0] > 0).long()
+    for one in (0, 1):
+        region, classes = ClassRegion(one, true).frozen(output, InputSpec())
+        mask = (predicted if true is None else true.reshape(2, 4, 5, 6)) == one
+        own = output[:, one] if channels > 1 else output[:, 0] * (1 if one else -1)
+        assert classes == (one, one) and torch.equal(region.mask, mask)
+        torch.testing.assert_close(region(output), (own * mask).flatten(1).sum(1))
+        torch.testing.assert_close(region.at(torch.tensor([1, 0, 1]))(output[[1, 0, 1]]), region(output)[[1, 0, 1]])
+
+
+def test_masks_of_volumes_have_a_sample_axis() -> None:
+    output = torch.ones(2, 3, 4, 5, 6)
+    assert Region(1, torch.ones(1, 4, 5, 6))(output).tolist() == [120, 120]
+    for wrong in ((4, 5, 6), (5, 6), (2, 4, 5, 5)):
+        with pytest.raises(TargetError, match=r"does not fit.*\(N, C, D, H, W\) and a mask \(N, D, H, W\)"):
+            Region(1, torch.ones(wrong))(output)
+    for wrong in ((2, 5, 6), (2, 4, 5), (2, 2, 4, 5, 6)):
+        with pytest.raises(TargetError, match=r"a class per pixel of the output, \(2, 4, 5, 6\)"):
+            ClassRegion(1, torch.ones(wrong)).frozen(output, InputSpec())
+
+
+def test_a_volume_is_explained_class_by_class() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 3, 3, padding=1)).eval()
+    x = torch.randn(2, 1, 6, 6, 6)
+    exps = explain(net, x, "ig", target="all", n_steps=64)
+    labels = net(x).argmax(1)
+    assert len(exps) == len(torch.unique(labels))
+    for exp, one in zip(exps, torch.unique(labels)):
+        assert exp.target_label == (int(one),) * 2
+        assert exp.region is not None and torch.equal(exp.region, labels == one)
+        assert exp.relative_delta is not None and exp.relative_delta.max() < 0.02
+    assert "outline" not in exps.to_html()
+
+
 def test_what_is_nowhere_is_said() -> None:
     with pytest.warns(InterpWarning, match="In sample 1 the model predicts class 'car' nowhere"):
         assert ClassRegion("car").frozen(OUTPUT, NAMES)[0](OUTPUT).tolist() == [6, 0]
