@@ -14,11 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from interp_plugins.core.baseline import Sample, call_baseline
+from interp_plugins.core.registry import per_dimension
 from interp_plugins.core.spec import InputSpec, guess_aloud
 from interp_plugins.core.tensors import as_tuple, like
 from interp_plugins.core.wrapper import Wrapper
 
-_PER_DIMENSION = ("sliding_window_shapes", "strides")  # parameters with a number per dimension behind the batch
 _PICTURES = ("image", "volume", "clip")  # series and sequences have kinds of their own for the two layouts
 
 
@@ -85,7 +85,7 @@ class ChannelLayout:
 
     def sizes(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters of methods, those with a number per dimension of the input reordered."""
-        return {k: self._sizes(v, _channels_first) if k in _PER_DIMENSION else v for k, v in params.items()}
+        return {k: self._sizes(v, _channels_first) if k in per_dimension() else v for k, v in params.items()}
 
     def _sizes(self, value: Any, order: Callable[[Any, int], Any]) -> Any:
         """A tuple of sizes, or one per input, in another order."""
@@ -99,7 +99,7 @@ class ChannelLayout:
     def back(self, exp: Any) -> Any:
         """An explanation in the user's layout; maps without the input's channels stay as they are."""
         told = replace(exp.spec, layout=self.told.layout, others=self.told.others)
-        params = {k: self._sizes(v, _channels_at) if k in _PER_DIMENSION else v for k, v in exp.params.items()}
+        params = {k: self._sizes(v, _channels_at) if k in per_dimension() else v for k, v in exp.params.items()}
         return replace(self._moved(exp, _to), spec=told, params=params)
 
     def drawn(self, exp: Any) -> Any:

@@ -48,6 +48,7 @@ class Traits:
         inside: the name of the method inside, where none is given.
         called: of one that wraps: what people call it, a function of its parameters and the short name of the method
             inside; None: its title, and the method inside in brackets.
+        per_dimension: parameters with a number per dimension behind the batch, which follow the input's layout.
         game: what its values are meant to be: "shapley" values, "aumann_shapley" values (the integral of the gradient
             along a straight path), the "gradient" at the input; None: something of its own.
     """
@@ -63,6 +64,7 @@ class Traits:
     wraps: str | None = None
     inside: str | None = None
     called: Callable[[Mapping[str, Any], str], str] | None = None
+    per_dimension: tuple[str, ...] = ()
     game: str | None = None
 
     def around(self, inner: Traits) -> Traits:
@@ -397,6 +399,11 @@ def variant(name: str, site: str) -> str | None:
     """The name of what a plain method is at a "layer" or for a "neuron", or None."""
     name = canonical_name(name, default=name)
     return next((m.name for m in _METHODS.values() if m.variant_of == name and m.site == site), None)
+
+
+def per_dimension() -> frozenset[str]:
+    """The parameters of all methods that have a number per dimension of the input."""
+    return frozenset(name for info in _METHODS.values() for name in info.traits.per_dimension)
 
 
 def list_methods(needs: str | None = None, layer: bool | None = None, site: str | None = None) -> list[str]:

@@ -308,7 +308,7 @@ def _both(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
 def _two_rows(inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Two differing rows, (1, ...) per input, and the samples whose arguments they get.
 
-    The second is another sample, or, where there is none, the first one changed: numbers halved, ids moved on.
+    The second is another sample, or, where there is none, the first one changed: numbers halved, half of the ids 0.
     """
     device = inputs[0].device
     first = [x[:1] for x in inputs]
@@ -323,7 +323,9 @@ def _changed(x: Tensor) -> Tensor:
         return x * 0.5 if bool(x.any()) else torch.full_like(x, 0.5)
     if x.ndim < 2 or x.dtype == torch.bool:
         return x
-    return x.roll(1, 1)
+    changed = x.clone()  # id 0 is in every table; those of another column may not be
+    changed[:, x.shape[1] // 2 :] = 0
+    return changed
 
 
 def _apart(rows: Tensor, others: Sequence[Tensor] | Tensor, how: str) -> str | None:

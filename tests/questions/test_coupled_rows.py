@@ -164,6 +164,7 @@ def test_random_draws_are_no_company() -> None:
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", message="The model draws random numbers")
             Saliency(noisy).attribute(x, target=0)
     with pytest.warns(InterpWarning, match="feel each other"):
         Saliency(lambda v: F.dropout(v - v.mean(0), 0.5, training=True).sum(1, keepdim=True)).attribute(x, target=0)

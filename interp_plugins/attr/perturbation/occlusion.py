@@ -39,6 +39,7 @@ def occlusion_defaults(inputs: tuple[Tensor, ...], spec: InputSpec) -> Mapping[s
     reference="Zeiler and Fergus 2014, arXiv:1311.2901",
     defaults=occlusion_defaults,
     fast={"tol": 0.5},
+    per_dimension=("sliding_window_shapes", "strides"),
     cost="d + 1 forward",
     axioms=("linearity", "dummy", "implementation invariance"),
     assumes="features that can be removed one by one",

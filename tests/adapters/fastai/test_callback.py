@@ -331,8 +331,8 @@ def test_an_error_may_be_raised(make_learner):
 
 
 def test_a_logger_that_fails_costs_a_picture_only(make_learner, tmp_path):
-    (tmp_path / "file").write_text("no folder")
     callback = AttributionCallback(path=tmp_path / "file", **QUICK)
+    (tmp_path / "file").write_text("no folder")
     with pytest.warns(InterpWarning, match="training goes on"):
         fit(make_learner(), 1, [callback])
     assert len(callback.history) == 1

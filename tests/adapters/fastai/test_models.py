@@ -318,9 +318,9 @@ def test_F28_signature_is_the_documented_one():
     parameters = inspect.signature(Learner.explain).parameters
     assert list(parameters) == [
         "self", "item", "methods", "target", "dl", "ds_idx", "idxs", "xb", "layer", "baselines", "batch_size", "seed",
-        "rm_type_tfms", "progress", "params",
+        "output", "label_key", "budget", "rm_type_tfms", "progress", "params",
     ]  # fmt: skip
-    assert parameters["methods"].default == ("integrated_gradients", "noise_tunnel", "occlusion")
+    assert parameters["methods"].default is None and parameters["budget"].default == "fast"
 
 
 def test_results_show_themselves(learn, dls):
