@@ -203,6 +203,7 @@ def test_deltas_of_several_targets_are_sample_by_sample_target_by_target(net: Co
     torch.testing.assert_close(deltas.reshape(2, 2, 3), torch.stack(alone, 1))
 
 
+@row_probe(False)
 def test_averages_over_augmented_copies_and_checkpoints_share_too(net: Counted, x: Tensor) -> None:
     states = [net.state_dict(), {k: 2 * v for k, v in net.state_dict().items()}]
     grad_cam = attr.LayerGradCam(net, "conv")

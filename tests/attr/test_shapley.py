@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interp_plugins import explain
+from interp_plugins import explain, row_probe
 from interp_plugins.attr import KernelShap, ShapleyValues, ShapleyValueSampling
 from interp_plugins.core.errors import ConvergenceWarning, InputError
 from interp_plugins.core.report import collect
@@ -67,6 +67,7 @@ def test_exact_values_are_those_of_the_definition(net: nn.Module, x: Tensor, bas
         assert row[0] == row[3] and row[2] == row[4]
 
 
+@row_probe(False)
 def test_every_coalition_is_evaluated_once(net: nn.Module, x: Tensor) -> None:
     rows: list[Tensor] = []
 

@@ -59,7 +59,7 @@ assert [e.method for e in exps] == ["halves"] * 4 and exps[0].meta["shared_by_ta
 assert torch.allclose(exps[1].attributions, Saliency(net).attribute(x, 1, abs=False) / 4)
 assert explain(net, x, "noise_tunnel", attribution_method="half", target=0)[0].title == "SmoothGrad of Halves"
 (form,) = [f for f in forms((x,), InputSpec()) if f["name"] == "halves"]
-assert form["params"] == [{"name": "by", "type": "float", "default": 2.0}]
+assert form["params"] == [{"name": "by", "type": "float", "default": 2.0, "min": None, "max": None}]
 assert "| `halves` | `half` | any input | 1 forward, 1 backward | dummy | half is enough |" in methods_page()
 
 from tests.conformance import cases, table
