@@ -258,7 +258,7 @@ class Explanation:
         See `interp_plugins.viz.to_html` for the arguments (kinds of pictures, scale, number of samples, title).
 
         Example:
-            exp.to_html("page.html", title="Two pictures")  # -> page.html
+            exp.to_html("page.html", title="Two pictures")
         """
         return Explanations([self]).to_html(path, **kwargs)
 

@@ -77,6 +77,7 @@ def unused_draws(y: Tensor) -> Tensor:
     return y
 
 
+@pytest.mark.filterwarnings("ignore:The rows of this model feel each other")  # fixed draws are one per place
 @pytest.mark.parametrize("noise", [nn.Dropout(0.5), fixed_draws, unused_draws])
 def test_draws_that_change_nothing_are_not_told(noise: Any) -> None:
     model = Draws(noise)
