@@ -18,7 +18,7 @@ def drawn_so_far(x: Tensor) -> Any:
     """What changes with every draw from the generator of a tensor's device."""
     if x.is_cuda:
         return torch.cuda.default_generators[x.device.index or 0].get_offset()
-    if x.device.type == "mps":
+    if x.device.type == "mps" and torch.backends.mps.is_available():
         return torch.mps.get_rng_state().numpy().tobytes()
     return torch.get_rng_state().numpy().tobytes()
 

@@ -76,14 +76,12 @@ class RowFacts:
     Attributes:
         together: rows feel each other, or only the batch's own size is taken: one copy of the batch per pass, whole.
         single: one row per pass, since the model takes no more.
-        sized: the batch goes together only because the model takes no other number of rows.
         fixed: which leaves of the arguments do not follow the batch, though they have as many rows.
         why: how it was seen.
     """
 
     together: bool = False
     single: bool = False
-    sized: bool = False
     fixed: frozenset[int] = field(default_factory=frozenset)
     why: str = ""
 
@@ -178,14 +176,12 @@ def _tell(problem: Problem, facts: RowFacts) -> None:
         )
     elif facts.single:
         text = f"The model takes one row at a time ({facts.why}): every pass has one row."
-    elif facts.sized:
-        text = f"The model takes {n} rows at a time ({facts.why}): one copy of the batch goes through per pass, whole."
     elif facts.together:
         text = (
-            f"The rows of this model feel each other ({facts.why}). One copy of the batch ({n} rows) goes through per "
-            "pass, whole: methods that take gradients explain the sum of all samples' scores, methods that perturb "
-            "change one sample among the others as they are. batch_size= chooses otherwise (1 = each row alone). Where "
-            "the rows are the nodes of a graph: explain(..., nodes=True)."
+            f"The rows of this model feel each other, or it takes one number of rows only ({facts.why}). One copy of "
+            f"the batch ({n} rows) goes through per pass, whole: methods that take gradients explain the sum of all "
+            "samples' scores, methods that perturb change one sample among the others as they are. batch_size= "
+            "chooses otherwise (1 = each row alone). Where the rows are the nodes of a graph: explain(..., nodes=True)."
         )
     warnings.warn(text, InterpWarning, stacklevel=2)
 
@@ -234,7 +230,7 @@ class _Probe:
         if alone is not None and (alone.ndim == 0 or alone.shape[0] == 1):
             return RowFacts(single=True, why=f"two raised {said}")
         if self.n > 1 and self._result(self.problem.inputs, None) is not None:
-            return RowFacts(together=True, sized=True, why=f"other numbers of rows raised {said}")
+            return RowFacts(together=True, why=f"other numbers of rows raised {said}")
         return INDEPENDENT
 
     # -- runs ----------------------------------------------------------------------------------------------

@@ -103,13 +103,18 @@ class OfX(nn.Module):
         return x
 
 
+class OfTwo(nn.Module):
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return x
+
+
 @pytest.mark.parametrize("case", PARTS)
 def test_which_part_is_the_label(case: str) -> None:
     batch, reading, expected = PARTS[case]
     if isinstance(batch, SimpleNamespace):
         assert reading.labels(batch, N) is None
         return
-    found = read_batch(batch, OfX(), reading).labels
+    found = read_batch(batch, OfTwo() if case.startswith("two inputs") else OfX(), reading).labels
     assert (None if found is None else found.tolist()) == expected
 
 

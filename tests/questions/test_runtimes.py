@@ -142,7 +142,9 @@ class Tokens(nn.Module):
         return (y / (1 + y.abs().sum(-1, keepdim=True))).mean(1).log_softmax(-1)
 
 
-@pytest.mark.filterwarnings("ignore:The model takes 2 rows at a time")  # the batch is written into the program
+@pytest.mark.filterwarnings(
+    "ignore:The rows of this model feel each other, or it takes"
+)  # the batch is written into the program
 @pytest.mark.parametrize("take_apart", [False, True])
 @pytest.mark.parametrize("cls", [DeepLift, LRP, GuidedBackprop, Deconvolution])
 def test_rules_meet_the_operators_of_exported_programs(cls: Any, take_apart: bool) -> None:
