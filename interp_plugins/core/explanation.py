@@ -146,6 +146,18 @@ class Explanation:
         span = (self.score - self.baseline_score).abs().clamp_min(torch.finfo(self.score.dtype).tiny)
         return self.convergence_delta.abs() / span
 
+    def relative_error(self, i: int = 0) -> float | None:
+        """Entry i of `relative_delta`, for pages and tables; None if there is none, or if it would say nothing.
+
+        It says nothing where |F(x) - F(baseline)| is at most a thousandth of the larger of both scores, or at most
+        eight roundings of it (lower precision), or 0: `convergence_delta` is what to look at then.
+        """
+        if self.relative_delta is None or self.score is None or self.baseline_score is None:
+            return None
+        one, other = float(self.score.reshape(-1)[i]), float(self.baseline_score.reshape(-1)[i])
+        least = max(1e-3, 8 * torch.finfo(self.score.dtype).eps) * max(abs(one), abs(other))
+        return None if abs(one - other) <= least else float(self.relative_delta.reshape(-1)[i])
+
     def __getitem__(self, i: int | slice) -> Explanation:
         """Sample i (or a slice of samples) as an Explanation of its own."""
         n = len(self)

@@ -29,11 +29,12 @@ def frame(items: Sequence[Any]) -> pd.DataFrame:
             for key in names_of(exp, LISTED, column=True):
                 value = getattr(exp, key)
                 row[key] = None if value is None else value[i]
-            for key in (*names_of(exp, TENSORS, column=True), "relative_delta"):
+            for key in names_of(exp, TENSORS, column=True):
                 value = getattr(exp, key)
                 row[key] = None if value is None else float(value[i])
             known = exp.meta.get("per_sample", {})
             row.update({key: known[key][i] for key in ("label", "loss") if key in known})
+            row["relative_delta"] = exp.relative_error(i)
             if text and exp.tokens is not None:
                 scores = zip(exp.tokens[i], a[i].tolist())  # padding has no token
                 rows += [{**row, "position": j, "token": t, "attribution": v} for j, (t, v) in enumerate(scores)]

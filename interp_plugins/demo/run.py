@@ -16,6 +16,7 @@ from interp_plugins.demo.learner import imagenet_learner
 from interp_plugins.demo.network import MEAN, STD, imagenet_classes
 from interp_plugins.demo.photographs import save_photographs
 from interp_plugins.viz.figure import png_of_figure
+from interp_plugins.viz.titles import completeness_text
 
 PICTURES = ("chelsea", "coffee", "camera")
 METHODS: Any = DEFAULT_METHODS
@@ -110,7 +111,6 @@ def table_rows(framework: str, explanations: Explanations) -> Iterator[tuple[str
 
 
 def _row(framework: str, one: Explanation, batch: Explanation) -> tuple[str, ...]:
-    error = one.relative_delta
     probability = one.probability
     return (
         framework,
@@ -119,7 +119,7 @@ def _row(framework: str, one: Explanation, batch: Explanation) -> tuple[str, ...
         f"{float(probability[0]):.2f}" if probability is not None else "",
         one.title,
         f"{float(one.score[0]):.2f}" if one.score is not None else "",
-        f"{100 * float(error[0]):.1f} %" if error is not None else "-",
+        completeness_text(one) or "-",
         f"{(batch.seconds or 0) / len(batch):.1f}",
     )
 

@@ -37,6 +37,7 @@ from interp_plugins.core.concat import joined as joined_explanations
 from interp_plugins.core.errors import InputError, InputTypeError, InterpError, TargetError
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.global_random import preserved_rng
+from interp_plugins.core.guard import exclusive
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
 from interp_plugins.fastai.batch import QUIET, ReadBatch, Repacked, joined, length, no_data, read, to_model, unpacked
@@ -127,8 +128,11 @@ class Reader:
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Random generators, transforms and hooks are as they were after the block, also when it raises."""
-        with preserved_rng(), restored_state(self.dls, self.model):
+        """Random generators, transforms and hooks are as they were after the block, also when it raises.
+
+        Other threads that explain the model wait for the whole of it: the transforms' state is shared as well.
+        """
+        with exclusive(self.model), preserved_rng(), restored_state(self.dls, self.model):
             yield
 
     def explain_source(

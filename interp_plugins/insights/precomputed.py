@@ -93,7 +93,7 @@ def sample_record(exps: Sequence[Explanation], i: int, truth: Truth | None) -> d
         truth: its ground truth, or None.
     """
     exp = exps[0]
-    errors = [e for e in (_number_at(one.relative_delta, i) for one in exps) if e is not None]
+    errors = [e for e in (number(one.relative_error(i)) for one in exps) if e is not None]
     predicted = exp.prediction[i] if exp.prediction is not None else None
     of_prediction = predicted is not None and exp.target is not None and predicted == exp.target[i]
     probability = _number_at(exp.probability, i) if of_prediction else None

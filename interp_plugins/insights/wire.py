@@ -26,7 +26,7 @@ from interp_plugins.viz.figure import data_uri, new_figure, png_of_figure
 from interp_plugins.viz.inputs import InputPart, apart
 from interp_plugins.viz.renderer import attribution_renderer, input_renderer, is_signed, panel
 from interp_plugins.viz.scale import Scale, ScaleRule, finite
-from interp_plugins.viz.titles import method_title
+from interp_plugins.viz.titles import completeness_text, method_title
 
 if TYPE_CHECKING:
     from interp_plugins.insights.subject import Made
@@ -157,7 +157,7 @@ def map_record(exp: Explanation, i: int, signed: bool | None = None) -> dict[str
         "probability": _number_at(exp.probability, i),
         "score": _number_at(exp.score, i),
         "baselineScore": _number_at(exp.baseline_score, i),
-        "completenessError": _number_at(exp.relative_delta, i),
+        "completenessText": completeness_text(exp, i),
         "baseline": baseline_text(exp, i),
         "params": params_text(exp.params),
         "layer": exp.layer,

@@ -134,7 +134,7 @@ def _map_columns(exp: Explanation, at: int, one: Map) -> dict[str, Any]:
     return {
         "baseline_score": _at(exp.baseline_score, at),
         "delta": _at(exp.convergence_delta, at),
-        "relative_delta": _at(exp.relative_delta, at),
+        "relative_delta": exp.relative_error(at),
         "sum": float(sum(t.sum().item() for t in tensors)),
         "mean_abs": float(sum(t.abs().sum().item() for t in tensors)) / count,
         "seconds": exp.seconds / n if exp.seconds is not None else None,

@@ -81,9 +81,15 @@ def number(value: Any, i: int) -> float | None:
 
 
 def completeness_text(exp: Explanation, i: int = 0) -> str:
-    """The completeness error of sample i in percent, e.g. "0.4 %"; "" if the method has none."""
-    error = number(exp.relative_delta, i)
-    return "" if error is None else percent(error)
+    """The completeness error of sample i, e.g. "0.4 %"; "" if the method has none.
+
+    Where the score hardly differs from the baseline's (`Explanation.relative_error`), a share of the difference says
+    nothing: the error is given as it is, in units of the score, e.g. "0.0021 in all".
+    """
+    if exp.relative_delta is None:
+        return ""
+    error, absolute = exp.relative_error(i), number(exp.convergence_delta, i)
+    return percent(error) if error is not None else f"{abs(absolute or 0.0):.2g} in all"
 
 
 def percent(fraction: float) -> str:

@@ -79,3 +79,22 @@ def test_percent(fraction: float, text: str) -> None:
 
 def test_an_undefined_error_is_called_so(make) -> None:
     assert titles.completeness_text(make(1, convergence_delta=torch.tensor([float("nan")]))) == "undefined"
+
+
+@pytest.mark.parametrize(
+    ("score", "base", "delta", "text"),
+    [
+        (0.5, 0.3, 0.01, "5 %"),
+        (0.5, 0.5, 0.01, "0.01 in all"),
+        (5.0, 5.0 - 2e-3, 0.003, "0.003 in all"),  # less than a thousandth of the score
+        (5.0, 5.0 - 2e-2, 0.003, "15 %"),
+        (1e-6, 5e-7, 5e-8, "10 %"),  # small scores, but they differ
+        (0.0, 0.0, 0.0, "0 in all"),
+        (-3.0, 3.0, -0.06, "1 %"),
+    ],
+)
+def test_an_error_of_next_to_nothing_is_no_percentage(make, score: float, base: float, delta: float, text: str) -> None:
+    values = {"score": score, "baseline_score": base, "convergence_delta": delta}
+    exp = make(1, **{k: torch.tensor([v], dtype=torch.float64) for k, v in values.items()})
+    assert titles.completeness_text(exp) == text
+    assert (exp.relative_error() is None) == text.endswith("in all")

@@ -233,12 +233,12 @@ export class Panel {
   }
 
   facts() {
-    const { targetText, score, completenessError, share, baseline } = this.record;
+    const { targetText, score, completenessText, share, baseline } = this.record;
     const some = (/** @type {?number} */ value) => (value === null ? null : percent(value));
     const facts = [
       ["explains", targetText],
       ["score", digits(score)],
-      ["completeness error", some(completenessError)],
+      ["completeness error", completenessText],
       ["share of all inputs", some(share)],
       ["baseline", baseline],
     ];

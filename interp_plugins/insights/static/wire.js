@@ -11,7 +11,7 @@
  * What stands beside a map, however it is drawn. `model` is the model's number, `share` the part of all inputs' sum.
  * @typedef {{key: number, model: number, code: string, curves: ?(Curves | Failure), share: ?number,
  *   method: string, title: string, params: string, target: Plain, targetText: string,
- *   probability: ?number, score: ?number, baselineScore: ?number, completenessError: ?number, baseline: ?string,
+ *   probability: ?number, score: ?number, baselineScore: ?number, completenessText: ?string, baseline: ?string,
  *   layer: ?string, seconds: ?number, passes?: ?number}} Facts
  *
  * @typedef {Facts & Quantised & {view: "heatmap"}} HeatmapRecord
