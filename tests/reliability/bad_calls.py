@@ -108,7 +108,7 @@ MODELS: list[Any] = [
     lambda x: x * float("nan"),
 ]  # fmt: skip
 METHODS: list[Any] = [
-    attr.Saliency, attr.IntegratedGradients, nn.ReLU, "salience", "", None, 3, [], {}, [None], ["saliency", 3],
+    attr.Saliency, attr.IntegratedGradients, nn.ReLU, "salience", "", 3, [], {}, [None], ["saliency", 3],
     {"saliency": 3}, {"saliency": {"step": 2}}, Plain(), [attr.Saliency], {attr.Saliency: {}}, "saliency,occlusion",
 ]  # fmt: skip
 TARGETS: list[Any] = [
