@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ T = TypeVar("T")
 _TORCH = ("torch", "cuda", "mps")
 GENERATORS = ("random", "numpy", *_TORCH)
 _WORDS = 625 * 4  # bytes: 624 words and a position
+_IDLE = 0.01  # seconds in which another thread that draws from NumPy or Python is seen
 _TRIES = 3  # calls that are compared before a generator counts as drawn from
 
 
@@ -142,6 +144,20 @@ def _same_state(a: Any, b: Any) -> bool:
 def rng_state() -> tuple[Any, ...]:
     """What the global generators will draw next, for comparing: equal where nothing was drawn in between."""
     return States().facts()
+
+
+@contextlib.contextmanager
+def noticing_draws() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says, after the block, whether it drew; beside other threads, of torch's operations only.
+
+    States alone cannot tell there: another thread's draws move them as well.
+    """
+    if others_run():
+        with _Draws() as draws:
+            yield lambda: draws.seen
+        return
+    before = rng_state()
+    yield lambda: rng_state() != before
 
 
 def seed_torch(seed: int) -> None:
@@ -331,6 +347,7 @@ def _observed(scope: Block, call: Callable[[], T]) -> T:
             return call()
     finally:
         scope.unsure &= before.moved()
+        scope.unsure -= _moving(scope.unsure)
         if not draws.seen:
             scope.unsure -= set(_TORCH)
         if not scope.unsure:
@@ -377,14 +394,32 @@ class _Draws(TorchDispatchMode):
         self.seen = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded in func.tags and not _drops_nothing(func, args, kwargs or {}):
             self.seen = True
         return func(*args, **(kwargs or {}))
 
 
+def _drops_nothing(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operation draws for a dropout alone whose probability is 0, such as attention in eval mode."""
+    names = [a.name for a in func._schema.arguments]
+    given = {**dict(zip(names, args)), **kwargs}
+    chances = [given.get(name, 0.0) for name in ("dropout_p", "dropout") if name in names]
+    return bool(chances) and all(isinstance(chance, (int, float)) and chance == 0 for chance in chances)
+
+
+def _moving(names: set[str]) -> set[str]:
+    """Those of the generators without watched operations that move while nothing is called: another thread draws."""
+    names = names.difference(_TORCH)
+    if not names:
+        return names
+    before = States()
+    time.sleep(_IDLE)
+    return names & before.moved()
+
+
 def _ours(moved: set[str], call: Callable[[], Any], restart: Callable[[], None]) -> set[str]:
     """Which of some generators a call draws from, told apart from other threads that draw meanwhile."""
-    names = set(moved)
+    names = moved - _moving(moved)
     for _ in range(_TRIES):
         restart()
         before = States()

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from interp_plugins.core.batching import is_out_of_memory
 from interp_plugins.core.errors import InterpWarning, ModelError, OutOfMemoryError
 from interp_plugins.core.fixed import Fixed, unmarked
-from interp_plugins.core.global_random import model_call, rng_state
+from interp_plugins.core.global_random import model_call, noticing_draws
 from interp_plugins.core.guard import frozen, modules_below, modules_of
 from interp_plugins.core.row_memory import Kind, recall, remember
 from interp_plugins.core.tensors import own_tree, take_rows
@@ -252,9 +252,9 @@ class _Probe:
             return problem.func(*(x.clone() for x in rows), *own_args, **own_kwargs)
 
         with frozen(problem.func, seed=seed), torch.no_grad(), self.same or contextlib.nullcontext():
-            before = None if self.drew else rng_state()
-            output = problem.read(model_call(call)).detach()
-            self.drew = self.drew or rng_state() != before
+            with noticing_draws() as drew:
+                output = problem.read(model_call(call)).detach()
+            self.drew = self.drew or drew()
             return output
 
     def _result(self, rows: Sequence[Tensor], who: Tensor | None) -> Tensor | None:

@@ -245,4 +245,4 @@ def test_explain_refuses_what_contradicts_itself(make_net) -> None:
 
 
 def test_the_public_names() -> None:
-    assert sorted(room.__all__) == ["AttributionCallback", "AttributionWriter", "explain"]
+    assert sorted(room.__all__) == ["AttributionCallback", "AttributionWriter", "explain", "top_losses"]
