@@ -46,7 +46,7 @@ def _kind(node: Node) -> str:
 def _opaque(node: Node) -> bool:
     """Whether a node stands for a part of unknown make: fused TorchScript, a custom function, compiled code."""
     if isinstance(node, torch.autograd.function.BackwardCFunction):
-        return True
+        return _kind(node) != "BackwardHookFunction"  # the identity that carries a user's full backward hook
     return _kind(node) in ("DifferentiableGraph", "CompiledFunction")
 
 
