@@ -32,7 +32,9 @@ def not_apart(func: object, layer: Layer, shape: Sequence[int], samples: int) ->
     )
 
 
-def by_sample(forward: Forward, layers: Sequence[Layer], counts: Sequence[int], maps: Sequence[Tensor]) -> list[Tensor]:
+def by_sample(
+    forward: Forward, layers: Sequence[Layer], counts: Sequence[int], maps: Sequence[Tensor], steps: bool = False
+) -> list[Tensor]:
     """Maps with a row per sample (and target) first; k rows per sample become (N, k, ...).
 
     Args:
@@ -40,6 +42,7 @@ def by_sample(forward: Forward, layers: Sequence[Layer], counts: Sequence[int], 
         layers: the layers that were read.
         counts: tensors per layer.
         maps: of all layers, (N * targets * k, ...).
+        steps: several rows of one sample went through together; else all rows of a pass of one sample are its own.
 
     Raises:
         LayerError: rows that are not the samples', or do not stand sample by sample.
@@ -62,7 +65,7 @@ def by_sample(forward: Forward, layers: Sequence[Layer], counts: Sequence[int], 
             return [t for part in tensors for t in part]
 
         k = entries(m.shape, rows)
-        if k is None or not sample_by_sample(read, i, k, forward.samples):
+        if k is None or not ((n == 1 and not steps) or sample_by_sample(read, i, k, forward.samples)):
             raise not_apart(forward.func, layer, m.shape, n)
         note(entries_per_sample=k)
         found.append(m.reshape(rows, k, *m.shape[1:]))
@@ -81,7 +84,7 @@ def folded(at: AtLayer, read: Read, inputs: Sequence[Tensor], tensors: Sequence[
             found.append(t)
             continue
         k = entries(t.shape, n)
-        if k is None or not (at.entries.get(i) == k or sample_by_sample(read, i, k, inputs)):
+        if k is None or not (n == 1 or at.entries.get(i) == k or sample_by_sample(read, i, k, inputs)):
             raise not_apart(at.func, at.layers[0], t.shape, n)
         at.entries[i] = k
         note(entries_per_sample=k)
@@ -95,15 +98,17 @@ def entries(shape: Sequence[int], rows: int) -> int | None:
 
 
 def sample_by_sample(read: Read, i: int, k: int, inputs: Sequence[Tensor]) -> bool:
-    """Whether the k rows of a sample stand together in tensor i of a layer: seen at two samples that differ."""
+    """Whether the k rows of a sample stand together in tensor i of a layer: seen at two samples, or at one twice."""
     n = len(inputs[0])
-    other = next((j for j in range(1, n) if any(not torch.equal(x[j], x[0]) for x in inputs)), None)
-    if n == 1:
-        return True
-    if other is None:
-        return False
+    other = next((j for j in range(1, n) if any(not torch.equal(x[j], x[0]) for x in inputs)), 0)
     two = torch.tensor([0, other])
-    pair, alone = read(two)[i], [read(two[j : j + 1])[i] for j in range(2)]
+    alone = [read(two[j : j + 1])[i] for j in range(2)]
+    try:
+        pair = read(two)[i]
+    except Exception:
+        if n == 1:  # the model takes one sample at a time, so all rows of a pass are this sample's
+            return alone[0].shape[0] == k
+        raise
     if pair.shape[0] != 2 * k or any(t.shape[0] != k for t in alone):
         return False
     expected = torch.cat(alone)

@@ -103,6 +103,20 @@ def test_views_that_do_not_stand_together_are_refused() -> None:
             explain(Siamese(), x, method, layer="cnn", target=1)
 
 
+@pytest.mark.filterwarnings("ignore:The rows of this model feel each other")  # at the layer they do
+def test_views_of_one_pair_are_its_own_but_steps_of_it_are_not_told_apart() -> None:
+    x, stacked = (torch.rand(1, 3, 10, 10), torch.rand(1, 3, 10, 10)), Stacked()
+    net = Siamese()
+    net.load_state_dict(stacked.state_dict())
+    for method in ("gradcam", "layer_activation", "layer_integrated_gradients", "layer_gradient_x_activation"):
+        found, right = (explain(one, x, method, layer="cnn", target=1)[0].attribution for one in (net, stacked))
+        assert found.shape[:2] == (1, 2) and torch.allclose(found, right, atol=1e-6)
+    for method in ("layer_conductance", "internal_influence"):
+        assert explain(stacked, x, method, layer="cnn", target=1)[0].attribution.shape[:2] == (1, 2)
+        with pytest.raises(LayerError, match="cannot be told apart per sample"):
+            explain(net, x, method, layer="cnn", target=1)
+
+
 def test_channel_methods_say_that_they_cannot() -> None:
     for method in ("score_cam", "ablation_cam"):
         with pytest.raises(InterpError, match="cannot be told apart"):
