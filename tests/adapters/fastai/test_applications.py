@@ -199,7 +199,9 @@ def test_F21_multi_label_explains_every_predicted_label(multi_label, tmp_path, u
 def test_F21_multi_label_maps_point_at_their_label(multi_label):
     rows = multi_label.dls.valid_ds.items
     rows = rows[rows.labels == "square disc"]
-    square, disc = multi_label.explain(rows, target=["square", "disc"], methods="occlusion", **METHODS["occlusion"])
+    square, disc = multi_label.explain(
+        rows, target=["square", "disc"], methods="occlusion", budget="normal", **METHODS["occlusion"]
+    )
     assert hits(square, rows, "square") >= 0.8 and hits(disc, rows, "disc") >= 0.8
 
 
