@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -247,6 +247,7 @@ def test_any_stack_of_kernels_any_windows(data: st.DataObject) -> None:
     features = Windows((x,), window, strides, data.draw(st.sampled_from(["shift", "clip"])))
     forward = Forward.of(model, 1, as_target(lambda out: out.square().sum(1), 1))
     with torch.no_grad():
+        assume(bool(model(x).isfinite().all()))  # a max pool over padding alone gives -inf, which is refused
         incremental = incremental_for(forward, (x,), (torch.zeros_like(x),), features)
         assert incremental is not None
         with incremental:

@@ -175,7 +175,7 @@ class LayerConductance(LayerAttribution, GradientAttribution):
             bs = as_baselines(baselines, xs, template=inputs)
             chunk = check_chunk("internal_batch_size", internal_batch_size)
             maps, counts = path_conductance(forward, xs, bs, layers, method, n_steps, chunk, progress)
-            maps = tuple(by_sample(forward, layers, counts, maps, steps=True))
+            maps = tuple(by_sample(forward, layers, counts, maps, steps=forward.rows_per_pass(xs, chunk) != 1))
             out = self.formatted(maps, counts)
             return (out, convergence_delta(forward, maps, xs, bs, chunk)) if return_convergence_delta else out
 
@@ -218,7 +218,9 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
             chunk = check_chunk("internal_batch_size", internal_batch_size)
             rule = quadrature(method, n_steps)
             maps, counts = path_gradients(forward, xs, bs, rule, wrt=layers, chunk=chunk, progress=progress)
-            return self.formatted(tuple(by_sample(forward, layers, counts, maps, steps=True)), counts)
+            return self.formatted(
+                tuple(by_sample(forward, layers, counts, maps, steps=forward.rows_per_pass(xs, chunk) != 1)), counts
+            )
 
 
 @register(
