@@ -342,16 +342,15 @@ def _observed(scope: Block, call: Callable[[], T]) -> T:
     before = States()
     draws = _Draws()
     scope.looked = True
-    try:
-        with draws:
-            return call()
-    finally:
-        scope.unsure &= before.moved()
-        scope.unsure -= _moving(scope.unsure)
-        if not draws.seen:
-            scope.unsure -= set(_TORCH)
-        if not scope.unsure:
-            scope.looks = 0
+    with draws:
+        result = call()  # one that raises may have ended before it drew: it says nothing
+    scope.unsure &= before.moved()
+    scope.unsure -= _moving(scope.unsure)
+    if not draws.seen:
+        scope.unsure -= set(_TORCH)
+    if not scope.unsure:
+        scope.looks = 0
+    return result
 
 
 def user_call(call: Callable[[], T]) -> T:

@@ -296,7 +296,7 @@ def test_two_viewers_in_one_document_have_labels_of_their_own(page, tmp_path):
 
 def test_shares_are_written_out(page, tmp_path):
     opened(page, tmp_path, [explained(1, convergence_delta=torch.tensor([1.42]), baseline_score=torch.zeros(1))])
-    assert "completeness error140 %" in page.inner_text(".panel dl").replace("\n", "")
+    assert "completeness error142 %" in page.inner_text(".panel dl").replace("\n", "")
 
 
 def test_curves_are_drawn_beside_a_map(page, tmp_path):
