@@ -1,1 +1,1 @@
-"""The core: one safe model call, and the nouns around it. See docs/architecture.md."""
+"""The core: one safe model call, and the nouns around it. See docs/dev/architecture.md."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.global_random import user_call
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.tensors import as_tuple, check_readable, describe, is_float, own, own_tree
+from interp_plugins.core.tensors import all_finite, as_tuple, check_readable, describe, is_float, own, own_tree
 
 Maker = Callable[[Tensor, InputSpec, torch.Generator | None], Tensor]
 
@@ -167,14 +167,14 @@ def _one(
         raise InputTypeError(f"baselines[{i}] is {describe(value)} for a real input; give its real part.")
     if b.dtype != x.dtype:
         b = b.to(x.dtype) if is_float(x) else _held(b, x, i, at_lookups)
-    if b.ndim == 0:
-        return b.repeat(x.shape)
-    if b.shape[1:] != x.shape[1:] or b.shape[0] not in (1, x.shape[0]):
+    try:
+        return b.repeat(x.shape) if b.ndim == 0 else b.expand_as(x)
+    except RuntimeError as error:
         raise InputError(
             f"Baseline can be provided as a tensor for just one input and broadcasted to the batch: baselines[{i}] has "
-            f"shape {tuple(b.shape)}, the input {tuple(x.shape)}; expected {tuple(x.shape)} or {(1, *x.shape[1:])}."
-        )
-    return b.expand_as(x)
+            f"shape {tuple(b.shape)}, the input {tuple(x.shape)}; expected {tuple(x.shape)}, {(1, *x.shape[1:])} or "
+            "what broadcasts to it."
+        ) from error
 
 
 def _held(b: Tensor, x: Tensor, i: int, at_lookups: bool) -> Tensor:
@@ -283,6 +283,31 @@ def as_baselines(
         _one(b, x, known.of_input(i, x), generator, i, vectors)
         for i, (b, x) in enumerate(zip(many, inputs, strict=True))
     )
+
+
+def as_starts(baselines: Any, inputs: Sequence[Tensor], template: Any = None) -> tuple[Tensor, ...]:
+    """The baselines of a method that goes from them to the input, as `as_baselines` makes them.
+
+    Methods that replace features may put NaN there, for a model that takes it as "missing". But no point lies between a
+    number and NaN, and no difference is a number.
+
+    Raises:
+        InputError: NaN or infinity.
+    """
+    made = as_baselines(baselines, inputs, template=template)
+    check_finite(made)
+    return made
+
+
+def check_finite(baselines: Sequence[Tensor]) -> None:
+    """Raise InputError for baselines with NaN or infinity; see `as_starts`."""
+    for i, b in enumerate(baselines):
+        if not all_finite(b):
+            raise InputError(
+                f"baselines[{i}] of shape {tuple(b.shape)} contains NaN or infinity: no path leads from there to the "
+                "input. Give numbers, or take a method that replaces features (feature_ablation) if the model reads "
+                "NaN as missing."
+            )
 
 
 def call_baseline(function: Callable[..., Any], inputs: Any) -> Any:

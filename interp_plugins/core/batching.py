@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from torch import Tensor
 from interp_plugins.core.caches import call_cache, model_cache
 from interp_plugins.core.cancel import check_cancelled
 from interp_plugins.core.errors import InputError, InterpError, InterpWarning, OutOfMemoryError
+from interp_plugins.core.progress import progress_bar as progress_bar
 
 T = TypeVar("T")
 
@@ -23,7 +23,6 @@ _GPU_ELEMENTS = 512 * 3 * 224 * 224
 _GPU_MAX_ROWS = 2**15
 _GPU_SHARE = 0.2  # of the device's memory, for a chunk
 _HELD = 100  # values that a network keeps for a backward pass, for each value of its input (resnet34: 100)
-_LATE = 2.0  # seconds that work takes before it gets a progress bar
 _OF_MODELS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError)  # what models say of a wrong size
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory", "cannot allocate memory", "out of memory")
 
@@ -136,17 +135,23 @@ def chunks(
             result = work(start, stop)
         except Exception as error:
             size = fewer.after(error, stop - start)
-            error.__traceback__ = None if is_out_of_memory(error) else error.__traceback__
-            del error  # the failed frames hold the tensors that have to go
-            gc.collect()
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
+            if is_out_of_memory(error):
+                error.__traceback__ = None  # the failed frames hold the tensors that have to go
+                del error
+                _make_room()
             continue
         fewer.worked(size)
         yield start, stop, result
         if bar is not None:
             bar.update(stop - start)
         start = stop
+
+
+def _make_room() -> None:
+    """Free what only the collector finds. It walks every object of the process: for want of memory only."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 class _Fewer:
@@ -200,45 +205,3 @@ class _Fewer:
 def most_rows() -> int | None:
     """The rows per call that were left when memory ran out, while the model is frozen; None if it never did."""
     return call_cache().get(("most", "rows"))
-
-
-class _LateBar:
-    """Counts rows, and draws a bar once two seconds have gone by: short work makes no bar (nor tqdm's thread)."""
-
-    def __init__(self, total: int, what: str, shown: bool):
-        self.total, self.what, self.shown = total, what, shown
-        self.begin, self.done = time.perf_counter(), 0
-        self.bar: Any = None
-
-    def update(self, n: int = 1) -> None:
-        """Note that n more rows are done."""
-        self.done += n
-        if self.bar is not None:
-            self.bar.update(n)
-        elif self.shown and (gone := time.perf_counter() - self.begin) > _LATE:
-            self.bar = _tqdm(self.total, self.what)
-            if not self.bar.disable:  # by an environment variable
-                self.bar.start_t -= gone
-            self.bar.update(self.done)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self.bar is not None:
-            self.bar.close()
-
-    def __enter__(self) -> _LateBar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-def _tqdm(total: int, what: str) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=what, leave=False, mininterval=0.5)
-
-
-def progress_bar(total: int, what: str, progress: bool | None) -> Any:
-    """A bar to `update` and `close`: None = only for work longer than two seconds, True = always, False = never."""
-    return _tqdm(total, what) if progress else _LateBar(total, what, shown=progress is None)

@@ -58,3 +58,13 @@ def cache_scope(owner: Any = None) -> Iterator[None]:
         yield
     finally:
         _held.reset(token)
+
+
+@contextlib.contextmanager
+def own_scope() -> Iterator[None]:
+    """Open a scope that knows nothing of the one around it, and leaves nothing behind: for a model that was changed."""
+    token = _held.set(({}, {}))
+    try:
+        yield
+    finally:
+        _held.reset(token)

@@ -34,6 +34,10 @@ class WrittenOverError(ModelError):
     """The model writes into a tensor that its gradient needs."""
 
 
+class UnconnectedError(ModelError):
+    """No graph leads from what is explained to the score."""
+
+
 def keeping_values(compute: Callable[P, T]) -> Callable[P, T]:
     """For a function with a forward and a backward pass: run it again where the model writes over what it needs.
 
@@ -122,11 +126,11 @@ def differentiate(scores: Tensor, sources: Sequence[Tensor], what: str, retain: 
         retain: keep the graph for a next time.
 
     Raises:
-        ModelError: nothing connects the sources to the scores.
+        UnconnectedError: nothing connects the sources to the scores.
     """
     usable = [s for s in sources if s.requires_grad]
     if not scores.requires_grad or not usable:
-        raise ModelError(
+        raise UnconnectedError(
             f"The score does not depend on the {what} through differentiable operations: somewhere the model detaches, "
             "rounds, casts to integers (.long()), runs under torch.no_grad(), or has layers without a gradient (int8). "
             f"{_INSTEAD}, or explain a layer behind that step."
@@ -135,7 +139,7 @@ def differentiate(scores: Tensor, sources: Sequence[Tensor], what: str, retain: 
     if all(g is None for g in found):
         if without_gradient([scores]):
             raise ModelError(no_gradient_text(what))
-        raise ModelError(
+        raise UnconnectedError(
             f"The score does not depend on any {what}: One of the differentiated Tensors appears to not have been used "
             "in the graph. Check which output and target are explained."
         )

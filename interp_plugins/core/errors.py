@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 
 class InterpError(Exception):
@@ -69,6 +70,24 @@ class RandomisationWarning(InterpWarning):
 
 class AccelerationWarning(InterpWarning):
     """An acceleration failed in a way that nobody foresaw, and the plain model did its work; told once per model."""
+
+
+class concise(contextlib.AbstractContextManager[None]):
+    """Around the body of a public function: its errors of ours show the caller's line and that function, no more.
+
+    An error of the user's model keeps its whole traceback and its cause.
+    """
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Forget the frames between, and what the error was made of."""
+        if isinstance(error, OutOfMemoryError) or not isinstance(error, InterpError):
+            return
+        if isinstance(error, ModelError) and error.__cause__ is not None:
+            return
+        error.__cause__ = None
+        error.__suppress_context__ = True
+        if trace is not None:
+            trace.tb_next = None
 
 
 def did_you_mean(name: object, choices: Iterable[object]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -385,6 +386,17 @@ class Explanations(Sequence[Explanation]):
     def methods(self) -> list[str]:
         """The method names, in order."""
         return [e.method for e in self._items]
+
+    @property
+    def labels(self) -> list[str]:
+        """A name per explanation: the method's, and a number behind it where a method stands here several times."""
+        several = {method for method, count in Counter(self.methods).items() if count > 1}
+        seen: Counter[str] = Counter()
+        names = []
+        for method in self.methods:
+            names.append(f"{method}.{seen[method]}" if method in several else method)
+            seen[method] += 1
+        return names
 
     def __repr__(self) -> str:
         return "Explanations([\n" + "".join(f"  {e!r},\n" for e in self._items) + "])"

@@ -28,9 +28,10 @@ from interp_plugins.core.global_random import model_call
 from interp_plugins.core.interrupts import deliver
 from interp_plugins.core.layers import Layer, Neuron, run_and_read
 from interp_plugins.core.multi_target import side_by_side
-from interp_plugins.core.rows import INDEPENDENT, Problem, RowFacts, row_facts
+from interp_plugins.core.rows import INDEPENDENT, RowFacts, RowQuestion, row_facts
 from interp_plugins.core.target import Target, Whole
 from interp_plugins.core.tensors import all_finite, as_tuple, describe, is_float, own_tree, private_rows, take_rows
+from interp_plugins.core.unused import zeros_where_unused
 from interp_plugins.core.wrapper import Wrapper, called_with, takes_nothing
 
 
@@ -87,7 +88,7 @@ def select_output(output: Any, selector: Any = None) -> Tensor:
     if is_detections(output):
         return as_table(output)
     if isinstance(output, (bool, int, float)):
-        return torch.tensor(output, dtype=torch.get_default_dtype() if isinstance(output, float) else None)
+        return torch.tensor(output, dtype=torch.float64 if isinstance(output, float) else None)  # as exact as it is
     if isinstance(output, Mapping):
         hint = f"choose one of its keys, output={next(iter(output), 'key')!r}"
     elif isinstance(output, (tuple, list)):
@@ -183,10 +184,10 @@ class Forward:
     def row_facts(self, inputs: Sequence[Tensor] = ()) -> RowFacts:
         """What is known of the model's rows; where nothing is, the model is probed (`core.rows`)."""
         if self.facts is None:
-            problem = Problem(self.func, _Reader(self.output), self.samples or tuple(inputs), self.args, self.kwargs)
-            self.facts = row_facts(problem) if problem.inputs else INDEPENDENT
+            asked = RowQuestion(self.func, _Reader(self.output), self.samples or tuple(inputs), self.args, self.kwargs)
+            self.facts = row_facts(asked) if asked.inputs else INDEPENDENT
             if self.facts.fixed:
-                (self.args, self.kwargs), self.marks = problem.with_fixed(self.facts.fixed), True
+                (self.args, self.kwargs), self.marks = asked.with_fixed(self.facts.fixed), True
         return self.facts
 
     def rows_apart(self) -> str | None:
@@ -242,7 +243,11 @@ class Forward:
         `again` is called before the pass is repeated (`core.global_random`).
         """
         self.passes["forward"] += inputs[0].shape[0]
-        return _readable(select_output(self.called(inputs, rows, again), self.output))
+        return self.readable(self.called(inputs, rows, again))
+
+    def readable(self, output: Any) -> Tensor:
+        """The tensor of what the model returned."""
+        return _readable(select_output(output, self.output))
 
     def called(self, inputs: Sequence[Tensor], rows: Tensor | None, again: Callable[[], None] | None = None) -> Any:
         """What the model returns for some rows: the one place where inputs are sent through it."""
@@ -307,9 +312,9 @@ def _readable(output: Tensor) -> Tensor:
 
 def finite_scores(scores: Tensor) -> Tensor:
     """What a target selected, refused where it is NaN or infinite: there is no change of it to explain."""
-    if not all_finite(scores):
-        raise _not_finite("The score that is explained is", scores, ~scores.detach().isfinite())
-    return scores
+    if all_finite(scores):
+        return scores
+    raise _not_finite("The score that is explained is", scores, ~scores.detach().isfinite())
 
 
 def _not_finite(said: str, values: Tensor, bad: Tensor) -> ModelError:
@@ -350,10 +355,7 @@ def one_per_row(selected: Tensor, rows: int, targets: int = 1) -> Tensor:
 
 @dataclass
 class Gradients:
-    """What one forward and backward pass gave: scores (R,), gradients, and the layer's tensors if one was read.
-
-    Of K targets at once (`core.multi_target`) everything has R * K rows, a row's targets together.
-    """
+    """What one pass each way gave: scores (R,), gradients, a layer's tensors; of K targets R * K rows of each."""
 
     scores: Tensor
     grads: tuple[Tensor, ...]
@@ -361,6 +363,7 @@ class Gradients:
     counts: tuple[int, ...] = ()  # tensors per layer read
 
 
+@zeros_where_unused(Gradients)
 @keeping_values
 def gradients(
     forward: Forward,
@@ -385,12 +388,12 @@ def gradients(
     leaves = [x.detach().requires_grad_(is_float(x)) for x in inputs]
     forward.passes["forward"] += inputs[0].shape[0]
     if wrt is None:
-        output = _readable(select_output(forward.called(leaves, rows), forward.output))
+        output = forward.readable(forward.called(leaves, rows))
         return gradients_of(forward, output, leaves, "input", len(inputs[0]), rows)
     given, found = forward.read(leaves, rows, wrt)
-    output, activations = _readable(select_output(given, forward.output)), [t for tensors in found for t in tensors]
-    counts = tuple(len(tensors) for tensors in found)
-    return replace(gradients_of(forward, output, activations, "layer", len(inputs[0]), rows), counts=counts)
+    output, activations = forward.readable(given), [t for tensors in found for t in tensors]
+    got = gradients_of(forward, output, activations, "layer", len(inputs[0]), rows)
+    return replace(got, counts=tuple(len(tensors) for tensors in found))
 
 
 def gradients_of(
@@ -416,7 +419,10 @@ def gradients_of(
     """
     count = forward.target.count
     forward.passes["backward"] += total * count
-    scores = finite_scores(one_per_row(forward.target.at(rows)(output), total, count))
+    selected = forward.target.at(rows)(output)
+    if rows is None and total > 1 and selected.numel() == 1:  # a value for the batch: its gradient, in equal shares
+        selected = selected.reshape(1).expand(total) / total
+    scores = finite_scores(one_per_row(selected, total, count))
     if count == 1:
         grads = differentiate(scores, sources, what, retain=retain)
     else:
@@ -434,7 +440,7 @@ def gradients_through(forward: Forward, inputs: Sequence[Tensor], rows: Tensor, 
     forward.passes["forward"] += leaves[0].shape[0]
     forward.passes["backward"] += 2 * leaves[0].shape[0]
     output, (tensors,) = forward.read(leaves, rows, [neuron.layer])
-    selected = forward.target.at(rows)(_readable(select_output(output, forward.output)))
+    selected = forward.target.at(rows)(forward.readable(output))
     scores = one_per_row(selected, leaves[0].shape[0])
     found = gradient(scores, tensors, retain_graph=True)
     outer = tuple(torch.zeros_like(t) if g is None else g for g, t in zip(found, tensors))

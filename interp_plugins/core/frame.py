@@ -17,7 +17,7 @@ def frame(items: Sequence[Any]) -> pd.DataFrame:
         import pandas as pd
 
     except ModuleNotFoundError as err:
-        raise ImportError("Tables need pandas: pip install pandas.") from err
+        raise ImportError("Tables need pandas: pip install 'interp-plugins[store]'.") from err
     rows = []
     for exp in items:
         a = exp.attribution

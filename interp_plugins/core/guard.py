@@ -156,22 +156,26 @@ _NOTHING = contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def exclusive(func: Any) -> Iterator[Claim]:
+def exclusive(func: Any, beside: Iterable[Any] = ()) -> Iterator[Claim]:
     """Keep other threads from a model (or a callable around one) for the length of a `with` block.
 
     All that explains waits for its turn here; a thread may enter again what it holds. What shares modules or weights
     with the model is kept from others as well.
+
+    Args:
+        func: an `nn.Module` or any callable.
+        beside: further objects with a state that is changed meanwhile.
     """
-    claim = _claim_of(func, modules_below(modules_of(func)))
+    claim = _claim_of(func, modules_below(modules_of(func)), beside)
     with interruptible(), closed_twice(claim.release):
         claim.take()
         yield claim
 
 
-def _claim_of(func: Any, modules: list[nn.Module]) -> Claim:
+def _claim_of(func: Any, modules: list[nn.Module], beside: Iterable[Any] = ()) -> Claim:
     if not modules:  # nothing is changed, but a callable may keep a state of its own
-        return Claim([getattr(func, "__self__", func)])
-    return Claim([*modules, *(p for m in modules for p in m._parameters.values() if p is not None)])
+        return Claim([getattr(func, "__self__", func), *beside])
+    return Claim([*modules, *(p for m in modules for p in m._parameters.values() if p is not None), *beside])
 
 
 @contextlib.contextmanager

@@ -39,7 +39,26 @@ def introduced(forward: Forward, inputs: Sequence[Tensor]) -> Iterator[None]:
         kind: Any = type(error)
         raise _model_error(kind)(
             f"{name} was called with ({', '.join(given)}), or rows of these, and raised {type(error).__name__}: {text}"
+            f"{_dtype_hint(func, inputs)}"
         ) from error
+
+
+def _dtype_hint(func: Any, inputs: Sequence[Tensor]) -> str:
+    """What to do where the model's weights have another floating-point type than the inputs; else ""."""
+    weights = next(func.parameters(), None) if isinstance(func, nn.Module) else None
+    if weights is None or not weights.is_floating_point():
+        return ""
+    wanted = str(weights.dtype).removeprefix("torch.")
+    for x in inputs:
+        if x.dtype == torch.uint8 and x.ndim > 2:
+            return (
+                f". The weights are {wanted}, and the input holds bytes: encode it as in training, say "
+                f"x.to(torch.{wanted}) / 255 and then the normalisation; or give it to explain with preprocess=."
+            )
+        if is_float(x) and x.dtype != weights.dtype:
+            came = str(x.dtype).removeprefix("torch.")
+            return f". The weights are {wanted}, and the input is {came}: x.to(torch.{wanted})."
+    return ""
 
 
 @contextlib.contextmanager
@@ -58,7 +77,7 @@ def batch_axis_told(inputs: Sequence[Tensor], flat: bool = True) -> Iterator[Non
     except (InterpError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        colours = [x for x in inputs if is_float(x) and x.ndim == 3 and x.shape[0] in (1, 3, 4)]
+        colours = [x for x in inputs if _is_picture(x) and x.ndim == 3 and x.shape[0] in (1, 3, 4)]
         odd = [x for x in inputs if is_float(x) and x.ndim == 2 and flat] or colours
         if is_out_of_memory(error) or not odd:
             raise
@@ -69,6 +88,11 @@ def batch_axis_told(inputs: Sequence[Tensor], flat: bool = True) -> Iterator[Non
             f"{shape[1:]}: the first dimension is the batch. One picture needs it as well: x[None], of shape "
             f"{(1, *shape)}. The model said: {error}"
         ) from error
+
+
+def _is_picture(x: Tensor) -> bool:
+    """Whether a tensor may hold pixels by its type."""
+    return is_float(x) or x.dtype == torch.uint8
 
 
 _MODEL_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, AssertionError)

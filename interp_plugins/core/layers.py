@@ -325,12 +325,23 @@ class NoisyAt(Wrapper):
 
 
 class OfNeuron(Wrapper):
-    """func with a neuron as its output: `f(*inputs, *args) -> (N,)`."""
+    """func with a neuron as its output: `f(*inputs, *args) -> (N,)`.
 
-    def __init__(self, func: Callable[..., Any], neuron: Neuron):
-        self.func, self.neuron = func, neuron
+    Args:
+        func: the model.
+        neuron: what is read in it.
+        shared: of a selector that gives one number for the whole batch, every row has an equal part, so that their sum,
+            and its gradient, is that number's.
+    """
+
+    def __init__(self, func: Callable[..., Any], neuron: Neuron, shared: bool = False):
+        self.func, self.neuron, self.shared = func, neuron, shared
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """The neuron's value per row."""
         _, (tensors,) = run_and_read(self.func, [self.neuron.layer], *args, **kwargs)
-        return self.neuron.select(tensors)
+        found = self.neuron.select(tensors)
+        rows = next((len(v) for v in args if isinstance(v, Tensor) and v.ndim), 1)
+        if self.shared and found.numel() == 1 and rows > 1:
+            return found.reshape(1).expand(rows) / rows
+        return found

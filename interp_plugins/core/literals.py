@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from interp_plugins.core.errors import TargetError
-from interp_plugins.core.target import Target
+from interp_plugins.core.target import RatherThan, Target
 from interp_plugins.core.truth import TrueClasses
 
 
@@ -32,6 +32,32 @@ def literals(target: Any) -> list[Any]:
 
     map_literals(target, seen)
     return found
+
+
+def rather_than(target: Any, against: Any) -> Any:
+    """What a door's `target=` and `against=` ask together: each target rather than the other one.
+
+    Args:
+        target: what `explain` takes.
+        against: likewise, but one target; None: nothing is compared, and `target` comes back as it is.
+
+    Raises:
+        TargetError: several targets to compare with, or every class with one.
+    """
+    if against is None:
+        return target
+    if isinstance(against, list):
+        raise TargetError(
+            f"against= takes one target, got a list of {len(against)}. Several comparisons are a list of targets: "
+            "target=[RatherThan('cat', 'dog'), RatherThan('cat', 'fox')], with RatherThan from interp_plugins."
+        )
+    if isinstance(target, list):
+        return [rather_than(one, against) for one in target]
+    if isinstance(target, str) and target == "all":
+        raise TargetError(
+            "target='all' is several targets; name those to compare: target=['cat', 'fox'], against='dog'."
+        )
+    return RatherThan(target, against)
 
 
 def wants_truth(literal: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,12 @@ def check_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise InputError(f"seed must be an int from 0 to 2**63 - 1, got {seed!r}.")
     return int(seed)
+
+
+def sample_seed(seed: int, sample: int | str) -> int:
+    """The seed of one sample's random draws: a function of the run's seed and the sample's number or name."""
+    made = hashlib.blake2b(f"{seed}/{sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(made, "little") >> 1
 
 
 def make_generator(seed: int | None = None, generator: torch.Generator | None = None) -> torch.Generator:

@@ -17,7 +17,7 @@ import re
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from interp_plugins.core.errors import unknown
 
@@ -25,6 +25,7 @@ C = TypeVar("C", bound=type)
 Parameters = Mapping[str, inspect.Parameter]
 Defaults = Mapping[str, Any] | Callable[..., Mapping[str, Any]]
 
+Budget = Literal["fast", "normal", "thorough"]  # what a call may cost, docs/budget.md
 AXIOMS = ("completeness", "linearity", "dummy", "symmetry", "implementation invariance")
 GAMES = ("shapley", "aumann_shapley", "gradient")
 
@@ -51,6 +52,11 @@ class Traits:
         per_dimension: parameters with a number per dimension behind the batch, which follow the input's layout.
         game: what its values are meant to be: "shapley" values, "aumann_shapley" values (the integral of the gradient
             along a straight path), the "gradient" at the input; None: something of its own.
+        remark: what pictures say of how a map was made, a function of its parameters and the usual ones; "": nothing.
+        first_look: the kinds of data (`InputSpec.kind`) for which it is shown where nobody chose a method, and the
+            answer has to be there at once.
+        unsigned: its maps say how much and not which way: with the defaults no value is below zero.
+        go_together: parameters that a budget chooses for each other: where one of them is given, it chooses none.
     """
 
     shares_targets: bool = False
@@ -66,6 +72,10 @@ class Traits:
     called: Callable[[Mapping[str, Any], str], str] | None = None
     per_dimension: tuple[str, ...] = ()
     game: str | None = None
+    remark: Callable[[Mapping[str, Any], Mapping[str, Any]], str] | None = None
+    first_look: tuple[str, ...] = ()
+    unsigned: bool = False
+    go_together: tuple[str, ...] = ()
 
     def around(self, inner: Traits) -> Traits:
         """Those of a method around another."""

@@ -99,7 +99,7 @@ INDEPENDENT = RowFacts()
 
 
 @dataclass(frozen=True)
-class Problem:
+class RowQuestion:
     """A model call as the probe sees it.
 
     Attributes:
@@ -139,7 +139,7 @@ class Problem:
         return f"argument {leaf}"
 
 
-def row_facts(problem: Problem) -> RowFacts:
+def row_facts(problem: RowQuestion) -> RowFacts:
     """What is known of a model's rows, or comes of probing them now; a warning says what is not as expected, once."""
     func = problem.func
     while isinstance(func, Wrapper):
@@ -164,7 +164,7 @@ def _rounds_by_range(func: Callable[..., Any]) -> bool:
     return any(".quantized.dynamic." in type(m).__module__ for m in modules_below(modules_of(func)))
 
 
-def _tell(problem: Problem, facts: RowFacts) -> None:
+def _tell(problem: RowQuestion, facts: RowFacts) -> None:
     n = len(problem.inputs[0])
     text = ""
     if facts.fixed:
@@ -193,7 +193,7 @@ class _Probe:
         problem: the model call.
     """
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: RowQuestion):
         self.problem = problem
         self.n = len(problem.inputs[0])
         self.drew = False  # whether the model draws random numbers; then

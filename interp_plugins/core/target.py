@@ -21,6 +21,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InterpWarning, TargetError
 from interp_plugins.core.indices import IndexTuple, as_indices, check_index
+from interp_plugins.core.mistaken import check_no_transform
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
@@ -268,24 +269,29 @@ class Probability(Target):
 
 
 @dataclass(frozen=True)
-class Contrast(Target):
+class RatherThan(Target):
     """Score of one target minus the score of another: why this and not that?
 
-    Each may be anything that a target may be; in `explain` also a class name, or None for the predicted class:
-    `Contrast("cat", "dog")`, `Contrast(None, "dog")`.
+    `explain(model, x, target="cat", against="dog")` makes it. Each side may be anything that a target may be; in
+    `explain` also a class name, or None for the predicted class. `Contrast` is its old name, which fastai has for an
+    augmentation.
+
+    Args:
+        this: what is explained.
+        that: what it is compared with.
 
     Example:
-        explain(model, x, "ig", target=Contrast(3, 5))[0].target_label[0]  # -> '3 rather than 5'
+        explain(model, x, "ig", target=RatherThan(3, 5))[0].target_label[0]  # -> '3 rather than 5'
     """
 
     this: Any
     that: Any
 
     def at(self, rows: Tensor | None) -> Target:
-        return Contrast(self.this.at(rows), self.that.at(rows))
+        return RatherThan(self.this.at(rows), self.that.at(rows))
 
     def map(self, function: Callable[[Any], Any]) -> Target:
-        return Contrast(function(self.this), function(self.that))
+        return RatherThan(function(self.this), function(self.that))
 
     def __call__(self, output: Tensor) -> Tensor:
         return self.this(output) - self.that(output)
@@ -299,7 +305,10 @@ class Contrast(Target):
             that = replace(that, target=that.target.in_region(this.region))
         _check_differ(this, that, n)
         labels = tuple(f"{a} rather than {b}" for a, b in zip(this.labels, that.labels))
-        return Asked(Contrast(this.target, that.target), None, labels, region=this.region)
+        return Asked(RatherThan(this.target, that.target), None, labels, region=this.region)
+
+
+Contrast = RatherThan
 
 
 def _check_differ(this: Asked, that: Asked, n: int) -> None:
@@ -338,6 +347,12 @@ class Predicted(FromPrediction):
         if output.numel() == n:
             whole = Whole() if output.ndim < 2 else Index((0,) * (output.ndim - 1))
             return Asked(whole, None, (spec.label(0) if spec.vocab else "output",) * n)
+        if output.ndim == 1 and len(output) < n:
+            raise TargetError(
+                f"The output of shape {tuple(output.shape)} holds no row for each of {n} samples. If the input is one "
+                "sample, it needs the batch axis, which comes first: x[None]. Else give target=: a function "
+                "output -> (N,)."
+            )
         named = spec.vocab is not None and output.ndim == 2
         names = f" ({', '.join(map(str, (spec.vocab or ())[:6]))}, ...)" if named else ""
         raise TargetError(
@@ -411,6 +426,7 @@ def as_target(target: Any, n: int) -> Target:
     if found is not None:
         return Index(found) if isinstance(found, tuple) else PerSample(found)
     if callable(target):
+        check_no_transform(target)
         return Function(target)
     raise TargetError(
         f"Target type {type(target)} is not valid: {target!r}. Use an int, a tuple, a list or tensor with one index "

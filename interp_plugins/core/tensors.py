@@ -6,6 +6,7 @@ import cmath
 from collections.abc import Sequence
 from typing import Any, TypeGuard, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -29,6 +30,8 @@ def describe(value: Any) -> str:
         return (
             f"{type(value).__name__} of shape {tuple(value.shape)} and dtype {str(value.dtype).removeprefix('torch.')}"
         )
+    if isinstance(value, np.ndarray):
+        return f"array of shape {value.shape} and dtype {value.dtype}"
     if isinstance(value, dict):
         return f"{type(value).__name__} with keys {list(value)[:8]}"
     if isinstance(value, (tuple, list)):
@@ -85,6 +88,12 @@ def all_finite(x: Tensor) -> bool:
     if not (x.is_floating_point() or x.is_complex()):
         return True
     return cmath.isfinite(x.detach().sum().item()) or bool(x.detach().isfinite().all())
+
+
+def in_sizes(x: Tensor) -> Tensor:
+    """Values for a picture, float64 on the CPU: real ones as they are, complex ones by their magnitude."""
+    x = x.detach().cpu()
+    return (x.abs() if x.is_complex() else x).double()
 
 
 def check_inputs(inputs: Any) -> tuple[Tensor, ...]:

@@ -133,6 +133,26 @@ class Reading:
         """What was said, but for the output."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "output"}
 
+    def inputs(self, batch: Any) -> Any:
+        """The part of a batch that is the input: a tensor, or a tuple of tensors.
+
+        Raises:
+            InputError: none is found.
+        """
+        found = self.input_fn(batch) if self.input_fn is not None else batch
+        if self.input_key is not None:
+            found = part(batch, self.input_key, "input_key")
+        elif self.input_fn is None and isinstance(batch, (tuple, list)) and batch:
+            found = batch[0]
+        if isinstance(found, list):
+            found = tuple(found)
+        if isinstance(found, Tensor) or (isinstance(found, tuple) and found and isinstance(found[0], Tensor)):
+            return found
+        raise InputError(
+            f"No input found in a batch that is a {describe(batch)}. Say which part it is: input_key= (a key or "
+            "position), or input_fn= (batch -> tensor or tuple of tensors)."
+        )
+
     def labels(self, batch: Any, n: int, alone: bool = True) -> Tensor | None:
         """The class of each of n samples (see `class_labels`), or None where the batch has no clear label.
 

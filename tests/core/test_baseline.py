@@ -94,7 +94,7 @@ def test_function_gets_the_inputs_in_the_callers_layout_or_nothing() -> None:
     ("value", "error", "says"),
     [
         ("blck", UnknownNameError, "Unknown baseline 'blck'. Did you mean 'black'"),
-        (torch.zeros(3, 2, 2), InputError, "has shape (3, 2, 2), the input (2, 3, 2, 2); expected (2, 3, 2, 2) or (1,"),
+        (torch.zeros(4, 2, 2), InputError, "has shape (4, 2, 2), the input (2, 3, 2, 2); expected (2, 3, 2, 2), (1,"),
         (torch.zeros(5, 3, 2, 2), InputError, "just one input and broadcasted"),
         ((0, 1), InputError, "`baselines` has 2 entries for 1 inputs"),
         ([0.0], InputTypeError, "got list of 1 (float)"),

@@ -116,7 +116,7 @@ def test_short_work_makes_no_bar_object(progress: bool | None, monkeypatch: pyte
 def test_a_bar_that_comes_late_shows_all_rows_and_their_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("interp_plugins.core.batching._LATE", 0.05)
+    monkeypatch.setattr("interp_plugins.core.progress._LATE", 0.05)
     with progress_bar(9, "rows", None) as bar:
         bar.update(2)
         none_yet = bar.bar
@@ -159,3 +159,16 @@ def test_a_size_that_did_not_fit_is_not_tried_again_by_the_next_method_or_call()
         assert max(model.seen) == 10
         IntegratedGradients(other).attribute(x)
         assert max(other.seen) == 50
+
+
+@pytest.mark.filterwarnings("ignore:The model raised an error for more rows")
+@pytest.mark.parametrize(
+    ("error", "times"), [(MemoryError(), 1), (TypeError("one row, please"), 0)], ids=["memory", "model"]
+)
+def test_only_want_of_memory_makes_the_collector_walk_through_the_process(
+    error: BaseException, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[int] = []
+    monkeypatch.setattr("gc.collect", lambda *a: walks.append(1))
+    IntegratedGradients(Small(2, error)).attribute(torch.randn(2, 4), n_steps=2)
+    assert len(walks) == times

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
 import interp_plugins as ip
@@ -38,6 +40,20 @@ def test_it_shows_itself_in_a_terminal_and_in_a_notebook() -> None:
     assert "integrated_gradients" in repr(table) and max(map(len, repr(table).splitlines())) < 130
     html = table[:3]._repr_html_()
     assert html.count("<tr>") == 4 and "<th>passes per sample</th>" in html
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_said_of_the_sign_holds(seed) -> None:
+    torch.manual_seed(seed)
+    head = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)]
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Tanh(), *head)
+    x, spec = torch.randn(2, 3, 10, 10), ip.InputSpec("image")
+    cards = [one for one in ip.methods() if one.data != "transformer" and not one.signed]
+    assert {"saliency", "grad_cam", "noise_tunnel", "sobol"} <= {one.name for one in cards}
+    signed = ["input_x_gradient", "integrated_gradients", "occlusion"]
+    for name in [one.name for one in cards] + signed:
+        least = ip.explain(net, x, {name: {}}, input_spec=spec, progress=False, budget="fast")[0].attribution.min()
+        assert (least < 0) == (name in signed), name
 
 
 def test_the_command_shows_one_card_and_its_version() -> None:
