@@ -27,6 +27,7 @@ from interp_plugins.core.errors import (
     InputError,
     InputTypeError,
     InterpError,
+    InterpWarning,
     LayerError,
     ModelError,
     TargetError,
@@ -306,7 +307,7 @@ TABLE = [
         lambda m, x: IntegratedGradients(m).attribute(x, torch.zeros(3, 5), target=0),
         InputError,
         ARGUMENT,
-        ("baselines[0] has shape (3, 5), the input (3, 4)", "expected (3, 4) or (1, 4)"),
+        ("baselines[0] has shape (3, 5), the input (3, 4)", "expected (3, 4), (1, 4) or what broadcasts"),
     ),
     Bad(
         "one baseline for two inputs",
@@ -475,7 +476,7 @@ TABLE = [
         lambda m, x: IntegratedGradients(m).attribute(x, target=0, tol=0.1, max_steps=4),
         InputError,
         ARGUMENT,
-        ("max_steps must be an int of at least 9", "got 4"),
+        ("max_steps must be an int of at least 7", "got 4"),
     ),
     Bad(
         "seed and generator",
@@ -551,8 +552,8 @@ TABLE = [
     Bad(
         "merged batch under several perturbations",
         lambda m, x: FeatureAblation(lambda v: m(v).sum()).attribute(x, perturbations_per_eval=2),
-        ModelError,
-        MODEL,
+        InputError,
+        ARGUMENT,
         ("When perturbations_per_eval > 1", "1st dim grow", "perturbations_per_eval=1"),
     ),
     Bad(
@@ -621,6 +622,8 @@ def test_error_inside_the_model_comes_through_as_it_is() -> None:
         Saliency(broken).attribute(torch.randn(1, 2))
 
 
-def test_unexpected_argument_is_a_type_error() -> None:
+def test_unexpected_argument_is_a_type_error_or_told_where_captum_takes_it() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
-        FeatureAblation(Net()).attribute(torch.randn(1, 4), target=0, nonsense=1)
+        IntegratedGradients(Net()).attribute(torch.randn(1, 4), target=0, nonsense=1)
+    with pytest.warns(InterpWarning, match="no argument 'feature_masc': it is ignored.*Did you mean 'feature_mask'"):
+        FeatureAblation(Net()).attribute(torch.randn(1, 4), target=0, feature_masc=1)

@@ -72,7 +72,7 @@ def test_lime_without_scikit_learn(net: nn.Module, x: Tensor) -> None:
         return real(name, *args)
 
     with mock.patch("importlib.import_module", missing):
-        with pytest.raises(ImportError, match=r"pip install scikit-learn.*WeightedRidge"):
+        with pytest.raises(ImportError, match=r"pip install 'interp-plugins\[lime\]'.*WeightedRidge"):
             Lime(net).attribute(x, target=0)
         found = Lime(net, WeightedRidge(0.1)).attribute(x, target=0, n_samples=40)
     assert found.shape == x.shape and found.any()
@@ -173,7 +173,7 @@ def test_errors_say_what_to_do(net: nn.Module, x: Tensor) -> None:
         Lime(net, SkLearnLinearModel("linear_model.Laso")).attribute(x, target=0)
     with pytest.raises(ModelError, match="has not been fitted"):
         WeightedRidge().representation()
-    with pytest.raises(RuntimeError, match="Perturbations per eval must be 1"):
+    with pytest.raises(InputError, match="Perturbations per eval must be 1"):
         Lime(lambda z: net(z).sum()).attribute(x, perturbations_per_eval=2)
     with pytest.warns(InterpWarning, match="one coefficient to each of 10001 features"):
         Lime(lambda z: z.sum(1), WeightedRidge(1.0)).attribute(torch.ones(1, 10_001), n_samples=3)

@@ -356,5 +356,74 @@ def test_server_that_does_not_answer_as_it_should(server: str) -> None:
         ours.VLLMProvider(" ")
     with pytest.raises(ValueError, match="must start with http:// or https://, got 'file:///etc'"):
         ours.VLLMProvider("file:///etc")
-    with pytest.raises(ConnectionError, match=r"Failed to connect to http://127\.0\.0\.1:9"):
+    with pytest.raises(ConnectionError, match=r"Failed to connect to vLLM API at http://127\.0\.0\.1:9"):
         ours.VLLMProvider("http://127.0.0.1:9/v1", timeout=2)
+
+
+def test_client_may_be_another_and_what_it_lacks_is_an_error_as_in_captum() -> None:
+    from types import SimpleNamespace
+
+    provider = ours.VLLMProvider("http://nowhere", "words")
+    asked: list[dict[str, Any]] = []
+
+    def answering(*choices: Any) -> Any:
+        def create(**body: Any) -> Any:
+            asked.append(body)
+            return SimpleNamespace(choices=list(choices))
+
+        return SimpleNamespace(completions=SimpleNamespace(create=create))
+
+    provider.client = answering(SimpleNamespace(text="dog", prompt_logprobs=[None, {"7": {"logprob": -0.5}}]))
+    assert provider.generate("the", max_new_tokens=3) == "dog"
+    assert provider.get_logprobs("the ", "dog", TOKENIZER) == [-0.5]
+    assert asked[0] == {"model": "words", "prompt": "the", "max_tokens": 3}
+    assert asked[1]["extra_body"] == {"prompt_logprobs": 0}
+    for logs, kind, text in (
+        (None, KeyError, "missing 'prompt_logprobs'"),
+        ([{}], ValueError, "Empty probability data"),
+        ([{"7": {"rank": 1}}], IndexError, "Unexpected format"),
+    ):
+        provider.client = answering(SimpleNamespace(text="", prompt_logprobs=logs))
+        with pytest.raises(kind, match=text):
+            provider.get_logprobs("the ", "dog", TOKENIZER)
+    provider.client = answering()
+    with pytest.raises(KeyError, match="missing expected 'choices'"):
+        provider.generate("the")
+
+
+class Lists:
+    """A tokenizer that gives lists alone, and reads tensors alone."""
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return TOKENIZER.encode(text, add_special_tokens=add_special_tokens)
+
+    def decode(self, ids: Tensor) -> str:
+        return TOKENIZER.decode(ids.tolist()) if ids.ndim else TOKENIZER.decode([int(ids)])
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return TOKENIZER.convert_ids_to_tokens(ids)
+
+
+class Tupled(nn.Module):
+    """A model that returns a tuple or a mapping instead of an object with logits."""
+
+    def __init__(self, model: nn.Module, form: str):
+        super().__init__()
+        self.model, self.form = model, form
+
+    def forward(self, input_ids: Tensor) -> Any:
+        logits = self.model(input_ids=input_ids).logits
+        return (logits, None) if self.form == "tuple" else {"logits": logits}
+
+
+@pytest.mark.parametrize("form", ["tuple", "mapping"])
+def test_tokenizers_of_lists_and_outputs_without_names(model: nn.Module, form: str) -> None:
+    expected = ours.LLMAttribution(ours.FeatureAblation(model), TOKENIZER).attribute(inputs(ours)["template"], TARGET)
+    wrapped = ours.LLMAttribution(ours.FeatureAblation(Tupled(model, form)), Lists())
+    mine = wrapped.attribute(inputs(ours)["template"], TARGET)
+    torch.testing.assert_close(mine.token_attr, expected.token_attr)
+    assert mine.output_tokens == expected.output_tokens
+    tokens = ours.TextTokenInput(TEXT, Lists())
+    assert wrapped.attribute(tokens, TARGET).seq_attr.shape == (tokens.n_itp_features,)
+    with pytest.raises(ModelError, match="expected logits"):
+        ours.LLMAttribution(ours.FeatureAblation(model.transformer), TOKENIZER).attribute(tokens, TARGET)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from interp_plugins.attr import FeaturePermutation, LayerFeaturePermutation
 from interp_plugins.attr.perturbation.permutation import permute_feature
-from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_errors(x: Tensor) -> None:
         FeaturePermutation(lambda z: z, 3)
     with pytest.raises(InputTypeError, match=r"perm_func must return a tensor of its input's shape \(6, 3\)"):
         FeaturePermutation(lambda z: z.sum(1), lambda z, mask: z[:2]).attribute(x)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'feature_masc'"):
+    with pytest.warns(InterpWarning, match="no argument 'feature_masc'"):
         FeaturePermutation(lambda z: z.sum(1)).attribute(x, feature_masc=None)
     with pytest.raises(InputError, match="n_repeats must be a positive int"):
         FeaturePermutation(lambda z: z.sum(1)).attribute(x, n_repeats=0)

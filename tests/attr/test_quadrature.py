@@ -50,6 +50,25 @@ def test_polynomials_are_integrated_exactly(n: int) -> None:
         assert abs((weights * nodes**degree).sum() * (degree + 1) - 1) < 1e-13
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 63, 511])
+def test_fejers_rule_is_exact_for_its_degree_and_has_the_coarser_ones_nodes(n: int) -> None:
+    rule, finer = quadrature("fejer", n), quadrature("fejer", 2 * n + 1)
+    nodes, weights = np.array(rule.nodes), np.array(rule.weights)
+    assert (weights > 0).all() and np.abs(nodes - np.array(finer.nodes)[1::2]).max() < 1e-15
+    for degree in range(min(n, 40)):
+        assert abs((weights * nodes**degree).sum() * (degree + 1) - 1) < 1e-13
+
+
+def test_fejers_weights_keep_their_digits_and_come_fast() -> None:
+    begin = time.process_time()
+    rule = quadrature("fejer", MOST_STEPS)
+    assert time.process_time() - begin < 2 and abs(sum(rule.weights) - 1) < 1e-12 and min(rule.weights) > 0
+    m = 8  # the formula, term by term
+    for k, weight in enumerate(quadrature("fejer", m - 1).weights, 1):
+        terms = [np.sin(p * np.pi * k / m) / p for p in (1, 3, 5, 7)]
+        assert abs(weight - 2 * np.sin(np.pi * k / m) / m * sum(terms)) < 1e-15
+
+
 def test_many_nodes_take_no_time_and_are_remembered() -> None:
     begin = time.process_time()
     rule = quadrature("gausslegendre", 4001)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from interp_plugins.attr import (
     NeuronDeepLift,
     NeuronDeepLiftShap,
 )
-from interp_plugins.core.errors import UnknownNameError
+from interp_plugins.core.errors import ConvergenceWarning, UnknownNameError
 
 
 class Minimum(nn.Module):
@@ -354,3 +355,37 @@ def test_layers_and_neurons() -> None:
             method.attribute(x, rule="reveal", **chosen)
     together = explain(net, x, "deep_lift", layer="2", target="all", baselines=base, **how)
     torch.testing.assert_close(together[1].attribution, found)
+
+
+def stable(z: Tensor) -> Tensor:
+    e = (z - z.amax(1, keepdim=True)).exp()
+    return e / e.sum(1, keepdim=True)
+
+
+def naive(z: Tensor) -> Tensor:
+    e = z.exp()
+    return e / e.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("sharpness", [1, 20, 60])
+@pytest.mark.parametrize("softmax", [stable, lambda z: z.log_softmax(1).exp(), lambda z: z.softmax(1)])
+def test_a_saturated_softmax_written_out_is_complete_in_float32(softmax: Any, sharpness: int) -> None:
+    torch.manual_seed(0)
+    body, x = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 4)), torch.randn(6, 10)
+    target = body(x).argmax(1)
+    for rule in ("rescale", "reveal_cancel"):
+        ask = {"target": target, "rule": rule, "return_convergence_delta": True}
+        maps, delta = DeepLift(lambda v: softmax(sharpness * body(v))).attribute(x, **ask)
+        assert delta.abs().max() < 2e-4, rule  # exponentials of single contributions left 1e10 of a probability
+        twin = copy.deepcopy(body).double()
+        exact, none = DeepLift(lambda v, f=twin: softmax(sharpness * f(v))).attribute(x.double(), **ask)
+        assert none.abs().max() < 1e-11
+        assert (maps - exact).norm() <= 1e-5 * exact.norm()
+
+
+def test_exponentials_that_are_too_large_by_themselves_are_told() -> None:
+    torch.manual_seed(0)
+    body, x = nn.Linear(10, 4), torch.randn(6, 10)
+    for rule in ("rescale", "reveal_cancel"):
+        with pytest.warns(ConvergenceWarning, match="softmax written out as exp and sum"):
+            DeepLift(lambda v: naive(40 * body(v))).attribute(x, target=0, rule=rule)

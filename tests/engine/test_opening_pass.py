@@ -81,6 +81,7 @@ def test_a_layer_with_a_hook_of_the_users_is_read_by_itself(x: Tensor) -> None:
     assert torch.allclose(mine.attribution, plain.attribution, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.filterwarnings("ignore:The model draws random numbers")
 def test_a_model_that_draws_runs_again_with_the_numbers_it_would_have_drawn(x: Tensor) -> None:
     class Noisy(Net):
         def forward(self, x: Tensor) -> Tensor:

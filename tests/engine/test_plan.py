@@ -361,6 +361,7 @@ def test_explain_switches_it_off_too() -> None:
         assert torch.equal(plain, explain(net, x, "ig", progress=False)[0].attributions)
 
 
+@pytest.mark.filterwarnings("ignore:The model draws random numbers")
 def test_random_numbers_of_the_model_are_not_used_up() -> None:
     class Noisy(Residual):
         def forward(self, x: Tensor) -> Tensor:

@@ -122,6 +122,7 @@ def weights_and_gradients(forward: Forward, xs: Sequence[Tensor], rows: Tensor) 
 
 @register(
     "attention_rollout",
+    unsigned=True,
     aliases=("rollout",),
     title="Attention rollout",
     reference="Abnar and Zuidema 2020, arXiv:2005.00928",
@@ -168,6 +169,7 @@ class AttentionRollout(_AttentionMethod):
 
 @register(
     "attention_relevance",
+    unsigned=True,
     aliases=("chefer", "transformer_relevance", "generic_attention"),
     title="Attention relevance",
     reference="Chefer, Gur, Wolf 2021, arXiv:2103.15679",
@@ -194,6 +196,7 @@ class AttentionRelevance(_AttentionMethod):
 
 @register(
     "le_grad",
+    unsigned=True,
     title="LeGrad",
     reference="Bousselham et al. 2024, arXiv:2404.03214",
     applies_to="transformer",

@@ -25,14 +25,16 @@ from interp_plugins.attr.shared.arguments import args_from, with_delta
 from interp_plugins.attr.shared.base import GradientAttribution, MultipliesByInputs, completeness_error, prepared
 from interp_plugins.attr.shared.draws import baseline_pool
 from interp_plugins.attr.shared.path import RowSum, targets_of
-from interp_plugins.core.baseline import as_baselines, call_baseline
+from interp_plugins.core.baseline import as_starts, call_baseline
 from interp_plugins.core.batching import check_chunk, chunks, progress_bar
+from interp_plugins.core.differentiate import UnconnectedError
 from interp_plugins.core.errors import ConvergenceWarning, InputError, InputTypeError, unknown
-from interp_plugins.core.forward import Forward
+from interp_plugins.core.forward import Forward, Gradients
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import InputsT, as_tuple, check_float, check_readable, credit, describe, like, own
+from interp_plugins.core.unused import zeros_at_start
 
 CustomAttribution = Callable[..., tuple[Tensor, ...]]
 RULES: dict[str, type[PairedMode]] = {"rescale": PairedMode, "reveal_cancel": RevealCancelMode}
@@ -99,7 +101,7 @@ def contributions(
         rows, which = here // count, here % count
         inputs = [x.index_select(0, rows) for x in xs]
         bases = [b[rows if b.shape[0] == n else rows * 0, which] for b in sets]
-        got, at_baselines = paired_gradients(forward, inputs, bases, rows, mode())
+        got, at_baselines = _paired(forward, inputs, bases, rows, mode())
         if custom is not None:
             maps = custom_maps(custom, got.grads, tuple(inputs), tuple(bases))
         elif multiply:
@@ -126,6 +128,19 @@ def contributions(
     return tuple(t / count for t in sums.result()), deltas
 
 
+def _paired(
+    forward: Forward, inputs: Sequence[Tensor], bases: Sequence[Tensor], rows: Tensor, mode: PairedMode
+) -> tuple[Gradients, Tensor]:
+    """`paired_gradients`; zeros, with a warning, at a layer that the score does not use."""
+    try:
+        return paired_gradients(forward, inputs, bases, rows, mode)
+    except UnconnectedError:
+        found = zeros_at_start(forward, inputs, rows)
+        if found is None:
+            raise
+        return Gradients(*found), forward.scores(bases, rows)
+
+
 def pairs_per_pass(forward: Forward, inputs: Sequence[Tensor], asked: int | None) -> int:
     """How many pairs of a sample and a baseline are run at a time: as asked, or automatic."""
     size = forward.rows_per_pass(inputs, asked)
@@ -144,7 +159,8 @@ def _warn_if_incomplete(delta: Tensor, score: Tensor, baseline_score: Tensor) ->
             f"DeepLift's maps do not add up to the change of the score for {int(bad.sum())} of {len(delta)} rows (off "
             f"by up to {float(share):.1%}). The model contains steps that have no multipliers: custom autograd "
             "functions, TorchScript, values that are detached, or `torch.where` with a condition that differs between "
-            "input and baseline. Check with integrated_gradients.",
+            "input and baseline; or numbers so large that their sums lose all digits, as in a softmax written out as "
+            "exp and sum (use torch.softmax, or float64). Check with integrated_gradients.",
             ConvergenceWarning,
             stacklevel=4,
         )
@@ -241,7 +257,7 @@ class DeepLift(MultipliesByInputs, GradientAttribution):
         chunk, mode = check_chunk("batch_size", batch_size), self._mode(rule)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
-            sets = tuple(b[:, None] for b in as_baselines(baselines, xs, template=inputs))
+            sets = tuple(b[:, None] for b in as_starts(baselines, xs, template=inputs))
             maps, delta = contributions(
                 forward,
                 xs,

@@ -8,6 +8,7 @@ backward pass.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,7 +29,7 @@ from interp_plugins.attr.shared.base import (
     prepared,
 )
 from interp_plugins.core.batching import check_chunk
-from interp_plugins.core.errors import InputError, LayerError
+from interp_plugins.core.errors import InterpWarning, LayerError
 from interp_plugins.core.forward import Forward, Gradients, gradients
 from interp_plugins.core.registry import family, register
 from interp_plugins.core.tensors import InputsT, check_float, like
@@ -179,8 +180,12 @@ class GuidedGradCam(GradientAttribution):
                 dimensions weighs each sample by one number.
             attribute_to_layer_input: use the layer's input instead of its output.
 
+        Returns:
+            Maps of the inputs' shapes; an empty tensor, with a warning, for an input to whose size the layer's map
+            cannot be enlarged.
+
         Raises:
-            LayerError: the layer has several tensors, or its map cannot be enlarged to an input's size.
+            LayerError: the layer has several tensors.
         """
         cam = LayerGradCam(self.forward_func, self.layer).attribute(
             inputs,
@@ -196,23 +201,24 @@ class GuidedGradCam(GradientAttribution):
                 f"{len(cam)} tensors. Choose a layer with one."
             )
         grads = _Guided(self.forward_func).attribute(inputs, target, additional_forward_args, batch_size=batch_size)
-        many = grads if isinstance(grads, tuple) else (grads,)
-        return like(inputs, [g * _enlarged(cam, g, interpolate_mode) for g in many])
+        many: tuple[Tensor, ...] = grads if isinstance(grads, tuple) else (grads,)
+        return like(inputs, [_weighted(g, cam, interpolate_mode, i) for i, g in enumerate(many)])
 
 
-def _enlarged(cam: Tensor, grad: Tensor, mode: str) -> Tensor:
-    """The map (N, 1, ...) at the gradient's size."""
+def _weighted(grad: Tensor, cam: Tensor, mode: str, i: int) -> Tensor:
+    """The gradient times the map (N, 1, ...) at its size; empty, with a warning, where that cannot be had."""
     if cam.ndim == 2:
-        return cam.reshape(-1, *(1,) * (grad.ndim - 1))
-    size = tuple(grad.shape[2:])
-    if cam.ndim != grad.ndim:
-        raise LayerError(
-            f"The layer's map of shape {tuple(cam.shape)} cannot be enlarged to an input of shape {tuple(grad.shape)}: "
-            "they have different numbers of spatial dimensions. Choose a layer whose tensor is laid out like the input."
-        )
+        return grad * cam.reshape(-1, *(1,) * (grad.ndim - 1))
     try:
-        return LayerAttribution.interpolate(cam, size, mode)
+        if cam.ndim != grad.ndim:
+            raise ValueError("they have different numbers of spatial dimensions")
+        return grad * LayerAttribution.interpolate(cam, tuple(grad.shape[2:]), mode)
     except (NotImplementedError, ValueError) as error:
-        raise InputError(
-            f"interpolate_mode={mode!r} does not work for a map of shape {tuple(cam.shape)}: {error}"
-        ) from error
+        warnings.warn(
+            f"The layer's map of shape {tuple(cam.shape)} cannot be enlarged to inputs[{i}] of shape "
+            f"{tuple(grad.shape)} by interpolate_mode={mode!r} ({error}): its result is an empty tensor. Choose a "
+            "layer whose tensor is laid out like the input, or another mode.",
+            InterpWarning,
+            stacklevel=3,
+        )
+        return grad.new_empty(0)

@@ -33,7 +33,7 @@ from interp_plugins.core.tensors import Inputs, Maps
 from interp_plugins.engine import first_pass, share_passes, sharing
 
 
-@family(shares_targets=True, begins_with_gradient=True)
+@family(shares_targets=True, begins_with_gradient=True, unsigned=True)
 class ClassActivationMap(LayerAttribution):
     """Base of the family: choice of layer, layout, passes, sum over channels, average over layers.
 

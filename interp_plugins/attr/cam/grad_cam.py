@@ -20,6 +20,8 @@ from interp_plugins.core.tensors import Inputs, LayerMaps
 
 @register(
     "grad_cam",
+    unsigned=True,
+    first_look=("image",),
     aliases=("gradcam", "layer_grad_cam"),
     site="layer",
     title="Grad-CAM",

@@ -63,10 +63,11 @@ def _called(params: Mapping[str, Any], inside: str) -> str:
 
 @register(
     "noise_tunnel",
+    unsigned=True,
     aliases=("nt",),
     reference="Smilkov et al. 2017, arXiv:1706.03825",
     defaults=noise_tunnel_defaults,
-    fast={"nt_samples": 10, "n_steps": 2},
+    fast={"nt_samples": 5, "n_steps": 2},
     thorough={"nt_samples": 50},
     wraps="attribution_method",
     inside="integrated_gradients",

@@ -29,6 +29,11 @@ class LayerActivation(LayerAttribution):
         LayerActivation(model, "0").attribute(x).shape  # -> (2, 4, 22, 22)
     """
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """True: an activation is no gradient."""
+        return True
+
     @args_from()
     def attribute(
         self, inputs: Inputs, additional_forward_args: Any = None, attribute_to_layer_input: bool = False

@@ -30,9 +30,10 @@ from interp_plugins.attr.shared.base import (
     prepared,
 )
 from interp_plugins.attr.shared.path import RowSum, check_rows, grid_rows, path_gradients, points, targets_of
-from interp_plugins.attr.shared.quadrature import Quadrature, check_steps, quadrature
-from interp_plugins.core.baseline import as_baselines
+from interp_plugins.attr.shared.quadrature import check_steps, quadrature
+from interp_plugins.core.baseline import as_starts
 from interp_plugins.core.batching import check_chunk, chunks, progress_bar
+from interp_plugins.core.conventions import as_captum
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward, gradients, gradients_through
 from interp_plugins.core.layer_rows import by_sample
@@ -54,13 +55,13 @@ def path_conductance(
     progress: bool | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Sum over the intervals of dF/dy at the node times the change of y over each; (N, ...) per layer tensor."""
-    if method == "riemann_trapezoid":  # gradient: mean of both ends of an interval
+    if method == "riemann_trapezoid" and not as_captum():  # gradient: mean of both ends of an interval
         left = path_conductance(forward, inputs, baselines, layers, "riemann_left", n_steps, chunk, progress)
         right = path_conductance(forward, inputs, baselines, layers, "riemann_right", n_steps, chunk, progress)
         return tuple((a + b) / 2 for a, b in zip(left[0], right[0], strict=True)), left[1]
     n, size = inputs[0].shape[0], forward.rows_per_pass(inputs, chunk)
     forward, planned_layers = planned(forward, inputs, rows=n * n_steps, chunk=size, wrt=layers, backward=True)
-    cells = _Cells(forward, inputs, baselines, planned_layers or layers, quadrature(method, n_steps), size)
+    cells = _Cells(forward, inputs, baselines, planned_layers or layers, *_intervals(method, n_steps), size)
     total = RowSum(n * forward.target.count)
     counts: tuple[int, ...] = ()
     with progress_bar(n * n_steps, "gradients", progress) as bar:
@@ -68,6 +69,17 @@ def path_conductance(
             cells.last = last
             total.add(parts, rows)
     return total.result(), counts
+
+
+def _intervals(method: str, n_steps: int) -> tuple[Tensor, Tensor]:
+    """Edges (n + 1,) of the intervals, and the node (n,) of each where the gradient is taken."""
+    if as_captum():  # from each of n + 1 nodes to the next, the gradient at the first; the path's ends may be missing
+        edges = torch.tensor(quadrature(method, n_steps + 1).nodes, dtype=torch.float64)
+        return edges, edges[:-1]
+    rule = quadrature(method, n_steps)
+    edges = torch.tensor([0.0, *accumulate(rule.weights)], dtype=torch.float64).clamp_max(1.0)
+    edges[-1] = 1.0
+    return edges, torch.tensor(rule.nodes, dtype=torch.float64)
 
 
 class _Cells:
@@ -85,13 +97,12 @@ class _Cells:
         inputs: Sequence[Tensor],
         baselines: Sequence[Tensor],
         layers: Sequence[Layer],
-        rule: Quadrature,
+        edges: Tensor,
+        nodes: Tensor,
         size: int,
     ):
         self.forward, self.inputs, self.baselines, self.layers, self.size = forward, inputs, baselines, layers, size
-        self.edges = torch.tensor([0.0, *accumulate(rule.weights)], dtype=torch.float64).clamp_max(1.0)
-        self.edges[-1] = 1.0
-        self.nodes = torch.tensor(rule.nodes, dtype=torch.float64)
+        self.edges, self.nodes = edges, nodes
         self.last: tuple[int, Sequence[Tensor]] = (-1, ())
 
     def __call__(self, start: int, stop: int) -> tuple[Tensor, list[Tensor], tuple[int, ...], tuple[int, list[Tensor]]]:
@@ -145,6 +156,11 @@ class LayerConductance(LayerAttribution, GradientAttribution):
         LayerConductance(model, "0").attribute(x, target=3, n_steps=20).shape  # -> (2, 4, 22, 22)
     """
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """True: conductance multiplies gradients by the change of the layer."""
+        return True
+
     @layer_with_delta
     @args_from(IntegratedGradients.attribute)
     def attribute(
@@ -172,7 +188,7 @@ class LayerConductance(LayerAttribution, GradientAttribution):
         layers = self.resolved_layers(attribute_to_layer_input)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
-            bs = as_baselines(baselines, xs, template=inputs)
+            bs = as_starts(baselines, xs, template=inputs)
             chunk = check_chunk("internal_batch_size", internal_batch_size)
             maps, counts = path_conductance(forward, xs, bs, layers, method, n_steps, chunk, progress)
             maps = tuple(by_sample(forward, layers, counts, maps, steps=forward.rows_per_pass(xs, chunk) != 1))
@@ -214,7 +230,7 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
         check_steps(method, n_steps)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
-            bs = as_baselines(baselines, xs, template=inputs)
+            bs = as_starts(baselines, xs, template=inputs)
             chunk = check_chunk("internal_batch_size", internal_batch_size)
             rule = quadrature(method, n_steps)
             maps, counts = path_gradients(forward, xs, bs, rule, wrt=layers, chunk=chunk, progress=progress)
@@ -273,7 +289,7 @@ class NeuronConductance(InternalMultipliesByInputs, NeuronAttribution, GradientA
         neuron = Neuron(self.resolved_layers(attribute_to_neuron_input)[0], neuron_selector)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
-            bs = as_baselines(baselines, xs, template=inputs)
+            bs = as_starts(baselines, xs, template=inputs)
             n, device = xs[0].shape[0], xs[0].device
             nodes, weights = (
                 torch.tensor(rule.nodes, dtype=torch.float64),

@@ -22,7 +22,7 @@ from interp_plugins.attr.shared.base import GradientAttribution, batch_gradients
 from interp_plugins.attr.shared.grid_layer import shapes_of_modules
 from interp_plugins.attr.shared.images import check_one_picture, enlarged
 from interp_plugins.core.batching import check_chunk
-from interp_plugins.core.errors import ModelError
+from interp_plugins.core.errors import LayerError, ModelError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import modules_below, modules_of
 from interp_plugins.core.layers import Layer, refuse_script
@@ -87,8 +87,19 @@ def _psi(part: Tensor, size: Sequence[int]) -> Tensor:
     return enlarged(((part - low.reshape(wide)) / span.reshape(wide)).sum(1, keepdim=True), size)
 
 
+def _check_rows(part: Tensor, n: int) -> None:
+    """Refuse a layer whose rows are no samples: where they lie in the picture is not known."""
+    if len(part) != n:
+        raise LayerError(
+            f"FullGrad lays the gradient of a layer's bias on the picture, and a layer of this model runs on "
+            f"{len(part)} rows for {n} samples (cells, crops or frames folded into the batch), whose places are not "
+            "known. Use a method of the input."
+        )
+
+
 @register(
     "full_grad",
+    unsigned=True,
     aliases=("fullgrad",),
     title="FullGrad",
     reference="Srinivas and Fleuret 2019, arXiv:1905.00780",
@@ -111,6 +122,7 @@ class FullGrad(GradientAttribution):
         Raises:
             InputError: several inputs, or an input without axes of space.
             ModelError: the model is no `nn.Module` with layers to look into.
+            LayerError: a layer runs on other rows than the samples (cells or crops folded into the batch).
         """
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
@@ -125,5 +137,6 @@ class FullGrad(GradientAttribution):
             total = _psi(parts[0], size)
             for part in biases:
                 if part.ndim == xs[0].ndim:
+                    _check_rows(part, len(total))
                     total = total + _psi(part, size)
             return like(inputs, (total,))

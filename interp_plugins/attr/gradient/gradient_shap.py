@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_plugins.attr.gradient.captum_draws import CaptumDraws, captum_draws
 from interp_plugins.attr.shared.arguments import with_delta
 from interp_plugins.attr.shared.at_layer import layer_tensors
 from interp_plugins.attr.shared.average import Averages, Draws, average_draws, report_reached
@@ -61,6 +62,9 @@ class PathDraws:
         return PathDraws(*(t.index_select(0, rows.to(t.device)) for t in (self.pick, self.alpha)))
 
 
+PAIRS = {"n_samples": 3, "antithetic": True}  # what `explain` sets: six gradients, of a quadratic score exact
+
+
 class DrawsAhead:
     """Methods on `expected_gradients`: their random numbers can be drawn before they run."""
 
@@ -90,6 +94,7 @@ def expected_gradients(
     *,
     stdevs: Any,
     generator: torch.Generator | PathDraws,
+    seeded: bool,
     multiply: bool,
     wrt: Sequence[Layer] | None = None,
     deltas: bool = False,
@@ -106,6 +111,7 @@ def expected_gradients(
     numbers of all draws.
     """
     stds, targets = as_stdevs(stdevs, xs), each_target(forward.target)
+    numbers = captum_draws(xs, [len(b) for b in pool], stds, draws, seeded) or generator
     n, runs, size = xs[0].shape[0], draws.companions, forward.rows_per_pass(xs, chunk)
     rows = n * draws.planned * runs
     plain = forward
@@ -113,7 +119,7 @@ def expected_gradients(
     known = _known_scores(plain, xs, pool, stds, chunk) if deltas else None
     means = Averages(n * len(targets))  # a sample's targets stand together, and settle on their own
     with progress_bar(rows, "gradients", progress) as bar:
-        evaluate = _Evaluate(forward, xs, pool, stds, draws, generator, multiply, wrt, known, size, bar)
+        evaluate = _Evaluate(forward, xs, pool, stds, draws, numbers, multiply, wrt, known, size, bar)
         # As many draws at a time as fill a pass.
         delta = average_draws(means, draws, targets, evaluate, lambda n: max(1, size // (n * runs)), plain.whole)
     errors = means.standard_error()
@@ -136,7 +142,7 @@ class _Evaluate:
     pool: tuple[Tensor, ...]
     stds: tuple[float, ...]
     draws: Draws
-    generator: torch.Generator | PathDraws
+    generator: torch.Generator | PathDraws | CaptumDraws
     multiply: bool
     wrt: Sequence[Layer] | None
     known: tuple[Tensor | None, Tensor | None] | None
@@ -172,13 +178,23 @@ class _Evaluate:
         """The next draw for every sample, see `_made`."""
         n, k = self.xs[0].shape[0], self.drawn
         self.drawn += 1
+        if isinstance(self.generator, CaptumDraws):
+            noise: list[Tensor | None] = [None if e is None else e[:, k] for e in self.generator.noise]
+            return _made(
+                self.xs,
+                self.pool,
+                noise,
+                [p[:, k] for p in self.generator.picks],
+                self.generator.alpha[:, k],
+                self.draws,
+            )
         if isinstance(self.generator, PathDraws):
-            noise: list[Tensor | None] = [None] * len(self.xs)
-            places = self.generator.pick[:, k], self.generator.alpha[:, k]
+            noise = [None] * len(self.xs)
+            pick, alpha = self.generator.pick[:, k], self.generator.alpha[:, k]
         else:
             noise = [_noise(x, s, self.generator) for x, s in zip(self.xs, self.stds, strict=True)]
-            places = _places(n, len(self.pool[0]), self.xs[0].dtype, self.generator)
-        return _made(self.xs, self.pool, noise, *places, self.draws)
+            pick, alpha = _places(n, len(self.pool[0]), self.xs[0].dtype, self.generator)
+        return _made(self.xs, self.pool, noise, [pick] * len(self.xs), alpha, self.draws)
 
     def _rows(
         self,
@@ -244,28 +260,31 @@ def _made(
     xs: Sequence[Tensor],
     pool: Sequence[Tensor],
     noise: Sequence[Tensor | None],
-    pick: Tensor,
+    picks: Sequence[Tensor],
     alpha: Tensor,
     draws: Draws,
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """One draw and its companions for every sample: noisy inputs, baselines, positions on the path, (runs * N, ...).
 
-    The baseline is the same row for all inputs. Antithetic: the noise with the other sign, the position from the other
-    end, the baseline from the other half of the pool. Stratified: four positions a quarter of the path apart, and
-    baselines a quarter of the pool apart.
+    `picks` says which baseline each input has: the same row for all but in Captum's draws. Antithetic: the noise with
+    the other sign, the position from the other end, the baseline from the other half of the pool. Stratified: four
+    positions a quarter of the path apart, and baselines a quarter of the pool apart.
     """
-    device, size = xs[0].device, pool[0].shape[0]
-    pick, alpha = pick.to(device), alpha.to(device)
-    picks, alphas, signs = [pick], [alpha], [1]
+    alpha = alpha.to(xs[0].device)
+    shifts, alphas, signs = [0.0], [alpha], [1]
     if draws.stratified:
-        picks = [(pick + k * size // 4) % size for k in range(4)]
+        shifts = [k / 4 for k in range(4)]
         alphas = [(alpha + k / 4) % 1 for k in range(4)]
         signs = [1, -1, 1, -1]
     elif draws.antithetic:
-        picks, alphas, signs = [pick, (pick + size // 2) % size], [alpha, 1 - alpha], [1, -1]
+        shifts, alphas, signs = [0.0, 0.5], [alpha, 1 - alpha], [1, -1]
     # Companion c of sample i is row c * N + i of what is returned.
     noisy = [torch.cat([x if e is None else x + sign * e for sign in signs]) for x, e in zip(xs, noise, strict=True)]
-    return noisy, [b.index_select(0, torch.cat(picks)) for b in pool], torch.cat(alphas)
+    starts = []
+    for b, pick in zip(pool, picks, strict=True):
+        moved = [(pick.to(b.device) + int(shift * len(b))) % len(b) for shift in shifts]
+        starts.append(b.index_select(0, torch.cat(moved)))
+    return noisy, starts, torch.cat(alphas)
 
 
 def _read(forward: Forward, at: Sequence[Tensor], rows: Tensor, wrt: Sequence[Layer] | None) -> tuple[Tensor, ...]:
@@ -278,6 +297,7 @@ def _read(forward: Forward, at: Sequence[Tensor], rows: Tensor, wrt: Sequence[La
     aliases=("gradshap", "expected_gradients"),
     baselines="distribution",
     reference="Erion et al. 2019, arXiv:1906.10670",
+    defaults=PAIRS,
     shares_targets=True,
     shares_tolerance=True,
     compiles=True,
@@ -353,6 +373,7 @@ class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
                 draws,
                 stdevs=stdevs,
                 generator=generator if isinstance(generator, PathDraws) else make_generator(seed, generator),
+                seeded=seed is not None or generator is not None,
                 multiply=self._multiply_by_inputs,
                 deltas=return_convergence_delta,
                 chunk=check_chunk("batch_size", batch_size),

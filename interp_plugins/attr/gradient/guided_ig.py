@@ -20,7 +20,7 @@ from interp_plugins.attr.shared.base import GradientAttribution, convergence_del
 from interp_plugins.attr.shared.defaults import path_defaults
 from interp_plugins.attr.shared.images import check_real
 from interp_plugins.attr.shared.quadrature import check_steps
-from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.baseline import as_starts
 from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward, gradients
@@ -123,7 +123,7 @@ class GuidedIG(GradientAttribution):
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
             check_real("Guided IG", xs)
-            bs = as_baselines(baselines, xs, template=inputs)
+            bs = as_starts(baselines, xs, template=inputs)
             maps = _guided(forward, xs, bs, n_steps, fraction, max_dist, chunk, progress)
             if not return_convergence_delta:
                 return like(inputs, maps)

@@ -25,7 +25,7 @@ from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import GradientAttribution, prepared
 from interp_plugins.attr.shared.path import RowSum, grid_rows, points
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
-from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.baseline import as_starts
 from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.differentiate import gradient, keeping_values
 from interp_plugins.core.errors import InputError
@@ -85,7 +85,7 @@ class IntegratedHessians(GradientAttribution):
         check_steps("gausslegendre", n_steps)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
-            bs = as_baselines(baselines, xs, template=inputs)
+            bs = as_starts(baselines, xs, template=inputs)
             features = MaskFeatures(xs, feature_mask)
             if len(features) > _MOST:
                 raise InputError(

@@ -21,7 +21,7 @@ from interp_plugins.attr.shared.arguments import args_from, with_delta
 from interp_plugins.attr.shared.base import GradientAttribution, convergence_delta, prepared
 from interp_plugins.attr.shared.defaults import path_defaults
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
-from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.baseline import as_starts
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.forward import Forward, Gradients
 from interp_plugins.core.registry import register
@@ -74,7 +74,7 @@ class IDGI(GradientAttribution):
         chunk = check_chunk("internal_batch_size", internal_batch_size)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
-            bs = as_baselines(baselines, xs, template=inputs)
+            bs = as_starts(baselines, xs, template=inputs)
             share = _Share(forward, known_begin=method == "riemann_left")
             maps = sum_over_intervals(
                 forward, xs, straight(xs, bs), quadrature(method, n_steps), share, chunk=chunk, progress=progress

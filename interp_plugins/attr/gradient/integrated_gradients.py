@@ -2,8 +2,8 @@
 
     IG_i(x) = (x_i - x'_i) * integral over a in [0, 1] of dF(x' + a (x - x'))/dx_i
 
-Completeness: the attributions sum to F(x) - F(x'). `tol` replaces the fixed number of steps by adaptive refinement
-(`attr/gradient/adaptive.py`), because no fixed number is right for all samples.
+Completeness: the attributions sum to F(x) - F(x'). `tol` takes ever finer rules until the map has settled
+(`attr/gradient/nested.py`), because no fixed number of steps is right for all samples.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from interp_plugins.attr.gradient.adaptive import adaptive_path_gradients, check_path_tolerance
+from interp_plugins.attr.gradient.nested import check_path_tolerance, nested_path_gradients
 from interp_plugins.attr.shared.arguments import with_delta
 from interp_plugins.attr.shared.base import GradientAttribution, MultipliesByInputs, convergence_delta, prepared
 from interp_plugins.attr.shared.defaults import path_defaults
 from interp_plugins.attr.shared.path import path_gradients
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
-from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.baseline import as_starts
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.multi_target import repeated
@@ -41,7 +41,8 @@ def check_offsets(offsets: Any, n: int) -> Tensor | None:
     aliases=("ig",),
     reference="Sundararajan et al. 2017, arXiv:1703.01365",
     defaults=path_defaults,
-    fast={"n_steps": 16},
+    fast={"n_steps": 16, "method": "fejer"},
+    go_together=("n_steps", "method"),
     thorough={"n_steps": 200},
     shares_targets=True,
     compiles=True,
@@ -93,14 +94,17 @@ class IntegratedGradients(MultipliesByInputs, GradientAttribution):
             target: see `core.target.as_target`.
             additional_forward_args: further positional arguments of the model; batched tensors follow the batch.
             n_steps: nodes of the quadrature, 50 by default. Not used with `tol`.
-            method: "gausslegendre" or "riemann_left", "_right", "_middle", "_trapezoid". Not used with `tol`.
+            method: "gausslegendre", "fejer" or "riemann_left", "_right", "_middle", "_trapezoid". Not used with `tol`.
             internal_batch_size: rows (samples x steps) per pass; None = automatic, halved when memory runs out.
             return_convergence_delta: also return sum(attributions) - (F(x) - F(x')) per sample.
-            tol: relative error that each sample's map (L2, estimated) and its sum (the completeness error, exact) may
-                have, such as 0.05. Nodes are added where the errors are largest, until both are below `tol` for each
-                sample or `max_steps` gradients were used; a `ConvergenceWarning` says when it was not reached. Both,
-                because the completeness error alone can be small by luck.
-            max_steps: gradients per sample at most, with `tol`.
+            tol: relative error that each sample's map (L2, estimated) and its sum may have, such as 0.05; the sum's is
+                the completeness error, exact, relative to F(x) - F(x') or to a quarter of the map's size (L2),
+                whichever is larger.
+                Rules of 7, 15, 31, ... nodes follow each other until both are below `tol` for each sample or the next
+                would take more than `max_steps` gradients; a `ConvergenceWarning` says when it was not reached. Both,
+                because the completeness error alone can be small by luck. The map is the one of `method="fejer"` with
+                as many steps, so never worse than this fixed rule.
+            max_steps: gradients per sample at most, with `tol`; the last rule is the largest of 7, 15, 31, ... below.
             offsets: positions of the nodes within the rule's intervals, (N,) from 0 to 1, instead of the rule's own.
                 Uniform random ones make the expected map exact for any n_steps; averages (NoiseTunnel) use that.
             batch_size: the same as internal_batch_size.
@@ -120,13 +124,13 @@ class IntegratedGradients(MultipliesByInputs, GradientAttribution):
             raise InputError("offsets move the nodes of a fixed rule; with tol, nodes go where they are needed.")
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             check_float(xs)
-            bs = as_baselines(baselines, xs, template=inputs)
+            bs = as_starts(baselines, xs, template=inputs)
             if tol is None:
                 rule = quadrature(method, n_steps)
                 places = check_offsets(offsets, len(xs[0]))
                 grads, _ = path_gradients(forward, xs, bs, rule, offsets=places, chunk=chunk, progress=progress)
             else:
-                grads = adaptive_path_gradients(forward, xs, bs, tol, max_steps, chunk=chunk, progress=progress)
+                grads = nested_path_gradients(forward, xs, bs, tol, max_steps, chunk=chunk, progress=progress)
             maps: Sequence[Tensor] = grads
             if self._multiply_by_inputs:
                 change = repeated([x - b for x, b in zip(xs, bs, strict=True)], forward.target.count)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.gradient.gradient_shap import DrawsAhead, GradientShap, PathDraws, expected_gradients
+from interp_plugins.attr.gradient.gradient_shap import PAIRS, DrawsAhead, GradientShap, PathDraws, expected_gradients
 from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
 from interp_plugins.attr.shared.arguments import args_from, layer_with_delta
 from interp_plugins.attr.shared.at_layer import BetweenActivations
@@ -31,7 +31,8 @@ from interp_plugins.core.tensors import Inputs, LayerMaps, check_float
     aliases=("layer_ig", "lig"),
     site="layer",
     defaults=path_defaults,
-    fast={"n_steps": 16},
+    fast={"n_steps": 16, "method": "fejer"},
+    go_together=("n_steps", "method"),
     thorough={"n_steps": 200},
     variant_of="integrated_gradients",
     shares_targets=True,
@@ -102,6 +103,7 @@ class LayerIntegratedGradients(InternalMultipliesByInputs, BetweenActivations, G
     site="layer",
     baselines="distribution",
     variant_of="gradient_shap",
+    defaults=PAIRS,
     shares_targets=True,
     shares_tolerance=True,
     embeds_ids=True,
@@ -151,6 +153,7 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
                 draws,
                 stdevs=stdevs,
                 generator=generator if isinstance(generator, PathDraws) else make_generator(seed, generator),
+                seeded=seed is not None or generator is not None,
                 multiply=self._multiply_by_inputs,
                 wrt=layers,
                 deltas=return_convergence_delta,

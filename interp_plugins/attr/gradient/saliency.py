@@ -18,6 +18,7 @@ from interp_plugins.core.tensors import InputsT, credit, like
 
 @register(
     "saliency",
+    unsigned=True,
     aliases=("gradient", "grad"),
     reference="Simonyan et al. 2013, arXiv:1312.6034",
     shares_targets=True,
@@ -69,6 +70,7 @@ class Saliency(GradientAttribution):
 
 @register(
     "input_x_gradient",
+    first_look=("image", "volume", "clip", "tabular", "series", "sequence", "text", "generic"),
     aliases=("ixg", "gradient_x_input"),
     reference="Shrikumar et al. 2016, arXiv:1605.01713",
     shares_targets=True,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.compat.visualization import drawing
+from interp_plugins.attr.language.tokens import token_ids
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.tensors import describe
 
@@ -174,7 +175,7 @@ class TextTokenInput(InterpretableInput):
         skip_tokens: Sequence[int] | Sequence[str] | None = None,
     ):
         self.tokenizer = tokenizer
-        self.inp_tensor: Tensor = tokenizer.encode(text, return_tensors="pt")
+        self.inp_tensor: Tensor = token_ids(tokenizer, text)
         self.itp_tensor, self.itp_mask = self.inp_tensor, None
         if skip_tokens:
             ids: Any = list(skip_tokens)

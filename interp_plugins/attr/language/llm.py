@@ -28,6 +28,7 @@ from interp_plugins.attr.language.interpretable import (
 )
 from interp_plugins.attr.language.llm_result import LLMAttributionResult
 from interp_plugins.attr.language.remote import RemoteLLMProvider
+from interp_plugins.attr.language.tokens import decoded, logits_of, readable_tokens, token_ids
 from interp_plugins.attr.perturbation.ablation import FeatureAblation
 from interp_plugins.attr.perturbation.kernel_shap import KernelShap
 from interp_plugins.attr.perturbation.lime import Lime
@@ -37,22 +38,11 @@ from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import contract_of
-from interp_plugins.core.tensors import accumulation_dtype, describe
+from interp_plugins.core.tensors import accumulation_dtype, as_tuple, describe
 from interp_plugins.core.wrapper import Wrapper
 
 DEFAULT_GEN_ARGS: dict[str, Any] = {"max_new_tokens": 25, "do_sample": False, "temperature": None, "top_p": None}
 _TARGETS = ("log_prob", "prob")
-
-
-def readable_tokens(ids: Tensor, tokenizer: Any) -> list[str]:
-    """Token ids as short texts; pieces of a character as the tokenizer's own names."""
-    out = []
-    for one in ids.tolist():
-        text = tokenizer.decode([one])
-        if "\ufffd" in text:
-            text = tokenizer.convert_ids_to_tokens([one])[0]
-        out.append(text.replace("\n", "\\n").strip())
-    return out
 
 
 def score_tokens(model: Any, model_input: Mapping[str, Any], target: Tensor) -> Tensor:
@@ -62,7 +52,7 @@ def score_tokens(model: Any, model_input: Mapping[str, Any], target: Tensor) -> 
     more = {k: v for k, v in model_input.items() if k != "input_ids"}
     if isinstance(more.get("attention_mask"), Tensor):
         more["attention_mask"] = torch.cat([more["attention_mask"], more["attention_mask"].new_ones(after.shape)], 1)
-    logits = model(input_ids=torch.cat([ids, after], 1), **more).logits
+    logits = logits_of(model(input_ids=torch.cat([ids, after], 1), **more))
     if logits.ndim == 4:  # several heads: the first predicts the next token
         logits = logits[:, 0]
     # Pictures may expand to more positions than ids, so positions are counted from the end.
@@ -111,7 +101,7 @@ class _LLM(Attribution):
         if gen_args is not None:
             raise InputError("gen_args must be None when target is given: nothing is generated then.")
         if isinstance(target, str):
-            target = torch.tensor(self.tokenizer.encode(target, add_special_tokens=False), dtype=torch.long)
+            target = token_ids(self.tokenizer, target, add_special_tokens=False)
         if not isinstance(target, Tensor):
             raise InputTypeError(f"target must either be str or Tensor, but it is {describe(target)}.")
         if not target.numel():
@@ -134,7 +124,7 @@ class _LLM(Attribution):
     def _model_input(self, value: Any) -> dict[str, Any]:
         """Keyword arguments of the model, from a text, token ids or a processor's output."""
         if isinstance(value, str):
-            value = self.tokenizer.encode(value, return_tensors="pt")
+            value = token_ids(self.tokenizer, value)
         if isinstance(value, Tensor):
             return {"input_ids": value.to(self.device)}
         if not isinstance(value, Mapping) or "input_ids" not in value:
@@ -162,7 +152,9 @@ class _Scorer(Wrapper):
             for row, logs in zip(switches, scores):
                 value = self.inp.to_model_input(row[None])
                 prompt = value if isinstance(value, str) else self.owner.prompt_text(value)
-                self.inspect_forward(prompt, self.owner.tokenizer.decode(self.target), logs.exp().reshape(-1).tolist())
+                self.inspect_forward(
+                    prompt, decoded(self.owner.tokenizer, self.target), logs.exp().reshape(-1).tolist()
+                )
         return scores if self.owner.attr_target == "log_prob" else scores.exp()
 
 
@@ -262,7 +254,7 @@ class LLMAttribution(_LLM):
 
     def prompt_text(self, value: Any) -> str:
         """The text of a model input."""
-        return str(self.tokenizer.decode(self._model_input(value)["input_ids"][0]))
+        return decoded(self.tokenizer, self._model_input(value)["input_ids"][0])
 
 
 class _AtToken(Wrapper):
@@ -281,7 +273,7 @@ class _AtToken(Wrapper):
     def of_ids(self, ids: Tensor) -> Tensor:
         """The log-probability of the target's token, as a function of the input's token ids (rows, tokens)."""
         before = self.target[: self.position].to(ids.device).expand(len(ids), -1)
-        logits = self.owner.model(torch.cat([ids, before], 1)).logits[:, -1]
+        logits = logits_of(self.owner.model(torch.cat([ids, before], 1)))[:, -1]
         wide = logits.to(accumulation_dtype(logits.dtype))
         return wide.log_softmax(-1)[:, int(self.target[self.position])]
 
@@ -323,7 +315,7 @@ class LLMGradientAttribution(_LLM):
             self.attr_method.forward_func = score
             if isinstance(self.attr_method, LayerGradientShap):  # a switch is on or off; embeddings have a way between
                 self.attr_method.forward_func = score.of_ids
-                pool = kwargs.get("baselines", torch.zeros_like(inp.to_tensor()))
+                (pool,) = as_tuple(kwargs.get("baselines", torch.zeros_like(inp.to_tensor())))
                 given = {**kwargs, "baselines": inp.to_model_input(pool).to(self.device)}
                 inputs = inp.to_model_input().to(self.device)
             found = self.attr_method.attribute(inputs, **given).detach()
@@ -368,10 +360,10 @@ class RemoteLLMAttribution(LLMAttribution):
 
     def _generated(self, inp: InterpretableInput, gen_args: dict[str, Any]) -> Tensor:
         text = self.provider.generate(self._text(inp.to_model_input()), **gen_args)
-        return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False), dtype=torch.long)
+        return token_ids(self.tokenizer, text, add_special_tokens=False)[0]
 
     def _text(self, value: Any) -> str:
-        return self.tokenizer.decode(value.flatten()) if isinstance(value, Tensor) else str(value)
+        return decoded(self.tokenizer, value.flatten()) if isinstance(value, Tensor) else str(value)
 
     def prompt_text(self, value: Any) -> str:
         """The text of a model input."""
@@ -379,7 +371,7 @@ class RemoteLLMAttribution(LLMAttribution):
 
     def token_scores(self, inp: InterpretableInput, target: Tensor, switches: Tensor) -> list[Tensor]:
         """Log probabilities of the target's tokens, from the server, row by row."""
-        output, found = self.tokenizer.decode(target), []
+        output, found = decoded(self.tokenizer, target), []
         for row in switches:
             logs = self.provider.get_logprobs(self._text(inp.to_model_input(row[None])), output, self.tokenizer)
             if len(logs) != len(target):

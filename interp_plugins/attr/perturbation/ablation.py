@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from typing import Any
 
 from interp_plugins.attr.perturbation.perturb import perturb, replaceable
+from interp_plugins.attr.perturbation.whole_batch import batches_of_any_length
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.core.batching import AUTOMATIC, check_chunk
+from interp_plugins.core.errors import InterpWarning, did_you_mean
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.registry import register
 from interp_plugins.core.tensors import InputsT, like
+
+
+def warn_of_unknown(method: Any, given: dict[str, Any]) -> None:
+    """Say which arguments have no effect; Captum takes them without a word (one had a meaning there once)."""
+    unknown = sorted(set(given) - {"enable_cross_tensor_attribution"})
+    if unknown:
+        name = type(method).__name__
+        known = inspect.signature(method.attribute).parameters
+        warnings.warn(
+            f"{name}.attribute has no argument {unknown[0]!r}: it is ignored, as Captum does."
+            + did_you_mean(unknown[0], known),
+            InterpWarning,
+            stacklevel=4,
+        )
 
 
 @register(
@@ -32,6 +50,7 @@ class FeatureAblation(PerturbationAttribution):
         FeatureAblation(product).attribute(x, feature_mask=torch.tensor([[0, 0, 1]]))  # -> [[6.0, 6.0, 1.0]]
     """
 
+    @batches_of_any_length
     def attribute(
         self,
         inputs: InputsT,
@@ -59,15 +78,13 @@ class FeatureAblation(PerturbationAttribution):
             show_progress: always show a progress bar.
             batch_size: rows (features x samples) per forward pass; overrides perturbations_per_eval.
             progress: None = a bar for long work, True, False.
-            **kwargs: `enable_cross_tensor_attribution` is accepted and ignored, as in Captum.
+            **kwargs: without effect, with a warning; Captum takes any name here.
 
         Returns:
             Maps of the inputs' shapes; (N * K, ...) for K outputs per example, (K, ...) for a model that returns
             K values for the whole batch.
         """
-        unknown = set(kwargs) - {"enable_cross_tensor_attribution"}
-        if unknown:
-            raise TypeError(f"FeatureAblation.attribute() got an unexpected keyword argument {sorted(unknown)[0]!r}.")
+        warn_of_unknown(self, kwargs)
         check_chunk("perturbations_per_eval", perturbations_per_eval)
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward):
             xs, base = replaceable(forward, xs, baselines, inputs)

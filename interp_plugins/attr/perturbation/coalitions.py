@@ -22,6 +22,7 @@ from torch import Tensor
 
 from interp_plugins.attr.perturbation.perturb import clean_scores, merges_batch, perturbed_rows, replaceable
 from interp_plugins.core.batching import AUTOMATIC, check_chunk, chunks, progress_bar
+from interp_plugins.core.conventions import as_captum
 from interp_plugins.core.errors import InputError, ModelError
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.forward import Forward
@@ -88,7 +89,7 @@ class Game:
         self.merged = score.ndim == 0 or score.shape[0] != self.n or (self.n > 1 and merges_batch(forward, inputs))
         note(score=score if score.ndim == 1 and not self.merged else None)
         if self.merged and perturbations_per_eval > 1 and self.n > 1:
-            raise ModelError(
+            raise InputError(
                 "When perturbations_per_eval > 1, forward_func's output should be a tensor whose 1st dim grow with the "
                 f"input batch size: got shape {tuple(score.shape)} for {self.n} examples. Use perturbations_per_eval=1."
             )
@@ -182,7 +183,7 @@ class Game:
         out = []
         for p in self.positions:
             if p.shape[0] == 1:
-                out.append(rows.index_select(1, p.reshape(-1)).reshape(-1, *p.shape[1:]))
+                out.append(rows.index_select(1, p.reshape(-1)).reshape(len(rows), *p.shape[1:]))
             else:
                 mine = p.index_select(0, samples)  # (R, ...): each row's own features
                 out.append(rows.gather(1, mine.reshape(len(samples), -1)).reshape(mine.shape))
@@ -260,6 +261,8 @@ class Game:
     def dtype(self) -> torch.dtype:
         """The dtype of the maps: the score's, half precision widened, whole numbers made floats."""
         clean = self.clean.dtype
+        if as_captum():
+            return torch.float32
         return accumulation_dtype(clean) if clean.is_floating_point else torch.get_default_dtype()
 
     @property

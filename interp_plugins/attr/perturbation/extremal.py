@@ -46,6 +46,7 @@ def smooth_mask(values: Tensor, size: Sequence[int]) -> Tensor:
 
 @register(
     "extremal_perturbation",
+    unsigned=True,
     aliases=("extremal",),
     reference="Fong, Patrick, Vedaldi 2019, arXiv:1910.08485",
     applies_to="image",

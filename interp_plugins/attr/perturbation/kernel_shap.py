@@ -31,6 +31,7 @@ from interp_plugins.attr.perturbation.lime import Lime
 from interp_plugins.attr.perturbation.lime_surrogates import outputs_shape, warn_of_many
 from interp_plugins.attr.perturbation.shapley import coalition_sizes
 from interp_plugins.attr.perturbation.surrogate import LeastSquares, SkLearnLinearRegression
+from interp_plugins.attr.perturbation.whole_batch import batches_of_any_length
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import check_tolerance, relative_error, report_reached, rounds
 from interp_plugins.attr.shared.base import prepared
@@ -88,6 +89,7 @@ class KernelShap(Lime):
         while d > 1:
             yield _draw(d, torch.default_generator).long()[None].to(device)
 
+    @batches_of_any_length
     @args_from(Lime.attribute)
     def attribute(  # type: ignore[override]
         self,

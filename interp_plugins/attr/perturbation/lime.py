@@ -31,6 +31,7 @@ from interp_plugins.attr.perturbation.lime_sampling import (
 from interp_plugins.attr.perturbation.lime_surrogates import Coefficients, Copies, Switched, warn_of_many
 from interp_plugins.attr.perturbation.perturb import perturbed_rows
 from interp_plugins.attr.perturbation.surrogate import SkLearnLasso, Surrogate
+from interp_plugins.attr.perturbation.whole_batch import batches_of_any_length
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import Draws, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
@@ -255,6 +256,7 @@ class Lime(LimeBase):
             None,
         )
 
+    @batches_of_any_length
     @args_from()
     def attribute(  # type: ignore[override]
         self,
@@ -311,7 +313,7 @@ class Lime(LimeBase):
             switched = Switched(forward, xs, baselines, feature_mask, inputs, batch_size or max(size, xs[0].shape[0]))
             warn_of_many(switched.d, self.get_name())
             if switched.merged and perturbations_per_eval > 1 and len(xs[0]) > 1:
-                raise ModelError(
+                raise InputError(
                     "Perturbations per eval must be 1 when forward function returns single value per batch! Use "
                     "perturbations_per_eval=1."
                 )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp_plugins.attr.perturbation.perturb import clean_scores, merges_batch, replaceable
 from interp_plugins.attr.shared.average import relative_error
+from interp_plugins.core.conventions import as_captum
 from interp_plugins.core.errors import InterpWarning
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.forward import Forward
@@ -89,6 +90,7 @@ class Switched:
 
     def maps(self, coefs: Tensor) -> list[Tensor]:
         """Coefficients (problems, K, d) -> maps (*shape, ...) of every input."""
+        coefs = coefs.float() if as_captum() else coefs
         return [_spread(coefs, p, self.merged).reshape(*self.shape, *p.shape[1:]) for p in self.positions]
 
 

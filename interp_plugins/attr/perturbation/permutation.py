@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.perturbation.ablation import FeatureAblation
+from interp_plugins.attr.perturbation.ablation import FeatureAblation, warn_of_unknown
 from interp_plugins.attr.perturbation.perturb import perturb
+from interp_plugins.attr.perturbation.whole_batch import batches_of_any_length
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.at_layer import start_at_layer
 from interp_plugins.attr.shared.base import LayerAttribution, PerturbationAttribution, prepared
@@ -119,6 +120,7 @@ class FeaturePermutation(FeatureAblation):
             raise InputTypeError(f"perm_func must be a function of (x, feature_mask), got {describe(perm_func)}.")
         self.perm_func = perm_func
 
+    @batches_of_any_length
     @args_from(FeatureAblation.attribute)
     def attribute(  # type: ignore[override]
         self,
@@ -145,16 +147,12 @@ class FeaturePermutation(FeatureAblation):
             n_repeats: shuffles to average over.
             seed: seed of the shuffles, also for a perm_func that draws from torch's global generator. None: decided by
                 `torch.manual_seed`; the global state is left as it was.
-            **kwargs: `enable_cross_tensor_attribution` is accepted and ignored, as in Captum.
+            **kwargs: without effect, with a warning; Captum takes any name here.
 
         Returns:
             Maps of the inputs' shapes; layout for several outputs as in `FeatureAblation.attribute`.
         """
-        unknown = set(kwargs) - {"enable_cross_tensor_attribution"}
-        if unknown:
-            raise TypeError(
-                f"FeaturePermutation.attribute() got an unexpected keyword argument {sorted(unknown)[0]!r}."
-            )
+        warn_of_unknown(self, kwargs)
         check_chunk("perturbations_per_eval", perturbations_per_eval)
         check_chunk("n_repeats", n_repeats)
         rng = on_cpu(make_generator(seed, generator))

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from interp_plugins.core.baseline import as_baselines, widened
 from interp_plugins.core.batching import AUTOMATIC, chunks, progress_bar
-from interp_plugins.core.errors import ModelError
+from interp_plugins.core.conventions import as_captum
+from interp_plugins.core.errors import InputError
 from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.report import note
-from interp_plugins.core.tensors import accumulation_dtype
+from interp_plugins.core.tensors import accumulation_dtype, widest
 from interp_plugins.engine import Incremental, MergesBatch, clean_scores, incremental_for, planned
 
 
@@ -72,7 +73,7 @@ def _replace(
     if isinstance(features, Windows):
         _, box = features.box(k)
         part, new = x[(slice(None), *box)], baseline[(slice(lo, hi), *box)]
-        changed = (part != new).flatten(1).any(1)
+        changed = (part != new).reshape(len(part), -1).any(1)
         part.copy_(new)
         return changed
     mask = features.masks(k)[i]
@@ -182,7 +183,7 @@ def with_changes(
     except MergesBatch:
         pass
     if perturbations_per_eval > 1:
-        raise ModelError(
+        raise InputError(
             "When perturbations_per_eval > 1, forward_func's output should be a tensor whose 1st dim grow with the "
             f"input batch size: got shape {tuple(clean.shape)} for {n} examples. Use perturbations_per_eval=1."
         )
@@ -316,6 +317,9 @@ class Changes:
         """Maps (samples * K, ...) per input, of the changes of all features of all samples."""
         clean = self.clean
         dtype = accumulation_dtype(clean.dtype) if clean.is_floating_point() else torch.get_default_dtype()
+        if as_captum():
+            dtype = torch.float32 if self.features.counts_overlap else clean.dtype
+        dtype = dtype if dtype != torch.float64 else widest(self.inputs[0].device)
         credit = _Credit(self.inputs, self.samples, self.outputs, dtype, self.features.counts_overlap)
         for k, lo, hi, change in changes:
             _add(credit, change.to(dtype), self.features, k, lo, hi)

@@ -64,6 +64,7 @@ class _Sensitivity(PerturbationAttribution):
 
 @register(
     "sobol",
+    unsigned=True,
     needs="perturbation",
     title="Sobol",
     reference="Fel et al. 2021, arXiv:2111.04138",
@@ -233,6 +234,7 @@ def _designs(n: int, d: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 @register(
     "hsic",
+    unsigned=True,
     needs="perturbation",
     title="HSIC",
     reference="Novello et al. 2022, arXiv:2206.06219",

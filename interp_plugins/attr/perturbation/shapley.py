@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.perturbation.coalitions import Game
+from interp_plugins.attr.perturbation.whole_batch import batches_of_any_length
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import Average, check_tolerance, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
@@ -56,6 +57,7 @@ class ShapleyValueSampling(PerturbationAttribution):
         maps.sum()  # -> 7.0
     """
 
+    @batches_of_any_length
     @args_from()
     def attribute(
         self,
@@ -184,6 +186,7 @@ class ShapleyValues(ShapleyValueSampling):
         ShapleyValues(product).attribute(torch.tensor([[2.0, 3.0, 1.0]]))  # -> [[3.0, 3.0, 1.0]]
     """
 
+    @batches_of_any_length
     @args_from(ShapleyValueSampling.attribute)
     def attribute(  # type: ignore[override]
         self,

@@ -63,8 +63,8 @@ class SkLearnLinearModel:
             cls = getattr(importlib.import_module(package), name)
         except ModuleNotFoundError as err:
             raise ImportError(
-                f"The surrogate {self.sklearn_module} needs scikit-learn: pip install scikit-learn. Without it, give "
-                "Lime interpretable_model=WeightedRidge() (interp_plugins.attr.perturbation.surrogate)."
+                f"The surrogate {self.sklearn_module} needs scikit-learn: pip install 'interp-plugins[lime]'. Without "
+                "it, give Lime interpretable_model=WeightedRidge() (interp_plugins.attr.perturbation.surrogate)."
             ) from err
         except AttributeError as err:
             raise InputError(

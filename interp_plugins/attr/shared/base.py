@@ -139,7 +139,14 @@ class PerturbationAttribution(Attribution):
 
         Each evaluation is waited for before the next is asked for, so the future that comes back is done. The arguments
         are those of `attribute`, which takes such functions as well.
+
+        Raises:
+            NotImplementedError: no inputs; there is nothing to wait for.
         """
+        if not args and "inputs" not in kwargs:
+            raise NotImplementedError(
+                f"{type(self).__name__}.attribute_future() came without inputs; give it the arguments of attribute."
+            )
         future: torch.futures.Future[Any] = torch.futures.Future()
         future.set_result(self.attribute(*args, **kwargs))
         return future
@@ -249,10 +256,10 @@ class NeuronAttribution(InternalAttribution):
         if isinstance(self.layer, list):
             raise InputError("A neuron lives in one layer; got a list of layers.")
         neuron = Neuron(self.resolved_layers(attribute_to_neuron_input)[0], neuron_selector)
-        func = self.forward_func
+        func, shared = self.forward_func, isinstance(self, GradientAttribution)
         if isinstance(func, Call):
-            return Call(OfNeuron(func.func, neuron), func.kwargs)
-        return OfNeuron(func, neuron)
+            return Call(OfNeuron(func.func, neuron, shared), func.kwargs)
+        return OfNeuron(func, neuron, shared)
 
 
 @contextlib.contextmanager

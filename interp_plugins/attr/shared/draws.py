@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.core.baseline import call_baseline
+from interp_plugins.core.baseline import call_baseline, check_finite
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.tensors import as_tuple, check_readable, describe, is_float, own
 
@@ -44,7 +44,7 @@ def baseline_pool(baselines: Any, inputs: Any, xs: Sequence[Tensor]) -> tuple[Te
     """The distribution to draw baselines from: (n_baselines, ...) per input, the rows of all inputs paired.
 
     Raises:
-        InputTypeError, InputError: no tensors, other shapes than the inputs', or different numbers of rows.
+        InputTypeError, InputError: no tensors, other shapes than the inputs', different numbers of rows, or NaN.
     """
     if callable(baselines) and not isinstance(baselines, Tensor):
         baselines = call_baseline(baselines, inputs)
@@ -72,4 +72,5 @@ def baseline_pool(baselines: Any, inputs: Any, xs: Sequence[Tensor]) -> tuple[Te
             f"The baselines have {[b.shape[0] for b in pool]} rows; row i of all inputs belongs together, so the "
             "numbers must be equal."
         )
+    check_finite(pool)
     return tuple(pool)

@@ -1,7 +1,8 @@
 """Quadrature rules on [0, 1]: nodes and weights that sum to one.
 
 Gauss-Legendre nodes are found by Newton's method on the Legendre polynomial as a function of the angle, in O(n^2); the
-weights keep all their digits also near the ends, where a recurrence in x = cos(angle) loses them.
+weights keep all their digits also near the ends, where a recurrence in x = cos(angle) loses them. Fejér's second rule
+has its nodes at cos(pi k / (n + 1)): about as exact, and 2 n + 1 nodes have the n among them.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from interp_plugins.core.conventions import as_captum
 from interp_plugins.core.errors import InputError, unknown
 
-RULES = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid")
+RULES = ("gausslegendre", "fejer", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid")
 MOST_STEPS = 100_000  # nodes of a rule; more would only look like precision, see `check_steps`
 
 
@@ -46,17 +48,23 @@ def check_steps(method: str, n_steps: int) -> None:
 def quadrature(method: str, n: int) -> Quadrature:
     """The rule of that name with n nodes.
 
-    Gauss-Legendre converges exponentially for smooth integrands; for nets with ReLU kinks all rules are alike (1/n).
+    Gauss-Legendre and Fejér's rule converge exponentially for smooth integrands; for nets with ReLU kinks all rules are
+    alike (1/n).
     The trapezoid's weights are 1/(n-1), halved at the ends, so that they sum to one (Captum's sum to (n-1)/n).
     """
     check_steps(method, n)
-    return _rule(method, int(n))
+    rule = _rule(method, int(n))
+    if method == "riemann_trapezoid" and as_captum():
+        return Quadrature(rule.nodes, tuple(w * (n - 1) / n for w in rule.weights))
+    return rule
 
 
 @lru_cache(maxsize=64)
 def _rule(method: str, n: int) -> Quadrature:
     if method == "gausslegendre":
         nodes, weights = _gauss_legendre(n)
+    elif method == "fejer":
+        nodes, weights = _fejer(n)
     elif method == "riemann_trapezoid":
         nodes, weights = np.linspace(0, 1, n), np.full(n, 1 / (n - 1))
         weights[[0, -1]] /= 2
@@ -87,6 +95,20 @@ def _gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
     near, weight = np.sin(angle / 2) ** 2, 1 / slope**2  # the nodes of the left half
     odd = n % 2
     return np.concatenate([near, 1 - near[::-1][odd:]]), np.concatenate([weight, weight[::-1][odd:]])
+
+
+def _fejer(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fejér's second rule (Waldvogel, BIT 2006): the rule of Clenshaw and Curtis without the path's two ends.
+
+    The weights are w_k = 2 sin(a_k) / m * sum over odd p < m of sin(p a_k) / p, with a_k = pi k / m and m = n + 1.
+    """
+    m = n + 1
+    angle = np.pi * np.arange(1, m) / m
+    series = np.zeros(2 * m)
+    odd = np.arange(1, 2 * (m // 2), 2)
+    series[odd] = 1 / odd
+    weights = -2 * np.sin(angle) / m * np.fft.fft(series).imag[1:m]
+    return np.sin(angle / 2) ** 2, (weights + weights[::-1]) / 2
 
 
 def _legendre(angle: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -280,5 +280,5 @@ def check_methods(methods: Sequence[tuple[str, bool]]) -> None:
             raise InputError(
                 f"compile=: {name} is not compiled: it reads or sets layers, changes the rules of single functions, or "
                 "makes too few or too different passes to pay for compiling. Path methods, perturbation methods and "
-                "those of coalitions, at the input, are (docs/performance.md). Leave compile= out, or explain apart."
+                "those of coalitions, at the input, are (docs/dev/performance.md). Leave compile= out, or call twice."
             )

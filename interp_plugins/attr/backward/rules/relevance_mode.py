@@ -54,7 +54,7 @@ def rule_of(module: nn.Module) -> RelevanceRule | None:
         return Gamma(float(given.gamma), eps, zero_bias, signed=False)
     if "Alpha1_Beta0_Rule" in names:
         return PositiveWeights(eps, zero_bias)
-    if isinstance(given, str) or "PropagationRule" in names:
+    if isinstance(given, (str, int, float)) or "PropagationRule" in names:
         raise InputTypeError(
             f"Please select propagation rules inherited from class PropagationRule for module: {module}; got "
             f"{describe(given)}."

@@ -11,7 +11,9 @@ alone, shows none. Sums stay complete. A single contribution has nothing to canc
 there: behind the input itself, a product, a maximum or another nonlinearity.
 
 Functions that not every number may be put into (logarithms, roots, reciprocals, powers) keep rescale's rule, since
-z' + d+ alone may lie outside; so do the others where a value overflows on the way.
+z' + d+ alone may lie outside; so do the others where a value overflows on the way, and exponentials where d+ or d-
+alone would explain a thousand times what the function gives: e+ and e- cancel then, and in float32 nothing is left of
+their sum (a softmax written out as exp and sum).
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ _PARTLY_DEFINED = words(
     xlogypower"""
 )
 _DEFINED = ELEMENTWISE - _PARTLY_DEFINED
+_EXPONENTIAL = words("exp exp2")
+_DWARFED = 1e3  # times the larger of f(z) and f(z')
 
 
 class RevealCancelMode(PairedMode):
@@ -150,8 +154,10 @@ class _Nonlinearity:
         (z,), (base,), (g,), (up, down) = self.call.xs, bases(self.call), grads, parts.xs
         (y,), (y_base,), (y_up,), (y_down,) = (self.call.run([v]) for v in (z, base, base + up, base + down))
         effects = (y_up - y_base + y - y_down) / 2, (y_down - y_base + y - y_up) / 2
-        finite = effects[0].isfinite() & effects[1].isfinite()
-        rescaled = None if bool(finite.all()) else Rescale(self.eps)(self.call, grads)[0]
+        apart = effects[0].isfinite() & effects[1].isfinite()
+        if self.call.name in _EXPONENTIAL:
+            apart &= torch.maximum(effects[0].abs(), effects[1].abs()) <= _DWARFED * torch.maximum(y, y_base)
+        rescaled = None if bool(apart.all()) else Rescale(self.eps)(self.call, grads)[0]
         plain = None
         found = []
         for effect, change in zip(effects, (up, down), strict=True):
@@ -160,5 +166,5 @@ class _Nonlinearity:
                 plain = self.call.pull(grads)[0]
             ratio = g * effect / torch.where(moved, change, 1)
             ratio = ratio if plain is None else torch.where(moved, ratio, plain)
-            found.append(ratio if rescaled is None else torch.where(finite, ratio, rescaled))
+            found.append(ratio if rescaled is None else torch.where(apart, ratio, rescaled))
         return found

@@ -1,0 +1,1 @@
+"""Captum's paths below `captum.attr._core`, for code that imports from there."""
