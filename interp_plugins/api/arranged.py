@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from interp_plugins.api.named_inputs import by_name, goes_along, in_order
+from interp_plugins.api.preprocess import encoded
 from interp_plugins.core.forward import Call
 from interp_plugins.core.layout import ChannelLayout, layout_of
 from interp_plugins.core.missing import Gaps, gaps_of
@@ -31,6 +32,7 @@ class Arranged:
         feature_mask: likewise.
         layout: how results go back to where the user has the channels; None: they are first.
         gaps: where values are missing; None: nowhere.
+        samples: the samples' names, where the inputs came from files; else None.
     """
 
     func: Callable[..., Any]
@@ -43,9 +45,11 @@ class Arranged:
     feature_mask: Any
     layout: ChannelLayout | None
     gaps: Gaps | None = None
+    samples: tuple[str, ...] | None = None
 
     def back(self, exp: Any) -> Any:
         """An explanation as the user has the inputs: with its gaps, its channels where they were."""
+        exp = exp if self.samples is None else replace(exp, names=self.samples)
         exp = exp if self.gaps is None else self.gaps.back(exp)
         return exp if self.layout is None else self.layout.back(exp)
 
@@ -60,15 +64,12 @@ def arranged(
     feature_mask: Any,
     forward_kwargs: Mapping[str, Any] | None,
     output: Any,
+    preprocess: Any = None,
 ) -> Arranged:
     """Arrange what `interp_plugins.explain` was given; its arguments."""
-    func, names, xs = model, None, inputs
-    if isinstance(inputs, Mapping):
-        along = {n: v for n, v in inputs.items() if isinstance(v, Tensor) and not is_float(v) and goes_along(n, v)}
-        along = along if len(along) < len(inputs) else {}  # a mask alone is what is meant
-        inputs = {n: v for n, v in inputs.items() if n not in along}
-        func, names, xs = by_name(model, inputs, tuple(along)), tuple(inputs), tuple(inputs.values())
-        forward_kwargs = {**along, **(forward_kwargs or {})}
+    inputs, spec, samples = encoded(model, inputs, preprocess, spec)
+    func, names, xs, forward_kwargs = positional(model, inputs, forward_kwargs)
+    if names is not None:
         baselines = in_order(baselines, names, "baselines")
         feature_mask = in_order(feature_mask, names, "feature_mask")
     layout, spec = layout_of(xs, spec, methods)
@@ -78,7 +79,26 @@ def arranged(
         baselines, feature_mask = layout.first(baselines, xs), layout.first(feature_mask, xs)
         xs = first
     func = Call(func, forward_kwargs, output) if forward_kwargs or output is not None else func
-    return Arranged(func, xs, names, methods, params, spec, baselines, feature_mask, layout)
+    return Arranged(func, xs, names, methods, params, spec, baselines, feature_mask, layout, None, samples)
+
+
+def positional(
+    model: Callable[..., Any], inputs: Any, forward_kwargs: Mapping[str, Any] | None
+) -> tuple[Callable[..., Any], tuple[str, ...] | None, Any, Mapping[str, Any] | None]:
+    """The model as a function of inputs by position, their names, the inputs, and keyword arguments of every call.
+
+    Args:
+        model: any callable.
+        inputs: a tensor or a tuple, which stay; or a dict by name, of which masks and ids of places go along.
+        forward_kwargs: further keyword arguments.
+    """
+    if not isinstance(inputs, Mapping):
+        return model, None, inputs, forward_kwargs
+    along = {n: v for n, v in inputs.items() if isinstance(v, Tensor) and not is_float(v) and goes_along(n, v)}
+    along = along if len(along) < len(inputs) else {}  # a mask alone is what is meant
+    named = {n: v for n, v in inputs.items() if n not in along}
+    func = by_name(model, named, tuple(along))
+    return func, tuple(named), tuple(named.values()), {**along, **(forward_kwargs or {})}
 
 
 def without_gaps(given: Arranged, args: Any) -> tuple[Arranged, Any]:

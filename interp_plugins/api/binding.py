@@ -37,6 +37,16 @@ SUPPLIED = {
 }  # fmt: skip
 
 
+def first_looks(kind: str) -> list[str]:
+    """The methods that answer at once, the one made for this kind of data first; the next is for where it cannot.
+
+    Args:
+        kind: of the data, as `InputSpec.kind` has it.
+    """
+    fitting = [method_info(name) for name in list_methods() if kind in method_info(name).traits.first_look]
+    return [one.name for one in sorted(fitting, key=lambda one: len(one.traits.first_look))]
+
+
 @dataclass(frozen=True)
 class Bound:
     """A method object ready to run.
@@ -75,6 +85,29 @@ class Bound:
         return not alone and (self.traits.shares_tolerance if refined else self.traits.shares_targets)
 
 
+def draws(methods: Any, options: Mapping[str, Any]) -> bool:
+    """Whether methods draw random numbers, or might: then samples are explained one by one, each with its own seed.
+
+    Args:
+        methods: as for `interp_plugins.explain`.
+        options: its further arguments.
+    """
+    if isinstance(options.get("baselines"), str) and options["baselines"] in ("uniform", "gaussian"):
+        return True
+    if callable(options.get("baselines")):
+        return True
+    many = [methods] if isinstance(methods, str) or hasattr(methods, "attribute") else list(methods)
+    for method in many:
+        takes = method_info(method).takes if isinstance(method, str) else arguments_of(method)
+        if takes & {"seed", "generator"} or not _ours(method):
+            return True
+    return False
+
+
+def _ours(method: Any) -> bool:
+    return isinstance(method, str) or type(method).__module__.startswith("interp_plugins.")
+
+
 def of_object(method: Any, params: dict[str, Any]) -> Bound:
     """A method object with its parameters, and what the registry knows of it."""
     info = contract_of(method)
@@ -100,12 +133,15 @@ def bind_methods(
     """
     if methods is None:
         methods = DEFAULT_METHODS_OF_ROWS if spec.kind in ("tabular", "text") else DEFAULT_METHODS
-    wanted = _as_pairs(methods)
+    wanted = as_pairs(methods)
     if layer is not None and any(map(is_script, modules_of(func))):
         for one in layer if isinstance(layer, list) else [layer]:
             module = resolve_layer(func, one).module
             assert not isinstance(module, str)
             refuse_script(module)
+    slip = params.get("method")
+    if isinstance(slip, str) and slip in {"ig", *list_methods()}:  # not the rule of a path integral
+        raise InputTypeError(f"explain() takes methods=, not method=: you mean methods={slip!r}.")
     bound, taken = [], set()
     for what, own_params in wanted:
         if isinstance(what, str):
@@ -125,7 +161,8 @@ def bind_methods(
     return bound
 
 
-def _as_pairs(methods: Any) -> list[tuple[Any, dict[str, Any]]]:
+def as_pairs(methods: Any) -> list[tuple[Any, dict[str, Any]]]:
+    """Methods in any form that `interp_plugins.explain` takes, as pairs of a name or object and its parameters."""
     if isinstance(methods, str) or (hasattr(methods, "attribute") and not isinstance(methods, type)):
         return [(methods, {})]
     if isinstance(methods, Mapping):
@@ -191,7 +228,8 @@ def _bind_name(
             f"{info.name} has no parameter {wrong[0]!r}.{did_you_mean(wrong[0], known)} "
             f"Its parameters: {', '.join(known)}."
         )
-    params = {k: v for k, v in defaults.items() if k in takes} | {k: given[k] for k in used if k in takes}
+    left = set(info.traits.go_together) if used & set(info.traits.go_together) else set()
+    params = {k: v for k, v in defaults.items() if k in takes - left} | {k: given[k] for k in used if k in takes}
     return of_object(method, params), used
 
 

@@ -1,16 +1,16 @@
-"""What `explain` refuses before anything runs: arguments of the wrong kind, numbers out of range."""
+"""What `explain` refuses: arguments of the wrong kind, numbers out of range, maps of nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from interp_plugins.core.batching import check_chunk
-from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.errors import InputError, InputTypeError, LayerError
 from interp_plugins.core.random import check_seed
-from interp_plugins.core.tensors import describe
+from interp_plugins.core.tensors import as_tuple, describe
 
 
 def check_options(
@@ -40,3 +40,19 @@ def check_threshold(threshold: Any) -> None:
         return
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
         raise InputError(f"threshold must be a probability between 0 and 1, or None, got {threshold!r}.")
+
+
+def check_found(method: str, maps: Any, inputs: Sequence[Tensor]) -> None:
+    """What a method gave.
+
+    Raises:
+        LayerError: an empty map of an input that is not (GuidedGradCam, where the layer's map cannot be enlarged).
+    """
+    found = as_tuple(maps)
+    if len(found) == len(inputs):
+        for i, (m, x) in enumerate(zip(found, inputs, strict=True)):
+            if isinstance(m, Tensor) and x.numel() and not m.numel():
+                raise LayerError(
+                    f"{method} gave an empty map for inputs[{i}] of shape {tuple(x.shape)}: the layer's map cannot be "
+                    "enlarged to it. Choose a layer whose tensor is laid out like the input."
+                )

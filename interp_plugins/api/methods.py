@@ -26,6 +26,7 @@ class MethodCard:
         data: "any", "image" or "transformer": what it is for.
         cost: forward and backward passes per sample; n is `n_steps` or `n_samples`, d the number of features or
             windows, c of channels.
+        signed: whether its maps tell what raises the score from what lowers it; else they say how much alone.
         axioms: what holds for every model.
         assumes: what has to be true for the map to mean what it says.
         trust: what the randomisation check found: "passes", "fails" or "not checked" (docs/methods.md has the numbers).
@@ -40,6 +41,7 @@ class MethodCard:
     layer: bool
     data: str
     cost: str
+    signed: bool
     axioms: tuple[str, ...]
     assumes: str
     trust: str
@@ -54,7 +56,7 @@ class MethodCard:
         reads = info.site == "layer" or "layer" in info.constructor_takes
         return cls(
             info.name, info.title, info.aliases, info.needs, info.site, reads, info.applies_to, plain.cost,
-            plain.axioms, plain.assumes, trust, info.reference,
+            not info.traits.unsigned, plain.axioms, plain.assumes, trust, info.reference,
         )  # fmt: skip
 
     def __str__(self) -> str:
@@ -98,18 +100,27 @@ class MethodCards(Sequence[MethodCard]):
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-_COLUMNS = ("name", "over", "layer", "needs", "for", "passes per sample", "randomisation check")
+_COLUMNS = ("name", "over", "layer", "needs", "for", "passes per sample", "sign", "randomised")
 
 
 def _row(one: MethodCard) -> tuple[str, ...]:
     data = {"any": "any input", "image": "pictures", "transformer": "transformers"}[one.data]
-    return (one.name, one.site, "yes" if one.layer else "", one.needs, data, one.cost, one.trust)
+    return (
+        one.name,
+        one.site,
+        "yes" if one.layer else "",
+        one.needs,
+        data,
+        one.cost,
+        "+ -" if one.signed else "+",
+        one.trust,
+    )
 
 
 def _text(value: object) -> str:
     """A value of a card in words; "" for nothing."""
     if isinstance(value, bool):
-        return "yes" if value else ""
+        return "yes" if value else "no"
     return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 

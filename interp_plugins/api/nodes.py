@@ -18,6 +18,7 @@ from interp_plugins.api.arranged import Arranged
 from interp_plugins.core.errors import InputError, ModelError
 from interp_plugins.core.fixed import unmarked
 from interp_plugins.core.forward import Call, select_output
+from interp_plugins.core.literals import map_literals
 from interp_plugins.core.rows import RowFacts
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple, describe, own_tree
@@ -108,6 +109,10 @@ def node_target(target: Any, output: Tensor, nodes: int) -> Any:
     """
     if output.ndim not in (2, 3) or tuple(output.shape[:2]) != (1, nodes) or nodes == 1:
         return target
+    return map_literals(target, lambda one: _node_literal(one, output, nodes))
+
+
+def _node_literal(target: Any, output: Tensor, nodes: int) -> Any:
     if output.ndim == 2:  # a value per node
         return AllNodes(None) if target is None else target
     if target is None:
