@@ -19,14 +19,13 @@ from interp_plugins import __version__
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.report import collect
 from interp_plugins.core.tensors import as_tuple
-from interp_plugins.metrics.registry import MetricInfo, metric_info
+from interp_plugins.metrics.registry import ASKING, GIVEN, MetricInfo, metric_info
 from interp_plugins.metrics.rows import Judged, maps_of
 from interp_plugins.metrics.score import Score
 from interp_plugins.metrics.undefined import collect_reasons
 
 UNKNOWN_REASON = "the value is not finite"
-_GIVEN = {"masks": "masks", "truth": "truth", "pair": "other", "order": "model"}
-_Row = tuple[float, str | None, float | None]  # value, reason, chance
+_Row = tuple[Any, str | None, float | None]  # value (or what is kept of a sample), reason, chance
 
 
 def metric(name: str, **params: Any) -> Metric:
@@ -76,13 +75,24 @@ class Metric:
     @property
     def higher_is_better(self) -> bool | None:
         """Direction; None where neither end is better."""
-        return self.info.higher_is_better
+        info = self.info
+        return info.higher_is_better if info.direction is None else info.direction(self.params)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of all updates so far."""
+        return self._passes
+
+    @property
+    def backward_passes(self) -> int:
+        """Backward passes of all updates so far."""
+        return self._backward
 
     def reset(self) -> None:
         """Forget all samples that were judged."""
         self._rows: dict[Any, _Row] = {}
         self._numbered = False
-        self._passes, self._seconds = 0, 0.0
+        self._passes, self._backward, self._seconds = 0, 0, 0.0
 
     def update(self, exp: Judged, *, ids: Sequence[Any] | Tensor | None = None, **given: Any) -> Tensor:
         """Judge a batch and keep what was found.
@@ -94,7 +104,7 @@ class Metric:
                 with `inputs=` where maps are given; further arguments go to the metric's function.
 
         Returns:
-            (N,) float64: the batch's values.
+            (N,) float64: the batch's values; of a metric of data sets, as they are among the samples so far.
 
         Raises:
             InputError: what the metric needs is missing; ids that do not fit; a sample seen before with another value.
@@ -104,13 +114,20 @@ class Metric:
         begun = time.perf_counter()
         with collect_reasons() as reasons, collect() as report:
             values, chances = self._judge(exp, keys, dict(given))
+        pooled = self.info.record is not None
         rows = {
-            key: _row(value, reasons.get(i), chance)
-            for i, (key, value, chance) in enumerate(zip(keys, values.tolist(), chances))
+            key: (value, reasons.get(i), None) if pooled else _row(value, reasons.get(i), chance)
+            for i, (key, value, chance) in enumerate(
+                zip(keys, values if pooled else values.tolist(), chances, strict=True)
+            )
         }
         self._rows = _joined(self._rows, rows)
+        if pooled:
+            found = self._values()
+            values = torch.tensor([found[key][0] for key in keys], dtype=torch.float64)
         self._seconds += time.perf_counter() - begun
         self._passes += report.get("forward_passes", 0)
+        self._backward += report.get("backward_passes", 0)
         return values
 
     def _keys(self, ids: Sequence[Any] | Tensor | None, n: int) -> list[Any]:
@@ -122,25 +139,29 @@ class Metric:
             raise InputError(f"{len(keys)} ids for {n} samples: give one per sample.")
         return keys
 
-    def _judge(self, exp: Judged, keys: list[Any], given: dict[str, Any]) -> tuple[Tensor, list[float | None]]:
-        """Values (N,), and what a map without knowledge gets, per sample."""
+    def _judge(self, exp: Judged, keys: list[Any], given: dict[str, Any]) -> tuple[Any, list[float | None]]:
+        """Values (N,), or what is kept of each sample, and what a map without knowledge gets, per sample."""
         info, params = self.info, dict(self.params)
-        needed = _GIVEN.get(info.needs)
+        needed = GIVEN.get(info.needs)
         second = given.pop(needed, None) if needed else None
         if needed and second is None and not (needed == "masks" and getattr(exp, "region", None) is not None):
             raise InputError(f"{self.name} needs {needed}= beside the maps: update(exp, {needed}=...).")
         if "ids" in info.parameters:
-            params["ids"] = torch.tensor([_number(key) for key in keys])
-        if info.needs == "order":
-            inputs = given.pop("inputs", exp if maps_of(exp) is not exp else None)
-            if inputs is None:
+            params["ids"] = torch.tensor([id_number(key) for key in keys])
+        if info.needs in ASKING:
+            inputs = given.pop("inputs", None)
+            own = inputs is None and maps_of(exp) is not exp
+            if inputs is None and not own:
                 raise InputError(f"{self.name} asks the model: give an Explanation, or inputs= beside the maps.")
-            arguments: tuple[Any, ...] = (second, inputs, None if inputs is exp else exp)
+            arguments: tuple[Any, ...] = (second, exp, None) if own else (second, inputs, exp)
         else:
             arguments = (exp, second) if needed else (exp,)
         for key in given:
-            if key not in info.parameters and not (key == "baselines" and info.needs == "order"):
+            if key not in info.parameters and not (key == "baselines" and info.needs in ASKING):
                 raise unknown(f"argument of {self.name}", key, [*filter(None, [needed]), *info.parameters])
+        if info.record is not None:
+            baselines = given.pop("baselines", None)
+            return info.record((*arguments, baselines), **params, **given), [None] * len(keys)
         values = info.function(*arguments, **params, **given)
         if not callable(info.chance):
             return values, [info.chance] * len(keys)
@@ -152,6 +173,17 @@ class Metric:
         fresh.update(exp, ids=ids, **given)
         return fresh.compute()
 
+    def _values(self) -> dict[Any, _Row]:
+        """Value, reason and chance of each sample, in the order of their ids."""
+        rows = dict(sorted(self._rows.items(), key=lambda item: (str(type(item[0])), item[0])))
+        if self.info.compare is None:
+            return rows
+        values, why = self.info.compare([record for record, _, _ in rows.values()], **self.params)
+        return {
+            key: (value, reason or alone, None)
+            for (key, (_, reason, _)), value, alone in zip(rows.items(), values, why, strict=True)
+        }
+
     def compute(self) -> Score:
         """The score of all samples so far.
 
@@ -160,7 +192,7 @@ class Metric:
         """
         if not self._rows:
             raise InputError(f"{self.name} has judged nothing yet: call update(exp) first.")
-        rows = dict(sorted(self._rows.items(), key=lambda item: (str(type(item[0])), item[0])))
+        rows = self._values()
         chances = [chance for _, _, chance in rows.values() if chance is not None and not math.isnan(chance)]
         return Score(
             self.name,
@@ -174,7 +206,8 @@ class Metric:
             self._passes,
             self._seconds,
             self.params.get("seed", 0),
-            {"interp_plugins": __version__, "torch": torch.__version__},
+            {"interp_plugins": __version__, "torch": torch.__version__, **self.info.versions},
+            self._backward,
         )
 
     def merge(self, *others: Metric) -> Metric:
@@ -197,7 +230,23 @@ class Metric:
             rows = one._rows if shift is None else {key + shift: row for key, row in one._rows.items()}
             found._rows, found._numbered = _joined(found._rows, rows), one._numbered
             found._passes, found._seconds = found._passes + one._passes, found._seconds + one._seconds
+            found._backward += one._backward
         return found
+
+    def sync(self) -> Metric:
+        """The metric of all processes, where `torch.distributed` runs several; else itself.
+
+        Every process must call it. Samples that a sampler gave to two processes (`DistributedSampler` repeats some to
+        fill up) count once, if `update` was given their ids.
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self
+        states: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(states, self.state_dict())
+        parts = [Metric(self.name, **self.params) for _ in states]
+        for part, state in zip(parts, states):
+            part.load_state_dict(state)
+        return parts[0].merge(*parts[1:])
 
     def state_dict(self) -> dict[str, Any]:
         """What was found so far, in plain Python."""
@@ -205,13 +254,14 @@ class Metric:
             "rows": dict(self._rows),
             "numbered": self._numbered,
             "passes": self._passes,
+            "backward": self._backward,
             "seconds": self._seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self._rows, self._numbered = dict(state["rows"]), state["numbered"]
-        self._passes, self._seconds = state["passes"], state["seconds"]
+        self._passes, self._backward, self._seconds = state["passes"], state["backward"], state["seconds"]
 
     def __repr__(self) -> str:
         params = "".join(f", {key}={value!r}" for key, value in self.params.items())
@@ -233,7 +283,7 @@ def _plain(ids: Sequence[Any] | Tensor) -> list[Any]:
     return keys
 
 
-def _number(key: int | str) -> int:
+def id_number(key: int | str) -> int:
     """A number for draws of a sample: the id, or one that its text decides on every machine."""
     if isinstance(key, int):
         return key
@@ -249,8 +299,9 @@ def _joined(rows: dict[Any, _Row], more: dict[Any, _Row]) -> dict[Any, _Row]:
     """Rows of both; a sample in both has one value."""
     for key in rows.keys() & more.keys():
         before, now = rows[key][0], more[key][0]
-        if before != now and not (math.isnan(before) and math.isnan(now)):
+        if before != now and not (before != before and now != now):  # NaN is NaN
             raise InputError(
-                f"Sample {key!r} has two values, {before!r} and {now!r}: one id is one sample, with one map."
+                f"Sample {key!r} has two values, {str(before)[:60]} and {str(now)[:60]}: one id is one sample, with "
+                "one map."
             )
     return {**more, **rows}

@@ -5,9 +5,14 @@ python -m interp_plugins.metrics.page > docs/metrics.md
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import interp_plugins.metrics as metrics
+from interp_plugins.metrics import from_quantus, trust_table
 from interp_plugins.metrics.registry import KINDS, NEEDS, MetricInfo, list_metrics, metric_info
 
+META = Path(__file__).parents[2] / "docs" / "benchmark" / "meta.json"  # of a checkout, where the page is made
 _HEAD = """# Metrics
 
 Made from the registry by `python -m interp_plugins.metrics.page > docs/metrics.md`; do not edit.
@@ -54,7 +59,96 @@ and classes. `features=` says what goes together (superpixels, words, columns), 
 numbers from one set of rows: `.deletion_auc`, `.insertion_auc`, `.srg`, `.aopc()`. The least first is insertion read
 backwards, so `srg` costs no more than the two curves. Three traps: what is removed leaves the data, so compare under
 one baseline; a probability saturates and a logit does not, so say which by `target=`; and a map that lies on the object
-without regard to the model scores well, so look at the randomisation check of docs/methods.md as well.
+without regard to the model scores well, so look at the randomisation metrics as well.
+
+What asks a method again (*robustness*, *randomisation*) takes `(model, inputs, maps)` or `(model, exp)`, and
+`explain=`, how maps are made: a name, `(name, parameters)`, a method object, `Explainer(...)` for all that it needs, or
+a function `(model, inputs, target) -> maps`. An `exp` knows its method; what it does not keep is noticed and asked for.
+`planned_passes(name, model, inputs, explain=...)` says before what it will cost. E is what one map costs.
+
+```python
+from interp_plugins.metrics import explained_neighbours, planned_passes, randomisation_curves
+
+near = explained_neighbours(model, exp, n_neighbours=4)  # one set of neighbours,
+near.sensitivity_max, near.sensitivity_avg, near.local_lipschitz, near.continuity  # all numbers about them
+near.left_out  # neighbours of another class, which do not count
+curves = randomisation_curves(model, exp, stages=2)
+curves.stages, curves.upper_half()
+planned_passes("sensitivity_avg", model, x, explain="saliency", target=0).backward
+```
+
+Stable is not right: a constant map is the most stable of all, and noise passes randomisation best. Neighbours are noise
+of `radius=` times the sample's own spread; `sensitivity_max(explanation_func, inputs)` has Captum's arguments, and its
+absolute 0.02. A method that draws is asked with one seed for sample and neighbour, so that its own noise does not count
+as sensitivity. Random weights stand in the place of the model's own, which are never written to.
+
+**Rows are shared.** Where rows do not follow the map (random subsets, single removals, noise), one set of them serves
+all methods, so that methods are compared on the same draws; where they do, the ends of the curves and all rows that
+agree are shared. `judge_together` asks each row once, and `dry_run=True` tells before how many there will be;
+`shared_rows()` is the scope in which any calls share.
+
+```python
+from interp_plugins.metrics import judge_together
+
+maps = {"gradient": x, "noise": torch.randn_like(x)}
+plan = judge_together(model, x, maps, ["srg", "faithfulness_correlation"], target=3, dry_run=True)
+plan.forward_passes, plan.passes["faithfulness_correlation"]  # the second method asks nothing
+found = judge_together(model, x, maps, ["srg", "faithfulness_correlation"], target=3, ids=["first", "second"])
+found.values["srg"]["noise"], found.metrics["srg"]["gradient"].compute()
+```
+
+- Draws depend on `seed=` and the sample's id. Without ids all samples of a plain function have the same draws.
+- `infidelity` has Captum's arguments and numbers. `metric("infidelity")`, the function `map_infidelity`, makes its own
+  perturbations: noise for maps that do not hold the input as a factor, removals for maps that do.
+- `road` fills removed pixels in from their neighbours, so no edge is left to read. `sic` and `aic` measure information
+  by zlib, whose version stands in `Score.versions`.
+- `average_drop`, `average_gain`, `average_increase`, `sic` and `road(measure="probability")` are of probabilities: a
+  class given as `target=` means its softmax over axis 1; a function of the output is taken as it is.
+- `consistency_classes` and `sufficiency_classes` compare all pairs of samples of a data set: `metric(name)` does so
+  over batches.
+
+## Can I trust these maps?
+
+`evaluate` judges methods on tensors or on a loader: maps are explained once, rows that several ask go through the model
+once, and no value depends on batches, their order or the number of processes.
+
+```python
+from interp_plugins import evaluate
+
+scores = evaluate(model, x, methods=("saliency", "ig"), metrics=("srg", "entropy"), controls=("control.random",))
+scores["saliency", "srg"]  # mean, interval, n, chance; scores.to_df(), .plot(), .to_html(path), .save(path)
+evaluate(model, x, "saliency", "srg", dry_run=True)  # rows forward and backward, before anything is done
+```
+
+A control is a map that ignores the model: `control.random`, `control.constant`, `control.input`, `control.edges`,
+`control.centre`.
+
+`compare_methods` says which method to use for one model. The model must have learnt something: its answers must tell
+the samples apart better than those of its shuffled weights do, and be right more often than the most frequent class
+where labels are there. A method must be above random maps and above all maps that ignore the model, beyond the paired
+interval of `srg`; it must notice that the upper half of the net is shuffled (rank correlation of at most 0.5, or half
+of its gain lost); and what promises to add up must. Those that pass are ranked by `srg`. What the samples cannot tell
+apart is decided by masks, where they are given, and by the number of passes.
+
+```python
+from interp_plugins import compare_methods
+
+found = compare_methods(model, x, ("saliency", "input_x_gradient"), budget="fast")
+found.best  # None where no method passes
+found.why()  # in sentences: numbers, n, intervals, p, and what was not tested
+```
+
+`road` and stability are not in the ranking: where the truth is known, the order by `road` is less that of the truth
+than the order by `srg`, and stabilities prefer a map that never changes (the table below).
+
+`found.show()` draws it, `found.to_html(path)` is a page, `found.table` and `found.to_df()` hold all numbers. It says
+which map is faithful to the model, and nothing of whether the model is right about the world.
+
+## The rest
+
+`as_torchmetric(name)` is a metric as torchmetrics has them, for `self.log` and collections. `store.evaluate(metrics)`
+judges maps that are on the disk ([store.md](store.md)), `AttributionCallback(metrics=...)` those of a training
+([lightning.md](lightning.md)).
 
 `agreement_matrix(exps, measure)` compares every two of several methods. Metrics of one's own are one file with
 `@register_metric`.
@@ -71,7 +165,9 @@ def metrics_page() -> str:
             rows = [head, ["---"] * len(head), *(_row(metric_info(name)) for name in names)]
             lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
             parts.append("\n".join([f"## {kind.capitalize()}", "", *lines, ""]))
-    return "\n".join(parts)
+    parts.append(trust_table.table(json.loads(META.read_text(encoding="utf-8"))))
+    parts.append(from_quantus.table())
+    return "\n".join(parts).rstrip("\n")
 
 
 def _row(info: MetricInfo) -> list[str]:

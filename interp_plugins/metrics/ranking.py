@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError, unknown
+from interp_plugins.metrics.draws import element_keys
 from interp_plugins.metrics.rows import wide
 
 TIES = ("random", "index")
-_STREAM = 0x9E3779B97F4A7C15 - 2**64  # the constants of splitmix64, as signed numbers
-_MIX = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
 def average_ranks(rows: Tensor) -> Tensor:
@@ -53,7 +52,7 @@ def descending(rows: Tensor, ties: str = "random", seed: int = 0, ids: Tensor | 
     values, order = rows.sort(dim=1, descending=True, stable=True)
     if ties == "index" or not bool((values[:, 1:] == values[:, :-1]).any()):
         return order
-    first = _keys(rows, seed, ids).argsort(dim=1, stable=True).expand(rows.shape)
+    first = element_keys(seed, ids, rows.shape[1]).to(rows.device).argsort(dim=1, stable=True).expand(rows.shape)
     again = rows.gather(1, first).argsort(dim=1, descending=True, stable=True)
     return first.gather(1, again)
 
@@ -69,27 +68,6 @@ def largest(rows: Tensor, k: int, ties: str = "random", seed: int = 0) -> Tensor
         found = found.clone()
         found[tied] = descending(rows[tied], ties, seed)[:, :k]
     return found
-
-
-def _keys(rows: Tensor, seed: int, ids: Tensor | None) -> Tensor:
-    """A pseudo-random number per sample and element, of (seed, sample, element) alone: (N, D), or (1, D)."""
-    numbers = torch.zeros(1, dtype=torch.int64) if ids is None else ids.to(torch.int64)
-    start = _mixed(numbers + _mixed(torch.tensor([seed], dtype=torch.int64)))
-    elements = torch.arange(1, rows.shape[1] + 1, dtype=torch.int64)
-    return _mixed(start[:, None] + elements[None] * _STREAM).to(rows.device)
-
-
-def _mixed(x: Tensor) -> Tensor:
-    """The finaliser of splitmix64: neighbouring numbers become unrelated ones."""
-    x = x + _STREAM
-    x = (x ^ _shifted(x, 30)) * _MIX[0]
-    x = (x ^ _shifted(x, 27)) * _MIX[1]
-    return x ^ _shifted(x, 31)
-
-
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """A shift to the right that brings in zeros."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def count_of(k: int | float, total: int, name: str = "k") -> int:

@@ -8,22 +8,33 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from interp_plugins.core.errors import unknown
 
+Record = tuple[int, Any]  # of a sample: its class, and what its map is compared by
 F = TypeVar("F", bound=Callable[..., Any])
+Rows = Callable[[int, tuple[int, int], Mapping[str, Any]], tuple[int, int]]
 
-KINDS = ("faithfulness", "localisation", "truth", "complexity", "agreement")
+KINDS = ("faithfulness", "robustness", "localisation", "truth", "complexity", "randomisation", "axioms", "agreement")
 NEEDS = {
     "maps": "the maps alone",
     "masks": "maps, and where the thing lies",
     "truth": "maps, and what is true of the elements",
     "pair": "two maps of each sample",
     "order": "the model, asked about rows that follow the map",
+    "scores": "the model, asked about rows that are the same for every map",
+    "dataset": "the model, and all samples of the data set",
+    "explainer": "the method, asked again",
+    "weights": "the method, asked again of a model with random weights",
 }
+
+
+ASKING = ("order", "scores", "dataset", "explainer", "weights")  # these take (model, inputs, maps)
+GIVEN = {"masks": "masks", "truth": "truth", "pair": "other", **dict.fromkeys(ASKING, "model")}
+REPEATING = ("explainer", "weights")  # these take `explain=` as well, how maps are made
 
 
 @dataclass(frozen=True)
@@ -42,9 +53,15 @@ class MetricInfo:
         scale_invariant: a map times a positive number gets the same value.
         sign_invariant: a map times -1 gets the same value.
         reference: paper or source.
-        cost: forward passes per sample; K is `steps`. "0" for what asks no model.
+        cost: forward passes per sample; K is `steps`, E what one map costs. "0" for what asks no model.
         says: the formula in a few words.
         options: keyword arguments that the function hands on to an engine.
+        rows: of what asks a method again: (number of samples, rows of one map forward and backward, parameters) -> rows
+            forward and backward in all; None: as `cost` says.
+        direction: parameters -> `higher_is_better`, where they decide; None: as it is.
+        versions: what else decides the numbers, and its version.
+        record: of what needs a data set: ((model, inputs, maps, baselines), parameters) -> what is kept per sample.
+        compare: of what needs a data set: (records of all samples, parameters) -> values, and why there are none.
     """
 
     name: str
@@ -60,6 +77,11 @@ class MetricInfo:
     cost: str
     says: str
     options: tuple[str, ...] = ()
+    rows: Rows | None = None
+    direction: Callable[[Mapping[str, Any]], bool] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    record: Callable[..., list[Record | None]] | None = None
+    compare: Callable[..., tuple[list[float], list[str | None]]] | None = None
 
     @functools.cached_property
     def parameters(self) -> tuple[str, ...]:
@@ -85,6 +107,11 @@ def register_metric(
     cost: str = "0",
     says: str,
     options: tuple[str, ...] = (),
+    rows: Rows | None = None,
+    direction: Callable[[Mapping[str, Any]], bool] | None = None,
+    versions: Mapping[str, str] | None = None,
+    record: Callable[..., list[Record | None]] | None = None,
+    compare: Callable[..., tuple[list[float], list[str | None]]] | None = None,
 ) -> Callable[[F], F]:
     """Function decorator: make a metric known by name; `MetricInfo` documents the arguments.
 
@@ -119,6 +146,11 @@ def register_metric(
             cost,
             says,
             options,
+            rows,
+            direction,
+            dict(versions or {}),
+            record,
+            compare,
         )
         return function
 
@@ -148,8 +180,10 @@ def list_metrics(*, kind: str | None = None, needs: str | None = None) -> list[s
     """Names of the registered metrics, sorted.
 
     Args:
-        kind: only those that judge this: "faithfulness", "localisation", "truth", "complexity", "agreement".
-        needs: only those that take this: "maps", "masks", "truth", "pair", "order".
+        kind: only those that judge this: "faithfulness", "robustness", "localisation", "truth", "complexity",
+            "randomisation", "axioms", "agreement".
+        needs: only those that take this: "maps", "masks", "truth", "pair", "order", "scores", "dataset",
+            "explainer", "weights".
 
     Raises:
         UnknownNameError: a kind or a need that there is not.

@@ -13,20 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.core.baseline import as_baselines, widened
-from interp_plugins.core.batching import check_chunk, chunks
-from interp_plugins.core.errors import InputError
-from interp_plugins.core.explanation import Explanation
-from interp_plugins.core.features import MaskFeatures
-from interp_plugins.core.forward import Forward, one_per_row
-from interp_plugins.core.guard import frozen
-from interp_plugins.core.random import check_seed
-from interp_plugins.core.report import note
-from interp_plugins.core.target import as_target
-from interp_plugins.core.tensors import as_tuple, check_inputs, widest
-from interp_plugins.metrics.masks import enlarged
+from interp_plugins.metrics.asking import about, asking
+from interp_plugins.metrics.feature_rows import feature_numbers, feature_sums
 from interp_plugins.metrics.ranking import descending
-from interp_plugins.metrics.rows import as_rows, reduced
+from interp_plugins.metrics.rows import as_rows
 
 # What the engine takes beside the formula's own parameters.
 OPTIONS = ("target", "additional_forward_args", "features", "reduce", "ties", "batch_size", "seed", "ids")
@@ -100,114 +90,43 @@ def removed(
     Raises:
         InputError: maps that do not fit the inputs, or an `Explanation` whose target is not known.
     """
-    check_chunk("batch_size", batch_size)
-    check_seed(seed)
-    given, maps, baselines, target = _asked(inputs, attributions, baselines, target, reduce)
-    with frozen(forward_func, seed=seed):
-        xs = check_inputs(given)
-        n = xs[0].shape[0]
-        shapes = _fitting(maps, xs)
-        references = as_baselines(baselines, xs, template=given)
-        forward = Forward.of(forward_func, n, as_target(target, n), additional_forward_args)
-        forward.samples = xs = widened(xs, references, forward.selected)
-        ranks, totals = _ranks(maps, features, ties, seed, ids)
+    given = about(inputs, attributions, baselines, target, reduce)
+    with asking(
+        forward_func, given, additional_forward_args=additional_forward_args, batch_size=batch_size, seed=seed
+    ) as questions:
+        ranks, totals = feature_ranks(given.maps, features, ties, seed, ids)
         plan = planner(totals)
-        ranks = ranks.to(xs[0].device)
         where = plan.asked.T.nonzero()  # rows are numbered (step, sample)
+        ranks = ranks.to(questions.device)
 
-        def work(start: int, stop: int) -> Tensor:
-            steps, rows = where[start:stop, 0], where[start:stop, 1]
+        def kept(at: Tensor) -> Tensor:
+            steps, rows = where[at, 0], where[at, 1]
             counts, deleting = plan.counts[rows, steps].to(ranks.device), plan.deleting[steps].to(ranks.device)
-            rows = rows.to(ranks.device)
-            kept = (ranks[rows] < counts[:, None]) ^ deleting[:, None]
-            parts = kept.split([shape.numel() for shape in shapes], dim=1)
-            mixed = [
-                torch.where(part.reshape(-1, *shape), x[rows], base[rows])
-                for part, shape, x, base in zip(parts, shapes, xs, references)
-            ]
-            return one_per_row(forward.changed(mixed, rows), len(rows)).detach().cpu().double()
+            return (ranks[rows.to(ranks.device)] < counts[:, None]) ^ deleting[:, None]
 
-        per_pass = forward.rows_per_pass(xs, batch_size)
-        found = torch.cat([scores for _, _, scores in chunks(len(where), per_pass, work)])
-        note(forward_passes=forward.passes["forward"])
+        found = questions.masked(where[:, 1], kept, [m.shape[1:] for m in given.maps])
     scores = torch.full(plan.counts.shape, torch.nan, dtype=torch.float64)
     scores[where[:, 1], where[:, 0]] = found
-    return Removed(scores, plan, totals, as_rows(maps))
+    return Removed(scores, plan, totals, as_rows(given.maps))
 
 
-def _asked(inputs: Any, attributions: Any, baselines: Any, target: Any, reduce: str | None) -> tuple[Any, ...]:
-    """Inputs, maps as a tuple, baselines and target; of an explanation what it knows."""
-    exp = inputs if isinstance(inputs, Explanation) else None
-    if exp is None:
-        if attributions is None:
-            raise InputError("attributions are missing: give the maps of these inputs, or an Explanation as inputs.")
-        maps = as_tuple(attributions)
-        axes = [1 if getattr(one, "ndim", 0) > 2 else None for one in maps]
-    else:
-        many = as_tuple(exp.inputs)
-        specs = [exp.spec.of_input(i, x) for i, x in enumerate(many)]
-        axes = [x.ndim - 1 if s.kind == "text" and x.ndim > 2 else s.channel_axis(x.ndim) for s, x in zip(specs, many)]
-        maps = as_tuple(exp.attributions if attributions is None else attributions)
-        if attributions is None and len(maps) == 1 and exp.layer is not None:
-            maps = tuple(one if axes[0] in (None, 1) else one.movedim(1, axes[0]) for one in enlarged(exp))
-        baselines = exp.baselines if baselines is None else baselines
-        if target is None and exp.target is None:
-            raise InputError(
-                "The Explanation knows no class index (its target is a function, or the model's only output): give "
-                "target= once more, lambda output: output for a model that returns one number per sample."
-            )
-        target = list(exp.target or ()) if target is None else target
-        inputs = exp.inputs
-    as_rows(maps)
-    return inputs, tuple(_by_place(one, axis, reduce) for one, axis in zip(maps, axes)), baselines, target
+def feature_ranks(
+    maps: tuple[Tensor, ...], features: Any, ties: str, seed: int, ids: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """When each element goes, int64 (N, D), and how many features there are (N,).
 
-
-def _by_place(one: Tensor, axis: int | None, reduce: str | None) -> Tensor:
-    """A map with a channel axis of size 1."""
-    if reduce is None:
-        return one
-    wide = one.detach().as_subclass(Tensor).to(widest(one.device))
-    if axis is None or axis >= one.ndim or one.shape[axis] == 1:
-        return reduced(wide, (), reduce)
-    return reduced(wide, (axis,), reduce).unsqueeze(axis)
-
-
-def _ranks(maps: tuple[Tensor, ...], features: Any, ties: str, seed: int, ids: Tensor | None) -> tuple[Tensor, Tensor]:
-    """When each element goes, int64 (N, D), and how many features there are (N,)."""
-    rows = as_rows(maps)
-    if features is None:
-        order = descending(rows, ties, seed, ids)
-        return order.argsort(dim=1), torch.full((rows.shape[0],), rows.shape[1])
-    positions = MaskFeatures(maps, features).positions()
-    numbers = torch.cat([p.expand(m.shape).reshape(m.shape[0], -1) for p, m in zip(positions, maps)], 1)
-    ordered, where = numbers.sort(dim=1)
-    new = torch.zeros_like(ordered)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    own = torch.empty_like(ordered).scatter_(1, where, new.cumsum(1))  # numbered within the sample
-    totals = own.amax(1) + 1
-    sums = rows.new_zeros(rows.shape[0], int(totals.max()))
-    sizes = sums.scatter_add(1, own, torch.ones_like(rows))
-    means = sums.scatter_add(1, own, rows) / sizes
-    means = torch.where(sizes > 0, means, -torch.inf)  # features that only other samples have go last
-    return descending(means, ties, seed, ids).argsort(dim=1).gather(1, own), totals.cpu()
-
-
-def _fitting(maps: tuple[Any, ...], xs: tuple[Tensor, ...]) -> list[torch.Size]:
-    """The maps' shapes behind the batch.
-
-    Raises:
-        InputError: not one map per input, or one that does not broadcast to it.
+    Args:
+        maps: one per input.
+        features: numbers of what goes together; None: each element alone.
+        ties: which of equal values goes first.
+        seed: of ties.
+        ids: numbers of the samples, for ties.
     """
-    shapes = [tuple(getattr(m, "shape", ())) for m in maps]
-    fits = len(maps) == len(xs) and all(
-        len(shape) == x.ndim and all(a in (1, b) for a, b in zip(shape[1:], x.shape[1:])) and shape[0] == x.shape[0]
-        for shape, x in zip(shapes, xs)
-    )
-    if not fits:
-        raise InputError(
-            f"Maps of shapes {shapes} do not fit inputs of shapes {[tuple(x.shape) for x in xs]}: give one map per "
-            "input, of its shape, or with size 1 where elements are removed together (attribution.sum(1, keepdim=True) "
-            "for whole pixels). The map of a layer is enlarged where an Explanation is given; else first: "
-            "torch.from_numpy(exp.heatmap(i))[None, None]."
-        )
-    return [torch.Size(shape[1:]) for shape in shapes]
+    rows = as_rows(maps)
+    own, totals = feature_numbers(maps, features)
+    if own is None:
+        return descending(rows, ties, seed, ids).argsort(dim=1), totals
+    means = feature_sums(rows, own, totals, mean=True)
+    absent = torch.arange(means.shape[1]) >= totals[:, None]
+    means = torch.where(absent.to(means.device), -torch.inf, means)  # features that only other samples have go last
+    return descending(means, ties, seed, ids).argsort(dim=1).gather(1, own), totals

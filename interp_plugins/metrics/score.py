@@ -1,4 +1,4 @@
-"""`Score`: what a metric found on some samples, with its uncertainty; `Scores`: a table of methods by metrics.
+"""`Score`: what a metric found on some samples, with its uncertainty.
 
 Every number over samples is independent of their order and grouping: sums are exact (`math.fsum`), draws are of the
 sorted values.
@@ -6,19 +6,17 @@ sorted values.
 
 from __future__ import annotations
 
-import html
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError
-from interp_plugins.core.files import write
+from interp_plugins.metrics.tables import as_html, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +41,7 @@ class Score:
         seconds: wall-clock seconds of all updates.
         seed: of random draws.
         versions: of the packages that computed it.
+        backward: backward passes of all samples.
     """
 
     name: str
@@ -57,6 +56,7 @@ class Score:
     seconds: float = 0.0
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
+    backward: int = 0
 
     @property
     def _defined(self) -> list[float]:
@@ -158,6 +158,7 @@ class Score:
             self.seconds * len(picked) / self.n,
             self.seed,
             self.versions,
+            round(self.backward * len(picked) / self.n),
         )
 
     def __float__(self) -> float:
@@ -188,21 +189,40 @@ class Score:
             self.seconds + other.seconds,
             self.seed,
             self.versions,
+            self.backward + other.backward,
         )
 
     def __repr__(self) -> str:
         low, high = self.ci()
-        bits = [f"{self.name} {_short(self.mean)}"]
-        bits += [] if math.isnan(low) else [f"[{_short(low)}, {_short(high)}]"]
+        bits = [f"{self.name} {short(self.mean)}"]
+        bits += [] if math.isnan(low) else [f"[{short(low)}, {short(high)}]"]
         bits.append(f"n={self.n}")
         if self.n_undefined:
             bits.append(f"undefined={self.n_undefined} ({', '.join(f'{t}: {k}' for t, k in self.undefined.items())})")
-        bits += [] if self.chance is None else [f"(chance {_short(self.chance)})"]
+        bits += [] if self.chance is None else [f"(chance {short(self.chance)})"]
         bits += [f"{self.passes / max(self.n, 1):g} F a sample"] if self.passes else []
         return " ".join(bits)
 
     def _repr_html_(self) -> str:
-        return Scores({("", self.name): self}).to_html()
+        return as_html([self.row()])
+
+    def row(self) -> dict[str, Any]:
+        """What the score says, as a row of a table."""
+        low, high = self.ci()
+        return {
+            "metric": self.name,
+            "mean": self.mean,
+            "ci_low": low,
+            "ci_high": high,
+            "median": self.median,
+            "n": self.n,
+            "undefined": self.n_undefined,
+            "chance": self.chance,
+            "better": {True: "high", False: "low", None: ""}[self.higher_is_better],
+            "passes": self.passes,
+            "backward": self.backward,
+            "seconds": self.seconds,
+        }
 
     def to_df(self) -> pd.DataFrame:
         """A table with a row per sample: id, value, reason (needs pandas)."""
@@ -210,114 +230,3 @@ class Score:
 
         reasons = [self.reasons.get(key, "") for key in self.ids]
         return pd.DataFrame({"sample": list(self.ids), self.name: self.values.tolist(), "undefined": reasons})
-
-
-class Scores(Mapping[tuple[str, str], Score]):
-    """Scores of methods by metrics; the keys are (method, metric).
-
-    Args:
-        found: the scores.
-
-    Example:
-        Scores({("saliency", "entropy"): metric("entropy").of(exp)}).methods  # -> ['saliency']
-    """
-
-    def __init__(self, found: Mapping[tuple[str, str], Score]):
-        self._found = dict(found)
-
-    def __getitem__(self, key: tuple[str, str]) -> Score:
-        return self._found[key]
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._found)
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    @property
-    def methods(self) -> list[str]:
-        """Names of the methods, in their order."""
-        return list(dict.fromkeys(method for method, _ in self._found))
-
-    @property
-    def metrics(self) -> list[str]:
-        """Names of the metrics, in their order."""
-        return list(dict.fromkeys(name for _, name in self._found))
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{method}: {score!r}" for (method, _), score in self._found.items())
-
-    def ranks(self) -> dict[tuple[str, str], float]:
-        """Rank of each method under each metric that has a direction, 1 the best, ties averaged.
-
-        A method whose score is undefined has no rank.
-        """
-        found: dict[tuple[str, str], float] = {}
-        for name in self.metrics:
-            column = {m: s for (m, k), s in self._found.items() if k == name and s.higher_is_better is not None}
-            means = {m: s.mean if s.higher_is_better else -s.mean for m, s in column.items() if not math.isnan(s.mean)}
-            for method, value in means.items():
-                above = sum(v > value for v in means.values())
-                equal = sum(v == value for v in means.values())
-                found[method, name] = above + (equal + 1) / 2
-        return found
-
-    def _rows(self) -> list[dict[str, Any]]:
-        ranks = self.ranks()
-        rows = []
-        for (method, name), score in self._found.items():
-            low, high = score.ci()
-            rows.append(
-                {
-                    "method": method,
-                    "metric": name,
-                    "mean": score.mean,
-                    "ci_low": low,
-                    "ci_high": high,
-                    "median": score.median,
-                    "n": score.n,
-                    "undefined": score.n_undefined,
-                    "chance": score.chance,
-                    "better": {True: "high", False: "low", None: ""}[score.higher_is_better],
-                    "rank": ranks.get((method, name)),
-                    "passes": score.passes,
-                    "seconds": score.seconds,
-                }
-            )
-        return rows
-
-    def to_df(self) -> pd.DataFrame:
-        """A table with a row per method and metric (needs pandas)."""
-        import pandas as pd
-
-        return pd.DataFrame(self._rows())
-
-    def to_csv(self, path: str | Path) -> Path:
-        """Write the table as CSV, whole or not at all; returns the path."""
-        lines = [",".join(_quoted(v) for v in row) for row in self._table()]
-        return write(path, "\n".join(lines) + "\n")
-
-    def _table(self) -> list[list[Any]]:
-        rows = self._rows()
-        return [list(rows[0]), *(list(row.values()) for row in rows)] if rows else [[]]
-
-    def to_html(self) -> str:
-        """The table as HTML, without scripts."""
-        shown = [[_short(v) if isinstance(v, float) else "" if v is None else v for v in row] for row in self._table()]
-        cells = [
-            "".join(f"<{tag}>{html.escape(str(v))}</{tag}>" for v in row)
-            for row, tag in zip(shown, ["th"] + ["td"] * len(shown))
-        ]
-        return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}"
-
-
-def _quoted(value: Any) -> str:
-    text = "" if value is None else str(value)
-    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text

@@ -51,7 +51,7 @@ def cosine_similarity(a: Judged, b: Judged) -> Tensor:
     """
     left, right = as_row_pair(a, b)
     nothing = (left == 0).all(1) | (right == 0).all(1)
-    return defined(_cosine(left, right), None, _why(left, right, "a map is zero everywhere", nothing))
+    return defined(cosine_of_rows(left, right), None, _why(left, right, "a map is zero everywhere", nothing))
 
 
 @register_metric(
@@ -84,7 +84,7 @@ def spearman_correlation(a: Judged, b: Judged) -> Tensor:
     """
     left, right = as_row_pair(a, b)
     centre = (left.shape[1] + 1) / 2  # the mean of the ranks, whatever the ties
-    found = _cosine(average_ranks(left) - centre, average_ranks(right) - centre)
+    found = cosine_of_rows(average_ranks(left) - centre, average_ranks(right) - centre)
     return defined(found, None, _why(left, right, "a map is constant", _constant(left) | _constant(right)))
 
 
@@ -196,7 +196,7 @@ def _constant(rows: Tensor) -> Tensor:
     return rows.amax(1) == rows.amin(1)
 
 
-def _cosine(left: Tensor, right: Tensor) -> Tensor:
+def cosine_of_rows(left: Tensor, right: Tensor) -> Tensor:
     """Cosine per row; scaled first, so that neither tiny nor huge maps lose themselves in the squares."""
     left, right = (rows / rows.abs().amax(1, keepdim=True) for rows in (left, right))
     product = row_sum(left * right) / (row_norm(left) * row_norm(right))

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from interp_plugins.metrics import Metric, list_metrics, metric, metric_info
-from tests.metrics.cases import SHAPES, case, fits, maps_with_odd_ones, rows_of
+from interp_plugins.metrics.registry import ASKING
+from tests.metrics.cases import SHAPES, case, fits, maps_with_odd_ones, rows_of, scaled, settings
 
 FITTING = [(name, shape) for name in list_metrics() for shape in SHAPES if fits(name, shape)]
 
 
 def updated(name: str, maps: Tensor, given: dict, parts: list[Tensor], **params) -> Metric:
-    m = metric(name, **params)
+    m = metric(name, **{**settings(name, tuple(maps.shape[1:])), **params})
     for rows in parts:
         m.update(maps[rows], ids=rows, **rows_of(given, rows))
     return m
@@ -39,7 +40,7 @@ def test_any_split_and_order_gives_the_same_bits(name: str, shape: tuple[int, ..
         assert repr(found) == repr(whole)
 
 
-@pytest.mark.parametrize("name", [n for n in list_metrics() if metric_info(n).needs != "order"])
+@pytest.mark.parametrize("name", [n for n in list_metrics() if metric_info(n).needs not in ASKING])
 def test_long_rows_threads_and_memory_layout(name: str) -> None:
     """So long that PyTorch shares one sum out over threads, and not each of several."""
     maps = maps_with_odd_ones(1, (3, 128, 130))[-3:]
@@ -58,7 +59,7 @@ def test_long_rows_threads_and_memory_layout(name: str) -> None:
         assert same(found.values, whole.values)
 
 
-@pytest.mark.parametrize("name", [n for n in list_metrics() if metric_info(n).needs == "order"])
+@pytest.mark.parametrize("name", [n for n in list_metrics() if metric_info(n).needs in ASKING])
 @pytest.mark.parametrize("batch_size", [1, 2, 5, None])
 def test_the_size_of_passes_does_not_matter(name: str, batch_size: int | None) -> None:
     maps = maps_with_odd_ones(2, (2, 3, 3))
@@ -85,11 +86,13 @@ def test_invariance_is_what_the_metric_says(name: str, shape: tuple[int, ...]) -
     info, everyone = metric_info(name), torch.arange(len(maps))
     values = updated(name, maps, given, [everyone]).compute().values
 
-    def close(other: Tensor) -> bool:
-        return torch.allclose(updated(name, other, given, [everyone]).compute().values, values, 1e-9, 1e-12, True)
+    def close(factor: float) -> bool:
+        found = updated(name, factor * maps, scaled(given, factor), [everyone]).compute().values
+        return torch.allclose(found, values, 1e-9, 1e-12, True)
 
-    assert [close(maps * c) for c in (1e-8, 0.5, 1024.0)] == [info.scale_invariant] * 3
-    assert close(-maps) == info.sign_invariant
+    assert [close(c) for c in (1e-8, 0.5, 1024.0)] == [info.scale_invariant] * 3
+    if name != "monotonicity":  # the model adds up, so that it rises at the same steps in any order
+        assert close(-1.0) == info.sign_invariant
 
 
 @pytest.mark.parametrize("name", [n for n in list_metrics() if metric_info(n).needs in ("maps", "truth", "pair")])
@@ -108,7 +111,7 @@ def test_the_order_of_elements_does_not_matter_but_to_neighbourhoods(name: str) 
 
 @pytest.mark.parametrize("name", [n for n in list_metrics() if metric_info(n).chance is not None])
 def test_chance_is_what_random_maps_get(name: str) -> None:
-    if metric_info(name).needs == "order":
+    if metric_info(name).needs in ASKING:
         maps = torch.randn(300, 4, 5, generator=torch.Generator().manual_seed(5))
     else:
         maps = torch.randn(2000, 2, 8, 8, generator=torch.Generator().manual_seed(5))

@@ -1,0 +1,27 @@
+"""The tasks of this package, a file for each family; importing it registers them."""
+
+from interp_plugins.benchmark.tasks import (
+    disconnected,
+    functions,
+    grid,
+    parts,
+    series,
+    tables,
+    tetris,
+    text,
+    transparent,
+    watermark,
+)
+
+__all__ = [
+    "disconnected",
+    "functions",
+    "grid",
+    "parts",
+    "series",
+    "tables",
+    "tetris",
+    "text",
+    "transparent",
+    "watermark",
+]

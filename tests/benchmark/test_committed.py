@@ -1,0 +1,106 @@
+"""What docs/benchmark/README.md says is so in the files beside it, and the files are what this code reads."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from interp_plugins.benchmark import list_tasks
+from interp_plugins.benchmark.leaderboard import SCHEMA
+
+FOLDER = Path(__file__).parents[2] / "docs" / "benchmark"
+SMALL, PHOTOGRAPHS = (
+    json.loads((FOLDER / name / "leaderboard.json").read_text(encoding="utf-8")) for name in ("small", "photographs")
+)
+
+
+def truths(found):
+    """Task, metric and what is known of it, for all metrics that rank by truth."""
+    for task, one in found["tasks"].items():
+        for name, about in one["metrics"].items():
+            if about["column"] == "truth" and about["league"]:
+                yield task, name, about
+
+
+def rank(found, group, method):
+    return found["columns"]["truth"][group]["methods"][method]["rank"]
+
+
+def test_the_files_are_whole():
+    assert SMALL["schema"] == PHOTOGRAPHS["schema"] == SCHEMA and SMALL["missing_units"] == 0
+    assert {*SMALL["tasks"], *PHOTOGRAPHS["tasks"]} <= set(list_tasks())
+    assert len(SMALL["tasks"]) == 33 and len(SMALL["plan"]["methods"]) == 39 and PHOTOGRAPHS["failures"] == []
+    for name in ("small", "photographs"):
+        page = (FOLDER / name / "index.html").read_text(encoding="utf-8")
+        assert "interp-plugins benchmark run" in page and "<script" not in page
+
+
+@pytest.mark.parametrize("found", [SMALL, PHOTOGRAPHS], ids=["small", "photographs"])
+def test_the_truth_is_best_or_tied_everywhere(found):
+    for task, name, about in truths(found):
+        sign = 1 if about["higher"] else -1
+        means = {m: sign * one["mean"] for m, one in about["methods"].items() if one["mean"] is not None}
+        assert means["control.truth"] >= max(means.values()) - 1e-4, (task, name)
+
+
+def test_noise_is_at_its_chance_but_where_it_is_told():
+    off, cases = [], 0
+    for task, name, about in truths(SMALL):
+        noise = about["methods"]["control.random"]
+        if about["chance"] is not None and noise["low"] is not None:
+            cases += 1
+            error = (noise["high"] - noise["low"]) / 3.92
+            off += [(task, name)] * (abs(noise["mean"] - about["chance"]) > 3 * error + 1e-9)
+    assert cases == 70 and len(off) == 6 and sum(name == "pointing_game" for _, name in off) == 4
+
+
+def test_which_method():
+    errors = {m: one["error"] for m, one in SMALL["passes"]["methods"].items()}
+    told = {
+        "integrated_gradients:n_steps=10": 0.27,
+        "integrated_gradients": 0.17,
+        "integrated_gradients:n_steps=50": 0.05,
+        "integrated_gradients:n_steps=200": 0.006,
+        "kernel_shap:n_samples=10": 0.26,
+        "kernel_shap:n_samples=50": 0.0,
+        "input_x_gradient": 1.5,
+        "lime": 0.11,
+        "lime:n_samples=1000": 0.11,
+    }
+    assert {m: errors[m] for m in told} == pytest.approx(told, rel=0.1, abs=1e-3)
+    assert max(rank(SMALL, "series", m) for m in ("deep_lift", "guided_ig", "occlusion")) < 5.8
+    assert (
+        rank(SMALL, "texts", "occlusion") < 4.7 < rank(SMALL, "texts", "lrp") < 6.7 < rank(SMALL, "texts", "saliency")
+    )
+    cams = [rank(SMALL, "pictures", m) for m in SMALL["plan"]["methods"] if m.endswith(("cam", "plus_plus"))]
+    assert sorted(cams)[1] > 21 and max(cams) < 32  # guided Grad-CAM is the one before
+    cells = PHOTOGRAPHS["tasks"]["grid.two"]["metrics"]["relevance_mass"]
+    values = {m: round(one["mean"], 2) for m, one in cells["methods"].items()}
+    assert values["grad_cam"] == 0.76 and values["occlusion"] == values["guided_grad_cam"] == 0.8
+    assert values["integrated_gradients"] == 0.41 and cells["chance"] == 0.25
+
+
+def test_who_is_no_better_than_noise():
+    failed: dict[str, int] = {}
+    for one in SMALL["tasks"].values():
+        if one["primary"] is None:
+            continue
+        for method, entry in one["metrics"][one["primary"]]["methods"].items():
+            failed[method] = failed.get(method, 0) + (entry.get("beats_noise") is False)
+    assert [failed[m] for m in ("saliency", "guided_backprop", "deconvolution")] == [8, 8, 8]
+    always = ("kernel_shap", "shapley_values", "shapley_value_sampling", "owen", "integrated_gradients")
+    assert [failed[m] for m in (*always, "feature_ablation", "occlusion")] == [0] * 7
+    last = list(SMALL["columns"]["truth"]["all data"]["methods"])
+    assert {"saliency", "deconvolution"} == set(last[-2:]) and "guided_backprop" in last[-5:]
+    faithful = list(SMALL["columns"]["faithfulness"]["all data"]["methods"])
+    assert faithful[0] == "integrated_gradients" and faithful[-1] == "saliency"
+
+
+def test_two_games_are_two_answers():
+    task = SMALL["tasks"]["functions.max"]["metrics"]
+    for game, right, wrong in (
+        ("shapley", "kernel_shap", "integrated_gradients"),
+        ("aumann_shapley", "integrated_gradients", "kernel_shap"),
+    ):
+        methods = task[f"truth_error[{game}]"]["methods"]
+        assert methods[right]["mean"] < 0.005 < 0.1 < methods[wrong]["mean"]
