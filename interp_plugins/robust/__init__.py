@@ -1,0 +1,17 @@
+"""What changes when the input changes: attacks that turn a model, and how large they must be.
+
+`attack` changes a batch so that the model says another class, and tells what came of it. Under Captum's names: `FGSM`
+and `PGD` move inputs along the gradient, within a size and between bounds; `MinParamPerturbation` finds the smallest
+value of any attack's parameter that turns the model; `AttackComparator` compares a metric under several attacks.
+docs/robust.md tells what each promises.
+"""
+
+from interp_plugins.robust.attacking import attack
+from interp_plugins.robust.comparator import AttackComparator
+from interp_plugins.robust.fgsm import FGSM
+from interp_plugins.robust.min_param import MinParamPerturbation
+from interp_plugins.robust.perturbation import Perturbation
+from interp_plugins.robust.perturbed import Perturbed
+from interp_plugins.robust.pgd import PGD
+
+__all__ = ["FGSM", "PGD", "AttackComparator", "MinParamPerturbation", "Perturbation", "Perturbed", "attack"]

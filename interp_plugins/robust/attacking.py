@@ -1,0 +1,270 @@
+"""`attack`: inputs changed within a size, or by as little as can be, so that the model says another class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.api.prediction import predict
+from interp_plugins.core.errors import InputError, TargetError, concise
+from interp_plugins.core.forward import Call, Forward
+from interp_plugins.core.guard import frozen
+from interp_plugins.core.prediction import Prediction
+from interp_plugins.core.random import check_seed, make_generator
+from interp_plugins.core.spec import InputSpec, as_spec
+from interp_plugins.core.target import Asked, ask
+from interp_plugins.core.tensors import check_float, check_inputs, like
+from interp_plugins.robust.ascent import Ascent
+from interp_plugins.robust.bounds import Bounds, check_masks
+from interp_plugins.robust.climb import Climb
+from interp_plugins.robust.deep_fool import DeepFoolSearch
+from interp_plugins.robust.loss import Loss
+from interp_plugins.robust.nearest import Nearest
+from interp_plugins.robust.norms import check_norm, check_size
+from interp_plugins.robust.perturbed import Perturbed
+from interp_plugins.robust.raw import OfRawInputs
+from interp_plugins.robust.search import AttackPlan, Search
+from interp_plugins.robust.shortened import Shortened
+
+STEPS = {"pgd": 40, "fgsm": 1, "fmn": 40, "deepfool": 50}
+SMALLEST: dict[str, type[Shortened]] = {"fmn": Nearest, "deepfool": DeepFoolSearch}
+_PICTURES = ("image", "volume", "clip")  # kinds whose spec says between which values they lie
+_SHARE = 2.5  # of the radius, over all steps: far enough to cross the ball and come back
+
+
+def attack(
+    model: Callable[..., Any],
+    inputs: Tensor | tuple[Tensor, ...],
+    attack: str = "pgd",
+    *,
+    eps: float | str | None = None,
+    norm: str = "Linf",
+    target: Any = None,
+    goal: Any = None,
+    mask: Any = None,
+    steps: int | None = None,
+    step_size: float | None = None,
+    restarts: int = 1,
+    stop_early: bool = True,
+    bounds: Any = "auto",
+    input_spec: InputSpec | None = None,
+    activation: Callable[[Tensor], Tensor | None] | None = None,
+    output: Any = None,
+    additional_forward_args: Any = None,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Perturbed:
+    """Change inputs by at most `eps`, or as little as can be, so that a classifier says another class.
+
+    Sizes are in raw units: an `input_spec` with a normalisation is undone first, so that 8/255 is eight grey levels of
+    a picture from 0 to 1. Each sample is attacked by itself, in any batch.
+
+    A sample that is not turned is no proof that none of this size turns it, and the smallest change that is found is
+    an upper bound of the smallest there is. The model is left as it was.
+
+    Args:
+        model: an `nn.Module` or any callable.
+        inputs: tensor or tuple of tensors, batch first, in the model's own (normalised) units.
+        attack: of a given size "pgd", steps along the gradient (Madry et al. 2018, arXiv:1706.06083), or "fgsm", one
+            of them; for the smallest change "fmn" (Pintor et al. 2021, arXiv:2102.12827; in L2 as Rony et al. 2019,
+            arXiv:1811.09600) or "deepfool", less work and larger changes (Moosavi-Dezfooli et al. 2016,
+            arXiv:1511.04599). Each change of these is made shorter along its own line as far as the model stays turned.
+        eps: largest change of a sample, over all its inputs, in raw units: a number, or a fraction as text ("8/255");
+            None: 8/255, and no limit where the smallest change is searched.
+        norm: "Linf", "L2" or "L1".
+        target: the class that the model is to leave: an index or a name of `input_spec.vocab`, for all, or one per
+            sample; None: what it predicts.
+        goal: the class that it is to say instead, likewise; None: any other.
+        mask: 1 where an element may change, 0 where not; shapes that broadcast over the inputs.
+        steps: number of steps; None: 40 of "pgd", 40 of "fmn", 50 of "deepfool".
+        step_size: size of a step of "pgd", in the norm; None: 2.5 eps / steps.
+        restarts: how often a sample that "pgd" does not turn begins anew, after the first time at a random point; of
+            "fmn", how often a smaller change is searched, likewise.
+        stop_early: leave a sample of "pgd" as it is once it is turned; False: go on to where it is turned most.
+        bounds: (smallest, largest) raw value; "auto": the spec's range for pictures, none for others; None: none.
+        input_spec: kind of data, normalisation and class names; guessed from the shape if None.
+        activation: as for `explain`.
+        output: as for `explain`.
+        additional_forward_args: further positional arguments; tensors with N rows follow the batch.
+        forward_kwargs: keyword arguments of the model, likewise.
+        batch_size: rows per pass; None: automatic.
+        seed: of the random points.
+        progress: None: a bar for long work.
+
+    Returns:
+        `Perturbed`: the changed inputs, what the model says before and after, sizes of the changes, pictures.
+
+    Raises:
+        InputError: a negative size, no steps, an unknown norm or attack, values outside of the bounds.
+        TargetError: a model whose outputs are no classes; a goal that is the class to leave.
+
+    Example:
+        from interp_plugins.robust import attack
+
+        found = attack(model, x, eps=0.5, norm="L2", steps=10)
+        len(found)  # -> 2
+    """
+    with concise():
+        name, norm = _name(attack), check_norm(norm)
+        radius = _size(eps, 8 / 255 if name not in SMALLEST else torch.inf)
+        plan = _plan(name, radius, norm, steps, step_size, restarts, stop_early)
+        with frozen(model, seed=check_seed(seed)):
+            xs = check_inputs(inputs)
+            check_float(xs)
+            spec = as_spec(input_spec, xs[0])
+            func = OfRawInputs(model, [spec.of_input(k, x) for k, x in enumerate(xs)])
+            raw = func.raw(xs)
+            box = _bounds(bounds, spec)
+            box.check(raw)
+            raw = [box(x) for x in raw]
+            forward = Forward.of(Call(func, forward_kwargs, output), len(xs[0]), None, additional_forward_args)
+            forward.samples = tuple(raw)
+            prediction = predict(forward, raw, activation, names=spec.vocab)
+            aim = _Aim(prediction, spec, target, goal, len(xs[0]), name in SMALLEST)
+            climb = Climb(forward, aim.loss, aim.sign, chunk=batch_size)
+            plan = replace(plan, bounds=box, generator=make_generator(seed))
+            found = SMALLEST.get(name, Ascent)(climb, raw, check_masks(mask, raw), plan, aim.reached)
+            done = aim.reached(aim.prediction.output, torch.arange(len(xs[0]), device=xs[0].device))
+            found.run(done, progress)
+            told = {"attack": name, "eps": radius, "norm": norm, "steps": plan.steps, "restarts": restarts}
+            if name not in SMALLEST:
+                told["step_size"] = plan.step_size
+            return _result(inputs, xs, func, found, aim, done, told)
+
+
+class _Aim:
+    """Which class is left for which, per sample, and when that is reached."""
+
+    def __init__(self, prediction: Prediction, spec: InputSpec, target: Any, goal: Any, n: int, nearest: bool):
+        if prediction.classes is None:
+            raise TargetError(
+                f"The model's output of shape {tuple(prediction.output.shape)} is no score per class, so there is no "
+                "other class to be said. FGSM and PGD lower any target's score: PGD(model).perturb(x, ..., target=...)."
+            )
+        self.prediction, self.spec, self.n = prediction, spec, n
+        self.left = self._classes(target) if target is not None else prediction.classes
+        self.goal = self._classes(goal) if goal is not None else None
+        same = [i for i in range(n) if self.goal is not None and self.goal[i] == self.left[i]]
+        if same:
+            raise TargetError(
+                f"goal is the class that the model is to leave ({spec.label(self.left[same[0]])!r}) in samples "
+                f"{same[:8]}. Leave these out, or give another goal."
+            )
+        asked = Asked.of_classes(self.goal if self.goal is not None else self.left, spec, prediction)
+        self.loss, self.sign = Loss(asked.target, n, largest=nearest), 1.0 if self.goal is None else -1.0
+        self.margin = Loss(asked.target, n)  # what is told, whatever is climbed
+
+    def _classes(self, given: Any) -> tuple[int, ...]:
+        found = ask(given, self.prediction, self.spec, self.n).indices
+        if found is None or not all(isinstance(c, int) for c in found):
+            raise TargetError(f"target and goal are classes, by index or name, got {given!r}.")
+        return tuple(found)
+
+    def classes(self, output: Tensor) -> Tensor:
+        """The predicted classes (R,) of some outputs."""
+        two = self.prediction.two
+        return output.argmax(1) if two is None else two.predicted(output).reshape(len(output))
+
+    def reached(self, output: Tensor, rows: Tensor) -> Tensor:
+        """Whether outputs say the goal, or without one another class than that to be left, bool (R,)."""
+        said, wanted = self.classes(output), torch.tensor(self.goal or self.left, device=output.device)[rows]
+        return said == wanted if self.goal is not None else said != wanted
+
+
+def _result(
+    inputs: Any, xs: Sequence[Tensor], func: OfRawInputs, found: Search, aim: _Aim, done: Tensor, params: dict[str, Any]
+) -> Perturbed:
+    n = len(xs[0])
+    rows = torch.arange(n, device=xs[0].device)
+    points = found.points(rows, found.change)
+    still = (found.change == 0).all(1)
+    moved = [  # what was not changed stays as it was, bit for bit
+        torch.where(still.reshape(-1, *[1] * (x.ndim - 1)), x, p)
+        for x, p in zip(xs, func.normalised(points), strict=True)
+    ]
+    told = replace(found.climb, loss=aim.margin)
+    before, after = told.look(found.inputs, None, ahead=False), told.look(points, None, ahead=False)
+    reached = aim.reached(after.output, rows)
+    state = tuple(
+        "already" if bool(done[i]) else "turned" if bool(reached[i]) else "masked" if bool(found.flat[i]) else "held"
+        for i in range(n)
+    )
+    words = lambda classes: tuple(aim.spec.label(c) for c in classes)  # noqa: E731
+    return Perturbed(
+        inputs=like(inputs, [x.cpu() for x in xs]),
+        perturbed=like(inputs, [x.cpu() for x in moved]),
+        delta=like(inputs, [(p - x).cpu() for p, x in zip(points, found.inputs, strict=True)]),
+        state=state,
+        target_label=words(aim.left),
+        goal_label=words(aim.goal) if aim.goal is not None else None,
+        prediction=words(aim.prediction.classes or ()),
+        prediction_after=words(aim.classes(after.output).tolist()),
+        margin=(before.height * -1).cpu(),
+        margin_after=(after.height * -1).cpu(),
+        steps=found.steps.cpu(),
+        success_after_rounding=_rounded(found, points, aim, rows),
+        params=params,
+        spec=aim.spec,
+    )
+
+
+def _rounded(found: Search, points: Sequence[Tensor], aim: _Aim, rows: Tensor) -> Tensor | None:
+    """Whether a picture of 8 bits turns the model as well; None for what is no picture."""
+    low, high = aim.spec.value_range
+    if aim.spec.kind != "image" or len(points) > 1:
+        return None
+    levels = ((points[0] - low) / (high - low) * 255).round() / 255
+    look = found.climb.look([low + levels * (high - low)], None, ahead=False)
+    return aim.reached(look.output, rows).cpu()
+
+
+def _size(eps: Any, otherwise: float) -> float:
+    """A size as a number; "8/255" is a fraction."""
+    if eps is None:
+        return otherwise
+    if isinstance(eps, str):
+        try:
+            return check_size("eps", float(Fraction(eps.replace(" ", ""))))
+        except (ValueError, ZeroDivisionError):
+            raise InputError(f"eps must be a number from 0 or a fraction as text ('8/255'), got {eps!r}.") from None
+    return check_size("eps", eps)
+
+
+def _name(attack: Any) -> str:
+    if not isinstance(attack, str) or attack.lower() not in STEPS:
+        raise InputError(f"attack must be one of {', '.join(STEPS)}, got {attack!r}.")
+    return attack.lower()
+
+
+def _plan(
+    name: str, radius: float, norm: str, steps: Any, step_size: Any, restarts: Any, stop_early: bool
+) -> AttackPlan:
+    """How an attack goes; between which bounds is told later."""
+    for word, count in (("steps", STEPS[name] if steps is None else steps), ("restarts", restarts)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InputError(f"{word} must be a positive int, got {count!r}.")
+    if name in SMALLEST and step_size is not None:
+        raise InputError(f"step_size is of 'pgd'; {name!r} chooses its own steps.")
+    if restarts > 1 and name not in ("pgd", "fmn"):
+        raise InputError(f"{name!r} is the same each time; restarts are of 'pgd' and 'fmn'.")
+    many = STEPS[name] if steps is None or name == "fgsm" else steps
+    step = _SHARE * radius / many if step_size is None else check_size("step_size", step_size)
+    step = radius if name == "fgsm" else step
+    return AttackPlan(radius, norm, many, step, restarts, stop_early, Bounds(-torch.inf, torch.inf), make_generator(0))
+
+
+def _bounds(bounds: Any, spec: InputSpec) -> Bounds:
+    if isinstance(bounds, str) and bounds == "auto":
+        bounds = spec.value_range if spec.kind in _PICTURES else None
+    if bounds is None:
+        return Bounds(-torch.inf, torch.inf)
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise InputError(f"bounds must be (smallest, largest), 'auto' or None, got {bounds!r}.")
+    return Bounds(*bounds)

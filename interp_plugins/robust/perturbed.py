@@ -1,0 +1,171 @@
+"""`Perturbed`: what an attack found, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.api.explain import explain
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.explanation import Explanations
+from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import Inputs, as_tuple
+from interp_plugins.robust.norms import NORMS, sizes
+from interp_plugins.robust.picture import picture
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Perturbed:
+    """Inputs before and after an attack.
+
+    Attributes:
+        inputs: as they came, in the model's units.
+        perturbed: as they are afterwards, in the model's units; samples that were not turned as far as they came.
+        delta: the change, in raw units.
+        state: per sample "turned", "held" (not turned), "masked" (not turned, and its gradient is zero, which says
+            nothing), or "already" (no attack was needed).
+        target_label: the class to be left per sample.
+        goal_label: the class to be reached per sample, or None.
+        prediction: what the model said.
+        prediction_after: what it says afterwards.
+        margin: how far the model was from what is wanted, (N,), in nats: by how much the class to be left stood above
+            all others together, or they above the goal (another class may be the largest before that is negative). Of a
+            model that says two classes with one number, the score of the class to be left, or minus the goal's.
+        margin_after: the same afterwards.
+        steps: after how many steps, (N,).
+        success_after_rounding: whether the picture, rounded to 8 bits, does it as well, (N,); None for other data.
+        params: the attack and its parameters.
+        spec: facts about the inputs.
+    """
+
+    inputs: Inputs
+    perturbed: Inputs
+    delta: Inputs
+    state: tuple[str, ...]
+    target_label: tuple[Any, ...]
+    goal_label: tuple[Any, ...] | None
+    prediction: tuple[Any, ...]
+    prediction_after: tuple[Any, ...]
+    margin: Tensor
+    margin_after: Tensor
+    steps: Tensor
+    success_after_rounding: Tensor | None
+    params: dict[str, Any]
+    spec: InputSpec
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.state.count(s)} {s}" for s in dict.fromkeys(self.state))
+        p = self.params
+        return f"Perturbed({p['attack']}, eps={p['eps']:.4g} {p['norm']}, {len(self)} samples: {counts})"
+
+    @property
+    def success(self) -> Tensor:
+        """Whether the model says what is wanted, bool (N,); also where it did before."""
+        return torch.tensor([s in ("turned", "already") for s in self.state])
+
+    @property
+    def norms(self) -> dict[str, Tensor]:
+        """Sizes of the changes in raw units, (N,) each: "Linf", "L2", "L1", and "L0", how many elements changed."""
+        change = torch.cat([d.reshape(len(d), -1) for d in as_tuple(self.delta)], 1)
+        return {**{norm: sizes(change, norm) for norm in NORMS}, "L0": (change != 0).sum(1)}
+
+    def to_df(self) -> pd.DataFrame:
+        """A row per sample: state, classes, margins, sizes."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"state": self.state, "target": self.target_label}
+        if self.goal_label is not None:
+            columns["goal"] = self.goal_label
+        columns |= {"prediction": self.prediction, "prediction_after": self.prediction_after}
+        numbers = {"margin": self.margin, "margin_after": self.margin_after, "steps": self.steps, **self.norms}
+        if self.success_after_rounding is not None:
+            numbers["success_after_rounding"] = self.success_after_rounding
+        return pd.DataFrame(columns | {name: values.tolist() for name, values in numbers.items()})
+
+    def explain(
+        self, model: Callable[..., Any], methods: Any = None, **options: Any
+    ) -> tuple[Explanations, Explanations]:
+        """Maps of the inputs before and after, each of the class that was to be left.
+
+        Args:
+            model: the model that was attacked.
+            methods: as for `explain`.
+            **options: further arguments of `explain`; `target` chooses another class.
+
+        Example:
+            from interp_plugins.robust import attack
+
+            before, after = attack(model, x, eps=0.5, norm="L2", steps=10).explain(model, "saliency")
+            before[0].attribution.shape == after[0].attribution.shape  # -> True
+        """
+        asked = {"target": list(self.target_label), "input_spec": self.spec, **options}
+        if isinstance(asked["target"], list):
+            asked["target"] = torch.tensor([self._index(c) for c in asked["target"]])
+        return explain(model, self.inputs, methods, **asked), explain(model, self.perturbed, methods, **asked)
+
+    def show(self, max_n: int = 4) -> Any:
+        """Draw pictures before and after and the change between them, made visible by a factor that is written there.
+
+        Args:
+            max_n: samples at most.
+
+        Returns:
+            A `Plot`: the figure and its axes. Data that are no pictures have `to_df()`.
+
+        Raises:
+            InputError: the inputs are no pictures.
+        """
+        return picture(self.inputs, self.perturbed, self.delta, self.spec, self._captions(), max_n)
+
+    def _index(self, label: Any) -> int:
+        return int(label) if self.spec.vocab is None else self.spec.index_of(label)
+
+    def _captions(self) -> list[tuple[str, str]]:
+        sized = self.norms[self.params["norm"]]
+        return [
+            (f"says {b}", f"{s}: says {a} ({self.params['norm']} {size:.3g})")
+            for b, a, s, size in zip(self.prediction, self.prediction_after, self.state, sized.tolist(), strict=True)
+        ]
+
+
+def joined(many: Sequence[Perturbed]) -> Perturbed:
+    """The samples of several results of one attack in one, in their order.
+
+    Args:
+        many: at least one.
+
+    Raises:
+        InputError: samples of different shapes.
+    """
+    first = many[0]
+    if len(many) == 1:
+        return first
+    found: dict[str, Any] = {}
+    for one in fields(Perturbed):
+        values = [getattr(part, one.name) for part in many]
+        if one.name in ("params", "spec") or values[0] is None:
+            found[one.name] = values[0]
+        elif isinstance(values[0], Tensor):
+            found[one.name] = _cat(values)
+        elif isinstance(values[0][0], Tensor):
+            found[one.name] = tuple(_cat(column) for column in zip(*values, strict=True))
+        else:
+            found[one.name] = tuple(v for part in values for v in part)
+    return Perturbed(**found)
+
+
+def _cat(tensors: Sequence[Tensor]) -> Tensor:
+    shapes = {tuple(t.shape[1:]) for t in tensors}
+    if len(shapes) > 1:
+        raise InputError(f"The samples have different shapes, {sorted(shapes)}; attack those of one shape together.")
+    return torch.cat(list(tensors))

@@ -1,0 +1,67 @@
+"""Pictures of a change: before, after, and the change itself, made visible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import as_tuple
+from interp_plugins.viz.figure import Plot, bare, new_figure
+
+_FACTORS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+def picture(
+    inputs: Any, perturbed: Any, delta: Any, spec: InputSpec, captions: Sequence[tuple[str, str]], max_n: int
+) -> Plot:
+    """A row per sample: the picture, the changed picture, and the change around middle grey, enlarged.
+
+    Args:
+        inputs: (N, C, H, W), C of 1 or 3, in the model's units.
+        perturbed: likewise.
+        delta: their difference in raw units.
+        spec: normalisation, range of the raw values.
+        captions: what to write below the first and the second picture of each row.
+        max_n: rows at most.
+
+    Raises:
+        InputError: the inputs are no pictures.
+    """
+    x = as_tuple(inputs)[0]
+    if (
+        spec.kind != "image"
+        or len(as_tuple(inputs)) > 1
+        or x.ndim != 4
+        or x.shape[spec.channel_axis(4) or 1] not in (1, 3)
+    ):
+        raise InputError(
+            f"Only pictures (N, C, H, W) of one or three channels are drawn, and the inputs are of kind {spec.kind!r} "
+            f"with shape {tuple(x.shape)}. to_df() has a row per sample."
+        )
+    n = min(len(x), max_n)
+    low, high = spec.value_range
+    shown = [(_pixels(spec.denormalise(t), spec) - low) / (high - low) for t in (x, perturbed)]
+    change = _pixels(delta, spec) / (high - low)
+    fig = new_figure(7.2, 2.6 * n)
+    axes = np.atleast_2d(fig.subplots(n, 3, squeeze=False))
+    for i in range(n):
+        largest = float(np.abs(change[i]).max())
+        factor = max((f for f in _FACTORS if f * largest <= 0.5), default=1) if largest > 0 else 1
+        drawn = (shown[0][i], shown[1][i], 0.5 + factor * change[i])
+        below = (*captions[i], f"change × {factor}" if largest > 0 else "no change")
+        for ax, rgb, text in zip(axes[i], drawn, below, strict=True):
+            ax.imshow(np.clip(rgb, 0, 1).repeat(3 // rgb.shape[-1], axis=-1), interpolation="nearest")
+            bare(ax)
+            ax.set_xlabel(text, fontsize=9)
+    return Plot(fig, axes)
+
+
+def _pixels(x: Tensor, spec: InputSpec) -> np.ndarray:
+    """(N, H, W, C), float64."""
+    found: np.ndarray = x.detach().double().movedim(spec.channel_axis(4) or 1, -1).numpy()
+    return found
