@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp_plugins.api.binding import arguments_of, method_info
+from interp_plugins.api.binding import draws
 from interp_plugins.api.explain import DEFAULT_METHODS, explain
-from interp_plugins.core.errors import InputError, InputTypeError, TargetError
-from interp_plugins.core.literals import map_literals, with_truth
+from interp_plugins.core.errors import InputTypeError, TargetError, concise
+from interp_plugins.core.literals import literals, map_literals, rather_than, wants_truth, with_truth
+from interp_plugins.core.multi_target import AllClasses
+from interp_plugins.core.numbered import Numbered
 from interp_plugins.core.placement import beside_weights
 from interp_plugins.core.tensors import describe
-from interp_plugins.core.truth import Reading, missing, part
+from interp_plugins.core.truth import Reading, missing
 from interp_plugins.store.fingerprint import described, method_facts, model_facts
 from interp_plugins.store.job import Explained, Job, Settings
 from interp_plugins.store.reader import ExplanationStore
@@ -31,6 +33,7 @@ def explain_dataset(
     methods: Any = DEFAULT_METHODS,
     *,
     target: Any = None,
+    against: Any = None,
     input_key: str | int | None = None,
     input_fn: Callable[[Any], Tensor | tuple[Tensor, ...]] | None = None,
     label_key: str | int | None = None,
@@ -39,7 +42,7 @@ def explain_dataset(
     names: Sequence[str] | None = None,
     n_samples: int | None = None,
     unit_size: int | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     dtype: str | None = None,
     save_inputs: bool = True,
     seed: int = 0,
@@ -64,6 +67,7 @@ def explain_dataset(
         path: the run directory; on several machines, one that all of them see.
         methods: as for `interp_plugins.explain`.
         target: likewise, and "label": the ground truth; a tensor with one class index per sample of the data.
+        against: why `target` rather than this one, likewise; "label" and a tensor per sample work here, too.
         input_key: the part of a batch that is the input: a key, attribute or position. None: a tensor, or the first
             element of a tuple or list.
         input_fn: batch -> tensor or tuple of tensors, instead.
@@ -73,9 +77,11 @@ def explain_dataset(
         id_key: the part of a batch that names the samples, instead of `names`.
         names: one per sample (a file name, an identifier). None: the files of torchvision's folders, else none.
         n_samples: only the first so many samples.
-        unit_size: samples of a unit. None: 64, fewer for data sets of less than 4,096 samples.
-        batch_size: samples that are explained together. More than 1 is faster for methods of one pass on a GPU;
-            methods that draw random numbers are explained one by one whatever it says.
+        unit_size: samples of a unit. None: 64, fewer for small data sets: an eighth of them, and as many
+            units as there are processes.
+        batch_size: samples that are explained together. None: as many as are no burden to hold, up to a unit, where
+            each gets what it gets alone (up to rounding). Methods that draw random numbers are explained one by one
+            whatever it says, as are samples whose rows feel each other, and several labels per sample with None.
         dtype: type in which maps are kept ("float16" halves the room). None: as computed.
         save_inputs: keep the inputs beside the maps, so that pictures can be drawn without the data.
         seed: the run's seed; each sample's draws come from it and the sample's number.
@@ -99,56 +105,46 @@ def explain_dataset(
         store = explain_dataset(model, dataset, "run", methods=("ig", "gradcam"), target="label", n_steps=100)
         store[17]["ig"].show()
     """
-    taken = sorted({"additional_forward_args", "forward_kwargs"} & set(options))
-    if taken:
-        raise InputTypeError(
-            f"explain_dataset() takes no {taken[0]}: it would be the same for every sample. Give a function of the "
-            "input as the model, functools.partial(model, ...) for example."
+    with concise():
+        taken = sorted({"additional_forward_args", "forward_kwargs"} & set(options))
+        if taken:
+            raise InputTypeError(
+                f"explain_dataset() takes no {taken[0]}: it would be the same for every sample. Give a function of the "
+                "input as the model, functools.partial(model, ...) for example."
+            )
+        target, output = rather_than(target, against), options.get("output")
+        reading = Reading(
+            input_key, input_fn, label_key, label_fn, id_key, output if isinstance(output, (int, str)) else None
         )
-    output = options.get("output")
-    reading = Reading(
-        input_key, input_fn, label_key, label_fn, id_key, output if isinstance(output, (int, str)) else None
-    )
-    settings = Settings(
-        unit_size, batch_size, dtype, save_inputs, seed, on_error, retry_failed, rank, world_size, progress
-    )
-    source = as_source(data, n_samples)
-    count = len(source.data)
-    check_per_sample(target, count)
+        settings = Settings(
+            unit_size, batch_size, dtype, save_inputs, seed, on_error, retry_failed, rank, world_size, progress
+        )
+        source = as_source(data, n_samples)
+        count = len(source.data)
+        check_per_sample(target, count)
 
-    def explained(samples: list[Any], at: int) -> Explained:
-        numbers, plain = zip(*samples)
-        batch = source.collate(list(plain))
-        inputs = _inputs(batch, reading)
-        labels = reading.labels(batch, len(samples), isinstance(inputs, Tensor))
-        asked = ground_truth(of_samples(target, list(numbers), count), labels)
-        found = explain(model, beside_weights(inputs, model), methods, target=asked, seed=at, progress=False, **options)
-        return Explained.of(found, labels, reading.ids(batch, len(samples)))
+        def explained(samples: list[Any], at: int) -> Explained:
+            numbers, plain = zip(*samples)
+            batch = source.collate(list(plain))
+            inputs = reading.inputs(batch)
+            labels = reading.labels(batch, len(samples), isinstance(inputs, Tensor))
+            asked = ground_truth(of_samples(target, list(numbers), count), labels)
+            found = explain(
+                model, beside_weights(inputs, model), methods, target=asked, seed=at, progress=False, **options
+            )
+            return Explained.of(found, labels, reading.ids(batch, len(samples)))
 
-    job = Job(
-        data=Numbered(source.data),
-        explain=explained,
-        identity=run_facts(model, methods, target, options, **reading.facts()),
-        draws=draws(methods, options),
-        names=names if names is not None else find_names(source.data) if id_key is None else None,
-        options=source.options,
-    )
-    run(job, path, settings)
-    return ExplanationStore(path)
-
-
-class Numbered(torch.utils.data.Dataset[Any]):
-    """Samples together with their numbers."""
-
-    def __init__(self, data: Any):
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, i: int) -> Any:
-        """The number i and sample i of the data set."""
-        return i, self.data[i]
+        job = Job(
+            data=Numbered(source.data),
+            explain=explained,
+            identity=run_facts(model, methods, target, options, **reading.facts()),
+            draws=draws(methods, options),
+            together=apart(target, options.get("threshold")),
+            names=names if names is not None else find_names(source.data) if id_key is None else None,
+            options=source.options,
+        )
+        run(job, path, settings)
+        return ExplanationStore(path)
 
 
 def run_facts(model: Any, methods: Any, target: Any, options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -161,22 +157,17 @@ def run_facts(model: Any, methods: Any, target: Any, options: Mapping[str, Any],
     }
 
 
-def draws(methods: Any, options: Mapping[str, Any]) -> bool:
-    """Whether a run draws random numbers, or might: then its samples are explained one by one."""
-    if isinstance(options.get("baselines"), str) and options["baselines"] in ("uniform", "gaussian"):
-        return True
-    if callable(options.get("baselines")):
-        return True
-    many = [methods] if isinstance(methods, str) or hasattr(methods, "attribute") else list(methods)
-    for method in many:
-        takes = method_info(method).takes if isinstance(method, str) else arguments_of(method)
-        if takes & {"seed", "generator"} or not _ours(method):
-            return True
-    return False
+def apart(target: Any, threshold: float | None) -> bool:
+    """Whether a sample's explanations are the same alone and among others: which there are depends on no other sample.
 
-
-def _ours(method: Any) -> bool:
-    return isinstance(method, str) or type(method).__module__.startswith("interp_plugins.")
+    Args:
+        target: what is explained.
+        threshold: as for `interp_plugins.explain`: where it is one, the predicted labels of any sample are explained.
+    """
+    many = target if isinstance(target, list) else [target]
+    if any(isinstance(one, AllClasses) or (isinstance(one, str) and one == "all") for one in many):
+        return False
+    return threshold is None or not any(one is None or wants_truth(one) for one in literals(target))
 
 
 def check_per_sample(target: Any, n: int) -> None:
@@ -204,19 +195,3 @@ def of_samples(target: Any, numbers: list[int], n: int) -> Any:
 def ground_truth(target: Any, labels: Tensor | None) -> Any:
     """The target with "label", wherever it stands in it, replaced by the samples' class indices."""
     return with_truth(target, labels, missing("a batch of these samples"))
-
-
-def _inputs(batch: Any, reading: Reading) -> Tensor | tuple[Tensor, ...]:
-    found = reading.input_fn(batch) if reading.input_fn is not None else batch
-    if reading.input_key is not None:
-        found = part(batch, reading.input_key, "input_key")
-    elif reading.input_fn is None and isinstance(batch, (tuple, list)) and batch:
-        found = batch[0]
-    if isinstance(found, list):
-        found = tuple(found)
-    if isinstance(found, Tensor) or (isinstance(found, tuple) and found and isinstance(found[0], Tensor)):
-        return found
-    raise InputError(
-        f"No input found in a batch that is a {describe(batch)}. Say which part it is: input_key= (a key or "
-        "position), or input_fn= (batch -> tensor or tuple of tensors)."
-    )

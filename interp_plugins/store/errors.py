@@ -33,7 +33,8 @@ class DiskFullError(NotWritableError):
     """No room left; what was committed is safe."""
 
 
-_EXTRAS = {"zarr": "'interp-plugins[store]'", "pyarrow": "'interp-plugins[store]'"}
+_EXTRA = "'interp-plugins[store]'"
+_EXTRAS = {"zarr": _EXTRA, "pyarrow": _EXTRA, "pandas": _EXTRA}
 
 
 def need(name: str) -> Any:

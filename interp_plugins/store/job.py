@@ -45,6 +45,7 @@ class Job:
         explain: samples and a seed -> their explanations.
         identity: what makes this run what it is (JSON values): methods, parameters, model.
         draws: whether random numbers are drawn; such samples are explained one by one, each with its own seed.
+        together: whether samples that are explained together get what each gets alone, as far as is known beforehand.
         names: one per sample, or None.
         options: how samples are read ahead (a DataLoader's arguments).
     """
@@ -53,6 +54,7 @@ class Job:
     explain: Callable[[list[Any], int], Explained]
     identity: dict[str, Any]
     draws: bool = True
+    together: bool = True
     names: Sequence[str] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -62,7 +64,7 @@ class Settings:
     """How a run is done; see `explain_dataset`."""
 
     unit_size: int | None = None
-    batch_size: int = 1
+    batch_size: int | None = None
     dtype: str | None = None
     save_inputs: bool = True
     seed: int = 0
@@ -75,7 +77,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("unit_size", "batch_size"):
             value = getattr(self, name)
-            if value is None and name == "unit_size":
+            if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be a positive int, got {value!r}.")

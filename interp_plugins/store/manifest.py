@@ -27,7 +27,7 @@ SCHEMA = 2
 _UNSEALED = 1  # runs begun before manifests and parts held their digest
 NAME = "manifest.json"
 _MOST_UNITS = 10**8  # parts are named with eight digits
-_OURS = {NAME, "arrays", "parts"}  # the manifest too: another process may publish it between two looks
+_OURS = {NAME, "arrays", "parts", "scores"}  # the manifest too: another process may publish it between two looks
 
 
 @dataclass(frozen=True)

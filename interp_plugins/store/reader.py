@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,13 @@ import numpy as np
 import torch
 
 from interp_plugins.api.binding import canonical_name, variant
-from interp_plugins.core.errors import InputError, InputTypeError, unknown
+from interp_plugins.core.errors import InputError, InputTypeError, concise, unknown
 from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.metrics.scores import Scores
 from interp_plugins.store import arrays, check, manifest, table_parts
 from interp_plugins.store.errors import DamagedError, StoreError, need
+from interp_plugins.store.fingerprint import digest
+from interp_plugins.store.judging import Judgement, StoredMaps, evaluated
 from interp_plugins.store.layout import Array, Layout, Map
 from interp_plugins.store.query import condition, summary
 from interp_plugins.store.restore import restored
@@ -296,6 +300,72 @@ class ExplanationStore:
             completeness error, the mean size of an attribution and the mean seconds and passes per sample.
         """
         return summary(self.to_df(), self.methods, by)
+
+    # -- metrics -------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        metrics: Any = None,
+        *,
+        model: Callable[..., Any] | None = None,
+        target: Any = None,
+        masks: Any = None,
+        truth: Any = None,
+        baselines: Any = None,
+        features: Any = None,
+        controls: Sequence[str] = (),
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Scores:
+        """Judge the stored maps by metrics, in the selection; nothing is explained anew.
+
+        Scores are kept in the run directory (`scores/`), unit by unit: the same call goes on where it was interrupted,
+        judges what the run has gained since, and otherwise reads. Values are those of `interp_plugins.evaluate` on the
+        same maps, whatever the units and the number of processes.
+
+        Args:
+            metrics: names, (name, parameters), `metric(...)` objects, or a mapping name -> parameters; None:
+                `gini_index`, with a model `srg`, and with masks or truth those that need them.
+            model: the model that was explained, for metrics that ask it; its weights are compared with the run's, its
+                output with the scores that were explained. It gets the stored inputs.
+            target: what was explained, where it was no class: a function output -> (N,), `Probability(c)`, ...
+            masks: where the thing lies: one per sample of the data (see `metrics.masks.FORMS`), or a dict by number.
+            truth: what is true of the elements, likewise.
+            baselines: what removed parts are replaced by, as for `interp_plugins.explain`. None: black for normalised
+                pictures, else zeros.
+            features: numbers of what goes together where parts are removed, as for `removal_curves`.
+            controls: maps that ignore the model, judged beside: "control.random", "control.constant",
+                "control.input", "control.edges", "control.centre".
+            seed: of all draws.
+            rank: number of this process, from 0. None: torchrun's RANK, else 0.
+            world_size: number of processes. None: torchrun's WORLD_SIZE, else 1.
+            progress: None = a bar for long work, True, False.
+
+        Returns:
+            `Scores` by the run's names of maps and by the samples' numbers, of what is there; other processes may still
+            be at work.
+
+        Raises:
+            InputError: what a metric needs is missing, or another model than the one that was explained.
+            StoreError: the run keeps no inputs, or scores cannot be written.
+
+        Example:
+            store = explain_dataset(model, dataset, "run", methods=("ig", "saliency"))
+            scores = store.evaluate(["gini_index", "srg"], model=model, controls=["control.random"])
+            scores["integrated_gradients", "srg"].n
+        """
+        with concise():
+            wanted = Judgement(metrics, model, target, masks, truth, baselines, features, tuple(controls), seed)
+            there = set(self.samples)
+            samples = {u: [i for i in self.manifest.samples(u) if i in there] for u in self._parts}
+            written = {u: digest(json.dumps(p.shards, sort_keys=True).encode()) for u, p in self._parts.items()}
+            stored = StoredMaps(self.path, self.manifest, self._by_key, samples, written, self.missing)
+            return evaluated(stored, wanted, rank, world_size, progress)
+
+    def _by_key(self, numbers: Sequence[int]) -> dict[str, Explanation]:
+        return dict(zip(self.methods, self.load(numbers), strict=True))
 
 
 def _frame(table: Any) -> Any:

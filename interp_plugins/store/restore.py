@@ -12,10 +12,10 @@ from torch import Tensor
 
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.metadata import from_json
+from interp_plugins.core.random import sample_seed
 from interp_plugins.store import table_parts
 from interp_plugins.store.layout import Layout, Map
 from interp_plugins.store.manifest import Manifest
-from interp_plugins.store.source import sample_seed
 
 
 def restored(

@@ -7,6 +7,7 @@ that are done. Nothing is shared between processes but the directory, so one tha
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,17 +19,19 @@ from interp_plugins.core.batching import progress_bar
 from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.global_random import preserved_rng
+from interp_plugins.core.random import sample_seed
 from interp_plugins.store import arrays, check, manifest, table_parts
 from interp_plugins.store.errors import DamagedError, StoreError, need, writing
 from interp_plugins.store.fingerprint import described, digest
 from interp_plugins.store.job import Job, Settings, place
 from interp_plugins.store.layout import Layout, layout_of
 from interp_plugins.store.manifest import Manifest
-from interp_plugins.store.source import Failure, Seeded, read_batches, sample_seed
+from interp_plugins.store.source import Failure, Seeded, read_batches
 from interp_plugins.store.work_unit import Unit
 
-_UNITS = 64  # so many units, where the data allow it, keep up to as many processes busy
+_UNITS = 8  # so many units at least, and as many as processes: what is written costs by the unit
 _LARGEST = 64  # samples of a unit: what a crash costs, and what is held in memory
+_HELD = 2**24  # numbers of a map or an input that are held for samples explained together
 _PROBES = 8  # samples that are tried to learn the shapes of the maps
 
 
@@ -53,13 +56,14 @@ def run(job: Job, path: str | Path, settings: Settings) -> None:
     mine, metadata = _to_do(path, made, layout, range(rank, made.units, world), settings.retry_failed)
     quiet = rank > 0 and settings.progress is None
     bar = progress_bar(sum(len(made.samples(u)) for u in mine), "Explaining", False if quiet else settings.progress)
-    batch = 1 if job.draws else settings.batch_size
+    batch = _together(job, made.identity.get("batch_size"), layout)
     cut = {u: [made.samples(u)[i : i + batch] for i in range(0, len(made.samples(u)), batch)] for u in mine}
     data = Seeded(job.data, settings.seed, catch=settings.on_error == "record")
     with preserved_rng(), contextlib.closing(bar):
         batches = read_batches(data, [b for u in mine for b in cut[u]], job.options)
+        alone = False
         for unit in mine:
-            work = Unit(job, layout, settings, made.samples(unit))
+            work = Unit(job, layout, settings, made.samples(unit), alone)
             twice = False
             for _ in cut[unit]:
                 begin = time.perf_counter()
@@ -68,6 +72,7 @@ def run(job: Job, path: str | Path, settings: Settings) -> None:
                 if not twice:
                     work.add(numbers, samples, time.perf_counter() - begin)
                 bar.update(len(numbers))
+            alone = work.alone
             if twice or not _write(path, made, layout, work, unit, metadata):
                 warnings.warn(
                     f"Unit {unit} of the run at {path} was done by another process in the meantime: more than one has "
@@ -76,6 +81,18 @@ def run(job: Job, path: str | Path, settings: Settings) -> None:
                     InterpWarning,
                     stacklevel=3,
                 )
+
+
+def _together(job: Job, batch_size: int | None, layout: Layout) -> int:
+    """How many samples are explained together: as the run began, else as many as are no burden to hold.
+
+    It follows from the run's shapes alone, so that an interrupted run goes on in the same batches.
+    """
+    if job.draws or batch_size is not None:
+        return 1 if job.draws else batch_size or 1
+    if not job.together:
+        return 1
+    return max(1, min(_LARGEST, _HELD // max(math.prod(a.shape) for a in layout.arrays)))
 
 
 def _to_do(
@@ -123,14 +140,15 @@ def _prepare(job: Job, path: Path, settings: Settings) -> Manifest:
     found = manifest.read(path)
     if found is None:
         manifest.check_free(path)
-    unit_size = settings.unit_size or (found.unit_size if found else max(1, min(_LARGEST, size // _UNITS)))
+    least = max(_UNITS, place(settings.rank, settings.world_size)[1])
+    unit_size = settings.unit_size or (found.unit_size if found else max(1, min(_LARGEST, size // least)))
     data = Seeded(job.data, settings.seed)
     identity = {
         **job.identity,
         "data": {"size": size, **_data_facts(data, job.names)},
         "seed": settings.seed,
         "unit_size": unit_size,
-        "batch_size": 1 if job.draws else settings.batch_size,
+        "batch_size": 1 if job.draws else settings.batch_size or (found.identity.get("batch_size") if found else None),
         "dtype": settings.dtype,
         "save_inputs": settings.save_inputs,
     }

@@ -7,7 +7,6 @@ every run, in whichever process and order. A sample that cannot be read becomes 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.global_random import preserved_rng, seed_torch
+from interp_plugins.core.random import sample_seed
 from interp_plugins.core.tensors import describe
 from interp_plugins.store.errors import StoreError
 
@@ -36,12 +36,6 @@ class Failure:
     def of(cls, error: BaseException) -> Failure:
         """The kind and the text of an error, in one line."""
         return cls(f"{type(error).__name__}: {' '.join(str(error).split())}"[:500])
-
-
-def sample_seed(seed: int, sample: int) -> int:
-    """The seed of one sample's random draws: a function of the run's seed and the sample's number."""
-    made = hashlib.blake2b(f"{seed}/{sample}".encode(), digest_size=8).digest()
-    return int.from_bytes(made, "little") >> 1
 
 
 class Seeded(Dataset[Any]):

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp_plugins.core import files, seal
+from interp_plugins.core import files
 from interp_plugins.core.errors import decoding
 from interp_plugins.core.text import all_legible
+from interp_plugins.store import sealed_table
 from interp_plugins.store.errors import DamagedError, need
 from interp_plugins.store.layout import Layout
 from interp_plugins.store.manifest import Manifest, origin
@@ -126,26 +127,17 @@ def commit(
     Returns:
         Whether the part is this process's; False if another has written it in the meantime.
     """
-    pa, pq = need("pyarrow"), need("pyarrow.parquet")
+    pa = need("pyarrow")
     facts = {
         "unit": str(unit),
         "run": manifest.digest,
         "origin": json.dumps(origin()),
         "shards": json.dumps(shards),
         "metadata": json.dumps(metadata),
-        "digest": seal.BLANK,  # the last one: names and labels stand before it
     }
     wanted = schema(layout)
     plain = [{name: all_legible(row.get(name)) for name in wanted.names} for row in rows]
-    table = pa.Table.from_pylist(plain, schema=wanted.with_metadata(facts))
-    final = path_of(path, unit)
-    final.parent.mkdir(exist_ok=True)
-    with files.draft_of(final) as draft:
-        with draft.open("wb") as f:
-            pq.write_table(table, f, compression="zstd")
-        seal.close(draft, last=True)
-        files.sync(draft)
-        return files.claim(draft, final)
+    return sealed_table.write(path_of(path, unit), pa.Table.from_pylist(plain, schema=wanted), facts)
 
 
 def discard(path: Path, unit: int) -> None:
@@ -160,19 +152,13 @@ def load(path: Path, unit: int, manifest: Manifest, layout: Layout) -> Part:
     Raises:
         DamagedError: it is not; the text names the file.
     """
-    pq = need("pyarrow.parquet")
     file = path_of(path, unit)
     with decoding(DamagedError, f"{file} is damaged"):
-        parquet = pq.ParquetFile(file)
-        with parquet:
-            known = {k.decode(): v.decode() for k, v in (parquet.metadata.metadata or {}).items()}
-            if manifest.sealed and not seal.holds(file, known.get("digest"), last=True):
-                raise DamagedError("its digest does not fit")
-            if known["unit"] != str(unit):
-                raise DamagedError(f"it is the part of unit {known['unit'][:20]}")
-            if known.get("run", manifest.digest) != manifest.digest:
-                raise DamagedError("it is a part of another run")
-            table = parquet.read().replace_schema_metadata(None)
+        table, known = sealed_table.read(file, manifest.sealed)
+        if known["unit"] != str(unit):
+            raise DamagedError(f"it is the part of unit {known['unit'][:20]}")
+        if known.get("run", manifest.digest) != manifest.digest:
+            raise DamagedError("it is a part of another run")
         if table.schema != schema(layout):
             raise DamagedError("its columns are not those of this run")
         if table["sample"].to_pylist() != list(manifest.samples(unit)):

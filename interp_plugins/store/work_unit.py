@@ -10,12 +10,13 @@ import torch
 
 from interp_plugins.core import files
 from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.random import sample_seed
 from interp_plugins.core.tensors import all_finite, as_tuple
 from interp_plugins.store import arrays, table_parts
 from interp_plugins.store.errors import StoreError
 from interp_plugins.store.job import Explained, Job, Settings
 from interp_plugins.store.layout import Layout, Map, to_json
-from interp_plugins.store.source import Failure, sample_seed
+from interp_plugins.store.source import Failure
 
 
 class Unit:
@@ -26,10 +27,13 @@ class Unit:
         layout: the run's layout.
         settings: how it is done.
         samples: the unit's samples.
+        alone: whether samples are known to feel each other, so that each is explained alone where nobody said how many
+            go together.
     """
 
-    def __init__(self, job: Job, layout: Layout, settings: Settings, samples: range):
+    def __init__(self, job: Job, layout: Layout, settings: Settings, samples: range, alone: bool = False):
         self.job, self.layout, self.settings, self.samples = job, layout, settings, samples
+        self.alone = alone
         self.rows: list[dict[str, Any]] = []
         self.values = {a.name: arrays.blank(a, len(samples)) for a in layout.arrays}
 
@@ -55,7 +59,9 @@ class Unit:
             return {}
         numbers = [i for i, _ in good]
         try:
-            done = self.job.explain([s for _, s in good], sample_seed(self.settings.seed, numbers[0]))
+            done = self._done(good)
+            if done is None:
+                return {i: row for one in good for i, row in self._explained([one]).items()}
             self._check(done.explanations, len(good))
             return {i: self._row(done, at, i) for at, i in enumerate(numbers)}
         except Exception as error:
@@ -64,6 +70,15 @@ class Unit:
             if self.settings.on_error == "raise" or _is_fatal(error):
                 raise
             return {numbers[0]: {"status": table_parts.FAILED, "error": Failure.of(error).text}}
+
+    def _done(self, good: list[tuple[int, Any]]) -> Explained | None:
+        """What the job gives for these samples; None where nobody asked for batches and the samples feel each other."""
+        chosen = len(good) > 1 and self.settings.batch_size is None
+        if chosen and self.alone:
+            return None
+        done = self.job.explain([s for _, s in good], sample_seed(self.settings.seed, good[0][0]))
+        self.alone = chosen and any(exp.meta.get("rows") for exp in done.explanations)
+        return None if self.alone else done
 
     def _check(self, found: Explanations, n: int) -> None:
         if len(found) != len(self.layout.maps):

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Subset,
 from interp_plugins import explain
 from interp_plugins.core import files
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, TargetError
-from interp_plugins.core.target import Probability
+from interp_plugins.core.multi_target import AllClasses
+from interp_plugins.core.random import sample_seed
+from interp_plugins.core.target import Probability, RatherThan
 from interp_plugins.store import DiskFullError, ExplanationStore, RunDiffersError, StoreError, explain_dataset
 from interp_plugins.store import arrays as arrays_module
 from interp_plugins.store import manifest as manifest_module
 from interp_plugins.store import table_parts as parts_module
-from interp_plugins.store.source import sample_seed
+from interp_plugins.store.dataset import apart
 
 
 @pytest.fixture
@@ -104,6 +107,48 @@ def test_methods_without_draws_may_share_a_pass(go, run_path, finished) -> None:
     assert store.manifest.identity["batch_size"] == 3
     np.testing.assert_allclose(store.array("ig")[:], finished.array("ig")[:], rtol=1e-4, atol=1e-6)
     assert store.table()["integrated_gradients.forward_passes"].to_pylist() == [6] * 11  # 5 steps and F(baseline)
+
+
+def test_what_draws_nothing_goes_in_batches_by_itself(go, tmp_path, contents, finished) -> None:
+    ways = {"methods": {"ig": {"n_steps": 5}}}
+    store = go(path=tmp_path / "whole", unit_size=4, **ways)
+    assert store.manifest.identity["batch_size"] is None
+    assert store.table()["integrated_gradients.seconds"].to_pylist()[0] is not None
+    np.testing.assert_allclose(store.array("ig")[:], finished.array("ig")[:], rtol=1e-4, atol=1e-6)
+    for rank in (1, 0):  # another division of the work, the same bits
+        shared = go(path=tmp_path / "shared", unit_size=4, rank=rank, world_size=2, **ways)
+    assert contents(shared) == contents(store)
+    begun = go(path=tmp_path / "one", unit_size=4, batch_size=1, rank=0, world_size=2, **ways)
+    assert not begun.complete
+    gone_on = go(path=tmp_path / "one", unit_size=4, **ways)  # as it began
+    assert gone_on.complete and contents(gone_on) == contents(
+        go(path=tmp_path / "alone", unit_size=4, batch_size=1, **ways)
+    )
+
+
+def test_rows_that_feel_each_other_are_explained_alone(tmp_path) -> None:
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randn(6, 3))
+    coupled = nn.Sequential(nn.Softmax(0), nn.Linear(3, 2))
+    maps = []
+    for size in (None, 1):
+        options: dict[str, Any] = {"target": 0, "unit_size": 3, "batch_size": size, "progress": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InterpWarning)
+            store = explain_dataset(coupled, data, tmp_path / f"{size}", "saliency", **options)
+        maps.append(store.array("saliency")[:])
+    assert maps[0].tobytes() == maps[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("target", "threshold", "alike"),
+    [
+        (None, None, True), ("label", None, True), (3, 0.5, True), (None, 0.5, False), (["label"], 0.5, False),
+        ("all", None, False), ([AllClasses()], None, False), (RatherThan(None, 2), 0.5, False), ([1, 2], 0.5, True),
+    ],
+)  # fmt: skip
+def test_which_targets_are_a_samples_own(target, threshold, alike) -> None:
+    assert apart(target, threshold) is alike
 
 
 def test_methods_that_draw_are_explained_one_by_one(go, finished, contents) -> None:
