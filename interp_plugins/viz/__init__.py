@@ -6,6 +6,11 @@ well (`summary`, `depth`, `shares`, `classes`), known to `overview`. Nothing her
 computes attributions.
 """
 
+# ruff: noqa: E402 - the door says first what is missing
+from interp_plugins.core.extras import require
+
+require("interp_plugins.viz", "viz", "matplotlib")
+
 from interp_plugins.viz import (  # noqa: F401  (each registers its renderer)
     array,
     clip,

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.tensors import in_sizes
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import bare
 from interp_plugins.viz.renderer import Renderer, register
@@ -26,7 +27,7 @@ class ArrayRenderer(Renderer):
 
     def original(self, ax: Axes, exp: Explanation, i: int) -> str:
         """The values as a line, or as grey levels."""
-        x = np.nan_to_num(exp.input[i % len(exp)].detach().cpu().double().numpy())
+        x = np.nan_to_num(in_sizes(exp.input[i % len(exp)]).numpy())
         grid, note = _folded(x)
         if len(grid) == 1:
             ax.plot(grid[0], color=colour.INK, linewidth=1)

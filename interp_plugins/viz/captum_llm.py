@@ -36,7 +36,7 @@ def plot_tokens(values: Any, inputs: list[str], outputs: list[str], show: bool =
     data = array(values)
     largest = float(np.abs(data).max()) or 1.0
     size = (max(data.shape[1] * 1.3, 6.4), max(data.shape[0] / 2.5, 4.8))
-    figure, axis = new_figure(None, show, size)
+    figure, axis = new_figure(None, True, size)
     norm = Normalize(-largest, largest)
     image = axis.imshow(data, cmap=colour.DIVERGING, norm=norm, aspect="auto")
     figure.colorbar(image, ax=axis).ax.set_ylabel("Token Attribution", rotation=-90, va="bottom")
@@ -51,7 +51,7 @@ def plot_tokens(values: Any, inputs: list[str], outputs: list[str], show: bool =
 def plot_sequence(values: Any, inputs: list[str], show: bool = False) -> Any:
     """A bar per input token for the whole output; returns (figure, axis), or None after showing."""
     data = array(values)
-    figure, axis = new_figure(None, show, (max(len(data) / 2, 6.4), max(len(data) / 4, 4.8)))
+    figure, axis = new_figure(None, True, (max(len(data) / 2, 6.4), max(len(data) / 4, 4.8)))
     shades = [colour.POSITIVE_COLOUR if v >= 0 else colour.NEGATIVE_COLOUR for v in data]
     axis.bar(range(len(data)), data, color=shades)
     axis.axhline(0, color=colour.FAINT_INK, linewidth=0.8)
@@ -71,7 +71,7 @@ def plot_segments(inp: Any, show: bool = False, border_width: int = 0, show_lege
     """The segments of an `ImageMaskInput` in colours over its picture."""
     import matplotlib
 
-    figure, axis = new_figure(None, show, (6.4, 4.8))
+    figure, axis = new_figure(None, True, (6.4, 4.8))
     axis.imshow(inp.image)
     palette = matplotlib.colormaps["tab20"]
     for k, (mask, number) in enumerate(zip(inp.get_mask_list(), inp.mask_id_to_idx)):
@@ -91,7 +91,7 @@ def plot_heatmap(inp: Any, values: Any, show: bool = False, border_width: int = 
     pixels, per_segment = array(inp.format_pixel_attr(values[None])[0]), array(values)
     largest = float(np.abs(pixels).max()) or 1.0
     norm = Normalize(-largest, largest)
-    figure, axis = new_figure(None, show, (6.4, 4.8))
+    figure, axis = new_figure(None, True, (6.4, 4.8))
     axis.imshow(np.asarray(inp.image.convert("RGB")).mean(2), cmap="gray")
     image = axis.imshow(pixels, cmap=colour.DIVERGING, norm=norm, alpha=0.8)
     figure.colorbar(image, ax=axis).ax.set_ylabel("Attribution", rotation=-90, va="bottom")

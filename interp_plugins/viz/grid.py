@@ -24,7 +24,7 @@ from interp_plugins.viz.renderer import (
     resolve_kind,
 )
 from interp_plugins.viz.scale import Scale, ScaleRule
-from interp_plugins.viz.titles import broken, method_title, original_caption, panel_caption
+from interp_plugins.viz.titles import column_title, method_title, original_caption, panel_caption
 from interp_plugins.viz.truth import verdict
 
 _FONT = 8.5
@@ -69,7 +69,7 @@ def plot(
         UnknownNameError: for an unknown `kind` or `normalize`.
     """
     if kind is None:
-        kind = "beeswarm" if max_n is None and ax is None and _is_long_table(exps) else "overlay"
+        kind = "beeswarm" if max_n is None and ax is None and is_long_table(exps) else "overlay"
     if kind in OVERVIEWS:
         said: dict[str, Any] = {"max_n": max_n} if max_n is not None else {}
         said |= {"normalize": normalize, "percentile": percentile} if (normalize, percentile) != _RULE else {}
@@ -89,8 +89,9 @@ def plot(
         for column, (exp, several) in enumerate(zip(exps, parts, strict=True), start=1):
             part = several[row.k] if row.k < len(several) and row.i < len(exp) else None
             scales.append(_cell(line[column], part, row.i, kind, rule, sheet.widths[column], is_signed(exp)))
-    for column, text in enumerate(["Input", *(method_title(exp) for exp in exps)]):
-        _heading(sheet.axes[0, column], broken(text, int(sheet.widths[column] / 1.2)))
+    _heading(sheet.axes[0, 0], "Input")
+    for column, exp in enumerate(exps, start=1):
+        _heading(sheet.axes[0, column], column_title(exp, int(sheet.widths[column] / 1.2)))
     if sheet.roomy:
         text = _footnote(exps, kind, [scale for scale in scales if scale is not None], n, total)
         sheet.fig.supxlabel(text, fontsize=8, color=colour.FAINT_INK)
@@ -103,7 +104,7 @@ def show_grid(exps: Sequence[Explanation], ctx: Any = None, **kwargs: Any) -> np
     return drawn.axes if ctx is not None else display_in_notebook(drawn.fig, drawn.axes)
 
 
-def _is_long_table(exps: Sequence[Explanation]) -> bool:
+def is_long_table(exps: Sequence[Explanation]) -> bool:
     """Whether all are explanations of so many rows of a table that nobody reads them one by one."""
     fits = any(one is OVERVIEWS["beeswarm"] for one in fitting(exps))
     return fits and max(len(exp) for exp in exps) > _MOST_TABLE_ROWS

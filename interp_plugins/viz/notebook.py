@@ -102,7 +102,7 @@ def _image(png: bytes, alt: str) -> str:
 
 def _block(picture: str, name: str, caption: str) -> str:
     lines = "<br>".join(escape(line) for line in caption.split("\n"))
-    width = "180px" if picture.startswith("<img") else "22em"
+    width = "180px" if picture.startswith("<img") else "26em"  # a column's name, its bar and its number
     return f'<div style="width:{width}"><b>{escape(shorten(name, 40))}</b><br>{picture}<div>{lines}</div></div>'
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import in_sizes
 from interp_plugins.viz import colour
 from interp_plugins.viz.scale import Scale
 
@@ -91,8 +92,10 @@ def outlined(rgb: np.ndarray, exp: Explanation, i: int) -> np.ndarray:
 
 def photos(pictures: Tensor, spec: InputSpec) -> list[Photo]:
     """Pictures (k, C, H, W) made visible, all on the range of the whole."""
-    raw = torch.nan_to_num(spec.denormalise(pictures.detach().cpu().double()))
+    raw = torch.nan_to_num(spec.denormalise(in_sizes(pictures)))
     unit, note = in_range(raw, spec)
+    if pictures.is_complex():
+        note = ", ".join(filter(None, ("magnitude", note)))
     return [_visible(one, note) for one in unit]
 
 

@@ -14,6 +14,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.ticker import MaxNLocator
 
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.tensors import in_sizes
 from interp_plugins.viz import colour
 from interp_plugins.viz.renderer import Renderer, register
 from interp_plugins.viz.scale import Scale, finite
@@ -82,7 +83,7 @@ class _Lanes(Renderer):
 
     def _signal(self, exp: Explanation, i: int) -> np.ndarray:
         """The input (C, T) in raw units."""
-        x = exp.input[i % len(exp)][None].detach().cpu().double()
+        x = in_sizes(exp.input[i % len(exp)][None])
         raw = exp.spec.denormalise(x) if exp.spec.normalised and not self.time_first else x
         return self._rows(np.nan_to_num(raw[0].numpy()))
 

@@ -17,6 +17,7 @@ from matplotlib.colors import Normalize
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.tensors import in_sizes
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, compact
 from interp_plugins.viz.overview import Explained, asked, axes_for, heading, overview, rows_of_names
@@ -158,7 +159,7 @@ def _targets(exp: Explanation) -> str:
 
 def _position(exp: Explanation, feature: int) -> np.ndarray:
     """Where each row's value lies between the feature's low and high ones, in [0, 1]; NaN where that means nothing."""
-    x = exp.input[:, feature].detach().cpu().double().numpy()
+    x = in_sizes(exp.input[:, feature]).numpy()
     low, high = np.nanpercentile(x, _OUTER)
     if not high > low:  # few rows differ: take all there is
         low, high = np.nanmin(x), np.nanmax(x)

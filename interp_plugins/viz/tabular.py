@@ -137,7 +137,10 @@ def _raw(exp: Explanation, i: int) -> list[str]:
     if exp.values is not None:
         row = exp.values[i % len(exp)]
         return [f"{v:.5g}" if isinstance(v, float) else str(v) for v in row]
-    x = exp.input[i % len(exp)][None].detach().cpu().double()
+    x = exp.input[i % len(exp)][None].detach().cpu()
+    if x.is_complex():
+        return [f"{v:.3g}" for v in x[0].tolist()]
+    x = x.double()
     return [readable(v) for v in exp.spec.denormalise(x)[0].tolist()]
 
 

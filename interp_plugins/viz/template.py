@@ -35,7 +35,7 @@ SAMPLE = Template("""<section class="sample">
 <div class="pictures">
 $pictures
 </div>
-<div class="scroll"><table>
+<div class="scroll" tabindex="0"><table>
 <thead><tr>$head</tr></thead>
 <tbody>
 $rows

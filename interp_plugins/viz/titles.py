@@ -26,10 +26,24 @@ def broken(text: Any, width: int, lines: int = 2) -> str:
 
 def method_title(exp: Explanation) -> str:
     """The method's name for people, with the layer if one was explained; of one that was found, what it is as well."""
+    return " at ".join(_name_and_layer(exp))
+
+
+def column_title(exp: Explanation, width: int) -> str:
+    """The method's name over a column of `width` characters; a layer for which there is no room has its own line."""
+    name, *layer = _name_and_layer(exp)
+    whole = method_title(exp)
+    if not layer or len(whole) <= width:
+        return broken(whole, width)
+    return f"{shorten(name, width)}\n{shorten(f'at {layer[0]}', width)}"
+
+
+def _name_and_layer(exp: Explanation) -> list[str]:
+    """The method's name, and behind it the layer if one was explained."""
     name = exp.title or exp.method.replace("_", " ").title()
     found = exp.meta.get("layer_found")
     layer = f"{found} ({exp.layer})" if found and exp.layer else exp.layer
-    return f"{name} at {layer}" if layer else name
+    return [name, layer] if layer else [name]
 
 
 def _class_name(label: Any, index: Any) -> str:
@@ -121,7 +135,7 @@ def probability_text(probability: float) -> str:
 
 
 def panel_title(exp: Explanation, i: int = 0, width: int = 60) -> str:
-    """Title of one picture: "method — target (p = 0.39)", then the completeness error where it is known.
+    """Title of one picture: "method — target (p = 0.39)", then the errors that are known.
 
     A first line longer than `width` characters becomes two, and what is still too long is shortened; the
     probability is always kept.
@@ -130,18 +144,26 @@ def panel_title(exp: Explanation, i: int = 0, width: int = 60) -> str:
     lines = [" — ".join(text for text in (method, target) if text)]
     if len(lines[0]) > width:
         lines = [shorten(method, width), target]
-    error = completeness_text(exp, i)
-    notes = [f"completeness error {error}"] if error else []
+    notes = _error_texts(exp, i)
     if len(exp) > 1:
         notes.append(f"sample {i + 1} of {len(exp)}")
     lines += [" · ".join(notes)] if len(" · ".join(notes)) <= width else notes
     return "\n".join(line for line in lines if line)
 
 
+def _error_texts(exp: Explanation, i: int) -> list[str]:
+    """The completeness error of path methods, the estimated error of draws, and how roughly a map was made."""
+    complete, estimated = completeness_text(exp, i), _known(exp, "map_error", i)
+    notes = [f"completeness error {complete}"] if complete else []
+    if isinstance(estimated, (int, float)) and 0 < estimated < float("inf"):
+        notes.append(f"estimated error {percent(estimated)}")
+    remark = exp.meta.get("remark")
+    return [*notes, remark] if remark else notes
+
+
 def panel_caption(exp: Explanation, i: int = 0, width: int = 30) -> str:
-    """Caption of one picture in a grid: target and probability, then the completeness error."""
-    error = completeness_text(exp, i)
-    lines = (_target_and_probability(exp, i, width), f"completeness error {error}" if error else "")
+    """Caption of one picture in a grid: target and probability, then the errors that are known."""
+    lines = [_target_and_probability(exp, i, width), *_error_texts(exp, i)]
     return "\n".join(line for line in lines if line)
 
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.tensors import in_sizes
 from interp_plugins.viz import colour, pixels
 from interp_plugins.viz.renderer import Renderer, register
 from interp_plugins.viz.scale import Scale, finite
@@ -44,8 +45,8 @@ class VolumeRenderer(Renderer):
         if kind == "planes":
             return 4.6, 4.6 * max(height, depth) / (2 * width + depth)
         rows, columns = rows_and_columns(min(depth, MAX_SLICES))
-        wide = 1.1 * columns
-        return wide, min(max(wide * rows * height / (columns * width), 1.2), 5.0)
+        wide = max(1.1 * columns, 2.6)  # the title needs room, also above a single slice
+        return wide, min(max(wide * rows * height / (columns * width), 1.8), 5.0)
 
     def values(self, exp: Explanation, i: int) -> np.ndarray:
         """The signed map (D, H, W), added up over channels, at the input's size."""
@@ -93,7 +94,7 @@ def slices(depth: int) -> list[int]:
 
 def _grey(exp: Explanation, i: int) -> tuple[np.ndarray, str]:
     """The volume (D, H, W) in [0, 1] by its raw range, and a note on what was done, or ""."""
-    x = exp.input[i % len(exp)][None].detach().cpu().double()
+    x = in_sizes(exp.input[i % len(exp)][None])
     raw, note = pixels.in_range(torch.nan_to_num(exp.spec.denormalise(x)[0]), exp.spec)
     several = raw.shape[0] > 1
     return raw.mean(0).numpy(), ", ".join(filter(None, (f"mean of {len(raw)} channels" if several else "", note)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,6 +30,13 @@ def test_bare_indices_become_classes_and_layers_are_named(make) -> None:
     exp = make(1, target=(282,), target_label=(282,), layer="layer4.1", title="Grad-CAM", convergence_delta=None)
     assert titles.panel_title(exp) == "Grad-CAM at layer4.1 — class 282 (p = 0.39)"
     assert titles.target_text(make(1, target=(True,), target_label=(True,))) == "True"
+
+
+def test_a_layer_over_a_narrow_column_has_a_line_of_its_own(make) -> None:
+    exp = replace(make(1), layer="bn2", title="Grad-CAM", meta={"layer_found": "last convolution"})
+    assert titles.column_title(exp, 40) == "Grad-CAM at last convolution (bn2)"
+    assert titles.column_title(exp, 26) == "Grad-CAM\nat last convolution (bn2)"
+    assert titles.column_title(exp, 12) == "Grad-CAM\nat last con…"
 
 
 def test_narrow_titles_break_and_keep_the_probability(make) -> None:
