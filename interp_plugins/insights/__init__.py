@@ -9,6 +9,11 @@ Python keeps the state (`session.Session`); pictures travel as numbers, and colo
 
 from __future__ import annotations
 
+# ruff: noqa: E402 - the door says first what is missing
+from interp_plugins.core.extras import require
+
+require("interp_plugins.insights", "insights", "matplotlib")
+
 from interp_plugins.insights.captum import (
     AttributionVisualizer,
     Batch,

@@ -14,8 +14,8 @@ from interp_plugins.core.explanation import Explanation
 from interp_plugins.insights.curves import curves_of
 from interp_plugins.insights.outcomes import Truth, number
 from interp_plugins.insights.subject import Made, Subject
+from interp_plugins.viz import titles
 from interp_plugins.viz.renderer import is_signed
-from interp_plugins.viz.titles import sample_text
 
 
 class Precomputed(Subject):
@@ -99,10 +99,13 @@ def sample_record(exps: Sequence[Explanation], i: int, truth: Truth | None) -> d
     probability = _number_at(exp.probability, i) if of_prediction else None
     true = truth.classes if truth is not None else None
     right = None if true is None or predicted is None else true == (predicted,)
+    told = titles.truth_text(exp, i) if truth is None else truth.text  # a saved explanation may know the truth in words
+    if truth is None and told and exp.prediction_label is not None:
+        right = told in (str(exp.prediction_label[i]), titles.prediction_text(exp, i))
     return {
-        "name": sample_text(exp, i) or "",
+        "name": titles.sample_text(exp, i) or "",
         "labels": None if true is None else list(true),
-        "labelText": None if truth is None else truth.text,
+        "labelText": told or None if truth is None else truth.text,
         "completenessError": max(errors, default=None),
         "models": [
             {
@@ -118,7 +121,10 @@ def sample_record(exps: Sequence[Explanation], i: int, truth: Truth | None) -> d
 
 
 def _loss(exps: Sequence[Explanation], i: int, true: tuple[int, ...] | None) -> float | None:
-    """The cross entropy, where an explanation of the true class says its probability."""
+    """The loss that was asked for, or the cross entropy, where an explanation of the true class has its probability."""
+    known = exps[0].meta.get("per_sample", {}).get("loss")
+    if known is not None:
+        return number(known[i])
     for exp in exps:
         if true is not None and exp.target is not None and true == (exp.target[i],):
             p = _number_at(exp.probability, i)

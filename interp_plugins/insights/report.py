@@ -85,6 +85,9 @@ def run_blocks(
     return begin + "".join(_samples(number, inputs, maps))
 
 
+PAGE = 12  # samples on a page, as the page itself begins
+
+
 def _samples(run: int, inputs: Iterable[Any], maps: Iterable[Any]) -> Iterator[str]:
     for i, record in enumerate(inputs):
         yield _block(f"insights-input-{run}-{i}", record)

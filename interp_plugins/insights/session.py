@@ -19,8 +19,9 @@ from torch import Tensor
 
 from interp_plugins.api.explain import DEFAULT_METHOD
 from interp_plugins.core.cancel import Cancelled, cancellable, check_cancelled
-from interp_plugins.core.errors import InputError, InterpError
+from interp_plugins.core.errors import InputError, InterpError, concise
 from interp_plugins.core.explanation import Explanations
+from interp_plugins.core.literals import rather_than
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
 from interp_plugins.insights.report import catalogue, file_html
@@ -53,6 +54,7 @@ class Session:
         baselines: further baselines to choose from, by name: whatever `explain` takes, tensors with a row per sample.
         input_names: a name per input, for models with several.
         target: what is explained where the page names no class: as for `explain`, or "label" for the true class.
+        against: why `target` rather than this one: anything that `target` may be.
         method: the method chosen at first.
         title: heading of the page.
         seed: seed of random methods.
@@ -81,28 +83,30 @@ class Session:
         baselines: Mapping[str, Any] | None = None,
         input_names: Sequence[str] | None = None,
         target: Any = None,
+        against: Any = None,
         method: str = DEFAULT_METHOD,
         title: str = "Insights",
         seed: int = 0,
     ):
-        subject = Tensors(
-            models,
-            inputs,
-            labels=labels,
-            names=names,
-            tokens=tokens,
-            input_spec=input_spec,
-            additional_forward_args=additional_forward_args,
-            forward_kwargs=forward_kwargs,
-            output=output,
-            activation=activation,
-            threshold=threshold,
-            baselines=baselines,
-            input_names=input_names,
-            target=target,
-            seed=seed,
-        )
-        self._begin(subject, catalogue(subject, title=title, method=method))
+        with concise():
+            subject = Tensors(
+                models,
+                inputs,
+                labels=labels,
+                names=names,
+                tokens=tokens,
+                input_spec=input_spec,
+                additional_forward_args=additional_forward_args,
+                forward_kwargs=forward_kwargs,
+                output=output,
+                activation=activation,
+                threshold=threshold,
+                baselines=baselines,
+                input_names=input_names,
+                target=rather_than(target, against),
+                seed=seed,
+            )
+            self._begin(subject, catalogue(subject, title=title, method=method))
 
     @classmethod
     def over(cls, subject: Subject, about: Mapping[str, Any] | None = None, **words: Any) -> Session:

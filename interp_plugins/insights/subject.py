@@ -157,12 +157,13 @@ class Live(Subject):
         finally:
             lock.release()
 
-    def prepare(self, methods: Any, *, curves: bool = False) -> Live:
-        """Explain every sample by every model, for all sessions over this subject. Returns itself.
+    def prepare(self, methods: Any, *, curves: bool = False, first: int | None = None) -> Live:
+        """Explain samples by every model, for all sessions over this subject. Returns itself.
 
         Args:
             methods: a name, several, or a mapping name -> parameters.
             curves: compute insertion and deletion curves as well.
+            first: so many samples; None: all.
 
         Raises:
             InterpError: as `interp_plugins.explain`.
@@ -174,7 +175,7 @@ class Live(Subject):
             else [Ask(name) for name in named]
         )
         prepared: dict[int, list[Made]] = {}
-        for i in range(self.n):
+        for i in range(self.n if first is None else min(first, self.n)):
             found = [
                 Made(exp, m, ask, k)
                 for ask in asks

@@ -13,6 +13,7 @@ from interp_plugins.core.baseline import BASELINES
 from interp_plugins.core.errors import InputError, TargetError
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.literals import map_literals, wants_truth
+from interp_plugins.core.random import check_seed
 from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.tensors import check_inputs, like, take_rows
 from interp_plugins.core.truth import TrueClasses
@@ -57,7 +58,7 @@ class Tensors(Live):
         every: Sequence[Any] = [None] * self.n if labels is None else labels
         self.labels = [v.item() if getattr(v, "ndim", 1) == 0 else v for v in every]
         self.truths = [Truth.of(label, self.spec) for label in self.labels]
-        self.tokens, self.own, self.target, self.seed = tokens, dict(baselines or {}), target, seed
+        self.tokens, self.own, self.target, self.seed = tokens, dict(baselines or {}), target, check_seed(seed)
         self.baselines, self.input_names = [*self.own, *BASELINES], input_names
         self._call = {
             "additional_forward_args": additional_forward_args,

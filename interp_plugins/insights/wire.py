@@ -130,6 +130,9 @@ def code(exp: Explanation, call: str) -> str:
     parts = [call, f"methods={{{exp.method!r}: {own!r}}}"]
     if exp.target is not None and exp.target[0] is not None:
         parts.append(f"target={exp.target[0]!r}")
+        # Of a model that says two classes with one number, it is the two names that make an index a class.
+        if exp.spec.vocab is not None and len(exp.spec.vocab) == 2 and all(map(_is_literal, exp.spec.vocab)):
+            parts.append(f"input_spec=InputSpec(vocab={tuple(exp.spec.vocab)!r})")
     used = exp.params.get("baselines")
     if isinstance(used, (str, int, float)) and used != "given":
         parts.append(f"baselines={used!r}")

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from interp_plugins import explain
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.insights import Precomputed, report_html
 from interp_plugins.insights.report import catalogue
-from interp_plugins.insights.wire import input_record, map_record, quantised
+from interp_plugins.insights.wire import code, input_record, map_record, quantised
 
 
 def restored(record: dict) -> np.ndarray:
@@ -122,3 +123,14 @@ def test_what_does_not_fit_together_is_refused(exps, labels, text):
 def test_truth_and_prediction_are_compared_only_where_both_are_known():
     samples = catalogue(Precomputed([explanation()], [None, 0]))["samples"]
     assert [s["models"][0]["correct"] for s in samples] == [None, False]
+
+
+def test_the_code_of_a_class_said_by_one_number_names_both():
+    x = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
+    spec = InputSpec(kind="tabular", vocab=("no", "yes"))
+    net = torch.nn.Linear(2, 1)
+    for target in (0, 1):
+        exp = explain(net, x[:1], "input_x_gradient", target=target, input_spec=spec)[0]
+        text = code(exp, "explain(model, inputs[[0]]")
+        again = eval(text, {"explain": explain, "model": net, "inputs": x, "InputSpec": InputSpec})[0]
+        assert torch.equal(again.attribution, exp.attribution), text

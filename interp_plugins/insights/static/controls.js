@@ -1,6 +1,6 @@
 // What a person chooses: which samples are shown, how maps look, which run, and what is explained.
 
-import { field, h, select, slider } from "./elements.js";
+import { field, fold, h, select, slider } from "./elements.js";
 
 /**
  * @import { Catalogue, Notes, Parameter, Run, Sample } from "./wire.js"
@@ -105,13 +105,14 @@ export function filterBar(samples, classes, want, size, set, resize) {
   const sorts = Object.entries(SORTS).filter(([key]) => known[/** @type {keyof typeof known} */ (key)]);
   const el = h("div", { class: "bar", role: "search", "aria-label": "Which samples" },
     field("Search", search),
+    field("Order", select(sorts, want.sort, to("sort"))),
+    field("Per page", select(plainOptions(PAGE_SIZES), String(size), (value) => resize(Number(value)))),
+    fold("Filters",
     predicted ? field("Predicted", classOf("predicted", (s) => s.models[0].predictions)) : null,
     labelled ? field("Truth", classOf("label", (s) => s.labels)) : null,
     labelled && predicted ? field("Show", select(TRUTHS, want.correct, to("correct"))) : null,
     certain ? field("p at least", confidence.el, confidence.out) : null,
-    costly && largest > 0 ? field("Loss at least", loss.el, loss.out) : null,
-    field("Order", select(sorts, want.sort, to("sort"))),
-    field("Per page", select(plainOptions(PAGE_SIZES), String(size), (value) => resize(Number(value)))));
+    costly && largest > 0 ? field("Loss at least", loss.el, loss.out) : null));
   return { el, search };
 }
 
@@ -129,14 +130,14 @@ export function looksBar(looks, palettes, set) {
   const clip = slider(50, 100, 0.5, looks.percentile, to("percentile"));
   const opacity = slider(0, 1, 0.05, looks.opacity, to("opacity"));
   const threshold = slider(0, 1, 0.02, looks.threshold, to("threshold"));
-  return h("div", { class: "bar", role: "group", "aria-label": "How maps look" },
+  return fold("Looks", h("div", { class: "bar", role: "group", "aria-label": "How maps look" },
     field("Picture", select(Object.entries(BLENDS), looks.blend, to("blend"))),
     field("Sign", select(Object.entries(SIGNS), looks.sign, to("sign"))),
     field("Signed colours", select(names("signed"), looks.signed, to("signed"))),
     field("Strength colours", select(names("unsigned"), looks.unsigned, to("unsigned"))),
     field("Clip at percentile", clip.el, clip.out),
     field("Opacity", opacity.el, opacity.out),
-    field("Threshold", threshold.el, threshold.out));
+    field("Threshold", threshold.el, threshold.out)));
 }
 
 /**
@@ -184,9 +185,9 @@ export class MethodForm {
       event.preventDefault();
       explain();
     } },
-      field("Method", this.method), this.fields, field("Baseline", this.baseline),
-      this.model ? field("Model", this.model) : null,
-      field("With curves", this.curves), this.send, this.bar, this.cancel, this.error);
+      field("Method", this.method), this.model ? field("Model", this.model) : null,
+      this.send, this.bar, this.cancel, this.error,
+      fold("Parameters", this.fields, field("Baseline", this.baseline), field("With curves", this.curves)));
     this.fill();
   }
 

@@ -88,6 +88,13 @@ export function field(name, control, hint = null) {
   return h("span", { class: "field" }, caption, control);
 }
 
+/**
+ * Controls that are opened when they are wanted. @param {string} name @param {...Child} controls
+ */
+export function fold(name, ...controls) {
+  return h("details", { class: "fold" }, h("summary", {}, name), h("div", { class: "inside" }, controls));
+}
+
 /** A number in three digits; a dash for none. @param {?number | undefined} value */
 export function digits(value) {
   return value === null || value === undefined ? "–" : Number(value.toPrecision(3)).toString();

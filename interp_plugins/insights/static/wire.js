@@ -117,6 +117,13 @@ export class Host {
     this.waiting = new Map();
     this.kept = new Map();
     model.on("msg:custom", (message) => this.receive(message));
+    this.hideStill(model.get("still"));
+  }
+
+  /** A saved notebook's view is not needed as long as somebody answers. @param {?string | undefined} name */
+  hideStill(name) {
+    const old = /** @type {?HTMLElement} */ (name ? document.querySelector(`[data-insights-still="${name}"]`) : null);
+    if (old) old.hidden = true;
   }
 
   /** @param {any} message */
