@@ -22,6 +22,7 @@ from interp_plugins.core import files
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanations
+from interp_plugins.core.literals import rather_than
 from interp_plugins.core.random import check_seed
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain
 from interp_plugins.fastai.batch import length
@@ -76,6 +77,7 @@ class AttributionCallback(Callback):
         path: directory for PNG files; None: `attributions` in the Learner's path.
         seed: seed of all random draws; the same in every epoch, so that maps can be compared.
         on_error: "warn": an error in explaining or logging is a warning, and training goes on; "raise".
+        against: why `target` rather than this one, as for `learn.explain`.
         baselines: as for `learn.explain`.
         batch_size: rows per pass; None: automatic.
         output: which of several outputs is explained, as for `learn.explain`; with its target and class names.
@@ -112,6 +114,7 @@ class AttributionCallback(Callback):
         seed: int = 0,
         on_error: str = "warn",
         *,
+        against: Any = None,
         baselines: Any = None,
         batch_size: int | None = None,
         output: Any = None,
@@ -127,6 +130,7 @@ class AttributionCallback(Callback):
         check_choice("log", log, _LOGS)
         check_choice("on_error", on_error, ON_ERROR)
         self.items, self.n, self.every_n_epochs = items, n, every_n_epochs
+        target = rather_than(target, against)
         self.options = {"methods": methods, "target": target, "layer": layer, "baselines": baselines, "seed": seed}
         self.options |= {"batch_size": check_chunk("batch_size", batch_size), "output": output, "label_key": label_key}
         label_number(label_key, output)  # a wrong one is said at once

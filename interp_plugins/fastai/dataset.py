@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastcore.basics import patch
 
+from interp_plugins.api.binding import draws
 from interp_plugins.api.explain import DEFAULT_METHODS
-from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.errors import InputError, InputTypeError, concise
+from interp_plugins.core.literals import rather_than
 from interp_plugins.core.tensors import describe
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
 from interp_plugins.fastai.batch import ReadBatch, joined, no_data
@@ -19,10 +22,12 @@ from interp_plugins.fastai.items import is_item
 from interp_plugins.fastai.labels import class_indices, label_number
 from interp_plugins.fastai.learner_info import class_names
 from interp_plugins.fastai.reader import Reader, reader_of
+from interp_plugins.fastai.text import TextReader
 from interp_plugins.store import ExplanationStore
-from interp_plugins.store.dataset import draws, run_facts
+from interp_plugins.store.dataset import apart, run_facts
 from interp_plugins.store.job import Explained, Job, Settings
 from interp_plugins.store.run import run
+from interp_plugins.store.source import as_source
 
 
 @patch
@@ -33,12 +38,13 @@ def explain_dataset(
     methods: Any = DEFAULT_METHODS,  # name, alias or method object, several of these, or a mapping name -> parameters
     target: Any = None,  # as for `explain`; "label": ground truth
     *,
+    against: Any = None,  # as for `explain`
     layer: Any = None,  # module or dotted name, for methods at a layer
     baselines: Any = None,  # name ("black", "blur", ...), number, tensor or function
     output: Any = None,  # as for `explain`
     label_key: int | None = None,  # as for `explain`
     unit_size: int | None = None,  # samples that are written as a whole; None: 64, fewer for small data
-    batch_size: int = 1,  # samples explained together; methods that draw random numbers go one by one
+    batch_size: int | None = None,  # samples explained together; None: as many as get what each gets alone
     dtype: str | None = None,  # "float16" halves the room; None: as computed
     save_inputs: bool = True,  # keep the inputs beside the maps
     seed: int = 0,  # the run's seed
@@ -63,40 +69,43 @@ def explain_dataset(
         store = learn.explain_dataset(learn.dls.valid, "run", methods="gradcam", target="label")
         store.summary(by="label")
     """
-    if is_item(baselines):
-        raise InputTypeError(
-            "explain_dataset() takes baselines by name, as a number, tensor or function. Encode a picture first: "
-            "learn.dls.test_dl([picture]).one_batch()[0]."
+    with concise():
+        if is_item(baselines):
+            raise InputTypeError(
+                "explain_dataset() takes baselines by name, as a number, tensor or function. Encode a picture first: "
+                "learn.dls.test_dl([picture]).one_batch()[0]."
+            )
+        options = {"layer": layer, "baselines": baselines, "output": output, "label_key": label_key, **params}
+        target = rather_than(target, against)
+        number = label_number(label_key, output)
+        reader = reader_of(self)
+
+        def explained(samples: list[ReadBatch], at: int) -> Explained:
+            batch = joined(samples)
+            with reader.unchanged():
+                found = reader.explain(reader.ready(batch), methods, target=target, seed=at, progress=False, **options)
+            return Explained.of(found, class_indices(batch.labels, len(batch), number))
+
+        rows = _Rows(reader, dl)
+        vocab = class_names(reader.dls, number)
+        facts = {
+            **options,
+            "vocab": None if vocab is None else [str(v) for v in vocab],
+            "loss": type(self.loss_func).__name__,
+        }
+        job = Job(
+            data=rows,
+            explain=explained,
+            identity=run_facts(reader.model, methods, target, facts),
+            draws=draws(methods, options),
+            together=apart(target, reader.outputs()["threshold"]) and not isinstance(reader, TextReader),
+            names=rows.names,
         )
-    options = {"layer": layer, "baselines": baselines, "output": output, "label_key": label_key, **params}
-    number = label_number(label_key, output)
-    reader = reader_of(self)
-
-    def explained(samples: list[ReadBatch], at: int) -> Explained:
-        batch = joined(samples)
-        with reader.unchanged():
-            found = reader.explain(reader.ready(batch), methods, target=target, seed=at, progress=False, **options)
-        return Explained.of(found, class_indices(batch.labels, len(batch), number))
-
-    rows = _Rows(reader, dl)
-    vocab = class_names(reader.dls, number)
-    facts = {
-        **options,
-        "vocab": None if vocab is None else [str(v) for v in vocab],
-        "loss": type(self.loss_func).__name__,
-    }
-    job = Job(
-        data=rows,
-        explain=explained,
-        identity=run_facts(reader.model, methods, target, facts),
-        draws=draws(methods, options),
-        names=rows.names,
-    )
-    settings = Settings(
-        unit_size, batch_size, dtype, save_inputs, seed, on_error, retry_failed, rank, world_size, progress
-    )
-    run(job, path, settings)
-    return ExplanationStore(path)
+        settings = Settings(
+            unit_size, batch_size, dtype, save_inputs, seed, on_error, retry_failed, rank, world_size, progress
+        )
+        run(job, path, settings)
+        return ExplanationStore(path)
 
 
 class _Rows:
@@ -104,17 +113,25 @@ class _Rows:
 
     Args:
         reader: of the Learner's data.
-        dl: a loader, or the number of a split.
+        dl: a loader of fastai's or of PyTorch's, or the number of a split.
     """
 
     def __init__(self, reader: Reader, dl: Any):
         self.reader = reader
         if dl is None or (isinstance(dl, int) and not isinstance(dl, bool)):
             dl = reader.loader(1 if dl is None else dl, "dl")
-        if not isinstance(dl, DataLoader) or not hasattr(dl.dataset, "__len__"):
+        self.collate = None
+        if isinstance(dl, torch.utils.data.DataLoader):
+            self.collate = as_source(dl).collate  # refuses streams and loaders that choose
+            if isinstance(dl.sampler, torch.utils.data.RandomSampler):
+                raise InputError(
+                    "The PyTorch loader shuffles, and a run numbers its samples as the data set does. Give a loader of "
+                    "known order: torch.utils.data.DataLoader(dl.dataset, batch_size=dl.batch_size)."
+                )
+        elif not isinstance(dl, DataLoader) or not hasattr(dl.dataset, "__len__"):
             raise InputTypeError(
-                f"dl= takes a fastai DataLoader over a data set with a length, or a split (0, 1), got {describe(dl)}. "
-                "For PyTorch loaders: interp_plugins.store.explain_dataset(learn.model, loader, path)."
+                "dl= takes a fastai or PyTorch DataLoader over a data set with a length, or a split (0, 1), got "
+                f"{describe(dl)}."
             )
         if len(dl.dataset) == 0:
             raise InputError(no_data(reader.dls, dl, "its transforms and classes", "dl=learn.dls.test_dl(items)"))
@@ -126,7 +143,8 @@ class _Rows:
     def __getitem__(self, i: int) -> ReadBatch:
         """Row i as a batch of one."""
         with self.reader.unchanged():
-            [row] = self.reader.from_dl(self.dl, [i])
+            one = (self.dl, [i]) if self.collate is None else ([self.collate([self.dl.dataset[i]])],)
+            [row] = self.reader.from_dl(*one)
         return row
 
     @property

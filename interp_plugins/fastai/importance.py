@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from interp_plugins.api.explain import DEFAULT_METHOD
-from interp_plugins.core.errors import InputError, unknown
+from interp_plugins.core.errors import InputError, concise, unknown
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
 
@@ -52,20 +52,21 @@ def attribution_importance(
         InputError: attributions that are not one value per row and column, or per variable and step.
         UnknownNameError: an unknown `agg`.
     """
-    if not callable(agg) and agg not in AGGREGATES:
-        raise unknown("agg", agg, AGGREGATES, "A function of the attributions (N, F) works as well.")
-    reduce = agg if callable(agg) else AGGREGATES[agg]
-    if df_or_dl is None:
-        source: dict[str, Any] = {"ds_idx": 1}
-    else:
-        source = {"item" if isinstance(df_or_dl, pd.DataFrame) else "dl": df_or_dl}
-    exps = self.explain(methods=methods, **source, **kwargs)
-    tables = [_table(exp, reduce) for exp in exps]
-    if len(tables) > 1:
-        for table, exp in zip(tables, exps):
-            table.insert(0, "method", exp.method)
-            table.insert(1, "target", _target(exp))
-    return pd.concat(tables, ignore_index=True)
+    with concise():
+        if not callable(agg) and agg not in AGGREGATES:
+            raise unknown("agg", agg, AGGREGATES, "A function of the attributions (N, F) works as well.")
+        reduce = agg if callable(agg) else AGGREGATES[agg]
+        if df_or_dl is None:
+            source: dict[str, Any] = {"ds_idx": 1}
+        else:
+            source = {"item" if isinstance(df_or_dl, pd.DataFrame) else "dl": df_or_dl}
+        exps = self.explain(methods=methods, **source, **kwargs)
+        tables = [_table(exp, reduce) for exp in exps]
+        if len(tables) > 1:
+            for table, exp in zip(tables, exps):
+                table.insert(0, "method", exp.method)
+                table.insert(1, "target", _target(exp))
+        return pd.concat(tables, ignore_index=True)
 
 
 def _table(exp: Explanation, reduce: Callable[[np.ndarray], Any]) -> pd.DataFrame:

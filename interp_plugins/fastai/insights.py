@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from torch import Tensor
 
+from interp_plugins.api.binding import first_looks
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core import files
-from interp_plugins.core.errors import ModelError, TargetError, unknown
+from interp_plugins.core.errors import InterpError, ModelError, TargetError, concise, unknown
 from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.literals import rather_than
 from interp_plugins.core.prediction import Prediction
+from interp_plugins.core.random import check_seed
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
@@ -24,7 +28,7 @@ from interp_plugins.fastai.reader import SampleSource, reader_of
 from interp_plugins.insights import Ask, Live, Made, Session, serve, widget
 from interp_plugins.insights.forms import forms, typed
 from interp_plugins.insights.outcomes import Truth
-from interp_plugins.insights.report import catalogue
+from interp_plugins.insights.report import PAGE, catalogue
 from interp_plugins.insights.subject import prediction_of
 from interp_plugins.viz.figure import in_notebook
 
@@ -35,8 +39,9 @@ _HOSTS = ("notebook", "server", "file")
 def insights(
     self: Learner,
     item: Any = None,  # what `predict` takes (path, PIL image, array, tensor, row), or a list of them
-    methods: Any = None,  # what is explained beforehand; None: nothing, in a file the default methods
+    methods: Any = None,  # what is explained beforehand; None: a first page, cheaply; in a file the default ones
     target: Any = None,  # what is explained where no class is pressed; as for `explain`
+    against: Any = None,  # why this target rather than that one; as for `explain`
     *,
     dl: Any = None,  # or a loader, always read with validation transforms
     ds_idx: int | None = None,  # or a split of the data: 0 training, 1 validation
@@ -70,28 +75,39 @@ def insights(
         learn.insights(get_image_files("pictures"))
         learn.insights(ds_idx=1, idxs=slice(200), methods=("gradcam", "ig"), show="file", path="look.html")
     """
-    host = show if show is not None else "notebook" if in_notebook() else "server"
-    if host not in _HOSTS:
-        raise unknown("host", host, _HOSTS)
-    subject = LearnerSubject(
-        self,
-        SampleSource(item, dl, ds_idx, idxs, xb),
-        target=target,
-        baselines=baselines,
-        seed=seed,
-        rm_type_tfms=rm_type_tfms,
-        params={"layer": layer, **params},
-    )
-    if methods is not None or host == "file":
-        subject.prepare(DEFAULT_METHODS if methods is None else methods, curves=curves)
-    about = catalogue(subject, title=title)
-    if host == "file":
-        return files.write(path, Session.over(subject, about).to_html())
-    if host == "notebook":
-        return widget(Session.over(subject, about))
-    server = serve(lambda: Session.over(subject, about), port=port, title=title, open_browser=hasattr(sys, "ps1"))
-    print(server.url)
-    return server
+    with concise():
+        host = show if show is not None else "notebook" if in_notebook() else "server"
+        if host not in _HOSTS:
+            raise unknown("host", host, _HOSTS)
+        subject = LearnerSubject(
+            self,
+            SampleSource(item, dl, ds_idx, idxs, xb),
+            target=rather_than(target, against),
+            baselines=baselines,
+            seed=seed,
+            rm_type_tfms=rm_type_tfms,
+            params={"layer": layer, **params},
+        )
+        if methods is not None or host == "file":
+            subject.prepare(DEFAULT_METHODS if methods is None else methods, curves=curves)
+        else:
+            _show_at_once(subject)
+        about = catalogue(subject, title=title)
+        if host == "file":
+            return files.write(path, Session.over(subject, about).to_html())
+        if host == "notebook":
+            return widget(Session.over(subject, about))
+        server = serve(lambda: Session.over(subject, about), port=port, title=title, open_browser=hasattr(sys, "ps1"))
+        print(server.url)
+        return server
+
+
+def _show_at_once(subject: Any) -> None:
+    """Explain the first page by the cheapest method that can; what keeps one from it is said where it is asked for."""
+    for method in first_looks(subject.spec.kind):
+        with contextlib.suppress(InterpError):
+            subject.prepare(method, first=PAGE)
+            return
 
 
 class LearnerSubject(Live):
@@ -118,7 +134,7 @@ class LearnerSubject(Live):
         rm_type_tfms: Any = None,
         params: dict[str, Any] | None = None,
     ):
-        self.reader, self.target, self.seed = reader_of(learn), target, seed
+        self.reader, self.target, self.seed = reader_of(learn), target, check_seed(seed)
         self.params = dict(params or {})
         self.whose = {name: self.params.pop(name, None) for name in ("output", "label_key")}
         self.models, self.functions = [type(self.reader.model).__name__], [self.reader.model]

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from interp_plugins.api.explain import DEFAULT_METHOD
-from interp_plugins.core.errors import InputError, InterpWarning
+from interp_plugins.core.errors import InputError, InterpWarning, concise
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.fastai import importance as _importance  # noqa: F401 - Learner.attribution_importance
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
@@ -59,18 +59,19 @@ def show_explanations(
     Example:
         learn.show_explanations(max_n=4, methods=("gradcam", "ig"))
     """
-    reader = reader_of(self)
-    if dl is None:
-        dl = reader.loader(ds_idx)
-    elif not isinstance(dl, DataLoader):
-        dl = list(dl)
-    if isinstance(dl, DataLoader) and length(dl) == 0:
-        raise InputError(no_data(self.dls, dl, "its transforms and classes", "dl=learn.dls.test_dl(items)"))
-    rows = indices(idxs, length(dl) or 0)
-    rows = random.SystemRandom().sample(rows, min(max_n, len(rows))) if shuffle else rows[:max_n]
-    drawing = {"ctxs": ctxs, "kind": kind, "nrows": nrows, "ncols": ncols, "figsize": figsize}
-    drawing |= {"normalize": normalize, "percentile": percentile}
-    return _explain_and_show(reader, dl, rows, methods, drawing, kwargs)
+    with concise():
+        reader = reader_of(self)
+        if dl is None:
+            dl = reader.loader(ds_idx)
+        elif not isinstance(dl, DataLoader):
+            dl = list(dl)
+        if isinstance(dl, DataLoader) and length(dl) == 0:
+            raise InputError(no_data(self.dls, dl, "its transforms and classes", "dl=learn.dls.test_dl(items)"))
+        rows = indices(idxs, length(dl) or 0)
+        rows = random.SystemRandom().sample(rows, min(max_n, len(rows))) if shuffle else rows[:max_n]
+        drawing = {"ctxs": ctxs, "kind": kind, "nrows": nrows, "ncols": ncols, "figsize": figsize}
+        drawing |= {"normalize": normalize, "percentile": percentile}
+        return _explain_and_show(reader, dl, rows, methods, drawing, kwargs)
 
 
 @patch
@@ -103,15 +104,16 @@ def plot_top_losses_explained(
         interp = Interpretation.from_learner(learn)
         interp.plot_top_losses_explained(4, methods="gradcam", target=[None, "label"])
     """
-    places = k if isinstance(k, (list, tuple, range)) else None
-    losses, idx = self.top_losses(None if places is not None else min(int(k), len(self.losses)), largest)
-    if places is not None:
-        chosen = indices(list(places), len(idx))
-        losses, idx = losses[chosen], idx[chosen]
-    drawing = {"ctxs": ctxs, "kind": kind, "nrows": nrows, "ncols": ncols, "figsize": figsize}
-    drawing |= {"normalize": normalize, "percentile": percentile}
-    drawing["notes"] = [f"loss {loss:.3g}" for loss in losses.tolist()]
-    return _explain_and_show(reader_of(self.learn), self.dl, idx.tolist(), methods, drawing, kwargs)
+    with concise():
+        places = k if isinstance(k, (list, tuple, range)) else None
+        losses, idx = self.top_losses(None if places is not None else min(int(k), len(self.losses)), largest)
+        if places is not None:
+            chosen = indices(list(places), len(idx))
+            losses, idx = losses[chosen], idx[chosen]
+        drawing = {"ctxs": ctxs, "kind": kind, "nrows": nrows, "ncols": ncols, "figsize": figsize}
+        drawing |= {"normalize": normalize, "percentile": percentile}
+        drawing["notes"] = [f"loss {loss:.3g}" for loss in losses.tolist()]
+        return _explain_and_show(reader_of(self.learn), self.dl, idx.tolist(), methods, drawing, kwargs)
 
 
 def _explain_and_show(

@@ -7,7 +7,6 @@ in [0, 1] becomes black, without a word). So pictures are loaded, scaled and con
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,13 +18,14 @@ from fastai.vision.core import PILBase, TensorImageBase
 from PIL import Image, ImageFile
 from torch import Tensor
 
+from interp_plugins.api.pictures import check_file, fault, loaded, of_array
 from interp_plugins.core.errors import InputError, InputTypeError, InterpError, InterpWarning
 from interp_plugins.core.tensors import describe
 
-_CHANNELS = (1, 3, 4)
 _DEEP = ("I", "F", "I;16")  # PIL modes that convert() cuts off at 255
-_ROUNDING = 1e-3  # how far interpolation may leave [0, 1]
-_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises for files it cannot read
+
+
+LISTED = "get_image_files(folder)"  # how a folder is given
 
 
 def is_picture(value: Any) -> bool:
@@ -51,9 +51,9 @@ def as_picture(value: Any, cls: type[PILBase]) -> PILBase:
         InputError: anything that cannot be read without guessing.
     """
     if isinstance(value, (Tensor, np.ndarray)):
-        image = _from_array(value)
+        image = of_array(value, isinstance(value, TensorImageBase), encoded="as xb=")
     else:
-        image = _loaded(value)
+        image = loaded(value)
     if image.mode.startswith(_DEEP):
         raise InputError(
             f"The picture has mode {image.mode!r} (more than 8 bits per channel), and its range is not known. Scale it "
@@ -69,65 +69,6 @@ def mode_of(cls: type[PILBase]) -> str | None:
     return mode
 
 
-def _loaded(value: Any) -> Image.Image:
-    source = getattr(value, "filename", "") or "in memory"
-    try:
-        image = Image.open(io.BytesIO(value)) if isinstance(value, (bytes, bytearray)) else value
-        image.load()
-    except _BROKEN as err:
-        raise InputError(
-            f"The picture {str(source)!r} cannot be read: {err}. Check that the file is complete."
-        ) from err
-    return image
-
-
-def _from_array(value: Tensor | np.ndarray) -> Image.Image:
-    channels_first = isinstance(value, TensorImageBase)
-    pixels = _as_numpy(value)
-    what = describe(value) if isinstance(value, Tensor) else f"array of shape {value.shape} and dtype {value.dtype}"
-    if pixels.ndim not in (2, 3) or 0 in pixels.shape:
-        raise InputError(
-            f"A picture is (H, W), (H, W, C) or (C, H, W), got an {what}. Give several pictures as a list, and a batch "
-            "that is encoded already (scaled and normalised) as xb=."
-        )
-    if pixels.ndim == 3:
-        pixels = _channels_last(pixels, channels_first, what)
-    pixels = np.ascontiguousarray(_as_bytes(pixels, what))
-    return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
-
-
-def _as_numpy(value: Tensor | np.ndarray) -> np.ndarray:
-    if isinstance(value, Tensor):
-        plain = value.detach().as_subclass(Tensor).cpu()
-        return (plain.float() if plain.is_floating_point() else plain).numpy()
-    return value
-
-
-def _channels_last(pixels: np.ndarray, channels_first: bool, what: str) -> np.ndarray:
-    first, last = pixels.shape[0] in _CHANNELS, pixels.shape[2] in _CHANNELS
-    if first and last and not channels_first:
-        raise InputError(
-            f"An {what} can be read as (C, H, W) and as (H, W, C). Give a PIL image, or a fastai TensorImage (C, H, W)."
-        )
-    if not (first or (last and not channels_first)):
-        raise InputError(f"A picture has 1, 3 or 4 channels, first or last; got an {what}.")
-    return pixels.transpose(1, 2, 0) if first else pixels
-
-
-def _as_bytes(pixels: np.ndarray, what: str) -> np.ndarray:
-    if pixels.dtype == np.uint8:
-        return pixels
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise InputError(f"A picture is uint8, or float in [0, 1]; got an {what}. For values 0 to 255, cast to uint8.")
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # NaN fails as well
-        raise InputError(
-            f"A picture of floats lies in [0, 1]; this {what} has values from {low:.4g} to {high:.4g}. Cast values 0 "
-            "to 255 to uint8; give a batch that is normalised already as xb=."
-        )
-    return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
-
-
 @contextlib.contextmanager
 def readable(values: Sequence[Any]) -> Iterator[None]:
     """Say which item cannot be read, and why, when fastai's transforms fail on one; warn of truncated files.
@@ -141,14 +82,9 @@ def readable(values: Sequence[Any]) -> Iterator[None]:
         yield
     except InterpError:
         raise
-    except FileNotFoundError as err:
-        raise InputError(
-            f"There is no file {str(err.filename)!r}. Check the path; a relative one starts at {os.getcwd()!r}."
-        ) from err
-    except IsADirectoryError as err:
-        raise InputError(
-            f"{str(err.filename)!r} is a folder. Give one picture or a list: get_image_files(folder)."
-        ) from err
+    except (FileNotFoundError, IsADirectoryError) as err:
+        check_file(err.filename, LISTED)
+        raise
     except (OSError, SyntaxError, Image.DecompressionBombError) as err:
         broken = next((v for v in values if is_path(v) and fault(v)), None)
         where = f"The picture {os.fspath(broken)!r}" if broken is not None else "A picture"
@@ -160,22 +96,6 @@ def readable(values: Sequence[Any]) -> Iterator[None]:
             f"{describe(values[0])} is no item of this Learner's data. {' '.join(str(err).split())}. Give what "
             "learn.predict takes, or an encoded batch as xb=."
         ) from err
-
-
-def fault(path: Any) -> str | None:
-    """Why PIL cannot decode a file completely; None where it can, or where there is no file."""
-    if not os.path.isfile(path):
-        return None
-    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except _BROKEN as err:
-        return str(err)
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
-    return None
 
 
 def _warn_of_truncated(values: Sequence[Any]) -> None:

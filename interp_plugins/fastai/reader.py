@@ -38,6 +38,7 @@ from interp_plugins.core.errors import InputError, InputTypeError, InterpError, 
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.core.guard import exclusive
+from interp_plugins.core.literals import rather_than
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
 from interp_plugins.fastai.batch import QUIET, ReadBatch, Repacked, joined, length, no_data, read, to_model, unpacked
@@ -54,7 +55,7 @@ from interp_plugins.fastai.learner_info import (
     valid,
 )
 from interp_plugins.fastai.pictures import is_path, readable
-from interp_plugins.fastai.restore import restored_state
+from interp_plugins.fastai.restore import restored_state, transforms
 from interp_plugins.fastai.targets import as_asked
 
 R = TypeVar("R", bound="type[Reader]")
@@ -130,9 +131,9 @@ class Reader:
     def unchanged(self) -> Iterator[None]:
         """Random generators, transforms and hooks are as they were after the block, also when it raises.
 
-        Other threads that explain the model wait for the whole of it: the transforms' state is shared as well.
+        Other threads that explain the model, or read by the same transforms, wait for the whole of it.
         """
-        with exclusive(self.model), preserved_rng(), restored_state(self.dls, self.model):
+        with exclusive(self.model, transforms(self.dls)), preserved_rng(), restored_state(self.dls, self.model):
             yield
 
     def explain_source(
@@ -141,6 +142,7 @@ class Reader:
         methods: Any,
         *,
         target: Any = None,
+        against: Any = None,
         baselines: Any = None,
         rm_type_tfms: Any = None,
         **params: Any,
@@ -151,10 +153,12 @@ class Reader:
             source: what is to be explained.
             methods: as for `Learner.explain`.
             target: likewise.
+            against: likewise.
             baselines: likewise.
             rm_type_tfms: likewise.
             **params: its further arguments.
         """
+        target = rather_than(target, against)
         with self.unchanged():
             batches = self.read(source, labelled=wants_label(target), rm_type_tfms=rm_type_tfms)
             baselines = self.encoded_baselines(baselines, rm_type_tfms)

@@ -25,13 +25,13 @@ def restored_state(dls: Any, model: nn.Module) -> Iterator[None]:
     hooks = [
         (hook, hook.__dict__.get("stored")) for m in model.modules() for v in vars(m).values() for hook in _hooks(v)
     ]
-    transforms = [(f, dict(vars(f))) for f in _transforms(dls)]
+    kept = [(f, dict(vars(f))) for f in transforms(dls)]
     try:
         yield
     finally:
         for hook, stored in hooks:
             hook.stored = stored
-        for f, before in transforms:
+        for f, before in kept:
             vars(f).clear()
             vars(f).update(before)
 
@@ -42,7 +42,7 @@ def _hooks(value: Any) -> list[Hook]:
     return [value] if isinstance(value, Hook) else []
 
 
-def _transforms(dls: Any) -> list[Any]:
+def transforms(dls: Any) -> list[Any]:
     """The transforms of all loaders and their datasets, each once."""
     pipelines = []
     for loader in getattr(dls, "loaders", []):

@@ -11,11 +11,12 @@ import pandas as pd
 from PIL import Image
 from torch import Tensor
 
+from interp_plugins.api.pictures import check_file
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.tensors import describe
 from interp_plugins.fastai.batch import ReadBatch
-from interp_plugins.fastai.learner_info import image_class
-from interp_plugins.fastai.pictures import as_picture, is_path, is_picture, mode_of
+from interp_plugins.fastai.learner_info import image_class, valid
+from interp_plugins.fastai.pictures import LISTED, as_picture, is_path, is_picture, mode_of
 from interp_plugins.fastai.reader import Reader, register_reader
 
 
@@ -49,6 +50,8 @@ class VisionReader(Reader):
         """
         if is_picture(value):
             return as_picture(value, self.image_class)
+        if is_path(value) and self._opens_files:
+            check_file(value, LISTED)  # before a loader is made
         if isinstance(value, os.PathLike):
             return Path(value)
         if isinstance(value, dict):
@@ -59,6 +62,13 @@ class VisionReader(Reader):
                 "an encoded batch as xb=."
             )
         return value  # a path as text, or what the data's own getters read: a row of a table, an identifier
+
+    @property
+    def _opens_files(self) -> bool:
+        """Whether the data's items are files: its image class opens them, and no getter of its own comes before."""
+        lists = getattr(getattr(valid(self.dls), "dataset", None), "tls", None)
+        names = [str(getattr(one, "name", "")) for one in getattr(lists[0].tfms, "fs", ())] if lists else []
+        return next((name for name in names if name != "noop"), "").endswith(".create")
 
     def name(self, value: Any) -> str:
         """The file's name, also where the path is a text."""

@@ -4,15 +4,34 @@
 
     Trainer(callbacks=[AttributionCallback(class_names=names)])
 
-`AttributionWriter` explains whole data sets under `Trainer.predict`; `top_losses` the samples that are most wrong.
+`AttributionWriter` explains whole data sets under `Trainer.predict`; `top_losses` the samples that are most wrong;
+`suspects` finds wrong labels, with `MarginHistory` by what training said of them.
 
 Works with `pytorch_lightning` and with `lightning.pytorch`. This room finds the model, its inputs and the place for
 the pictures; what is computed is `interp_plugins.explain`.
 """
 
+# ruff: noqa: E402 - the door says first what is missing
+from interp_plugins.core.extras import require
+
+require("interp_plugins.lightning", "lightning", "matplotlib")
+
 from interp_plugins.lightning.callback import AttributionCallback
+from interp_plugins.lightning.concepts import concept_test, concepts
+from interp_plugins.lightning.influence import influence
 from interp_plugins.lightning.run import explain
+from interp_plugins.lightning.suspects import MarginHistory, suspects
 from interp_plugins.lightning.top_losses import top_losses
 from interp_plugins.lightning.writer import AttributionWriter
 
-__all__ = ["AttributionCallback", "AttributionWriter", "explain", "top_losses"]
+__all__ = [
+    "AttributionCallback",
+    "AttributionWriter",
+    "MarginHistory",
+    "concept_test",
+    "concepts",
+    "explain",
+    "influence",
+    "suspects",
+    "top_losses",
+]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from interp_plugins.api.binding import canonical_name, layer_variant, method_info
 from interp_plugins.core.errors import InputTypeError
 from interp_plugins.core.layers import Layer
+from interp_plugins.core.mistaken import check_no_transform
 from interp_plugins.core.target import Target
 from interp_plugins.core.tensors import describe
 
@@ -24,10 +25,14 @@ def check_class_names(names: Any) -> None:
         raise InputTypeError(f"class_names must be a list of names, one per class, got {describe(names)}.")
 
 
-def check_choices(target: Any, layer: Any) -> None:
-    """A target and a layer of the kinds that a configuration can name."""
-    if isinstance(target, float) or not (target is None or callable(target) or isinstance(target, _TARGETS)):
-        raise InputTypeError(f"target must be a class, a name, a list of them or a function, got {describe(target)}.")
+def check_choices(target: Any, layer: Any, against: Any) -> None:
+    """Targets and a layer of the kinds that a configuration can name."""
+    for name, value in {"target": target, "against": against}.items():
+        check_no_transform(value)
+        if isinstance(value, float) or not (value is None or callable(value) or isinstance(value, _TARGETS)):
+            raise InputTypeError(
+                f"{name} must be a class, a name, a list of them or a function, got {describe(value)}."
+            )
     if layer is not None and (not isinstance(layer, (str, nn.Module, Layer)) or layer == ""):
         raise InputTypeError(f"layer must be the dotted name of a module, got {describe(layer)}.")
 

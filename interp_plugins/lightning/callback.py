@@ -19,7 +19,7 @@ from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 from interp_plugins.core.explanation import Explanations
-from interp_plugins.core.literals import literals, wants_truth
+from interp_plugins.core.literals import literals, rather_than, wants_truth
 from interp_plugins.core.random import check_seed
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import own_tree
@@ -27,10 +27,11 @@ from interp_plugins.core.truth import Reading
 from interp_plugins.lightning import run, series
 from interp_plugins.lightning.arguments import check_choices, check_class_names, check_layer_methods
 from interp_plugins.lightning.batch import read_batch
+from interp_plugins.lightning.judging import BUDGET, Judging
 from interp_plugins.lightning.namespace import Callback
 from interp_plugins.lightning.report import GrowingReport
-from interp_plugins.lightning.sinks import Sinks, directory_of, logged_step
-from interp_plugins.lightning.stage_state import StageState, is_empty, is_last_batch
+from interp_plugins.lightning.sinks import Sinks, directory_of, logged_step, shown
+from interp_plugins.lightning.stage_state import StageState, is_last_batch
 from interp_plugins.lightning.subject import ExplainedModule, built_late, check_strategy, find_subject
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ class AttributionCallback(Callback):
     Works in `fit` (in the validation epochs), `trainer.validate` and `trainer.test`; it neither iterates a dataloader
     nor changes a batch. Under DDP the samples are those of the first process, which the others wait for.
 
-    The picture is called `tag/stage` and stands at the Trainer's `global_step`, as a checkpoint does. For each method
-    these numbers, `tag/stage/method/...`, are logged at the step of the Trainer's own metrics: `cosine_to_previous` and
+    A picture is called `tag/stage/method` (of more than four samples `tag/stage/method/1`, `/2`, ...), says the true
+    class in green or red, and stands at the Trainer's `global_step`, as a checkpoint does. For each method these
+    numbers, `tag/stage/method/...`, are logged at the step of the Trainer's own metrics: `cosine_to_previous` and
     `rank_correlation_to_previous` (mean similarity of the samples' maps to those of the run before: the reasons have
     settled where both stay near 1), `target_changed` (share of samples whose explained class is another one than
     before), `sparseness` (mean Gini index of the absolute map) and `completeness_error` (median of |convergence delta|
@@ -91,6 +93,9 @@ class AttributionCallback(Callback):
         tag: name of the pictures, and of this callback's state in checkpoints; several callbacks need several tags.
         on_error: "warn" = an error in explaining or logging is a warning and training goes on; "raise".
         method_kwargs: further parameters of the methods, and `baselines`.
+        metrics: as for `interp_plugins.evaluate`, without masks or truth: logged as `tag/stage/method/metric`.
+        metric_budget: rows that the metrics of one run may send through the model; fewer samples are judged beyond.
+        against: why `target` rather than this one: a class, "label" or a function.
 
     Attributes:
         last: the latest explanations, on the CPU; empty before the first. They stay after the run.
@@ -137,6 +142,9 @@ class AttributionCallback(Callback):
         tag: str = "attribution",
         on_error: Literal["warn", "raise"] = "warn",
         method_kwargs: dict[str, Any] | None = None,
+        against: int | Callable | str | None = None,
+        metrics: Any = None,
+        metric_budget: int = BUDGET,
     ):
         super().__init__()
         check_names(methods)
@@ -146,7 +154,7 @@ class AttributionCallback(Callback):
         check_seed(seed)
         check_folder("dirpath", dirpath)
         check_class_names(class_names)
-        check_choices(target, layer)
+        check_choices(target, layer, against)
         stages = (stages,) if isinstance(stages, str) else tuple(stages)  # type: ignore[assignment]
         if not stages:
             raise InputError(f"stages is empty; name at least one of {', '.join(_STAGES)}.")
@@ -163,7 +171,7 @@ class AttributionCallback(Callback):
             methods = {name: run.method_options(options) for name, options in methods.items()}
         self.methods, self.method_kwargs = methods, run.method_options(method_kwargs)
         self.n_samples, self.every_n_epochs, self.fixed_samples = n_samples, every_n_epochs, fixed_samples
-        self.target, self.layer, self.module = target, layer, module
+        self.target, self.layer, self.module = rather_than(target, against), layer, module
         self.input_key, self.input_fn = input_key, input_fn
         self.label_key, self.label_fn, self.id_key = label_key, label_fn, id_key
         self.reading = Reading(input_key, input_fn, label_key, label_fn, id_key, output_key)
@@ -173,14 +181,13 @@ class AttributionCallback(Callback):
         self.loggers, self.dirpath, self.report = loggers, dirpath, report
         self.class_names, self.mean, self.std = run.names_of(class_names, output_key), mean, std
         self.autocast, self.batch_size, self.seed = autocast, check_chunk("batch_size", batch_size), seed
-        self.tag, self.on_error = tag, on_error
-        self.n_runs = 0
-        self.last = Explanations()
+        self.tag, self.on_error, self.against = tag, on_error, against
+        self.metrics, self.metric_budget, self._judging = metrics, metric_budget, Judging(metrics, metric_budget, seed)
+        self.n_runs, self._resumed, self.last = 0, False, Explanations()
         self._states: dict[str, StageState] = {}
         self.history: list[dict[str, Any]] = []
         self._sinks: Sinks | None = None
         self._reports: dict[str, GrowingReport] = {}
-        self._resumed = False
 
     # -- state -----------------------------------------------------------------------------------------------
 
@@ -264,6 +271,12 @@ class AttributionCallback(Callback):
         """Decide whether this training epoch is explained."""
         self._begin("train", trainer)
 
+    def on_validation_batch_start(
+        self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Collect samples, before a step that works on its batch in place."""
+        self._gather("validate", trainer, pl_module, batch, dataloader_idx)
+
     def on_validation_batch_end(
         self,
         trainer: "Trainer",
@@ -273,8 +286,14 @@ class AttributionCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect samples, and explain them as soon as they are complete."""
-        self._look("validate", trainer, pl_module, batch, batch_idx, dataloader_idx)
+        """Explain the samples as soon as they are complete."""
+        self._look("validate", trainer, pl_module, batch_idx, dataloader_idx)
+
+    def on_test_batch_start(
+        self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Collect samples, before a step that works on its batch in place."""
+        self._gather("test", trainer, pl_module, batch, dataloader_idx)
 
     def on_test_batch_end(
         self,
@@ -285,17 +304,14 @@ class AttributionCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect samples, and explain them as soon as they are complete."""
-        self._look("test", trainer, pl_module, batch, batch_idx, dataloader_idx)
+        """Explain the samples as soon as they are complete."""
+        self._look("test", trainer, pl_module, batch_idx, dataloader_idx)
 
-    def on_train_batch_end(
-        self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
+    def on_train_batch_start(
+        self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
     ) -> None:
         """Collect samples; they are explained at the end of the epoch."""
-        state = self._due("train", trainer)
-        if state is not None and not state.samples.closed:
-            with self._errors(state):
-                self._collect(state, pl_module, batch)
+        self._gather("train", trainer, pl_module, batch)
 
     def on_validation_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Draw and log what was found."""
@@ -310,17 +326,11 @@ class AttributionCallback(Callback):
         self._end("train", trainer, pl_module)
 
     def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
-        """Say it where there was nothing to explain: Lightning leaves out an empty validation without a word."""
+        """Say it where nothing was explained: Lightning leaves out an empty validation without a word."""
         for name, state in self._states.items():
-            if state.epochs == 0 and trainer.is_global_zero and is_empty(trainer, name):
-                data, short = ("test", "test") if name == "test" else ("validation", "val")
-                warnings.warn(
-                    f"AttributionCallback(tag={self.tag!r}): the {data} set is empty (no dataloader, no batch in it, "
-                    f"or limit_{short}_batches=0), so nothing was explained. Give the Trainer {data} data, or the "
-                    "callback other stages=.",
-                    InterpWarning,
-                    stacklevel=2,
-                )
+            why = state.never_ran(trainer, name)
+            if why and trainer.is_global_zero:
+                warnings.warn(f"AttributionCallback(tag={self.tag!r}): {why}", InterpWarning, stacklevel=2)
 
     # -- work ------------------------------------------------------------------------------------------------
 
@@ -343,21 +353,29 @@ class AttributionCallback(Callback):
             return None
         return state
 
-    def _look(
+    def _gather(
         self,
         stage: str,
         trainer: "Trainer",
         pl_module: "LightningModule",
         batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
+        loader: int | None = None,
     ) -> None:
+        """Take what is still missing from a batch of the dataloader that is asked about."""
+        state = self._due(stage, trainer)
+        if state is None or state.samples.closed or loader not in (None, self.dataloader_idx):
+            return
+        with self._errors(state):
+            self._collect(state, pl_module, batch)
+
+    def _look(
+        self, stage: str, trainer: "Trainer", pl_module: "LightningModule", batch_idx: int, dataloader_idx: int
+    ) -> None:
+        """Explain the samples once they are complete, or no more come."""
         state = self._due(stage, trainer)
         if state is None or state.found is not None or dataloader_idx != self.dataloader_idx:
             return
         with self._errors(state):
-            if not state.samples.closed:
-                self._collect(state, pl_module, batch)
             if state.samples.closed or is_last_batch(trainer, stage == "test", batch_idx, dataloader_idx):
                 self._explain(state, trainer, pl_module, stage)
 
@@ -372,9 +390,9 @@ class AttributionCallback(Callback):
         if len(state.samples) == 0:
             raise InputError(state.samples.nothing(f"dataloader_idx={self.dataloader_idx}", stage))
         state.samples.closed = True
-        sample = state.samples.joined()
-        state.found = run.run(
-            self._subject(pl_module),
+        sample, subject = state.samples.joined(), self._subject(pl_module)
+        found = run.run(
+            subject,
             sample,
             context=run.precision_context(trainer) if self.autocast else contextlib.nullcontext(),
             methods=self.methods,
@@ -386,6 +404,10 @@ class AttributionCallback(Callback):
             progress=False,
             **self.method_kwargs,
         )
+        state.found = run.with_labels(found, sample.labels)
+        context = run.precision_context(trainer) if self.autocast else None
+        known = {"target": self.target, "output": self.output, "batch_size": self.batch_size, "context": context}
+        state.judged = self._judging.found(state.found, subject, sample, **known)
         self.last = state.found
         self.n_runs += 1
 
@@ -403,16 +425,24 @@ class AttributionCallback(Callback):
                 name = f"epoch {trainer.current_epoch}, step {trainer.global_step}"
                 known = {"same": self.fixed_samples, "resumed": self._resumed}
                 self._reports[stage].add(exps, state.samples.joined().labels, name, **known)
+            self._tell(state, trainer, stage)
 
     def _publish(self, exps: Explanations, before: Explanations | None, trainer: "Trainer", stage: str) -> None:
         """The numbers and pictures of one run."""
         step = logged_step(trainer, stage)
         facts = {"run": self.n_runs, "stage": stage, "epoch": trainer.current_epoch, "step": step}
-        found = series.rows(exps, before, **facts)
+        judged = self._states[stage].judged or [{} for _ in exps]
+        found = [{**row, **more} for row, more in zip(series.rows(exps, before, **facts), judged)]
         self.history += found
         if self._sinks is not None:
-            self._sinks.numbers(found, trainer, self.tag, stage)
+            self._sinks.numbers(found, trainer, self.tag, stage, self._judging.names)
             self._sinks.pictures(exps, trainer, self.tag, stage, self.n_runs)
+
+    def _tell(self, state: StageState, trainer: "Trainer", stage: str) -> None:
+        """Say once where the results of a stage are."""
+        places = self._sinks.places(trainer, f"{self.tag}/{stage}") if self._sinks is not None else []
+        places += [f"the report {shown(str(self._reports[stage].path))}"] if stage in self._reports else []
+        state.tell_once(trainer, f"AttributionCallback(tag={self.tag!r})", places)
 
     def _errors(self, state: StageState) -> contextlib.AbstractContextManager[None]:
         """An error ends this epoch's work, and is a warning or raised."""

@@ -15,14 +15,14 @@ from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.api.explain import explain as core_explain
 from interp_plugins.api.named_inputs import NamedInputs
 from interp_plugins.core.concat import joined_pictures
-from interp_plugins.core.errors import InputError, InputTypeError, TargetError
+from interp_plugins.core.errors import InputError, InputTypeError, TargetError, concise
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.global_random import preserved_rng
-from interp_plugins.core.literals import with_truth
+from interp_plugins.core.literals import rather_than, with_truth
 from interp_plugins.core.placement import moved
 from interp_plugins.core.spec import InputSpec, guess_aloud
 from interp_plugins.core.tensors import own_tree
-from interp_plugins.core.truth import Reading, missing
+from interp_plugins.core.truth import Reading, known_classes, missing
 from interp_plugins.lightning.batch import ModelInput, read_batch
 from interp_plugins.lightning.several import AsList, rows_of
 from interp_plugins.lightning.subject import ExplainedModule, explained_inference_error, find_subject
@@ -37,6 +37,7 @@ def explain(
     methods: Any = DEFAULT_METHODS,
     *,
     target: Any = None,
+    against: Any = None,
     layer: str | None = None,
     module: str | None = None,
     input_key: str | int | None = None,
@@ -65,6 +66,7 @@ def explain(
             A batch is moved to the module's device, floating-point tensors to its dtype.
         methods: as for `interp_plugins.explain`.
         target: likewise, and "label": the ground truth of a batch (input, label), or that which `label_key` names.
+        against: why `target` rather than this one, as for `interp_plugins.explain`; "label" works here, too.
         layer: dotted name of a layer, seen from the module explained or from the LightningModule.
         module: dotted name of the module inside `pl_module` that is explained; None: itself.
         input_key: the part of the batch that is the input: a key, attribute or position.
@@ -98,31 +100,33 @@ def explain(
         exps = explain(model, next(iter(loader)), methods=("ig", "gradcam"), target="label")
         exps["ig"].show()
     """
-    if autocast and trainer is None:
-        raise InputError("autocast=True takes the precision from the Trainer: give trainer= as well.")
-    subject = find_subject(pl_module, module, layer)
-    output = choose_output(output_key, output_fn)
-    reading = Reading(input_key, input_fn, label_key, label_fn, id_key, output_key)
-    batch = prepared_batch(x_or_batch, pl_module, subject, trainer)
-    sample = read_batch(batch, subject.module, reading)
-    spec = params.pop("input_spec", None)
-    if spec is None:
-        spec = make_spec(sample, names_of(class_names, output_key), mean, std)
-    elif class_names is not None or mean is not None or std is not None:
-        raise InputError("Give input_spec=, or class_names, mean and std, not both.")
-    return run(
-        subject,
-        sample,
-        context=precision_context(trainer) if autocast else contextlib.nullcontext(),
-        methods=methods,
-        target=target,
-        output=output,
-        input_spec=spec,
-        batch_size=batch_size,
-        seed=seed,
-        progress=progress,
-        **params,
-    )
+    with concise():
+        if autocast and trainer is None:
+            raise InputError("autocast=True takes the precision from the Trainer: give trainer= as well.")
+        subject = find_subject(pl_module, module, layer)
+        output = choose_output(output_key, output_fn)
+        reading = Reading(input_key, input_fn, label_key, label_fn, id_key, output_key)
+        batch = prepared_batch(x_or_batch, pl_module, subject, trainer)
+        sample = read_batch(batch, subject.module, reading)
+        spec = params.pop("input_spec", None)
+        if spec is None:
+            spec = make_spec(sample, names_of(class_names, output_key), mean, std)
+        elif class_names is not None or mean is not None or std is not None:
+            raise InputError("Give input_spec=, or class_names, mean and std, not both.")
+        found = run(
+            subject,
+            sample,
+            context=precision_context(trainer) if autocast else contextlib.nullcontext(),
+            methods=methods,
+            target=rather_than(target, against),
+            output=output,
+            input_spec=spec,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+            **params,
+        )
+        return with_labels(found, sample.labels)
 
 
 def run(
@@ -151,6 +155,24 @@ def run(
             raise
         raise clear from error
     return found if sample.ids is None else Explanations([replace(exp, names=sample.ids) for exp in found])
+
+
+def with_labels(exps: Explanations, labels: Tensor | None) -> Explanations:
+    """The explanations with the true class of each sample in words, `meta["per_sample"]["label"]`, where it is known.
+
+    Args:
+        exps: explanations of the same samples.
+        labels: class indices (N,); what lies outside the classes is no label.
+    """
+    told = []
+    for exp in exps:
+        classes = known_classes(labels, len(exp.spec.vocab) if exp.spec.vocab is not None else None)
+        if classes is None or len(classes) != len(exp):
+            told.append(exp)
+            continue
+        texts = ["" if c is None else exp.spec.label(c) for c in classes]
+        told.append(replace(exp, meta={**exp.meta, "per_sample": {**exp.meta.get("per_sample", {}), "label": texts}}))
+    return Explanations(told)
 
 
 def as_function(module: nn.Module, sample: ModelInput) -> Any:

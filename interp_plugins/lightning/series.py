@@ -8,8 +8,7 @@ the score that they should explain.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,18 +17,6 @@ from torch import Tensor
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.metrics import cosine_similarity, gini_index, spearman_correlation
-
-
-def series_names(exps: Explanations) -> list[str]:
-    """A name per explanation: the method's, and a number behind it where a method explains several targets."""
-    methods = exps.methods
-    several = {method for method, count in Counter(methods).items() if count > 1}
-    seen: Counter[str] = Counter()
-    names = []
-    for method in methods:
-        names.append(f"{method}.{seen[method]}" if method in several else method)
-        seen[method] += 1
-    return names
 
 
 def numbers(exp: Explanation, before: Explanation | None) -> dict[str, float]:
@@ -80,7 +67,7 @@ def rows(exps: Explanations, before: Explanations | None, **facts: Any) -> list[
             "seconds": exp.seconds,
             **{k: exp.meta[k] for k in ("forward_passes", "backward_passes") if k in exp.meta},
         }
-        for name, exp, old in zip(series_names(exps), exps, earlier)
+        for name, exp, old in zip(exps.labels, exps, earlier)
     ]
 
 
@@ -93,9 +80,16 @@ MEASURES = (
 )
 
 
-def metrics(found: list[dict[str, Any]], prefix: str) -> dict[str, float]:
-    """The rows of one run as a logger takes them: `prefix/series/measure` -> number."""
-    return {f"{prefix}/{row['series']}/{name}": row[name] for row in found for name in MEASURES if name in row}
+def metrics(found: list[dict[str, Any]], prefix: str, also: Sequence[str] = ()) -> dict[str, float]:
+    """The rows of one run as a logger takes them: `prefix/series/measure` -> number.
+
+    Args:
+        found: the rows.
+        prefix: of every name.
+        also: measures beside `MEASURES`.
+    """
+    names = (*MEASURES, *also)
+    return {f"{prefix}/{row['series']}/{name}": row[name] for row in found for name in names if name in row}
 
 
 def _over(statistic: Callable[[Tensor], Tensor], values: Tensor) -> float:

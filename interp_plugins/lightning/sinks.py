@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from interp_plugins.core.explanation import Explanations
@@ -15,7 +16,8 @@ from interp_plugins.lightning.series import metrics
 if TYPE_CHECKING:
     from interp_plugins.lightning.namespace import Trainer
 
-MAX_ROWS = 32  # samples in one picture; how many were left out is said below it
+MAX_SAMPLES = 32  # samples that are drawn; the pictures say how many there are
+PER_PICTURE = 4  # of them in one picture, so that a logger's card shows it without scrolling
 
 
 def directory_of(trainer: Trainer, dirpath: str | None) -> str | None:
@@ -54,11 +56,15 @@ class Sinks:
         directory: for PNG files.
         to_loggers: whether loggers get both.
         to_files: whether pictures become files: True, False, or None: only if no logger takes them.
+        taken_by: the kinds of loggers that took a picture, as keys.
+        wrote: paths of the files written.
     """
 
     directory: str
     to_loggers: bool
     to_files: bool | None
+    taken_by: dict[str, None] = field(default_factory=dict)
+    wrote: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, directory: str, loggers: str, dirpath: str | None) -> Sinks | None:
@@ -68,7 +74,9 @@ class Sinks:
         always = loggers in ("files", "both") or dirpath is not None
         return cls(directory, loggers != "files", True if always else None)
 
-    def numbers(self, rows: list[dict[str, Any]], trainer: Trainer, tag: str, stage: str) -> None:
+    def numbers(
+        self, rows: list[dict[str, Any]], trainer: Trainer, tag: str, stage: str, also: Sequence[str] = ()
+    ) -> None:
         """Bring one run's numbers to the loggers.
 
         Args:
@@ -76,14 +84,15 @@ class Sinks:
             trainer: whose loggers, epoch and step count.
             tag: the callback's tag.
             stage: "validate", "test" or "train".
+            also: names of further numbers in the rows.
         """
-        values = metrics(rows, f"{tag}/{stage}")
+        values = metrics(rows, f"{tag}/{stage}", also)
         if self.to_loggers and values:
             for logger in trainer.loggers:
                 log_numbers(logger, {**values, "epoch": trainer.current_epoch}, logged_step(trainer, stage))
 
     def pictures(self, exps: Explanations, trainer: Trainer, tag: str, stage: str, run: int) -> None:
-        """Draw all explanations of one run as one picture and bring it to loggers and files.
+        """Draw the explanations of one run, method by method, and bring the pictures to loggers and files.
 
         Args:
             exps: one explanation per method and target, of the same samples.
@@ -92,14 +101,67 @@ class Sinks:
             stage: "validate", "test" or "train".
             run: the number of this run; several runs may share epoch and step.
         """
-        figure = exps.plot(max_n=max(1, min(MAX_ROWS, max(len(e) for e in exps))))[0]
+        from interp_plugins.viz.figure import png_of_figure
+
         step = trainer.global_step
         slug = re.sub(r"[^\w.=-]+", "-", tag)
-        file_name = f"{slug}-{stage}-run{run:04d}-epoch{trainer.current_epoch}-step{step}.png"
-        taken = False
-        if self.to_loggers:
-            taken = any([log_figure(one, f"{tag}/{stage}", figure, step, file_name) for one in trainer.loggers])
-        if self.to_files or (self.to_files is None and not taken):
-            from interp_plugins.viz.figure import png_of_figure
+        for name, figure in drawn(exps):
+            of_step = f"run{run:04d}-epoch{trainer.current_epoch}-step{step}-{name.replace('/', '-')}.png"
+            file_name = f"{slug}-{stage}-{of_step}"
+            taken = [
+                type(one).__name__
+                for one in (trainer.loggers if self.to_loggers else ())
+                if log_figure(one, f"{tag}/{stage}/{name}", figure, step, file_name)
+            ]
+            self.taken_by.update(dict.fromkeys(taken))
+            if self.to_files or (self.to_files is None and not taken):
+                self.wrote.append(add_file(self.directory, file_name, png_of_figure(figure)))
 
-            add_file(self.directory, file_name, png_of_figure(figure))
+    def places(self, trainer: Trainer, name: str) -> list[str]:
+        """Where the pictures of a name are, in words: the loggers that took them, and the files' folder."""
+        found = []
+        for one in self.taken_by:
+            # Not trainer.log_dir, which waits for the other processes: only those that explain come here.
+            folder = next((str(logger.log_dir) for logger in trainer.loggers if _is_board(logger, one)), None)
+            found.append(
+                f'{one} under "{name}"' + (f" (to look: tensorboard --logdir {shown(folder)})" if folder else "")
+            )
+        return found + ([f"PNG files in {shown(self.directory)}"] if self.wrote else [])
+
+
+def _is_board(logger: Any, name: str) -> bool:
+    """Whether a logger is the TensorBoard of that name, whose folder can be looked at."""
+    return type(logger).__name__ == name == "TensorBoardLogger"
+
+
+def shown(path: str) -> str:
+    """A path as a person reads it: seen from the folder where the program runs, where it lies there."""
+    here = os.getcwd() + os.sep
+    return path[len(here) :] if path.startswith(here) else path
+
+
+def drawn(exps: Explanations) -> Iterator[tuple[str, Any]]:
+    """The pictures of one run: `method`, or `method/1`, `method/2`, ... where it has more samples than one picture.
+
+    Args:
+        exps: one explanation per method and target, of the same samples; the targets of a method share a picture.
+
+    Yields:
+        (name, figure), each of at most `PER_PICTURE` samples; of a long table all samples in one overview.
+    """
+    from interp_plugins.viz.grid import is_long_table
+
+    for method in dict.fromkeys(exps.methods):
+        same = [exp for exp in exps if exp.method == method]
+        total = max(len(exp) for exp in same)
+        if is_long_table(same):
+            yield method, Explanations(same).plot()[0]
+            continue
+        starts = range(0, min(total, MAX_SAMPLES), PER_PICTURE)
+        for page, start in enumerate(starts, start=1):
+            stop = min(start + PER_PICTURE, total, MAX_SAMPLES)
+            part = Explanations([exp[start:stop] for exp in same if len(exp) > start])
+            figure = part.plot(max_n=PER_PICTURE)[0]
+            if len(starts) > 1 or stop < total:
+                figure.suptitle(f"samples {start + 1} to {stop} of {total}", fontsize=8)
+            yield (f"{method}/{page}" if len(starts) > 1 else method), figure

@@ -22,7 +22,9 @@ class StageState:
         self.samples = Samples(n_samples)
         self.epochs = 0
         self.due = False
+        self.told = False  # whether it was said where the results are
         self.found: Explanations | None = None
+        self.judged: list[dict[str, float]] = []  # the metrics' numbers, per explanation
         self.before: Explanations | None = None  # the run before, to compare with
 
     def begin(self) -> None:
@@ -39,6 +41,32 @@ class StageState:
         self.found = None
         if not self.samples.closed:
             self.samples = Samples(self.n_samples)
+
+    def tell_once(self, trainer: Any, who: str, places: list[str]) -> None:
+        """Say where the results go, the first time that they went there."""
+        if places and not self.told:
+            trainer.print(f"{who} writes to {', and to '.join(places)}.")
+        self.told = True
+
+    def never_ran(self, trainer: Any, stage: str) -> str:
+        """Why no epoch of this stage came, and what to do, where a loop that ended had none; else ""."""
+        if self.epochs:
+            return ""
+        every = getattr(trainer, "check_val_every_n_epoch", None) or 1
+        fitted = stage == "validate" and trainer.state.fn == "fit"
+        if fitted and trainer.limit_val_batches and trainer.current_epoch < every:
+            return (
+                f"no validation epoch came (check_val_every_n_epoch={every}, and the training ended after "
+                f"{trainer.current_epoch} epochs), so nothing was explained. Validate more often, or give the "
+                'callback stages="train".'
+            )
+        if is_empty(trainer, stage):
+            data, short = ("test", "test") if stage == "test" else ("validation", "val")
+            return (
+                f"the {data} set is empty (no dataloader, no batch in it, or limit_{short}_batches=0), so nothing was "
+                f"explained. Give the Trainer {data} data, or the callback other stages=."
+            )
+        return f"no {stage} epoch came, so nothing was explained."
 
 
 def is_empty(trainer: Any, stage: str) -> bool:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from interp_plugins.api.explain import DEFAULT_METHOD
 from interp_plugins.core.concat import joined, joined_pictures
-from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, concise
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.forward import Call, Forward
 from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.core.guard import frozen
+from interp_plugins.core.literals import rather_than
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
 from interp_plugins.core.truth import NONE, Reading, class_labels, missing
@@ -42,6 +43,7 @@ def top_losses(
     largest: bool = True,
     loss_fn: Callable[..., Any] | None = None,
     target: Any = None,
+    against: Any = None,
     layer: str | None = None,
     module: str | None = None,
     input_key: str | int | None = None,
@@ -75,6 +77,7 @@ def top_losses(
             None: the one loss module inside `pl_module`; without one, the cross entropy of class indices.
         target: as for `interp_plugins.lightning.explain`: None explains the predicted class, "label" the true one,
             [None, "label"] both side by side.
+        against: why `target` rather than this one, likewise.
         layer: dotted name of a layer, for methods at a layer.
         module: dotted name of the module inside `pl_module` whose output the loss takes; None: itself.
         input_key: the part of the batch that is the input, as for `interp_plugins.lightning.explain`.
@@ -103,28 +106,29 @@ def top_losses(
         worst = top_losses(model, val_loader, 4, "gradcam", target=[None, "label"])
         worst.show()
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise InputError(f"k must be a number of samples of at least 1, got {k!r}.")
-    if autocast and trainer is None:
-        raise InputError("autocast=True takes the precision from the Trainer: give trainer= as well.")
-    loss, loss_name = find_loss(pl_module, loss_fn)
-    known = params.pop("input_spec", None)
-    if known is not None and (class_names is not None or mean is not None or std is not None):
-        raise InputError("Give input_spec=, or class_names, mean and std, not both.")
-    search = _Search(
-        pl_module,
-        find_subject(pl_module, module, layer),
-        trainer,
-        running.choose_output(output_key, output_fn),
-        Reading(input_key, input_fn, label_key, label_fn, id_key, output_key),
-        loss,
-        (lambda: running.precision_context(trainer)) if autocast else contextlib.nullcontext,
-        seed,
-    )
-    best = search.best(loader, k, largest)
-    spec = known or running.make_spec(best[0].sample, running.names_of(class_names, output_key), mean, std)
-    found = search.explained(best, methods=methods, target=target, input_spec=spec, **params)
-    return Explanations([_told(exp, best, spec, loss_name) for exp in found])
+    with concise():
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise InputError(f"k must be a number of samples of at least 1, got {k!r}.")
+        if autocast and trainer is None:
+            raise InputError("autocast=True takes the precision from the Trainer: give trainer= as well.")
+        loss, loss_name = find_loss(pl_module, loss_fn)
+        known = params.pop("input_spec", None)
+        if known is not None and (class_names is not None or mean is not None or std is not None):
+            raise InputError("Give input_spec=, or class_names, mean and std, not both.")
+        search = _Search(
+            pl_module,
+            find_subject(pl_module, module, layer),
+            trainer,
+            running.choose_output(output_key, output_fn),
+            Reading(input_key, input_fn, label_key, label_fn, id_key, output_key),
+            loss,
+            (lambda: running.precision_context(trainer)) if autocast else contextlib.nullcontext,
+            seed,
+        )
+        best = search.best(loader, k, largest)
+        spec = known or running.make_spec(best[0].sample, running.names_of(class_names, output_key), mean, std)
+        found = search.explained(best, methods=methods, target=rather_than(target, against), input_spec=spec, **params)
+        return Explanations([_told(exp, best, spec, loss_name) for exp in found])
 
 
 class Ranked(NamedTuple):

@@ -16,9 +16,12 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
 
+from interp_plugins.api.binding import draws
 from interp_plugins.api.callbacks import check_names
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.errors import InputError
+from interp_plugins.core.literals import rather_than
+from interp_plugins.core.numbered import Numbered
 from interp_plugins.core.truth import Reading
 from interp_plugins.lightning import run
 from interp_plugins.lightning.arguments import check_layer_methods
@@ -26,7 +29,7 @@ from interp_plugins.lightning.batch import read_batch
 from interp_plugins.lightning.namespace import Callback
 from interp_plugins.lightning.subject import ExplainedModule, check_strategy, find_subject
 from interp_plugins.store import ExplanationStore
-from interp_plugins.store.dataset import Numbered, draws, run_facts
+from interp_plugins.store.dataset import apart, run_facts
 from interp_plugins.store.job import Explained, Job, Settings
 from interp_plugins.store.run import probe
 from interp_plugins.store.run import run as run_job
@@ -62,7 +65,8 @@ class AttributionWriter(Callback):
         dataloader_idx: which predict dataloader the samples come from.
         n_samples: only the first so many samples of the data set.
         unit_size: samples of a unit, which is written as a whole. None: 64, fewer for small data sets.
-        batch_size: samples that are explained together; methods that draw random numbers go one by one.
+        batch_size: samples that are explained together; None: as many as get what each gets alone. Methods that draw
+            random numbers go one by one.
         dtype: type in which maps are kept ("float16" halves the room). None: as computed.
         save_inputs: keep the inputs beside the maps.
         class_names: names of the classes, in the order of the output.
@@ -73,6 +77,7 @@ class AttributionWriter(Callback):
         on_error: "record" writes down a sample that fails and goes on; "raise" stops.
         retry_failed: do the units again that hold samples that failed.
         method_kwargs: parameters of the methods and further arguments of `interp_plugins.explain`, as a dict.
+        against: why `target` rather than this one: a class, "label" or a function.
 
     Attributes:
         store: the run read back, with what is there now.
@@ -101,7 +106,7 @@ class AttributionWriter(Callback):
         dataloader_idx: int = 0,
         n_samples: int | None = None,
         unit_size: int | None = None,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         dtype: str | None = None,
         save_inputs: bool = True,
         class_names: list[str] | list[list[str]] | None = None,
@@ -112,10 +117,12 @@ class AttributionWriter(Callback):
         on_error: Literal["record", "raise"] = "record",
         retry_failed: bool = False,
         method_kwargs: dict[str, Any] | None = None,
+        against: int | Callable | str | None = None,
     ):
         super().__init__()
         check_names(methods)
-        self.output_dir, self.methods, self.target = Path(output_dir), methods, target
+        self.output_dir, self.methods = Path(output_dir), methods
+        self.target = rather_than(target, against)
         self.layer, self.module = layer, module
         self.reading = Reading(input_key, input_fn, label_key, label_fn, id_key, output_key)
         self.output = run.choose_output(output_key, output_fn)
@@ -163,6 +170,8 @@ class AttributionWriter(Callback):
             if getattr(trainer, "progress_bar_callback", None) is None:
                 place["progress"] = False
             run_job(job, self.output_dir, Settings(**self.settings, **place))
+            where = self.output_dir
+            trainer.print(f"The explanations are in {where}. To look at them: interp-plugins insights {where}")
 
     def _job(self, trainer: "Trainer", pl_module: "LightningModule") -> Job:
         subject = find_subject(pl_module, self.module, self.layer)
@@ -177,6 +186,7 @@ class AttributionWriter(Callback):
             explain=explained,
             identity=run_facts(subject.module, self.methods, self.target, self._facts(trainer)),
             draws=draws(self.methods, self.method_kwargs),
+            together=apart(self.target, self.method_kwargs.get("threshold")),
             names=find_names(source.data) if self.reading.id_key is None else None,
             options=source.options,
         )

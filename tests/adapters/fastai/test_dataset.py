@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
 
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.store import ExplanationStore, RunDiffersError
@@ -71,7 +74,7 @@ def test_a_trained_model_is_another_run(learn, run_path) -> None:
 def test_what_is_no_loader_with_data_is_refused(learn, run_path, picture) -> None:
     for dl, error, text in (
         (7, InputError, "dl=7, but the data have 2 splits"),
-        ([torch.zeros(1, 3, 20, 20)], InputTypeError, "takes a fastai DataLoader"),
+        ([torch.zeros(1, 3, 20, 20)], InputTypeError, "takes a fastai or PyTorch DataLoader"),
     ):
         with pytest.raises(error, match=text):
             learn.explain_dataset(dl, run_path)
@@ -82,3 +85,19 @@ def test_what_is_no_loader_with_data_is_refused(learn, run_path, picture) -> Non
 
     with pytest.raises(InputError, match="holds no data"):
         load_learner(run_path.with_suffix(".pkl")).explain_dataset(1, run_path)
+
+
+def test_loaders_of_pytorch_in_a_known_order(tmp_path) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(10, 4), torch.arange(10) % 2
+    data = torch.utils.data.TensorDataset(x, y)
+    loaders = [torch.utils.data.DataLoader(data, batch_size=4, shuffle=mixed) for mixed in (True, False)]
+    learn = Learner(DataLoaders(*loaders), torch.nn.Linear(4, 2), loss_func=CrossEntropyLossFlat(), path=tmp_path)
+    store = learn.explain_dataset(loaders[1], tmp_path / "run", "ixg", target="label", progress=False)
+    assert store.complete and store.table()["label"].to_pylist() == y.tolist()
+    expected = x * learn.model.weight.detach()[y]
+    assert torch.allclose(torch.cat([store[i][0].attribution for i in range(10)]), expected, atol=1e-6)
+    assert len(learn.explain_dataset(1, tmp_path / "split", "ixg", progress=False)) == 10
+    for dl in (loaders[0], 0):
+        with pytest.raises(InputError, match=r"shuffles.*DataLoader\(dl\.dataset"):
+            learn.explain_dataset(dl, tmp_path / "never", "ixg", progress=False)

@@ -17,6 +17,7 @@ from fastai.text.all import AWD_LSTM, BaseTokenizer, TextDataLoaders, awd_lstm_c
 from fastai.vision.data import ImageBlock
 
 import interp_plugins.fastai  # noqa: F401 - Learner.insights
+from interp_plugins.api.binding import first_looks
 from interp_plugins.core.errors import InterpError
 from interp_plugins.fastai.insights import LearnerSubject
 from interp_plugins.fastai.reader import SampleSource
@@ -64,6 +65,30 @@ def test_a_file_a_page_and_a_widget(learn, unchanged, tmp_path, capsys):
     assert "learn.explain(items[0], methods={'integrated_gradients'" in records[0]["code"]
     assert shown.catalogue["samples"][0]["labelText"] in ("cat", "dog")
     shown.close()
+
+
+def test_the_first_page_is_explained_at_once_and_stays_in_a_saved_notebook(learn, unchanged, monkeypatch):
+    kept = []
+    monkeypatch.setattr("interp_plugins.fastai.insights.PAGE", 2)
+    monkeypatch.setattr("IPython.display.display", lambda *what, **how: kept.append(what[0]))
+    with unchanged(learn):
+        shown = learn.insights(ds_idx=1, show="notebook")
+    subject = shown.session.subject
+    assert [len(subject.given(i)) for i in range(4)] == [1, 1, 0, 0]  # the first page, by one method
+    shown._ipython_display_()
+    still, viewer = kept
+    assert f'data-insights-still="{shown.still}"' in still.data and still.data.count("<img") == 4
+    assert "application/vnd.jupyter.widget-view+json" in viewer
+    shown.close()
+
+
+def test_where_no_method_is_made_for_the_data_the_next_one_answers(learn):
+    assert first_looks("image") == ["grad_cam", "input_x_gradient"] and first_looks("text") == ["input_x_gradient"]
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2))
+    flat(learn.dls.one_batch()[0])
+    learn.model = flat  # no layer with a map
+    subject = learn.insights(ds_idx=1, idxs=[0], show="notebook").session.subject
+    assert [one.exp.method for one in subject.given(0)] == ["input_x_gradient"]
 
 
 def test_a_baseline_may_be_a_raw_picture(learn, picture):

@@ -162,7 +162,7 @@ def test_models_of_timm_and_torchvision(make_learner, make_dls, tmp_path, name, 
         learn = make_learner(data, small_transformers()[name]())
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, 1e-3)
-    steps = {"integrated_gradients": {"tol": 0.05}, "occlusion": {}}
+    steps = {"integrated_gradients": {"tol": 0.05, "max_steps": 4096}, "occlusion": {}}
     with unchanged(learn):
         exps = learn.explain(idxs=[0], methods=steps)
     assert all(e.attributions.shape == (1, 3, 32, 32) and e.attributions.abs().max() > 0 for e in exps)
@@ -309,7 +309,8 @@ def test_F27_every_keyword_counts(learn, picture, unchanged):
 def test_F28_star_import_brings_few_names():
     names: dict[str, object] = {}
     exec("from interp_plugins.fastai import *", names)
-    own = {"AttributionCallback", "CaptumInterpretation", "Explanation", "Explanations", "show_explanations"}
+    own = {"AttributionCallback", "CaptumInterpretation", "Explanation", "Explanations", "MarginHistory"}
+    own |= {"show_explanations"}
     assert set(names) - {"__builtins__"} == own == set(adapter.__all__)
     assert Learner.explain.__doc__
 
@@ -317,8 +318,8 @@ def test_F28_star_import_brings_few_names():
 def test_F28_signature_is_the_documented_one():
     parameters = inspect.signature(Learner.explain).parameters
     assert list(parameters) == [
-        "self", "item", "methods", "target", "dl", "ds_idx", "idxs", "xb", "layer", "baselines", "batch_size", "seed",
-        "output", "label_key", "budget", "rm_type_tfms", "progress", "params",
+        "self", "item", "methods", "target", "against", "dl", "ds_idx", "idxs", "xb", "layer", "baselines",
+        "batch_size", "seed", "output", "label_key", "budget", "rm_type_tfms", "progress", "params",
     ]  # fmt: skip
     assert parameters["methods"].default is None and parameters["budget"].default == "fast"
 

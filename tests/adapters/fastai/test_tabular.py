@@ -52,7 +52,7 @@ def learn(adult):
 
 def test_F18_one_value_per_column_jointly_complete(learn, adult, unchanged):
     with unchanged(learn):
-        exp = learn.explain(adult.iloc[:12], "ig", target=">50K", tol=0.01)[0]
+        exp = learn.explain(adult.iloc[:12], "ig", target=">50K", tol=0.01, max_steps=2048)[0]
     assert exp.feature_names == (*CATEGORIES, "hours-per-week_na", *NUMBERS)
     assert exp.attributions.shape == exp.inputs.shape == exp.baselines.shape == (12, 8)
     assert exp.target_label == (">50K",) * 12 and exp.params["baselines"] == "mean"
@@ -189,13 +189,15 @@ def test_F21_collaborative_filtering(more, unchanged):
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(6, 5e-2)
     with unchanged(learn):
-        exp = learn.explain(ratings.iloc[:6], "ig", tol=0.01)[0]
+        exp = learn.explain(ratings.iloc[:6], "ig", tol=0.01, max_steps=2048)[0]
     assert exp.feature_names == ("user", "title") and exp.attributions.shape == (6, 2)
     assert exp.values == tuple(zip(ratings.user[:6], ratings.title[:6]))
     assert float(exp.relative_delta.median()) < 0.01 and exp.target_label == ("output",) * 6
     one = learn.explain({"user": 6, "title": "b"}, ("ig", "occlusion"), tol=0.01)
     torch.testing.assert_close(
-        learn.explain(pd.Series({"user": 6, "title": "b"}), "ig", tol=0.01)[0].score, one[0].score
+        learn.explain(pd.Series({"user": 6, "title": "b"}), "ig", tol=0.01, max_steps=2048)[0].score, one[0].score
     )
-    best, worst = (learn.explain({"user": 8, "title": t}, "ig", tol=0.01)[0].attributions[0, 1] for t in "fa")
+    best, worst = (
+        learn.explain({"user": 8, "title": t}, "ig", tol=0.01, max_steps=2048)[0].attributions[0, 1] for t in "fa"
+    )
     assert best > 0 > worst  # titles behind "c" are liked

@@ -78,7 +78,7 @@ def texts():
 
 def test_F19_one_value_per_token_complete_for_any_length(learn, unchanged):
     with unchanged(learn):
-        exp = learn.explain(texts(), "ig", tol=0.01)[0]
+        exp = learn.explain(texts(), "ig", tol=0.01, max_steps=2048)[0]
     lengths = [len(t.split()) + 1 for t in texts()]
     assert [len(t) for t in exp.tokens] == lengths and [e.attributions.shape[1] for e in exp] == lengths
     assert exp.attributions.shape == exp.inputs.shape == (4, max(lengths))
@@ -245,7 +245,7 @@ def test_F19_a_transformer_inside_a_learner(reviews, tmp_path):
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(5, 3e-3)
     assert not any(isinstance(cb, ModelResetter) for cb in learn.cbs)
-    exp = learn.explain(["we saw a great film", "a dull story in the old town"], "ig", tol=0.01)[0]
+    exp = learn.explain(["we saw a great film", "a dull story in the old town"], "ig", tol=0.01, max_steps=2048)[0]
     assert exp.tokens == (
         ["[CLS]", *["we", "saw", "a", "great", "film"]],
         ["[CLS]", *["a", "dull", "story", "in", "the", "old", "town"]],

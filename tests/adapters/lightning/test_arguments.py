@@ -245,4 +245,14 @@ def test_explain_refuses_what_contradicts_itself(make_net) -> None:
 
 
 def test_the_public_names() -> None:
-    assert sorted(room.__all__) == ["AttributionCallback", "AttributionWriter", "explain", "top_losses"]
+    assert sorted(room.__all__) == [
+        "AttributionCallback",
+        "AttributionWriter",
+        "MarginHistory",
+        "concept_test",
+        "concepts",
+        "explain",
+        "influence",
+        "suspects",
+        "top_losses",
+    ]

@@ -47,6 +47,9 @@ ALL = {
     "tag": "why",
     "on_error": "raise",
     "method_kwargs": {"baselines": "mean", "perturbations_per_eval": 2},
+    "against": None,
+    "metrics": ["gini_index"],
+    "metric_budget": 100,
 }
 PLAIN = {"n_samples": 1, "loggers": "none", "on_error": "raise", "output_key": "logits"}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -107,7 +110,7 @@ def test_L18_every_parameter_can_be_said_in_yaml(run, tmp_path) -> None:
     assert ig.params["n_steps"] == 3 and occlusion.params["strides"] == (1, 2, 2)
     assert occlusion.params["perturbations_per_eval"] == 2 and ig.seed == 3 and ig.spec.mean == (0.5,)
     assert [e.target_label[0] for e in callback.last] == ["a", "c", "a", "c"]
-    assert len(list(tmp_path.rglob("why-*.png"))) == 2
+    assert len(list(tmp_path.rglob("why-*.png"))) == 4  # two stages, two methods
     assert {p.name for p in tmp_path.rglob("*.html")} == {"why-validate.html", "why-train.html"}
     saved = yaml.safe_load(next(tmp_path.rglob("version_0/config.yaml")).read_text())
     arguments = saved["trainer"]["callbacks"][0]["init_args"]

@@ -12,9 +12,9 @@ from unittest import mock
 import pytest
 from matplotlib.image import imread
 
-NAME = "attribution/validate"
-COSINE = f"{NAME}/saliency/cosine_to_previous"
-GINI = f"{NAME}/saliency/sparseness"
+NAME = "attribution/validate/saliency"
+COSINE = f"{NAME}/cosine_to_previous"
+GINI = f"{NAME}/sparseness"
 
 # Their own deprecations and sockets; what we provoke stays an error, because our frames are none of these modules.
 pytestmark = [
@@ -57,7 +57,7 @@ def test_L17_weights_and_biases_offline(run, tmp_path, monkeypatch) -> None:
     wandb.teardown()  # what an earlier run in this process has set up
     callback = run(WandbLogger(save_dir=tmp_path, offline=True, project="p"))
     wandb.finish()
-    pictures = sorted(tmp_path.rglob("media/images/attribution/validate_*.png"))
+    pictures = sorted(tmp_path.rglob("media/images/attribution/validate/saliency_*.png"))
     assert len(pictures) == 2
     assert_drawn(pictures[0])
     rows = wandb_history(next(tmp_path.rglob("run-*.wandb")))
@@ -102,7 +102,7 @@ def test_L17_mlflow_in_a_local_store(run, tmp_path) -> None:
     callback = run(logger)
     client, run_id = logger.experiment, logger.run_id
     names = [file.path for file in client.list_artifacts(run_id, NAME)]
-    expected = [f"attribution-validate-run000{i + 1}-epoch{i}-step{2 * i + 2}.png" for i in (0, 1)]
+    expected = [f"attribution-validate-run000{i + 1}-epoch{i}-step{2 * i + 2}-saliency.png" for i in (0, 1)]
     assert names == [f"{NAME}/{name}" for name in expected]
     assert_drawn(client.download_artifacts(run_id, names[1], str(tmp_path)))
     steps = {key: [m.step for m in client.get_metric_history(run_id, key)] for key in (GINI, COSINE, "val_loss")}

@@ -14,8 +14,10 @@ from matplotlib.image import imread
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from interp_plugins.lightning.loggers import log_figure
+from interp_plugins.lightning.sinks import drawn
 
-NAMES = ["attribution-validate-run0001-epoch0-step1.png", "attribution-validate-run0002-epoch1-step2.png"]
+NAMES = [f"attribution-validate-run000{run + 1}-epoch{run}-step{run + 1}-saliency.png" for run in (0, 1)]
+TAG = "attribution/validate/saliency"
 
 
 def pngs(folder: Path) -> list[str]:
@@ -44,8 +46,8 @@ def test_L17_tensorboard_events_read_back(run, tmp_path) -> None:
     run(logger, methods=["saliency", "ig"])
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0})
     events.Reload()
-    assert events.Tags()["images"] == ["attribution/validate"]
-    images = events.Images("attribution/validate")
+    assert events.Tags()["images"] == [TAG, "attribution/validate/integrated_gradients"]  # a tag per method
+    images = events.Images(TAG)
     assert [image.step for image in images] == [1, 2]
     picture = imread(io.BytesIO(images[-1].encoded_image_string))
     assert picture.shape[0] > 50 and picture.shape[1] > 200 and float(np.std(picture)) > 0
@@ -157,15 +159,39 @@ class Comet(Base):
 @pytest.mark.parametrize(
     ("logger", "calls"),
     [
-        (Wandb, [("attribution/validate", 1), ("attribution/validate", 2)]),
-        (Mlflow, [f"attribution/validate/{name}" for name in NAMES]),
-        (Comet, [("attribution/validate", 1), ("attribution/validate", 2)]),
+        (Wandb, [(TAG, 1), (TAG, 2)]),
+        (Mlflow, [f"{TAG}/{name}" for name in NAMES]),
+        (Comet, [(TAG, 1), (TAG, 2)]),
     ],
 )
 def test_L17_loggers_with_a_place_for_pictures(logger, calls, run, tmp_path) -> None:
     logger = logger(tmp_path)
     run(logger)
     assert logger.calls == calls and pngs(tmp_path) == []
+
+
+def test_L17_a_picture_says_the_truth_of_at_most_four_samples(
+    make_net, make_loader, make_trainer, make_callback
+) -> None:
+    callback = make_callback(["saliency", "ig"], n_samples=6, target=[0, 1], class_names=["a", "b", "c"])
+    loader = make_loader(4)
+    make_trainer(callback).fit(make_net(), loader, make_loader(8))
+    found = dict(drawn(callback.last))
+    assert list(found) == [f"{m}/{page}" for m in ("saliency", "integrated_gradients") for page in (1, 2)]
+    assert [len(figure.axes) for figure in found.values()] == [4 * 3, 2 * 3] * 2  # the input and a map per target
+    assert found["saliency/2"]._suptitle.get_text() == "samples 5 to 6 of 6"
+    labels = callback.last[0].meta["per_sample"]["label"]
+    right = [str(t) == str(p) for t, p in zip(labels, callback.last[0].prediction_label)]
+    captions = [ax.xaxis.label for f in list(found.values())[:2] for ax in f.axes if "actual" in ax.get_xlabel()]
+    assert len({*labels}) > 1 and [c.get_text().split("actual: ")[1][0] for c in captions] == labels
+    assert {True, False} == {*right} and [c.get_color() for c in captions] == [("red", "green")[r] for r in right]
+
+
+def test_L17_where_pictures_are_is_said_once(run, tmp_path, capsys) -> None:
+    run(TensorBoardLogger(tmp_path / "tb"), loggers="both", report="html")
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "AttributionCallback" in line]
+    assert f'TensorBoardLogger under "attribution/validate" (to look: tensorboard --logdir {tmp_path}' in line
+    assert "PNG files in " in line and line.endswith("attribution-validate.html.")
 
 
 def test_L17_an_unknown_logger_gets_files(run, tmp_path) -> None:
@@ -176,7 +202,7 @@ def test_L17_an_unknown_logger_gets_files(run, tmp_path) -> None:
 def test_L17_several_loggers_each_get_the_picture(run, tmp_path) -> None:
     loggers = [Unknown(tmp_path), Wandb(tmp_path), Comet(tmp_path)]
     run(loggers, tag="why/this")
-    assert [len(one.calls) for one in loggers] == [0, 2, 2] and loggers[2].calls[0][0] == "why/this/validate"
+    assert [len(one.calls) for one in loggers] == [0, 2, 2] and loggers[2].calls[0][0] == "why/this/validate/saliency"
     assert pngs(tmp_path) == []
 
 

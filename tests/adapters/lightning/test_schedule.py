@@ -48,6 +48,12 @@ def test_L10_no_validation_no_run(make_net, make_loader, make_trainer, make_call
     assert callback.n_runs == 0 and "the validation set is empty" in str(warning.message)
 
 
+def test_L10_no_validation_epoch_is_said(make_net, make_loader, make_trainer, make_callback, warned) -> None:
+    trainer = make_trainer(make_callback(), check_val_every_n_epoch=3, max_epochs=1, num_sanity_val_steps=0)
+    with warned("no validation epoch came .check_val_every_n_epoch=3"):
+        trainer.fit(make_net(), make_loader(4), make_loader(4))
+
+
 def test_L10_a_later_validation_is_always_explained(make_net, make_loader, make_trainer, make_callback) -> None:
     callback, net = make_callback(every_n_epochs=2), make_net()
     trainer = make_trainer(callback)
@@ -68,7 +74,12 @@ def test_L11_a_file_for_each_of_several_validations_in_a_step(
     names = sorted(p.name for p in (tmp_path / "pictures").iterdir())
     assert len(names) == callback.n_runs == 4
     assert [n.split("-epoch")[0] for n in names] == [f"attribution-validate-run000{i}" for i in (1, 2, 3, 4)]
-    assert [n.split("-step")[1] for n in names] == ["0.png", "0.png", "0.png", "1.png"]
+    assert [n.split("-step")[1] for n in names] == [
+        "0-saliency.png",
+        "0-saliency.png",
+        "0-saliency.png",
+        "1-saliency.png",
+    ]
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -168,7 +179,7 @@ def test_the_training_stage_explains_the_batches_that_trained(
     callback = make_callback(n_samples=3, stages=("train",), loggers="files", dirpath=str(tmp_path / "p"))
     make_trainer(callback, limit_val_batches=0).fit(make_net(), make_loader(8, 2))
     assert torch.equal(callback.last[0].input, make_loader(8).dataset.tensors[0][:3])
-    assert [Path(p).name for p in (tmp_path / "p").iterdir()] == ["attribution-train-run0001-epoch0-step4.png"]
+    assert [Path(p).name for p in (tmp_path / "p").iterdir()] == ["attribution-train-run0001-epoch0-step4-saliency.png"]
 
 
 def test_pictures_of_different_sizes_end_the_collection(net_class, make_net, make_trainer, make_callback) -> None:

@@ -165,7 +165,7 @@ def test_L4_training_is_bit_identical_for_other_methods(method, unchanged, make_
 
 def test_L4_training_is_bit_identical_while_pictures_and_numbers_are_logged(unchanged, make_callback, tmp_path) -> None:
     unchanged("plain", make_callback(METHODS, n_samples=1, loggers="both", dirpath=str(tmp_path / "p")))
-    assert len(list((tmp_path / "p").iterdir())) == 2
+    assert len(list((tmp_path / "p").iterdir())) == 2 * len(METHODS)  # a picture per method after each epoch
 
 
 def test_L4_a_change_of_training_would_be_seen(without, unchanged, make_callback) -> None:

@@ -100,6 +100,11 @@ def test_one_of_several_dataloaders(write, make_loader, net_class, make_net) -> 
         write(loaders, make_net(MultiTarget), dataloader_idx=2)
 
 
+def test_the_writer_ends_with_the_command_that_shows_the_run(write, capsys) -> None:
+    writer = write(methods="saliency", n_samples=2)
+    assert f"interp-plugins insights {writer.output_dir}" in capsys.readouterr().out
+
+
 def test_the_module_stays_as_it_was_and_inference_mode_does_no_harm(write, make_net) -> None:
     net = make_net().train()
     state = {k: v.clone() for k, v in net.state_dict().items()}

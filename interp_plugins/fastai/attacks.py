@@ -1,0 +1,91 @@
+"""`Learner.attack`: can this prediction be turned, and by how little?
+
+Items go through the same validation transforms as in `learn.explain`; the attack is `interp_plugins.robust.attack`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from fastai.learner import Learner
+from fastcore.basics import patch
+
+from interp_plugins.api.samples import SampleBatch
+from interp_plugins.core.errors import InputTypeError, TargetError, concise
+from interp_plugins.core.tensors import as_tuple, is_float
+from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
+from interp_plugins.fastai.reader import SampleSource, reader_of
+from interp_plugins.fastai.sample_stream import named_or_first, sample_stream
+from interp_plugins.robust.attacking import attack as core_attack
+from interp_plugins.robust.perturbed import Perturbed, joined
+
+_TAKEN = ("input_spec", "activation", "additional_forward_args", "forward_kwargs", "output")
+
+
+@patch
+def attack(
+    self: Learner,
+    item: Any = None,  # items as for `explain`; None: the first `n` rows of the validation set
+    attack: str = "pgd",  # of a given size "pgd" or "fgsm"; the smallest change: "fmn", or quicker "deepfool"
+    *,
+    eps: float | str | None = None,  # largest change, in raw units: of a picture from 0 to 1, "8/255"; None: that
+    norm: str = "Linf",  # or "L2", "L1"
+    target: Any = None,  # the class to be left: a name, an index, "label": ground truth; None: what is predicted
+    goal: Any = None,  # the class to be said instead, by name or index; None: any other
+    dl: Any = None,  # or a loader
+    ds_idx: int | None = None,  # or a split of the data: 0 training, 1 validation
+    idxs: Any = None,  # which rows of `dl` or of the split
+    n: int = 64,  # rows where none are named
+    mask: Any = None,  # 1 where a pixel may change, 0 where not; shapes that broadcast over the encoded inputs
+    steps: int | None = None,  # None: 40, of "deepfool" 50
+    restarts: int = 1,  # how often what was not turned begins anew at a random point
+    output: Any = None,  # as for `explain`
+    label_key: int | None = None,  # as for `explain`
+    seed: int = 0,  # of the random points
+    progress: bool | None = None,  # None: a bar for long work
+    **params: Any,  # `step_size`, `stop_early`, `bounds`, `batch_size` of `interp_plugins.robust.attack`
+) -> Perturbed:
+    """Change items by at most `eps`, or as little as can be, so that the Learner says another class.
+
+    Sizes are those of the pictures themselves: the data's normalisation is undone first. The attacks that search the
+    smallest change have no limit where no `eps` is given. The Learner stays as it was.
+
+    Returns:
+        `Perturbed`: `.state`, `.to_df()`, `.show()`, `.norms`, `.explain(learn.model, methods)`.
+
+    Raises:
+        InputTypeError: categories, words or other ids, which do not change by a little.
+        TargetError: labels that do not exclude each other, or no classes.
+
+    Example:
+        learn.attack(eps="2/255", n=4, steps=5).to_df()
+    """
+    with concise():
+        reader = reader_of(self)
+        source = named_or_first(reader, SampleSource(item, dl, ds_idx, idxs), n)
+        beside = {"masks": None, "truth": None, "output": output, "label_key": label_key, "baselines": None}
+        asked = {"eps": eps, "norm": norm, "goal": goal, "mask": mask, "steps": steps, "restarts": restarts}
+        asked |= {"seed": seed, "progress": progress, **params}
+        with reader.unchanged():
+            found = []
+            for batch in sample_stream(reader, source, target, **beside):
+                _check(batch)
+                options = {name: batch.options[name] for name in _TAKEN if name in batch.options}
+                left = None if target is None else batch.target
+                found.append(core_attack(batch.model, batch.inputs, attack, target=left, **options, **asked))
+        return joined(found)
+
+
+def _check(batch: SampleBatch) -> None:
+    """Refuse what an attack by gradients cannot be of."""
+    if batch.options.get("threshold") is not None:
+        raise TargetError(
+            "The labels of these data do not exclude each other, so there is no other class to be said. PGD lowers one "
+            "label's score: interp_plugins.robust.PGD(learn.model).perturb(x, ..., target=index)."
+        )
+    if not isinstance(batch.inputs, (torch.Tensor, tuple)) or not all(is_float(x) for x in as_tuple(batch.inputs)):
+        raise InputTypeError(
+            "These data hold categories, words or other ids, which do not change by a little: attacks are of numbers, "
+            "as pictures are. See learn.explain(methods='feature_ablation') for what removing a column or word does."
+        )

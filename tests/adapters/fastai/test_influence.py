@@ -1,0 +1,64 @@
+"""`learn.influence`: items of the data by their numbers, checkpoints of the last fit, the Learner as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fastai.callback.schedule import *  # noqa: F403 - adds fit_one_cycle
+from fastai.callback.tracker import SaveModelCallback
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from torch import nn
+
+from interp_plugins.core.errors import InputError
+from interp_plugins.fastai.influence import HINT, checkpoints_of_fit, mean_rates
+from interp_plugins.influence import influence
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)
+    )
+
+
+def test_items_have_their_numbers_in_the_data(dls: Any, tmp_path: Path, unchanged: Any) -> None:
+    learn = Learner(dls, small(), loss_func=CrossEntropyLossFlat(), path=tmp_path)
+    item = dls.valid_ds.items[0]
+    with unchanged(learn):
+        found = learn.influence(item, k=4, method="fast", checkpoints="last", all_scores=True)
+        rows = learn.influence(ds_idx=1, idxs=[0, 1], k=4, method="fast", checkpoints="last", all_scores=True)
+    n = len(dls.train_ds)
+    assert found.n == n and torch.allclose(found.every, rows.every[:1], atol=1e-6)
+    for number in found.indices[0].tolist():
+        file = dls.train_ds.items[number]
+        assert found.names[number].endswith(file.name) and found.labels[number] == file.parent.name
+    batch = dls.test_dl(list(dls.train_ds.items), with_labels=True, rm_type_tfms=0, num_workers=0, bs=n).one_batch()
+    query = dls.test_dl([item], num_workers=0).one_batch()[0].as_subclass(torch.Tensor)
+    train = tuple(v.as_subclass(torch.Tensor) for v in batch)
+    plain = influence(learn.model, query, train, method="fast", all_scores=True)
+    assert torch.allclose(found.every, plain.every, atol=1e-5)
+    assert found.asked[0] in ("predicted cat", "predicted dog")
+    found.show(maps=found.explain(learn.model, "saliency"))
+    label = learn.influence(ds_idx=1, idxs=[0], k=2, method="fast", checkpoints="last", target="label")
+    assert label.asked[0] == f"label {dls.valid_ds.items[0].parent.name}"
+    with pytest.raises(InputError, match="train_idx=7"):
+        learn.influence(item, train_idx=7)
+
+
+def test_checkpoints_of_the_last_fit_are_found(dls: Any, tmp_path: Path) -> None:
+    learn = Learner(dls, small(), loss_func=CrossEntropyLossFlat(), path=tmp_path)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(3, 1e-2, cbs=SaveModelCallback(every_epoch=True, with_opt=True))
+    files = checkpoints_of_fit(learn)
+    assert [c.title for c in files] == ["model_0.pth", "model_1.pth", "model_2.pth"]
+    assert [c.lr for c in files] == pytest.approx(mean_rates(learn.recorder.lrs, 3)) and files[2].lr > 1e-4
+    found = learn.influence(ds_idx=1, idxs=[0], k=2)
+    assert "TracIn (last layer)" in repr(found) and "3 checkpoints" in repr(found)
+    with torch.no_grad():
+        learn.model[5].weight.add_(1)  # the files are of another training now
+    assert checkpoints_of_fit(learn) == []
+    assert HINT in learn.influence(ds_idx=1, idxs=[0], k=2).notes

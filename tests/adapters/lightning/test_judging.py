@@ -1,0 +1,103 @@
+"""`AttributionCallback(metrics=...)`: series of metrics, training as it was, within a limit of rows."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from interp_plugins import metrics as im
+from interp_plugins.core.errors import InputError, InterpWarning, UnknownNameError
+from interp_plugins.lightning import AttributionCallback
+
+G = torch.Generator().manual_seed(0)
+X, Y = torch.randn(12, 1, 8, 8, generator=G), torch.arange(12) % 3
+
+
+class Module(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(144, 3))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(folder: Path, *callbacks: Any) -> tuple[dict[str, torch.Tensor], CSVLogger]:
+    pl.seed_everything(1, verbose=False)
+    model, loader = Module(), DataLoader(TensorDataset(X, Y), 4)
+    logger = CSVLogger(str(folder))
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", devices=1, logger=logger, callbacks=list(callbacks), log_every_n_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(model, loader, loader)
+    return model.state_dict(), logger
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*tensorboard.*")
+
+
+def test_metrics_are_logged_as_series_and_the_training_is_as_it_was(tmp_path: Path) -> None:
+    watch = AttributionCallback(
+        "saliency",
+        n_samples=3,
+        metrics=("srg", "entropy"),
+        loggers="auto",
+        dirpath=str(tmp_path / "maps"),
+        on_error="raise",
+    )
+    weights, logger = fit(tmp_path / "a", watch)
+    plain, _ = fit(tmp_path / "b")
+    assert all(torch.equal(weights[k], plain[k]) for k in plain)
+    assert [row["entropy"] for row in watch.history] and len(watch.history) == 2
+    row = watch.history[-1]
+    assert row["srg_ci_low"] <= row["srg"] <= row["srg_ci_high"]
+    expected = im.metric("entropy").of(watch.last[0]).mean
+    assert row["entropy"] == pytest.approx(expected)
+    logged = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()[0]
+    assert "attribution/validate/saliency/srg" in logged and "srg_ci_low" not in logged
+
+
+def test_a_budget_of_rows_is_kept_and_said(tmp_path: Path) -> None:
+    watch = AttributionCallback(
+        "saliency", n_samples=4, metrics=("srg", "entropy"), metric_budget=90, loggers="none", on_error="raise"
+    )
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        fit(tmp_path, watch)
+    [said] = [
+        str(w.message) for w in seen if issubclass(w.category, InterpWarning) and "metric_budget" in str(w.message)
+    ]
+    assert "ask 160 rows for 4 samples, and metric_budget=90" in said and "judge 2 of them" in said
+    assert "srg" in watch.history[0] and "entropy" in watch.history[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"metrics": "srgg"}, UnknownNameError, "Did you mean 'srg'"),
+        ({"metrics": "relevance_mass"}, InputError, "needs masks"),
+        ({"metrics": "parameter_randomisation"}, InputError, "asks the method again"),
+        ({"metrics": "srg", "metric_budget": -1}, InputError, "metric_budget"),
+    ],
+)
+def test_what_is_refused_at_construction(options: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        AttributionCallback("saliency", **options)
