@@ -13,47 +13,69 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "acceleration": "engine",
+    "compare_methods": "metrics.comparing",
+    "concept_test": "concept.testing",
+    "concepts": "concept.discover",
+    "captum_numbers": "core.conventions",
     "Contrast": "core.target",
+    "evaluate": "metrics.evaluation",
     "explain": "api.explain",
-    "Explanation": "api.explain",
-    "Explanations": "api.explain",
+    "Explanation": "core.explanation",
+    "Explanations": "core.explanation",
     "Fixed": "core.fixed",
+    "influence": "influence",
     "InputSpec": "core.spec",
     "Layer": "core.layers",
     "list_methods": "api.binding",
     "methods": "api.methods",
+    "RatherThan": "core.target",
     "row_probe": "core.rows",
     "SimilarTo": "core.similar",
+    "suspects": "influence.suspecting",
 }
 
 __all__ = [
-    "Contrast",
     "Explanation",
     "Explanations",
     "Fixed",
     "InputSpec",
     "Layer",
+    "RatherThan",
     "SimilarTo",
     "__version__",
     "acceleration",
+    "compare_methods",
+    "concept_test",
+    "concepts",
+    "evaluate",
+    "captum_numbers",
     "explain",
+    "influence",
     "list_methods",
     "methods",
     "row_probe",
+    "suspects",
 ]
 
 if TYPE_CHECKING:
     from interp_plugins.api.binding import list_methods
     from interp_plugins.api.explain import explain
     from interp_plugins.api.methods import methods
+    from interp_plugins.concept.discover import concepts
+    from interp_plugins.concept.testing import concept_test
+    from interp_plugins.core.conventions import captum_numbers
     from interp_plugins.core.explanation import Explanation, Explanations
     from interp_plugins.core.fixed import Fixed
     from interp_plugins.core.layers import Layer
     from interp_plugins.core.rows import row_probe
     from interp_plugins.core.similar import SimilarTo
     from interp_plugins.core.spec import InputSpec
-    from interp_plugins.core.target import Contrast
+    from interp_plugins.core.target import Contrast as Contrast
+    from interp_plugins.core.target import RatherThan
     from interp_plugins.engine import acceleration
+    from interp_plugins.influence.suspecting import suspects
+    from interp_plugins.metrics.comparing import compare_methods
+    from interp_plugins.metrics.evaluation import evaluate
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command line, `interp-plugins` (typer): demo, methods, explain, report, verify, insights."""
+"""The command line, `interp-plugins` (typer): demo, methods, explain, report, verify, evaluate, insights, ..."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError as err:
+    raise ImportError("The command needs typer: pip install 'interp-plugins[cli]'.", name=err.name) from err
 
 from interp_plugins import __version__
 from interp_plugins.api.binding import list_methods, method_info
 from interp_plugins.api.methods import MethodCard
+from interp_plugins.benchmark import command as benchmark_command
 from interp_plugins.core import files
-from interp_plugins.core.errors import InterpError, InterpWarning
+from interp_plugins.core.errors import InputError, InterpError, InterpWarning
 from interp_plugins.core.text import legible
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(benchmark_command.app, name="benchmark")
 
 
 def _say(text: str, err: bool = False) -> None:
@@ -40,14 +45,15 @@ def _print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str,
 @app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for pictures and the page.")] = Path("demo_out")) -> None:
     """Explain photographs with a network trained on ImageNet, through fastai and through Lightning."""
+    rows: list[tuple[str, ...]] = []
     try:
         from interp_plugins.demo.run import COLUMNS, run, table_rows
-    except ModuleNotFoundError as err:
+
+        for framework, explanations in run(out, _say):
+            rows += table_rows(framework, explanations)
+    except ImportError as err:
         _say(f"The demo needs {err.name}: pip install 'interp-plugins[demo]'.", err=True)
         raise typer.Exit(2) from err
-    rows: list[tuple[str, ...]] = []
-    for framework, explanations in run(out, _say):
-        rows += table_rows(framework, explanations)
     _print_table("Explanations", COLUMNS, rows)
 
 
@@ -92,6 +98,7 @@ def explain(
     images: Annotated[list[Path], typer.Argument(help="Picture files.")],
     method: Annotated[list[str] | None, typer.Option(help="Method name; may be repeated.")] = None,
     target: Annotated[str | None, typer.Option(help="Class name; the predicted class if left out.")] = None,
+    against: Annotated[str | None, typer.Option(help="Why the target rather than this class.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for pictures and the page.")] = Path("explanations"),
     compile: Annotated[str | None, typer.Option(help="Backend of torch.compile (inductor); for many pictures.")] = None,
 ) -> None:
@@ -100,7 +107,7 @@ def explain(
         from fastai.learner import load_learner
 
         import interp_plugins.fastai  # noqa: F401 - gives every Learner `explain`
-    except ModuleNotFoundError as err:
+    except ImportError as err:
         _say(f"This command needs {err.name}: pip install 'interp-plugins[fastai]'.", err=True)
         raise typer.Exit(2) from err
     if not model.is_file():
@@ -110,7 +117,7 @@ def explain(
     if compile is not None:
         options["compile"] = compile
     try:
-        found = load_learner(model).explain(list(images), target=target, **options)
+        found = load_learner(model).explain(list(images), target=target, against=against, **options)
     except InterpError as err:
         _say(str(err), err=True)
         raise typer.Exit(2) from err
@@ -123,20 +130,59 @@ def explain(
     _print_table("Explanations", COLUMNS, table_rows("fastai", found))
 
 
+@app.command()
+def suspects(
+    model: Annotated[Path, typer.Argument(help="A Learner exported with learn.export(). Loading runs its code.")],
+    images: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them, labelled as its data were.")],
+    out: Annotated[Path, typer.Option(help="The page; beside it a table of the same name as .csv.")] = Path(
+        "suspects.html"
+    ),
+    n: Annotated[int, typer.Option(min=1, help="Suspects on the page.")] = 100,
+    k: Annotated[int, typer.Option(min=1, help="Neighbours that vote.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
+) -> None:
+    """Rank labelled pictures by how likely their label is wrong; a page on which they are tagged, and a table."""
+    try:
+        from fastai.data.transforms import get_image_files
+        from fastai.learner import load_learner
+
+        import interp_plugins.fastai  # noqa: F401 - gives every Learner `suspects`
+    except ImportError as err:
+        _say(f"This command needs {err.name}: pip install 'interp-plugins[fastai]'.", err=True)
+        raise typer.Exit(2) from err
+    try:
+        if not model.is_file():
+            raise InputError(f"No exported Learner at {model}. Write one with learn.export().")
+        files_of = [[one] if one.is_file() else sorted(get_image_files(one)) for one in images]
+        items = [file for many in files_of for file in many]
+        if not items:
+            raise InputError(f"No picture in {', '.join(map(str, images))}.")
+        learn = load_learner(model)
+        found = learn.suspects(dl=learn.dls.test_dl(items, with_labels=True, num_workers=0), k=k, seed=seed)
+        _say(repr(found))
+        _say(str(found.to_html(out, n=n).path))
+        _say(str(found.to_csv(out.with_suffix(".csv"))))
+    except InterpError as err:
+        _say(str(err), err=True)
+        raise typer.Exit(2) from err
+
+
 Source = Annotated[Path, typer.Argument(help="A run directory of explain_dataset, or a file of explanations.")]
 Samples = Annotated[int, typer.Option(min=1, help="Samples at most, from the first.")]
+Wrong = Annotated[bool, typer.Option("--wrong", help="Only samples that the model gets wrong.")]
+Order = Annotated[str, typer.Option(help="index (as in the data), name, confident, unsure, loss or error.")]
 Title = Annotated[str | None, typer.Option(help="Heading of the page; the name of STORE if left out.")]
 
 
-def _saved(store: Path, samples: int) -> Any:
+def _saved(store: Path, samples: int, wrong: bool, order: str) -> Any:
     """The subject behind a path; what is wrong with it ends the program."""
     try:
         from interp_plugins.insights.stored import read_subject
-    except ModuleNotFoundError as err:
+    except ImportError as err:
         _say(f"This command needs {err.name}: pip install 'interp-plugins[store,insights]'.", err=True)
         raise typer.Exit(2) from err
     try:
-        subject = read_subject(store, samples)
+        subject = read_subject(store, samples, wrong, order)
     except (InterpError, ImportError) as err:
         _say(str(err), err=True)
         raise typer.Exit(2) from err
@@ -151,11 +197,13 @@ def report(
     out: Annotated[Path, typer.Option(help="The file that is written.")] = Path("report.html"),
     samples: Samples = 200,
     title: Title = None,
+    wrong: Wrong = False,
+    order: Order = "index",
 ) -> None:
     """Write saved explanations into one HTML file, which shows them without a network or a model."""
+    subject = _saved(store, samples, wrong, order)
     from interp_plugins.insights import Session
 
-    subject = _saved(store, samples)
     try:
         files.write(out, Session.over(subject, title=title or store.stem).to_html())
     except InterpError as err:
@@ -190,18 +238,52 @@ def verify(run: Annotated[Path, typer.Argument(help="A run directory of explain_
 
 
 @app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory of explain_dataset.")],
+    metric: Annotated[list[str] | None, typer.Option(help="A metric; may be repeated.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="module:name of the model that was explained, or of a function that makes it.")
+    ] = None,
+    control: Annotated[list[str] | None, typer.Option(help="A map that ignores the model, as control.random.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all draws.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="A file for the scores: .html, .csv or .json.")] = None,
+) -> None:
+    """Judge stored maps by metrics, or go on with it; scores are kept in the run directory."""
+    try:
+        from interp_plugins.store import ExplanationStore
+
+        writer = {".html": "to_html", ".csv": "to_csv", ".json": "save"}.get(out.suffix) if out is not None else None
+        if out is not None and writer is None:
+            raise InputError(f"Scores are written as .html, .csv or .json; got {out.name!r}.")
+        scores = ExplanationStore(run).evaluate(
+            metric or None,
+            model=None if model is None else benchmark_command.named(model),
+            controls=tuple(control or ()),
+            seed=seed,
+        )
+        _say(repr(scores))
+        if out is not None and writer is not None:
+            _say(str(getattr(scores, writer)(out)))
+    except (InterpError, ImportError, AttributeError) as err:
+        _say(str(err), err=True)
+        raise typer.Exit(2) from err
+
+
+@app.command()
 def insights(
     store: Source,
     samples: Samples = 100_000,
     title: Title = None,
+    wrong: Wrong = False,
+    order: Order = "index",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
     """Show saved explanations on a page of this machine, until Ctrl-C."""
+    subject = _saved(store, samples, wrong, order)
     from interp_plugins.insights import Session, serve
     from interp_plugins.insights.report import catalogue
 
-    subject = _saved(store, samples)
     heading = title or store.stem
     about = catalogue(subject, title=heading)
     try:

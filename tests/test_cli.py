@@ -89,6 +89,44 @@ def test_report_takes_a_file_and_some_of_its_samples(kept: Path, tmp_path: Path)
     assert [len(records) for records in blocks(out.read_text(encoding="utf-8"), "maps")] == [2, 2, 2]
 
 
+def test_report_takes_the_wrong_ones_the_worst_first(kept: Path, tmp_path: Path) -> None:
+    def samples(*options: str) -> list[dict[str, Any]]:
+        done = runner.invoke(app, ["report", str(kept / "run"), "--out", str(tmp_path / "page.html"), *options])
+        assert done.exit_code == 0, done.output
+        (about,) = blocks((tmp_path / "page.html").read_text(encoding="utf-8"), "data")
+        found: list[dict[str, Any]] = about["samples"]
+        return found
+
+    everything = samples()
+    wrong = [s for s in everything if not s["models"][0]["correct"]]
+    assert 0 < len(wrong) < 6 and samples("--wrong") == wrong
+    unsure = sorted(wrong, key=lambda s: s["models"][0]["probability"])
+    assert samples("--wrong", "--order", "unsure") == unsure
+    assert samples("--wrong", "--order", "unsure", "--samples", "1") == unsure[:1]
+    assert samples("--order", "name") == sorted(everything, key=lambda s: s["name"])
+
+
+def test_the_wrong_ones_of_a_file_are_those_whose_label_it_knows(kept: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from interp_plugins.core.explanation import Explanations
+
+    exps = Explanations.load(kept / "four.safetensors")
+    said = [str(p) for p in exps[0].prediction_label or ()]
+    known = {"label": ["no such", *said[1:3], "no such"], "loss": [0.5, 0.1, 0.2, 3.0]}
+    told = Explanations([replace(exp, meta={**exp.meta, "per_sample": known}) for exp in exps])
+    told.save(tmp_path / "told.safetensors")
+    options = ["--wrong", "--order", "loss", "--out", str(tmp_path / "page.html")]
+    done = runner.invoke(app, ["report", str(tmp_path / "told.safetensors"), *options])
+    assert done.exit_code == 0, done.output
+    (about,) = blocks((tmp_path / "page.html").read_text(encoding="utf-8"), "data")
+    assert [s["models"][0]["loss"] for s in about["samples"]] == [3.0, 0.5]
+    done = runner.invoke(app, ["report", str(kept / "four.safetensors"), *options])
+    assert done.exit_code == 2 and "the truth of no sample is known" in " ".join(done.output.split())
+    done = runner.invoke(app, ["report", str(kept / "run"), "--order", "los"])
+    assert done.exit_code == 2 and "Did you mean 'loss'?" in done.output
+
+
 def test_insights_serves_saved_explanations_on_this_machine(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from interp_plugins.insights.server import Server
 
@@ -115,6 +153,32 @@ def test_what_holds_no_explanations_is_said(command: str, what: str, text: str, 
     (tmp_path / "text.safetensors").write_text("no explanation")
     result = runner.invoke(app, [command, str(tmp_path / what)])
     assert result.exit_code == 2 and text in " ".join(result.output.split()), result.output
+
+
+@pytest.mark.slow
+def test_suspects_of_an_exported_learner(tmp_path: Path) -> None:
+    import numpy as np
+    from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, Learner, get_image_files, parent_label
+    from PIL import Image
+    from torch import nn
+
+    for i in range(12):
+        file = tmp_path / "pictures" / ("dark", "light")[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 40 + 150 * (i % 2) + i, dtype=np.uint8)).save(file)
+    block = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label)
+    dls = block.dataloaders(tmp_path / "pictures", bs=4, num_workers=0)
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 2))
+    Learner(dls, net, loss_func=nn.CrossEntropyLoss(), path=tmp_path).export("small.pkl")
+    out = tmp_path / "out" / "page.html"
+    common = ["--out", str(out), "--k", "3", "--n", "4"]
+
+    result = runner.invoke(app, ["suspects", str(tmp_path / "small.pkl"), str(tmp_path / "pictures"), *common])
+    assert result.exit_code == 0 and "12 items" in result.output, result.output
+    assert out.read_text(encoding="utf-8").count("<article") == 4
+    assert out.with_suffix(".csv").read_text(encoding="utf-8").count("\n") == 13
+    result = runner.invoke(app, ["suspects", str(tmp_path / "none.pkl"), str(tmp_path)])
+    assert result.exit_code == 2 and "learn.export()" in result.output
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import warnings
@@ -20,42 +21,59 @@ from interp_plugins.viz.titles import completeness_text
 
 PICTURES = ("chelsea", "coffee", "camera")
 METHODS: Any = DEFAULT_METHODS
+FIRST = "gradcam"  # one pass forward and one backward: the first picture
 
 
 def run(out: str | Path, say: Callable[[str], Any] = print) -> Iterator[tuple[str, Explanations]]:
-    """Explain the photographs through both frameworks; write pictures and one HTML page into `out`.
+    """Explain the photographs through both frameworks; write pictures and one HTML page into `out` after each step.
 
     Yields:
-        ("fastai", Explanations) and ("Lightning", Explanations), as soon as each is done.
+        ("fastai", Explanations) per photograph and ("Lightning", Explanations), as soon as each is done.
     """
     out = Path(out)
     photographs = save_photographs(out / "photographs", PICTURES)
-    begin = time.perf_counter()
-    say(f"fastai: learn.explain on {len(photographs)} photographs ...")
-    through_fastai = explain_with_fastai(photographs)
-    for path in write_pictures(through_fastai, out / "fastai"):
-        say(f"  {path}")
-    page = out / "explanations.html"
-    through_fastai.to_html(page)
-    say(f"  {page}\n  {time.perf_counter() - begin:.0f} s")
-    yield "fastai", through_fastai
+    page, begin, shown = out / "explanations.html", time.perf_counter(), Explanations()
 
-    begin = time.perf_counter()
-    say("Lightning: trainer.validate with AttributionCallback ...")
-    through_lightning = explain_with_lightning(photographs[:1], out / "lightning")
+    def written(found: Explanations, folder: Path) -> None:
+        nonlocal shown
+        for path in write_pictures(found, folder):
+            say(f"  {path}")
+        shown = Explanations([*shown, *found])
+        shown.to_html(page)
+        say(f"  {page}, after {time.perf_counter() - begin:.0f} s")
+
+    with quiet():
+        learn = learner(photographs)
+        say(f"fastai: learn.explain({photographs[0].name!r}, {FIRST!r}) ...")
+        written(learn.explain(photographs[0], FIRST), out / "fastai" / FIRST)
+        for photograph in photographs:
+            say(f"fastai: learn.explain({photograph.name!r}) ...")
+            found = learn.explain(photograph, methods=METHODS)
+            written(found, out / "fastai")
+            yield "fastai", found
+        say("Lightning: trainer.validate with AttributionCallback ...")
+        through_lightning = explain_with_lightning(photographs[:1], out / "lightning")
     for path in sorted((out / "lightning").rglob("*.png")):
         say(f"  {path}")
-    say(f"  {time.perf_counter() - begin:.0f} s")
+    say(f"  after {time.perf_counter() - begin:.0f} s")
     yield "Lightning", through_lightning
 
 
-def explain_with_fastai(files: list[Path]) -> Explanations:
-    """The three maps of every photograph, through a Learner."""
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out warnings of other packages about themselves, which say nothing to who looks at a demo."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # one photograph needs none
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")  # of itself
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # timm's, as it is imported
+        yield
+
+
+def learner(files: list[Path]) -> Any:
+    """A Learner around the trained network."""
     import interp_plugins.fastai  # noqa: F401 - gives every Learner `explain`
 
-    learn = imagenet_learner(files)
-    found: Explanations = learn.explain(files, methods=METHODS)
-    return found
+    return imagenet_learner(files)
 
 
 def explain_with_lightning(files: list[Path], folder: Path) -> Explanations:
@@ -75,18 +93,17 @@ def explain_with_lightning(files: list[Path], folder: Path) -> Explanations:
         loggers="both",
         dirpath=str(folder),
         on_error="raise",
+        method_kwargs={"budget": "fast"},
     )
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            logger=TensorBoardLogger(folder / "tensorboard"),
-            callbacks=[callback],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.validate(ImageNetModule(), photograph_loader(files), verbose=False)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=TensorBoardLogger(folder / "tensorboard"),
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.validate(ImageNetModule(), photograph_loader(files), verbose=False)
     found: Explanations = callback.last
     return found
 

@@ -1,0 +1,1 @@
+"""Captum's paths below `captum._utils`, for code that imports from there."""

@@ -1,0 +1,1 @@
+"""Captum's path `captum._utils.models`, for code that imports from there."""
