@@ -72,6 +72,7 @@ explained = learn.explain(
 )
 explained.plot().fig.savefig("person.png")
 print(explained)
+explained.plot()
 
 # %% [markdown]
 # ## Compared with whom?
@@ -94,6 +95,7 @@ same = [
     if a == b
 ]
 print("the same in both, so without a bar:", same)
+compared.plot()
 
 # %% [markdown]
 # ## Many people

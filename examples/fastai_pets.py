@@ -27,7 +27,7 @@ from pathlib import Path
 
 from fastai.vision.all import *
 
-from interp_plugins import Contrast
+from interp_plugins import RatherThan
 from interp_plugins.demo import imagenet_learner, save_photographs
 from interp_plugins.fastai import *
 
@@ -86,6 +86,7 @@ for steps in (10, 50):
 
 explained = learn.explain(picture, methods="integrated_gradients", tol=0.02)
 explained.plot().fig.savefig("integrated_gradients.png")
+explained.plot()
 print(explained)
 
 # %% [markdown]
@@ -106,6 +107,7 @@ blurred.show()
 # %%
 print(dict(three["noise_tunnel"].params))
 three["noise_tunnel"].plot().fig.savefig("noise_tunnel.png")
+three["noise_tunnel"].plot()
 
 # %% [markdown]
 # ## Occlusion: cover it and see
@@ -118,6 +120,7 @@ three["noise_tunnel"].plot().fig.savefig("noise_tunnel.png")
 # %%
 print(dict(three["occlusion"].params))
 three["occlusion"].plot(kind="masked").fig.savefig("occlusion.png")
+three["occlusion"].plot(kind="masked")
 
 # %% [markdown]
 # ## Why this, and not that?
@@ -128,7 +131,7 @@ three["occlusion"].plot(kind="masked").fig.savefig("occlusion.png")
 
 # %%
 second = learn.dls.vocab[int(probabilities.argsort(descending=True)[1])]
-why = learn.explain(picture, methods="gradcam", target=[None, second, Contrast(None, second)])
+why = learn.explain(picture, methods="gradcam", target=[None, second, RatherThan(None, second)])
 why.show()
 
 # %% [markdown]

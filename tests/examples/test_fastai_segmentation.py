@@ -5,19 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import jupytext
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def test_the_notebook_is_the_script() -> None:
-    script = jupytext.read(EXAMPLES / "fastai_segmentation.py")
-    notebook = jupytext.read(EXAMPLES / "fastai_segmentation.ipynb")
-    assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in script.cells]
-    assert not any(c.get("outputs") for c in notebook.cells), "outputs are stripped"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The pictures of docs/viz.md can be made again, and are small."""
+"""The pictures of docs/viz.md and docs/robust.md can be made again, and are small."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def pictures() -> ModuleType:
     return module
 
 
-def test_the_document_shows_every_picture_once(pictures: ModuleType) -> None:
-    text = (ROOT / "docs" / "viz.md").read_text(encoding="utf-8")
+def test_the_documents_show_every_picture_once(pictures: ModuleType) -> None:
+    text = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("viz.md", "robust.md"))
     shown = re.findall(r"\(images/(plot-[\w.-]+)\)", text)
     assert sorted(shown) == sorted(map(pictures.file_name, pictures.PICTURES))
     sizes = [(ROOT / "docs" / "images" / name).stat().st_size for name in shown]
