@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export UV_NO_PROGRESS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all browser lint page format bench lock wheel clean
+.PHONY: help venv demo test test-all browser lint page format bench docs lock wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -68,8 +68,17 @@ format: $(STAMP)  ## sort imports, fix what can be fixed, format
 bench: $(STAMP)  ## run tests/benchmarks, which `make test` leaves out
 	@$(PY) -m pytest tests/benchmarks -o python_files="bench_*.py test_*.py" -s $(PYTEST_ARGS)
 
+# Without a network, and strict: a warning is an error, and so is a name that leads nowhere. Asks for Python 3.11 or later.
+# EXECUTE=1 runs the notebooks first, on data that come with packages; without it the site shows the outputs that are
+# committed with them.
+docs: $(STAMP)  ## build the documentation into build/site/html (EXECUTE=1 runs its notebooks first)
+	$(if $(EXECUTE),$(PY) tools/notebooks.py --out build/site/notebooks)
+	PYTHONPATH=. $(PY) tools/site/gather.py build/site/source $(if $(EXECUTE),build/site/notebooks)
+	PYTHONPATH=. $(PY) -m sphinx -W --keep-going -n -q -b html -c tools/site -d build/site/doctrees build/site/source build/site/html
+	@echo "build/site/html/index.html"
+
 lock: $(UV)  ## resolve requirements.lock anew (LOCK_ARGS=--upgrade takes newer releases)
-	$(UV) pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.10 \
+	$(UV) pip compile pyproject.toml --extra all --extra dev --extra docs --universal --python-version 3.10 \
 	  --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock $(LOCK_ARGS)
 
@@ -89,7 +98,8 @@ $(UV): Makefile
 	$(PY) -m pip install --quiet uv==$(UV_VERSION)
 	@touch $@
 
+# Compiled once here, and not again by every process that imports: torch, fastai and torchvision alone are ten seconds.
 $(STAMP): requirements.lock pyproject.toml $(UV)
-	$(UV) pip install --python $(PY) -r requirements.lock
+	$(UV) pip install --python $(PY) --compile-bytecode -r requirements.lock
 	$(UV) pip install --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@

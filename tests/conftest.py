@@ -4,6 +4,7 @@ With INTERP_PLUGINS_KERNELS=off in the environment the kernels that stand on pri
 they are where a build of torch has not these operators.
 """
 
+import gc
 import os
 import shutil
 
@@ -32,6 +33,32 @@ if os.environ.get("INTERP_PLUGINS_KERNELS") == "off":
 torch.set_num_threads(2)
 
 
+def pytest_collection_finish() -> None:
+    """Tests and modules are no garbage: the collector, which tests of leaks call, passes them by."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """What is frozen when Python ends is told as leaked by libraries that count."""
+    gc.unfreeze()
+
+
+def _encodable(found: Any) -> Any:
+    """The same with lone surrogates written as escapes."""
+    if isinstance(found, str):
+        return found.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(found, dict):
+        return {key: _encodable(value) for key, value in found.items()}
+    return type(found)(map(_encodable, found)) if type(found) in (list, tuple) else found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Iterator[Any]:
+    """A test of broken text fails with broken text; pytest-xdist cannot send it, and would end without saying why."""
+    return _encodable((yield))
+
+
 @pytest.fixture(autouse=True)
 def _one_seed() -> None:
     """A net made without a seed of its own is the same in whatever order the tests run."""
@@ -52,12 +79,21 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+# Controls are folded away where nobody asks for them; the tests ask for all.
+OPEN_FOLDS = """
+const open = (fold) => { fold.open = true; fold.dataset.asked = ""; };
+const look = () => document.querySelectorAll("details.fold:not([data-asked])").forEach(open);
+new MutationObserver(look).observe(document, { childList: true, subtree: true });
+"""
+
+
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     """A new page; anything that it reports as an error fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(20_000)
     opened = context.new_page()
+    opened.add_init_script(OPEN_FOLDS)
     errors: list[str] = []
     opened.on("pageerror", lambda err: errors.append(str(err)))
     opened.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)

@@ -18,7 +18,7 @@ import interp_plugins
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 CORE_DEPENDENCIES = {"numpy", "safetensors", "torch", "tqdm"}
-EXTRAS = {"all", "cli", "demo", "dev", "fastai", "insights", "lightning", "lime", "store", "viz"}
+EXTRAS = {"all", "benchmark", "cli", "demo", "dev", "docs", "fastai", "insights", "lightning", "lime", "store", "viz"}
 NOT_FOR_THE_CORE = "captum,fastai,fastcore,lightning,lightning_fabric,matplotlib,pytorch_lightning"
 
 NO_CACHE = shutil.ignore_patterns("__pycache__")
@@ -167,3 +167,33 @@ def test_lock_holds_exact_versions_with_hashes_and_nothing_of_a_machine() -> Non
     pin = re.compile(r"[a-z0-9._-]+==[^ ;]+ ( *; [^:]+ )?( *--hash=sha256:[0-9a-f]{64} *)+")
     assert [line for line in lines if not pin.fullmatch(line)] == []
     assert "://" not in LOCK
+
+
+DOORS_WITHOUT = """
+import importlib, importlib.util, sys
+blocked = set(sys.argv[1].split(","))
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name.split(".")[0] in blocked else real(name, package)
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".")[0])
+
+sys.meta_path.insert(0, Absent())
+for door in sys.argv[2].split(","):
+    try:
+        importlib.import_module(f"interp_plugins.{door}")
+    except ImportError as err:
+        print(door, err)
+"""
+
+
+def test_every_door_names_the_extra_that_it_needs() -> None:
+    doors = {"fastai": "fastai", "insights": "insights", "lightning": "lightning", "viz": "viz", "cli": "cli"}
+    absent = "fastai,fastcore,lightning,matplotlib,pytorch_lightning,typer"
+    command = [sys.executable, "-c", DOORS_WITHOUT, absent, ",".join(doors)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.split()[0] for line in said] == list(doors)
+    for line, extra in zip(said, doors.values(), strict=True):
+        assert f"pip install 'interp-plugins[{extra}]'" in line

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.bench_overhead [--rounds 20] [name ...]
 
 The MLP (30-64-64-3) takes a tenth of a millisecond, so everything around it shows; resnet18 at 64 x 64 and 224 x 224 is
-where it should not. Prints a table for docs/performance.md: milliseconds of both, and the median and range of the ratio
-theirs / here within a round (1 is equal, more is faster here). With `imports`, what importing costs beside an
+where it should not. Prints a table for docs/dev/performance.md: milliseconds of both, and the median and range of the
+ratio theirs / here within a round (1 is equal, more is faster here). With `imports`, what importing costs beside an
 interpreter's start, and beside torch.
 """
 

@@ -6,7 +6,7 @@
     .venv/bin/python -m tests.benchmarks.bench_speed W1 --kernels          with them and without, in turn
     .venv/bin/python -m tests.benchmarks.bench_speed W1m --peak            memory, each variant in a process of its own
 
-Each workload prints one line for docs/performance.md and one of JSON, in which the meter says what ran here.
+Each workload prints one line for docs/dev/performance.md and one of JSON, in which the meter says what ran here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What conformance asks of every method, as `docs/conformance.md`; the cells come from the tables that drive the tests.
+"""What conformance asks of every method, as `docs/dev/conformance.md`; the tables that drive the tests give its cells.
 
-python -m tests.conformance.table > docs/conformance.md
+python -m tests.conformance.table > docs/dev/conformance.md
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tests.conformance.test_targets import COMPARES_CLASSES, TARGETS, WAYS
 
 HEAD = """# Conformance
 
-Made by `python -m tests.conformance.table > docs/conformance.md`; do not edit. Every cell is run by
+Made by `python -m tests.conformance.table > docs/dev/conformance.md`; do not edit. Every cell is run by
 `tests/conformance`, from one table of cases (`cases.py`), for every registered method.
 
 - *Layout*: problems whose result has the documented shapes and is finite.
@@ -61,7 +61,7 @@ def _row(name: str) -> list[str]:
 
 
 def page() -> str:
-    """`docs/conformance.md`."""
+    """`docs/dev/conformance.md`."""
     head = ["Method", "Layout", "Targets", "Chunks", "State", "Seed", "Batch", "Types", "Saved", "Layer", "Neuron"]
     assert set(list_methods()) <= set(VARIANTS)
     rows = [head, ["---"] * len(head), *(_row(name) for name in list_methods())]

@@ -214,8 +214,10 @@ def test_explanation_comes_back_from_its_file_as_it_was(name: str, tmp_path: Pat
 def test_the_page_of_conformance_is_current() -> None:
     from tests.conformance.table import page
 
-    here = Path(__file__).parents[2] / "docs" / "conformance.md"
-    assert here.read_text(encoding="utf-8") == page(), "run: python -m tests.conformance.table > docs/conformance.md"
+    here = Path(__file__).parents[2] / "docs" / "dev" / "conformance.md"
+    assert here.read_text(encoding="utf-8") == page(), (
+        "run: python -m tests.conformance.table > docs/dev/conformance.md"
+    )
 
 
 def test_all_classes_of_a_segmentation_are_the_regions_that_are_predicted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import interp_plugins as ip
 from interp_plugins import attr
 from interp_plugins.core.errors import InputTypeError
+from interp_plugins.viz.pixels import photo
 
 Z = torch.randn(2, 1, 3, 3, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
 
@@ -105,11 +107,33 @@ def test_noise_is_as_wide_as_the_parts() -> None:
 
 
 def test_few_draws_are_off_by_the_delta_that_they_say() -> None:
-    exp = ip.explain(Power(), Z, "gradient_shap")[0]  # five draws: of a square, twice the mean of five places
+    plain = {"antithetic": False, "n_samples": 5}  # of a square, twice the mean of five places
+    exp = ip.explain(Power(), Z, "gradient_shap", **plain)[0]
     ratio = exp.attribution / Z.abs() ** 2
     torch.testing.assert_close(ratio, ratio.mean((1, 2, 3), keepdim=True).expand_as(ratio))
     assert bool(((ratio - 1).abs() < 5 * 2 / 12**0.5 / 5**0.5).all())  # five standard errors
     assert exp.convergence_delta is not None
     torch.testing.assert_close(exp.attribution.sum((1, 2, 3)) - Power()(Z), exp.convergence_delta)
-    many = ip.explain(Power(), Z, "gradient_shap", n_samples=4000)[0]
+    many = ip.explain(Power(), Z, "gradient_shap", **{**plain, "n_samples": 4000})[0]
     torch.testing.assert_close(many.attribution, Z.abs() ** 2, rtol=5 * 2 / 12**0.5 / 4000**0.5, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_pairs_of_explain_are_exact_for_a_square(seed: int) -> None:
+    exp = ip.explain(Power(), Z, "gradient_shap", seed=seed)[0]
+    torch.testing.assert_close(exp.attribution, Z.abs() ** 2)
+    assert exp.meta["backward_passes"] == 6 * len(Z)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 16, 16), (2, 2, 3, 8, 8), (2, 3, 32), (2, 6)], ids=str)
+def test_pictures_show_the_magnitude(shape: tuple[int, ...]) -> None:
+    z = torch.randn(shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(3))
+    spec = ip.InputSpec({2: "tabular", 3: "series", 4: "image", 5: "volume"}[len(shape)])
+    found = ip.explain(lambda v: (v.abs() ** 2).flatten(1).sum(1), z, "input_x_gradient", input_spec=spec)[0]
+    real = dataclasses.replace(found, inputs=z.abs())
+    assert found.to_html() and len(found.to_df())
+    if found.spec.kind == "image":
+        assert photo(found).note == ", ".join(filter(None, ("magnitude", photo(real).note)))
+        assert (photo(found).rgb == photo(real).rgb).all()
+    if found.spec.kind == "tabular":
+        assert f"{z[0, 0].item():.3g}" in found.to_html()

@@ -154,6 +154,7 @@ def test_six_rows_once_and_accelerations_have_no_say() -> None:
     assert model.seen == [1]
 
 
+@pytest.mark.filterwarnings("ignore:The model draws random numbers")
 def test_random_draws_are_no_company() -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 40)

@@ -156,3 +156,16 @@ def test_without_the_word_a_gap_is_refused_with_the_way_out() -> None:
 def test_nothing_changes_where_nothing_is_missing() -> None:
     a, b = (explain(total, ROWS[2:], "ig", input_spec=s)[0].attribution for s in (TABLE, InputSpec("tabular")))
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "gradient_shap", "idgi", "deep_lift", "guided_ig"])
+def test_no_path_begins_at_a_gap(method: str) -> None:
+    rows, baseline = torch.ones(2, 4), torch.tensor([[0.0, NAN, 0.0, 0.0]])
+    with pytest.raises(InputError, match=r"baselines\[0\] of shape .* contains NaN.*feature_ablation"):
+        explain(lambda x: x.nansum(1), rows, method, baselines=baseline)
+
+
+def test_a_feature_can_be_replaced_by_a_gap() -> None:
+    rows = torch.tensor([[1.0, 2.0, 3.0]])
+    found = explain(lambda x: x.nansum(1), rows, "feature_ablation", baselines=torch.full((1, 3), NAN))[0]
+    torch.testing.assert_close(found.attributions, rows)

@@ -28,6 +28,7 @@ def checkpointed(model: nn.Module, reentrant: bool) -> nn.Module:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.filterwarnings("ignore:.* met no rectifier")
 def test_every_method_takes_a_checkpointed_model(variant: str) -> None:
     """The maps are those of the model without checkpointing, with both of torch's ways."""
     case = typical(variant)

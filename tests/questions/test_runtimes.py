@@ -84,6 +84,7 @@ FORMS: dict[str, Callable[[nn.Sequential], Any]] = {
     "`torch.jit.trace`": lambda net: torch.jit.trace(net, X),
     "`torch.jit.freeze`": lambda net: torch.jit.freeze(torch.jit.script(net)),
     "int8, dynamic": lambda net: torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8),
+    "float16, dynamic": lambda net: torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.float16),
     "int8, static": static_int8,
     "NumPy inside": in_numpy,
 }
@@ -106,7 +107,7 @@ def verdict(form: str, family: str) -> str:
             helps = any(word in str(error) for word in ("perturbation", "occlusion", "layer"))
             found.add("refused" if helps else f"{method}: {error}")
             continue
-        reference = model if form.startswith("int8") else network()
+        reference = model if form.startswith(("int8", "float16")) else network()
         right = ip.explain(reference, X, method, target=1, progress=False, **more)[0].attributions
         found.add("yes" if torch.allclose(got, right, atol=2e-5) else f"{method} differs")
     return " and ".join(sorted(found))
@@ -203,6 +204,65 @@ def test_a_model_without_rectifiers_is_told(cls: Any, name: str) -> None:
 def test_a_linear_model_needs_no_rectifier() -> None:
     net = nn.Linear(4, 3)
     assert torch.equal(GuidedBackprop(net).attribute(torch.randn(2, 4), target=1)[0], net.weight[1].detach())
+
+
+class Recurrent(nn.Module):
+    """The last state of a recurrent net, which `quantize_dynamic` takes as it takes linear layers."""
+
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.states, self.head = kind(5, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.states(x)[0][:, -1])
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.table(ids).mean(1).relu())
+
+
+DYNAMIC: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)), (2, 5)),
+    "LSTM": (lambda: Recurrent(nn.LSTM), (2, 4, 5)),
+    "GRU": (lambda: Recurrent(nn.GRU), (2, 4, 5)),
+    "encoder": (
+        lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Flatten(), nn.Linear(32, 3)),
+        (2, 4, 8),
+    ),
+    "words": (Words, (2, 4)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.float16])
+@pytest.mark.parametrize("kind", DYNAMIC)
+def test_dynamic_quantization_of_each_kind_of_layer(
+    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, shape = DYNAMIC[kind]
+    torch.manual_seed(3)
+    ids = kind == "words"
+    net, x = make().eval(), torch.randint(1, 20, shape) if ids else torch.randn(shape)
+    packed = torch.ao.quantization.quantize_dynamic(net, {nn.Linear, nn.LSTM, nn.GRU}, dtype=dtype)
+    monkeypatch.setattr(torch.backends.mha, "get_fastpath_enabled", lambda: False)  # torch's own cannot run this
+    by_hand = torch.empty(shape)
+    for i, one in enumerate(x.split(1)):
+        for j in range(one.numel()):
+            without = one.clone()
+            without.view(-1)[j] = 0
+            by_hand[i].view(-1)[j] = (packed(one) - packed(without))[0, 1].detach()
+        alone = ip.explain(packed, one, "feature_ablation", target=1, perturbations_per_eval=1)[0].attributions
+        assert torch.allclose(alone[0], by_hand[i], atol=1e-6)
+    together = ip.explain(packed, x, "feature_ablation", target=1)[0].attributions
+    # int8 is rounded by the range of all that shares a pass
+    assert (together - by_hand).abs().max() <= (0.03 if dtype == torch.qint8 else 1e-6) * packed(x).abs().max()
+    for method in ("saliency", "ig", "deep_lift", "lrp", "guided_backprop"):
+        with pytest.raises(ModelError, match=r"quantized model.*perturbation"):
+            ip.explain(packed, x, method, target=1)
 
 
 def test_relevance_that_gets_past_an_int8_layer_by_another_way_is_told() -> None:

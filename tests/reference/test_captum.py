@@ -28,6 +28,7 @@ def doubles() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("variant", COMPARED)
+@pytest.mark.filterwarnings("ignore:.* met no rectifier")
 def test_agrees_with_captum(variant: str) -> None:
     differences = agreement(variant)
     assert len(differences) >= FEWEST.get(variant, 14)

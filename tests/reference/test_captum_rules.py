@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -219,13 +220,20 @@ def test_guided_grad_cam_is_captums(vgg: Vgg, x: Tensor) -> None:
         assert apart(mine, theirs) <= TIGHT
 
 
-def test_map_that_cannot_be_enlarged_is_refused(vgg: Vgg, x: Tensor) -> None:
-    from interp_plugins.core.errors import LayerError
+def test_map_that_cannot_be_enlarged_is_empty_and_refused_by_explain(vgg: Vgg, x: Tensor) -> None:
+    from interp_plugins import explain
+    from interp_plugins.core.errors import InterpWarning, LayerError
 
     assert ours.GuidedGradCam(vgg, vgg.b[0]).attribute(x, 1).shape == x.shape
     flat = nn.Sequential(nn.Unflatten(1, (3, 14, 14)), vgg)
-    with pytest.raises(LayerError, match="cannot be enlarged to an input of shape"):
-        ours.GuidedGradCam(flat, vgg.a[4]).attribute(x.flatten(1), 1)
+    with pytest.warns(InterpWarning, match="cannot be enlarged to inputs"):
+        mine = ours.GuidedGradCam(flat, vgg.a[4]).attribute(x.flatten(1), 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = captum.attr.GuidedGradCam(flat, vgg.a[4]).attribute(x.flatten(1), 1)
+    assert mine.shape == theirs.shape == (0,)
+    with pytest.warns(InterpWarning), pytest.raises(LayerError, match="empty map"):
+        explain(flat, x.flatten(1), "guided_gradcam", layer=vgg.a[4], target=1)
 
 
 def zennit_relevance(model: nn.Module, x: Tensor, target: int, composite: Any) -> Tensor:

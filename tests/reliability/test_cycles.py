@@ -18,6 +18,7 @@ from tests.conformance.cases import AROUND, VARIANTS, Cnn, TinyVit, attribute, i
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.filterwarnings("ignore:.* met no rectifier")
 def test_a_model_goes_with_its_last_name(variant: str) -> None:
     """At once, without the collector: on a GPU its memory would be missing until then."""
     problem = typical(variant).build()

@@ -49,6 +49,7 @@ def problem_of(variant: str) -> Problem:
 
 @pytest.mark.filterwarnings("ignore:The model raised an error for more rows")  # one that does not come again
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.filterwarnings("ignore:.* met no rectifier")
 def test_a_fault_at_any_forward_call_leaves_no_trace(variant: str) -> None:
     problem = problem_of(variant)
     expected = attribute(variant, problem, **seeded(variant))

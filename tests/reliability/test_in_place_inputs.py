@@ -44,6 +44,7 @@ PAIRS = [(variant, case) for variant in VARIANTS for case in CASES if applies(va
 
 
 @pytest.mark.parametrize(("variant", "case"), PAIRS, ids=label)
+@pytest.mark.filterwarnings("ignore:.* met no rectifier")
 def test_maps_are_those_of_the_model_that_works_on_a_copy(variant: str, case: Case) -> None:
     seeds = {"seed": 3} if "seed" in seeded(variant) else {}
     found, plain = normalising(case, in_place=True).build(), normalising(case, in_place=False).build()

@@ -70,6 +70,8 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [name for name in before if before[name] != after[name]]
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:The model draws random numbers")
+
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("saliency", {}),
     ("gradcam", {}),

@@ -62,6 +62,7 @@ class Elsewhere:
 
 @pytest.mark.parametrize("kinds", KINDS, ids="+".join)
 @pytest.mark.parametrize("threads", [False, True], ids=["alone", "another thread lives"])
+@pytest.mark.filterwarnings("ignore:The model draws random numbers")
 def test_a_model_that_draws_is_seeded_and_put_back(kinds: tuple[str, ...], threads: bool) -> None:
     net, other, x = Noisy(*kinds), Noisy(*kinds), torch.randn(2, 4)
     before = rng_state()
@@ -81,6 +82,7 @@ def test_a_model_that_draws_is_seeded_and_put_back(kinds: tuple[str, ...], threa
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.filterwarnings("ignore:.* met no rectifier")
 def test_no_method_draws_from_the_global_generators(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where another thread draws at every moment, nothing of it comes twice: nothing was put back."""
     problem = typical(variant).build()

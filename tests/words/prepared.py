@@ -225,6 +225,35 @@ def with_both(folder: Path) -> dict[str, Any]:
     return {**learner, **own}
 
 
+def a_picture() -> dict[str, Any]:
+    """As `plain`, with a picture and what brings it into the model's units."""
+    from torchvision import transforms as T
+
+    mean, std = [0.5, 0.4, 0.6], [0.2, 0.3, 0.25]
+    transform = T.Compose([T.ToTensor(), T.Normalize(mean, std)])
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
+    return {**plain(), "mean": mean, "std": std, "picture": picture, "transform": transform}
+
+
+def front_page(folder: Path) -> dict[str, Any]:
+    """As `with_both`, with a model of prices and one that reads, as the first page shows them."""
+    import interp_plugins as ip
+
+    prices = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
+    reader = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(16, 2))
+    names = with_both(folder)
+    Image.open(folder / "cat.jpg").save(folder / "coffee.jpg")
+    return {
+        **names,
+        "prices": prices,
+        "districts": torch.rand(2, 3),
+        "reader": reader,
+        "ids": torch.tensor([[1, 2, 3, 4]]),
+        "tokens": [["The", "plot", "is", "dull"]],
+        "spec": ip.InputSpec("text", vocab=("bad", "good")),
+    }
+
+
 AREAS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "plain": lambda _: plain(),
     "three hundred classes": lambda _: three_hundred(),
@@ -232,4 +261,6 @@ AREAS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "fastai": with_fastai,
     "lightning": with_lightning,
     "both": with_both,
+    "front page": front_page,
+    "a picture": lambda _: a_picture(),
 }

@@ -47,7 +47,7 @@ SHOWN = {
     "core.registry": ["list_methods"],
     "core.similar": ["SimilarTo"],
     "core.spec": ["InputSpec"],
-    "core.target": ["Contrast"],
+    "core.target": ["RatherThan"],
     "engine.switch": ["acceleration"],
     "fastai.callback": ["AttributionCallback"],
     "fastai.dataset": ["explain_dataset"],
