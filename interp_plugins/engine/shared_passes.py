@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from interp_plugins.core.batching import chunks
 from interp_plugins.core.caches import call_cache
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.global_random import rng_state
+from interp_plugins.core.generator_states import rng_state
 from interp_plugins.core.guard import modules_below, modules_of
 from interp_plugins.core.hooks import hook_numbers
 from interp_plugins.engine.meter import dropped, reason, used

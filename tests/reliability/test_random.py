@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from interp_plugins import explain
 from interp_plugins.attr import IntegratedGradients
-from interp_plugins.core.global_random import preserved_rng, rng_state
+from interp_plugins.core.generator_states import rng_state
+from interp_plugins.core.global_random import preserved_rng
 from tests.conformance.cases import VARIANTS, attribute, typical
 from tests.thorough import times
 
