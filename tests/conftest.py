@@ -7,6 +7,7 @@ they are where a build of torch has not these operators.
 import gc
 import os
 import shutil
+import threading
 
 os.environ["MPLBACKEND"] = "Agg"
 # A model that is asked for by name must come from a package, never from a hub.
@@ -63,6 +64,17 @@ def pytest_report_to_serializable() -> Iterator[Any]:
 def _one_seed() -> None:
     """A net made without a seed of its own is the same in whatever order the tests run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def another_thread() -> Iterator[None]:
+    """A thread that lives beside the test, as every notebook has some: generators are then put back with more care."""
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
 
 
 @pytest.fixture(scope="session")

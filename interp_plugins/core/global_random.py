@@ -165,6 +165,26 @@ def preserved_rng() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def reading_data() -> Iterator[None]:
+    """`preserved_rng` around code of others that reads data (a loader draws a seed, a data set augments).
+
+    Inside a frozen model and beside other threads, only what is known to be drawn is put back: torch's operations are
+    watched, and NumPy and Python count as drawn from where they moved and lie still afterwards.
+    """
+    block = Block()
+    with entered(block):
+        if not block.others:
+            yield
+            return
+        with _Draws() as draws:
+            yield
+        moved = block.before.moved().difference(_TORCH)
+        block.drawn |= moved - _moving(moved)
+        if draws.seen:
+            block.drawn |= set(_TORCH)
+
+
 def pending_seed() -> int | None:
     """The seed that waits for whatever draws from torch's generator here; None: it was set, or there is none."""
     block = _current.get()

@@ -149,6 +149,7 @@ def test_each_checkpoint_is_read_once_for_a_walk(setting):
     assert len(read) == 3
 
 
+@pytest.mark.usefixtures("another_thread")
 def test_the_model_keeps_its_weights_mode_and_statistics(setting):
     _, data, queries, _ = setting
     torch.manual_seed(1)

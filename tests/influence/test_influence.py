@@ -165,6 +165,7 @@ def test_numbers_do_not_depend_on_batches_order_or_mates(digits):
             assert (other - plain).abs().max() < 2e-4 * plain.abs().max()
 
 
+@pytest.mark.usefixtures("another_thread")
 def test_the_model_stays_as_it_was(digits):
     net, x, y, states = digits
     net.train()
