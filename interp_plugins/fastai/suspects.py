@@ -18,6 +18,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from torch import Tensor
 
+from interp_plugins.api.items import ItemReader
 from interp_plugins.api.samples import PIECE
 from interp_plugins.core.errors import InputError, concise
 from interp_plugins.core.placement import beside_weights
@@ -32,7 +33,6 @@ from interp_plugins.fastai.reader import Reader, reader_of
 from interp_plugins.fastai.tabular import TabularReader
 from interp_plugins.fastai.text import TextReader
 from interp_plugins.influence.features import ItemBatch
-from interp_plugins.influence.items import ItemReader
 from interp_plugins.influence.margins import Margins, as_margins
 from interp_plugins.influence.ranking import Options
 from interp_plugins.influence.suspected import Suspects

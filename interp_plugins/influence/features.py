@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from interp_plugins.api.items import digest
 from interp_plugins.core.errors import InputError, LayerError
 from interp_plugins.core.forward import Call
 from interp_plugins.core.guard import frozen, modules_below, modules_of
@@ -22,7 +23,6 @@ from interp_plugins.core.layers import layer_name, resolve_layer
 from interp_plugins.core.progress import progress_bar
 from interp_plugins.core.random import make_generator, sample_seed
 from interp_plugins.core.tensors import describe
-from interp_plugins.influence.items import digest
 
 _LAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SIGNATURE = 8  # an input is pooled to so many numbers a side, to tell near copies from items that only mean the same

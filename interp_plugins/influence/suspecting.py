@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from interp_plugins.api.items import ItemReader, rows_of
 from interp_plugins.core.errors import concise
 from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.core.placement import beside_weights
@@ -16,7 +17,6 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.core.truth import Reading
 from interp_plugins.influence.features import ItemBatch, ItemFeatures, read_features
-from interp_plugins.influence.items import ItemReader, rows_of
 from interp_plugins.influence.margins import as_margins
 from interp_plugins.influence.ranking import Options, ranked
 from interp_plugins.influence.suspected import Suspects

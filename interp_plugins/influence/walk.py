@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, SequentialSampler
 
+from interp_plugins.api.items import ItemReader, rows_of
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.global_random import reading_data
 from interp_plugins.core.placement import beside_weights
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import as_tuple, take_rows
 from interp_plugins.core.truth import LABEL_NAMES
-from interp_plugins.influence.items import ItemReader, rows_of
 
 _BATCH = 256
 _KEPT = 2**28  # bytes of items that are kept for the next reading
