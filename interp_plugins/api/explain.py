@@ -22,6 +22,7 @@ from interp_plugins.api.growing import Growing
 from interp_plugins.api.method_run import MethodRun
 from interp_plugins.api.nodes import as_graph, node_target
 from interp_plugins.api.prediction import default_layer, predict
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.errors import InterpWarning, concise
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.forward import Forward, finite_scores
@@ -51,7 +52,7 @@ DEFAULT_METHOD = DEFAULT_METHODS[0]  # where there is room for one
 def explain(
     model: Callable[..., Any],
     inputs: Any,
-    methods: Any = None,
+    methods: Methods | None = None,
     *,
     target: Any = None,
     against: Any = None,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_folder, check_names, contained
 from interp_plugins.api.explain import DEFAULT_METHODS
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core import files
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
@@ -105,7 +106,7 @@ class AttributionCallback(Callback):
         self,
         items: Any = None,
         n: int = 4,
-        methods: Any = DEFAULT_METHODS,
+        methods: Methods = DEFAULT_METHODS,
         target: Any = None,
         every_n_epochs: int = 1,
         layer: Any = None,

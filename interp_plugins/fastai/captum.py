@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 
 from interp_plugins.api.binding import canonical_name
 from interp_plugins.api.explain import DEFAULT_METHODS
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.baseline import BASELINES
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explanation import Explanation
@@ -155,7 +156,7 @@ class CaptumInterpretation:
         return self._draw(explanation, str(metric))
 
     def insights(
-        self, inp_data: Any, debug: bool = True, *, path: Any = None, methods: Any = DEFAULT_METHODS, **params: Any
+        self, inp_data: Any, debug: bool = True, *, path: Any = None, methods: Methods = DEFAULT_METHODS, **params: Any
     ) -> Path:
         """Explain items by several methods, and open the viewer: below a notebook's cell, or in the browser.
 

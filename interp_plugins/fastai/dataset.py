@@ -13,6 +13,7 @@ from fastcore.basics import patch
 
 from interp_plugins.api.binding import draws
 from interp_plugins.api.explain import DEFAULT_METHODS
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.errors import InputError, InputTypeError, concise
 from interp_plugins.core.literals import rather_than
 from interp_plugins.core.tensors import describe
@@ -35,7 +36,7 @@ def explain_dataset(
     self: Learner,
     dl: Any = None,  # a fastai loader, or a split: 0 training, 1 validation; None: validation
     path: str | Path = "explanations",  # the run directory
-    methods: Any = DEFAULT_METHODS,  # name, alias or method object, several of these, or a mapping name -> parameters
+    methods: Methods = DEFAULT_METHODS,  # a name or method object, several of these, or a mapping name -> parameters
     target: Any = None,  # as for `explain`; "label": ground truth
     *,
     against: Any = None,  # as for `explain`

@@ -11,6 +11,7 @@ from typing import Any
 from fastai.learner import Learner
 from fastcore.basics import patch
 
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.errors import concise
 from interp_plugins.core.literals import rather_than
 from interp_plugins.core.registry import Budget
@@ -28,7 +29,7 @@ from interp_plugins.metrics.scores import Scores
 def evaluate_explanations(
     self: Learner,
     item: Any = None,  # items as for `explain`; None: the first `n` rows of the validation set
-    methods: Any = None,  # as for `explain`
+    methods: Methods | None = None,  # as for `explain`
     metrics: Any = None,  # names, (name, parameters), metric(...) objects; None: `srg`, `gini_index`, more with masks
     target: Any = None,  # as for `explain`, one per sample; "label": ground truth; None: what is predicted
     *,
@@ -84,7 +85,7 @@ def evaluate_explanations(
 def compare_methods(
     self: Learner,
     item: Any = None,  # items as for `explain`; None: the first `n` rows of the validation set
-    methods: Any = None,  # as for `explain`; None: some of each family that run on this model
+    methods: Methods | None = None,  # as for `explain`; None: some of each family that run on this model
     target: Any = None,  # as for `explain`, one per sample; "label": ground truth; None: what is predicted
     *,
     against: Any = None,  # why `target` rather than this

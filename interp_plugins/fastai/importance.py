@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from interp_plugins.api.explain import DEFAULT_METHOD
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.errors import InputError, concise, unknown
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
@@ -30,7 +31,7 @@ AGGREGATES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def attribution_importance(
     self: Learner,
     df_or_dl: Any = None,  # a DataFrame of raw rows, or a loader; None: the validation set
-    methods: Any = DEFAULT_METHOD,  # one method or several
+    methods: Methods = DEFAULT_METHOD,  # one method or several
     agg: Any = "mean_abs",  # "mean_abs", "median_abs", "max_abs", "mean" (signed), or a function (N, F) -> (F,)
     **kwargs: Any,
 ) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp_plugins.api.binding import first_looks
 from interp_plugins.api.explain import DEFAULT_METHODS
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core import files
 from interp_plugins.core.errors import InterpError, ModelError, TargetError, concise, unknown
 from interp_plugins.core.explanation import Explanation, Explanations
@@ -39,7 +40,7 @@ _HOSTS = ("notebook", "server", "file")
 def insights(
     self: Learner,
     item: Any = None,  # what `predict` takes (path, PIL image, array, tensor, row), or a list of them
-    methods: Any = None,  # what is explained beforehand; None: a first page, cheaply; in a file the default ones
+    methods: Methods | None = None,  # explained beforehand; None: a first page, cheaply; in a file the default ones
     target: Any = None,  # what is explained where no class is pressed; as for `explain`
     against: Any = None,  # why this target rather than that one; as for `explain`
     *,

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 
 from interp_plugins.api.explain import DEFAULT_METHOD
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.errors import InputError, InterpWarning, concise
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.fastai import importance as _importance  # noqa: F401 - Learner.attribution_importance
@@ -35,7 +36,7 @@ def show_explanations(
     ds_idx: int = 1,  # split of the data: 0 training, 1 validation; always read with validation transforms
     dl: Any = None,  # or a loader
     max_n: int = 9,  # samples shown at most
-    methods: Any = DEFAULT_METHOD,  # one method: a panel per sample; several: a row per sample
+    methods: Methods = DEFAULT_METHOD,  # one method: a panel per sample; several: a row per sample
     shuffle: bool = False,  # whether the samples are drawn at random, anew each time
     *,
     idxs: Any = None,  # or which rows
@@ -80,7 +81,7 @@ def plot_top_losses_explained(
     self: Interpretation,
     k: Any = 9,  # number of losses, or which places of the ranking (a range or list: [0, 5, 10])
     largest: bool = True,  # the largest losses, or the smallest
-    methods: Any = DEFAULT_METHOD,  # one method: a panel per sample; several: a row per sample
+    methods: Methods = DEFAULT_METHOD,  # one method: a panel per sample; several: a row per sample
     *,
     ctxs: Any = None,  # axes to draw in
     kind: str = "overlay",  # "overlay", "side", "heatmap", "masked", ...

@@ -7,6 +7,7 @@ from typing import Any
 from fastai.learner import Learner
 from fastcore.basics import patch
 
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.errors import concise
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.registry import Budget
@@ -18,7 +19,7 @@ from interp_plugins.fastai.reader import SampleSource, reader_of
 def explain(
     self: Learner,
     item: Any = None,
-    methods: Any = None,
+    methods: Methods | None = None,
     target: Any = None,
     *,
     against: Any = None,

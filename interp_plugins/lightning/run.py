@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.api.explain import explain as core_explain
 from interp_plugins.api.named_inputs import NamedInputs
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.concat import joined_pictures
 from interp_plugins.core.errors import InputError, InputTypeError, TargetError, concise
 from interp_plugins.core.explanation import Explanations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 def explain(
     pl_module: nn.Module,
     x_or_batch: Any,
-    methods: Any = DEFAULT_METHODS,
+    methods: Methods = DEFAULT_METHODS,
     *,
     target: Any = None,
     against: Any = None,

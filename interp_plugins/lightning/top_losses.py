@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.api.explain import DEFAULT_METHOD
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.concat import joined, joined_pictures
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, concise
 from interp_plugins.core.explanation import Explanation, Explanations
@@ -38,7 +39,7 @@ def top_losses(
     pl_module: nn.Module,
     loader: Iterable[Any],
     k: int = 9,
-    methods: Any = DEFAULT_METHOD,
+    methods: Methods = DEFAULT_METHOD,
     *,
     largest: bool = True,
     loss_fn: Callable[..., Any] | None = None,

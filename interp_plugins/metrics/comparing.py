@@ -18,6 +18,7 @@ from torch import Tensor
 from interp_plugins.api.asking import ask_once
 from interp_plugins.api.binding import as_pairs
 from interp_plugins.api.samples import SampleBatch, SampleStream
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.errors import InputError, RandomisationWarning, concise
 from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.core.literals import rather_than
@@ -40,7 +41,7 @@ STEPS = {"fast": 10, "normal": 20, "thorough": 40}
 def compare_methods(
     model: Callable[..., Any],
     data: Any,
-    methods: Any = None,
+    methods: Methods | None = None,
     *,
     target: Any = None,
     masks: Any = None,
@@ -121,7 +122,7 @@ class Comparing:
 
     def __init__(
         self,
-        methods: Any = None,
+        methods: Methods | None = None,
         *,
         features: Any = None,
         budget: Budget = "normal",

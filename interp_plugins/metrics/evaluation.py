@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.api.samples import SampleBatch, SampleStream
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.batching import progress_bar
 from interp_plugins.core.errors import InputError, concise
 from interp_plugins.core.explanation import Explanation, Explanations
@@ -51,7 +52,7 @@ class Evaluation:
 
     def __init__(
         self,
-        methods: Any = None,
+        methods: Methods | None = None,
         metrics: Any = None,
         *,
         features: Any = None,
@@ -197,7 +198,7 @@ def _asked_again(method: Method, options: Mapping[str, Any], exp: Explanation) -
 def evaluate(
     model: Callable[..., Any],
     data: Any,
-    methods: Any = None,
+    methods: Methods | None = None,
     metrics: Any = None,
     *,
     target: Any = None,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp_plugins.api.binding import draws
 from interp_plugins.api.explain import DEFAULT_METHODS, explain
+from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.errors import InputTypeError, TargetError, concise
 from interp_plugins.core.literals import literals, map_literals, rather_than, wants_truth, with_truth
 from interp_plugins.core.multi_target import AllClasses
@@ -30,7 +31,7 @@ def explain_dataset(
     model: Callable[..., Any],
     data: Any,
     path: str | Path,
-    methods: Any = DEFAULT_METHODS,
+    methods: Methods = DEFAULT_METHODS,
     *,
     target: Any = None,
     against: Any = None,

@@ -1,7 +1,8 @@
 """A method is two files that somebody writes, its source and its reference test; what else is touched is counted here.
 
-Outside the package the source is enough. In the package two files get a line each: `attr/__init__.py` its import, and
-`attr/evidence/randomised.py` what the randomisation check measured. Nothing else names it, and it is everywhere.
+Outside the package the source is enough. In the package three files get a line each: `attr/__init__.py` its import,
+`attr/shared/names.py` its name for editors, and `attr/evidence/randomised.py` what the randomisation check measured.
+Nothing else names it, and it is everywhere.
 """
 
 from __future__ import annotations
@@ -100,16 +101,19 @@ def test_outside_the_package_one_file_makes_a_method_known_everywhere(tmp_path: 
     assert touched(tmp_path, ROOT) == {"halves.py"}
 
 
-def test_in_the_package_a_method_is_its_source_and_two_lines(copied: Path) -> None:
+def test_in_the_package_a_method_is_its_source_and_three_lines(copied: Path) -> None:
     package = copied / "interp_plugins"
     (package / "attr" / "gradient" / "halves.py").write_text(SOURCE, encoding="utf-8")
     lines = {
-        "attr/__init__.py": "from interp_plugins.attr.gradient.halves import Halves as Halves\n",
-        "attr/evidence/randomised.py": '    "halves": (0.10, 0.05),\n',
+        "attr/__init__.py": (
+            "from interp_plugins.attr.gradient.halves import Halves as Halves\n",
+            "from interp_plugins.attr.gradient.hessians",
+        ),
+        "attr/shared/names.py": ('    "halves",\n', '    "hi_res_cam",'),
+        "attr/evidence/randomised.py": ('    "halves": (0.10, 0.05),\n', '    "hi_res_cam": (0.'),
     }
-    for name, line in lines.items():
+    for name, (line, before) in lines.items():
         text = (package / name).read_text(encoding="utf-8")
-        before = "from interp_plugins.attr.gradient.hessians" if name.endswith("init__.py") else '    "hi_res_cam": (0.'
         assert text.count(before) == 1
         (package / name).write_text(text.replace(before, line + before), encoding="utf-8")
     check = 'from interp_plugins import attr\nassert "Halves" in attr.__all__ and attr.Halves.get_name() == "Halves"\n'

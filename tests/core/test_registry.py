@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import captum.attr
 import pytest
@@ -23,6 +23,7 @@ from interp_plugins.api.binding import (
     method_info,
 )
 from interp_plugins.attr import IntegratedGradients, LayerGradCam
+from interp_plugins.attr.shared.names import MethodName
 from interp_plugins.core import registry
 from interp_plugins.core.errors import InputError, UnknownNameError
 from interp_plugins.core.registry import (
@@ -79,6 +80,10 @@ def test_list_is_sorted_and_filtered() -> None:
         list_methods(needs="gradients")
     with pytest.raises(UnknownNameError, match="Unknown site"):
         list_methods(site="layers")
+
+
+def test_editors_offer_the_names_of_all_methods() -> None:
+    assert list(get_args(MethodName)) == interp_plugins.list_methods()
 
 
 def test_a_name_belongs_to_one_method() -> None:
