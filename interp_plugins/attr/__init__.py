@@ -114,9 +114,9 @@ from interp_plugins.attr.language.interpretable import (
 )
 from interp_plugins.attr.language.llm import (
     LLMAttribution as LLMAttribution,
-    LLMGradientAttribution as LLMGradientAttribution,
     RemoteLLMAttribution as RemoteLLMAttribution,
 )
+from interp_plugins.attr.language.llm_gradient import LLMGradientAttribution as LLMGradientAttribution
 from interp_plugins.attr.language.llm_result import LLMAttributionResult as LLMAttributionResult
 from interp_plugins.attr.language.remote import (
     RemoteLLMProvider as RemoteLLMProvider,

@@ -2,10 +2,9 @@
 
 The score of an output is its log probability given the input, token by token (teacher forcing: one forward pass scores
 all tokens of the output). `LLMAttribution` switches readable features off and follows the score of the whole output and
-of each token; `LLMGradientAttribution` explains each output token at the embedding. Any model with Hugging Face's
-`forward(input_ids)` -> `.logits` (and `generate`, where no target is given) and any tokenizer with encode and decode.
-
-Perturbed inputs of one length go through the model together.
+of each token; `LLMGradientAttribution` (`llm_gradient.py`) explains each output token at the embedding. Any model with
+Hugging Face's `forward(input_ids)` -> `.logits` (and `generate`, where no target is given) and any tokenizer with
+encode and decode. How many prompts are scored in few passes stands in `scoring.py`.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp_plugins.attr.gradient.activation import LayerGradientXActivation
-from interp_plugins.attr.gradient.layers import LayerGradientShap, LayerIntegratedGradients
 from interp_plugins.attr.language.interpretable import (
     ImageMaskInput,
     InterpretableInput,
@@ -28,6 +25,7 @@ from interp_plugins.attr.language.interpretable import (
 )
 from interp_plugins.attr.language.llm_result import LLMAttributionResult
 from interp_plugins.attr.language.remote import RemoteLLMProvider
+from interp_plugins.attr.language.scoring import OutputScorer, log_probs
 from interp_plugins.attr.language.tokens import decoded, logits_of, readable_tokens, token_ids
 from interp_plugins.attr.perturbation.ablation import FeatureAblation
 from interp_plugins.attr.perturbation.kernel_shap import KernelShap
@@ -38,7 +36,7 @@ from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import contract_of
-from interp_plugins.core.tensors import accumulation_dtype, as_tuple, describe
+from interp_plugins.core.tensors import describe
 from interp_plugins.core.wrapper import Wrapper
 
 DEFAULT_GEN_ARGS: dict[str, Any] = {"max_new_tokens": 25, "do_sample": False, "temperature": None, "top_p": None}
@@ -56,12 +54,10 @@ def score_tokens(model: Any, model_input: Mapping[str, Any], target: Tensor) -> 
     if logits.ndim == 4:  # several heads: the first predicts the next token
         logits = logits[:, 0]
     # Pictures may expand to more positions than ids, so positions are counted from the end.
-    steps = logits[:, -len(target) - 1 : -1] if len(target) else logits[:, :0]
-    # Never back to half precision: a sum of scores has no room there for what one feature changes.
-    return steps.to(accumulation_dtype(steps.dtype)).log_softmax(-1).gather(2, after[..., None])[..., 0]
+    return log_probs(logits[:, -len(target) - 1 : -1] if len(target) else logits[:, :0], after)
 
 
-class _LLM(Attribution):
+class LanguageAttribution(Attribution):
     """What both kinds share: the model, the tokenizer, the target's tokens."""
 
     SUPPORTED_METHODS: tuple[type, ...] = ()
@@ -139,13 +135,14 @@ class _Scorer(Wrapper):
 
     def __init__(self, owner: LLMAttribution, inp: InterpretableInput, target: Tensor, inspect_forward: Any):
         self.owner, self.inp, self.target, self.inspect_forward = owner, inp, target, inspect_forward
+        self.scorer = owner.output_scorer(inp, target)
 
     def wrapped_callables(self) -> list[Any]:
         """The callables inside (for the guard)."""
         return [self.owner.model]
 
     def __call__(self, switches: Tensor) -> Tensor:
-        found = torch.stack(self.owner.token_scores(self.inp, self.target, switches))
+        found = torch.stack(self.owner.token_scores(self.inp, self.target, switches, self.scorer))
         total = found.sum(1)
         scores = torch.cat([total[:, None], found], 1) if self.owner.include_per_token_attr else total
         if self.inspect_forward is not None:
@@ -158,7 +155,7 @@ class _Scorer(Wrapper):
         return scores if self.owner.attr_target == "log_prob" else scores.exp()
 
 
-class LLMAttribution(_LLM):
+class LLMAttribution(LanguageAttribution):
     """Perturbation attribution of a causal language model's output.
 
     Args:
@@ -218,7 +215,7 @@ class LLMAttribution(_LLM):
                 found = self.attr_method.attribute(ones, **kwargs)
                 rows.append(found.detach().reshape(-1, inp.n_itp_features))
             with torch.no_grad():
-                probs = self.token_scores(inp, tokens, ones)[0].exp()
+                probs = self.token_scores(inp, tokens, ones, scorer.scorer)[0].exp()
         attr = inp.format_attr(torch.stack(rows).mean(0))
         return LLMAttributionResult(
             seq_attr=attr[0],
@@ -236,103 +233,32 @@ class LLMAttribution(_LLM):
         seed = kwargs.get("seed")
         return {**{k: v for k, v in kwargs.items() if k != "seed"}, "generator": make_generator(seed)}
 
-    def token_scores(self, inp: InterpretableInput, target: Tensor, switches: Tensor) -> list[Tensor]:
-        """Log probabilities (T,) of the target's tokens for each row of switches; inputs of one length together."""
+    def output_scorer(self, inp: InterpretableInput, target: Tensor) -> OutputScorer | None:
+        """What scores the output after many prompts; None where prompts are more than token ids."""
+        if isinstance(inp, ImageMaskInput):
+            return None
+        reference = self._model_input(inp.to_model_input())
+        if set(reference) != {"input_ids"}:
+            return None
+        return OutputScorer(self.model, target, self.device, reference["input_ids"][0])
+
+    def token_scores(
+        self, inp: InterpretableInput, target: Tensor, switches: Tensor, scorer: OutputScorer | None = None
+    ) -> list[Tensor]:
+        """Log probabilities (T,) of the target's tokens for each row of switches, in as few passes as fit."""
         prepared = [self._model_input(inp.to_model_input(row[None])) for row in switches]
-        groups: dict[Any, list[int]] = {}
-        for i, one in enumerate(prepared):
-            alone = set(one) != {"input_ids"}  # a processor's output may hold anything
-            groups.setdefault(i if alone else tuple(one["input_ids"].shape), []).append(i)
+        plain = [i for i, one in enumerate(prepared) if set(one) == {"input_ids"}]  # a processor may give anything
         found: dict[int, Tensor] = {}
-        for members in groups.values():
-            first = prepared[members[0]]
-            together = (
-                first if len(members) == 1 else {"input_ids": torch.cat([prepared[i]["input_ids"] for i in members])}
-            )
-            found.update(zip(members, score_tokens(self.model, together, target)))
+        if plain:
+            scorer = scorer or OutputScorer(self.model, target, self.device)
+            found.update(zip(plain, scorer([prepared[i]["input_ids"][0] for i in plain])))
+        for i in set(range(len(prepared))) - set(plain):
+            found[i] = score_tokens(self.model, prepared[i], target)[0]
         return [found[i] for i in range(len(prepared))]
 
     def prompt_text(self, value: Any) -> str:
         """The text of a model input."""
         return decoded(self.tokenizer, self._model_input(value)["input_ids"][0])
-
-
-class _AtToken(Wrapper):
-    """The log probability of one output token as a function of switches (a gradient method's forward function)."""
-
-    def __init__(self, owner: LLMGradientAttribution, inp: TextTokenInput, target: Tensor, position: int):
-        self.owner, self.inp, self.target, self.position = owner, inp, target, position
-
-    def wrapped_callables(self) -> list[Any]:
-        """The callables inside (for the guard)."""
-        return [self.owner.model]
-
-    def __call__(self, switches: Tensor) -> Tensor:
-        return self.of_ids(self.inp.to_model_input(switches).to(self.owner.device))
-
-    def of_ids(self, ids: Tensor) -> Tensor:
-        """The log-probability of the target's token, as a function of the input's token ids (rows, tokens)."""
-        before = self.target[: self.position].to(ids.device).expand(len(ids), -1)
-        logits = logits_of(self.owner.model(torch.cat([ids, before], 1)))[:, -1]
-        wide = logits.to(accumulation_dtype(logits.dtype))
-        return wide.log_softmax(-1)[:, int(self.target[self.position])]
-
-
-class LLMGradientAttribution(_LLM):
-    """Gradient attribution of a causal language model's output, at its embedding.
-
-    Args:
-        attr_method: LayerIntegratedGradients, LayerGradientXActivation or LayerGradientShap on the model and its
-            embedding (`model.get_input_embeddings()`).
-        tokenizer: the model's tokenizer.
-    """
-
-    SUPPORTED_METHODS = (LayerGradientShap, LayerGradientXActivation, LayerIntegratedGradients)
-    SUPPORTED_INPUTS = (TextTokenInput,)
-
-    def attribute(
-        self,
-        inp: InterpretableInput,
-        target: str | Tensor | None = None,
-        gen_args: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> LLMAttributionResult:
-        """Attributions of the input's tokens to each output token, summed over the embedding's dimensions.
-
-        Args:
-            inp: a `TextTokenInput`; its baseline token is the baseline of path methods.
-            target: the output, text or token ids; None: what the model generates.
-            gen_args: arguments of `generate`; None: 25 tokens, greedily.
-            **kwargs: the method's own arguments (n_steps, seed; baselines of LayerGradientShap as switches (n, tokens),
-                1 where the token stays, by default all 0: the baseline token everywhere).
-        """
-        tokens = self._target_tokens(inp, target, gen_args)
-        assert isinstance(inp, TextTokenInput)
-        rows = []
-        for position in range(len(tokens)):
-            score = _AtToken(self, inp, tokens, position)
-            given, inputs = kwargs, inp.to_tensor().to(self.device)
-            self.attr_method.forward_func = score
-            if isinstance(self.attr_method, LayerGradientShap):  # a switch is on or off; embeddings have a way between
-                self.attr_method.forward_func = score.of_ids
-                (pool,) = as_tuple(kwargs.get("baselines", torch.zeros_like(inp.to_tensor())))
-                given = {**kwargs, "baselines": inp.to_model_input(pool).to(self.device)}
-                inputs = inp.to_model_input().to(self.device)
-            found = self.attr_method.attribute(inputs, **given).detach()
-            rows.append(found[:, : inp.inp_tensor.shape[1]].sum(-1))
-        attr = torch.cat(rows)
-        if inp.itp_mask is not None:
-            attr = attr[:, inp.itp_mask[0].to(attr.device)]
-        with frozen(self.model), torch.no_grad():
-            probs = score_tokens(self.model, self._model_input(inp.to_model_input()), tokens)[0].exp()
-        return LLMAttributionResult(
-            seq_attr=attr.sum(0),
-            token_attr=attr,
-            input_tokens=inp.values,
-            output_tokens=readable_tokens(tokens, self.tokenizer),
-            output_probs=probs,
-            inp=inp,
-        )
 
 
 def _nothing(*args: Any, **kwargs: Any) -> int:
@@ -369,7 +295,12 @@ class RemoteLLMAttribution(LLMAttribution):
         """The text of a model input."""
         return self._text(value)
 
-    def token_scores(self, inp: InterpretableInput, target: Tensor, switches: Tensor) -> list[Tensor]:
+    def output_scorer(self, inp: InterpretableInput, target: Tensor) -> None:
+        """None: the server scores."""
+
+    def token_scores(
+        self, inp: InterpretableInput, target: Tensor, switches: Tensor, scorer: OutputScorer | None = None
+    ) -> list[Tensor]:
         """Log probabilities of the target's tokens, from the server, row by row."""
         output, found = decoded(self.tokenizer, target), []
         for row in switches:

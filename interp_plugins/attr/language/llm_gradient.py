@@ -1,0 +1,119 @@
+"""Gradient attribution of language models: each output token, at the embedding of the input.
+
+One forward pass over the prompt and the output scores all output tokens, and each has a backward pass of its own: a
+causal model's token feels none that comes later, so the numbers are those of one pass per growing text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp_plugins.attr.gradient.activation import LayerGradientXActivation
+from interp_plugins.attr.gradient.layers import LayerGradientShap, LayerIntegratedGradients
+from interp_plugins.attr.language.interpretable import InterpretableInput, TextTokenInput
+from interp_plugins.attr.language.llm import LanguageAttribution
+from interp_plugins.attr.language.llm_result import LLMAttributionResult
+from interp_plugins.attr.language.scoring import OutputScorer, at_output
+from interp_plugins.attr.language.tokens import readable_tokens
+from interp_plugins.core.guard import frozen
+from interp_plugins.core.multi_target import MultiTarget
+from interp_plugins.core.rows import INDEPENDENT
+from interp_plugins.core.target import Index
+from interp_plugins.core.tensors import as_tuple
+from interp_plugins.core.wrapper import Wrapper
+
+_GRAPH_BYTES = 2**30  # that the passes of a path may keep for the way back
+_KEPT = 4  # tensors that a graph keeps for each output of a linear layer, roughly
+
+
+class _AtOutput(Wrapper):
+    """The log probabilities of the output's tokens as a function of switches, or of token ids."""
+
+    known_rows = INDEPENDENT  # a language model's texts feel each other's company nowhere but in rounding
+
+    def __init__(self, scorer: OutputScorer, inp: TextTokenInput | None):
+        self.scorer, self.inp, self.of_ids = scorer, inp, at_output(scorer)
+
+    def wrapped_callables(self) -> list[Any]:
+        """The callables inside (for the guard)."""
+        return [self.scorer.model]
+
+    def __call__(self, given: Tensor) -> Tensor:
+        ids = given if self.inp is None else self.inp.to_model_input(given)
+        return self.of_ids(ids.to(self.scorer.device))
+
+
+def rows_of_a_path(model: Any, tokens: int) -> int | None:
+    """How many texts of so many tokens go each way together, by what their graph would keep; None where unknown."""
+    if not isinstance(model, nn.Module):
+        return None
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    wide = [m for m in model.modules() if hasattr(m, "out_features") and m is not head]
+    size = sum(int(m.out_features) for m in wide) * _KEPT * 4 * tokens
+    return max(1, _GRAPH_BYTES // size) if size else None
+
+
+class LLMGradientAttribution(LanguageAttribution):
+    """Gradient attribution of a causal language model's output, at its embedding.
+
+    Args:
+        attr_method: LayerIntegratedGradients, LayerGradientXActivation or LayerGradientShap on the model and its
+            embedding (`model.get_input_embeddings()`).
+        tokenizer: the model's tokenizer.
+    """
+
+    SUPPORTED_METHODS = (LayerGradientShap, LayerGradientXActivation, LayerIntegratedGradients)
+    SUPPORTED_INPUTS = (TextTokenInput,)
+
+    def attribute(
+        self,
+        inp: InterpretableInput,
+        target: str | Tensor | None = None,
+        gen_args: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> LLMAttributionResult:
+        """Attributions of the input's tokens to each output token, summed over the embedding's dimensions.
+
+        Args:
+            inp: a `TextTokenInput`; its baseline token is the baseline of path methods.
+            target: the output, text or token ids; None: what the model generates.
+            gen_args: arguments of `generate`; None: 25 tokens, greedily.
+            **kwargs: the method's own arguments (n_steps, seed; baselines of LayerGradientShap as switches (n, tokens),
+                1 where the token stays, by default all 0: the baseline token everywhere).
+        """
+        tokens = self._target_tokens(inp, target, gen_args)
+        assert isinstance(inp, TextTokenInput)
+        ids = inp.to_model_input().to(self.device)
+        scorer = OutputScorer(self.model, tokens, self.device)
+        attr = self._maps(inp, scorer, ids, kwargs)
+        if inp.itp_mask is not None:
+            attr = attr[:, inp.itp_mask[0].to(attr.device)]
+        with frozen(self.model):
+            probs = scorer([ids[0]])[0].exp()
+        return LLMAttributionResult(
+            seq_attr=attr.sum(0),
+            token_attr=attr,
+            input_tokens=inp.values,
+            output_tokens=readable_tokens(tokens, self.tokenizer),
+            output_probs=probs,
+            inp=inp,
+        )
+
+    def _maps(self, inp: TextTokenInput, scorer: OutputScorer, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """Attributions (T, P) of the prompt's tokens to each output token."""
+        length, given = ids.shape[1], dict(kwargs)
+        inputs = inp.to_tensor().to(self.device)
+        self.attr_method.forward_func = _AtOutput(scorer, inp)
+        if isinstance(self.attr_method, LayerGradientShap):  # a switch is on or off; embeddings have a way between
+            self.attr_method.forward_func = _AtOutput(scorer, None)
+            (pool,) = as_tuple(kwargs.get("baselines", torch.zeros_like(inp.to_tensor())))
+            given["baselines"], inputs = inp.to_model_input(pool).to(self.device), ids
+        asked = "internal_batch_size" if isinstance(self.attr_method, LayerIntegratedGradients) else "batch_size"
+        if not isinstance(self.attr_method, LayerGradientXActivation) and not {asked, "batch_size"} & set(given):
+            given[asked] = rows_of_a_path(self.model, length + len(scorer.output))
+        given["target"] = MultiTarget(tuple(Index((k,)) for k in range(len(scorer.output))))
+        found = self.attr_method.attribute(inputs, **given).detach()
+        return found[:, :length].sum(-1)
