@@ -45,17 +45,25 @@ def model(kind: str) -> Any:
     """A model in double precision: "llama", "gpt2", "gemma2" (soft caps, sliding windows) or "t5"."""
     torch.manual_seed(0)
     size: dict[str, Any] = {"vocab_size": len(WORDS.split()), **_IDS}
+    small: dict[str, Any]
     if kind == "llama":
         made: Any = LlamaForCausalLM(LlamaConfig(**_SMALL, **size))
     elif kind == "gpt2":
         small = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128, "initializer_range": 0.5}
         made = GPT2LMHeadModel(GPT2Config(**small, **size))
     elif kind == "gemma2":
-        caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "sliding_window": 4, "head_dim": 8}
-        made = Gemma2ForCausalLM(Gemma2Config(**_SMALL, **size, **caps, attn_implementation="eager"))
+        caps: dict[str, Any] = {
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+            "sliding_window": 4,
+            "head_dim": 8,
+            "attn_implementation": "eager",
+        }
+        made = Gemma2ForCausalLM(Gemma2Config(**_SMALL, **size, **caps))
     else:
         small = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
-        made = T5ForConditionalGeneration(T5Config(**small, **size, decoder_start_token_id=2, initializer_factor=8.0))
+        small |= {"decoder_start_token_id": 2, "initializer_factor": 8.0}
+        made = T5ForConditionalGeneration(T5Config(**small, **size))
     return made.double().eval()
 
 

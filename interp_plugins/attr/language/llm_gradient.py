@@ -46,12 +46,16 @@ class _AtOutput(Wrapper):
         return self.of_ids(ids.to(self.scorer.device))
 
 
+def _none() -> None:
+    """What a model without a head says of it."""
+
+
 def rows_of_a_path(model: Any, tokens: int) -> int | None:
     """How many texts of so many tokens go each way together, by what their graph would keep; None where unknown."""
     if not isinstance(model, nn.Module):
         return None
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    wide = [m for m in model.modules() if hasattr(m, "out_features") and m is not head]
+    head = getattr(model, "get_output_embeddings", _none)()
+    wide: list[Any] = [m for m in model.modules() if hasattr(m, "out_features") and m is not head]
     size = sum(int(m.out_features) for m in wide) * _KEPT * 4 * tokens
     return max(1, _GRAPH_BYTES // size) if size else None
 
