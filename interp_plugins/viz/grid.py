@@ -31,6 +31,7 @@ _FONT = 8.5
 _RULE = ("percentile", 99.0)  # of `plot`; overviews have their own
 _MOST_TABLE_ROWS = 8  # rows of a table drawn one by one, where nothing else is asked for
 _CHAR = 0.58 * _FONT / 72  # width of an average character in inches
+_LINE = 0.17  # inches of a line of a heading
 
 
 def plot(
@@ -92,6 +93,9 @@ def plot(
     _heading(sheet.axes[0, 0], "Input")
     for column, exp in enumerate(exps, start=1):
         _heading(sheet.axes[0, column], column_title(exp, int(sheet.widths[column] / 1.2)))
+    if ax is None and figsize is None:  # the first row has room for headings of one line
+        lines = max(axis.get_title().count("\n") for axis in sheet.axes[0])
+        sheet.fig.set_figheight(sheet.fig.get_figheight() + _LINE * lines)
     if sheet.roomy:
         text = _footnote(exps, kind, [scale for scale in scales if scale is not None], n, total)
         sheet.fig.supxlabel(text, fontsize=8, color=colour.FAINT_INK)

@@ -44,6 +44,13 @@ def test_nothing_overlaps(make, n: int, methods: int) -> None:
     assert all(box.x0 > -1 and box.x1 < fig.bbox.width + 1 for box in boxes)
 
 
+def test_a_heading_of_two_lines_has_room(make) -> None:
+    fig, axes = Explanations([make(1, title="Grad-CAM", layer="a.layer.with.a.long.name")]).plot()
+    fig.draw_without_rendering()
+    assert "\n" in axes[0, 1].get_title()
+    assert all(ax.get_tightbbox().y1 <= fig.bbox.height for ax in axes.flat)
+
+
 def test_more_samples_than_max_n_are_counted_not_drawn(make) -> None:
     fig, axes = plot([make(12)], max_n=2)
     assert axes.shape == (2, 2) and "2 of 12 samples are shown" in fig.get_supxlabel()
