@@ -45,7 +45,8 @@ def test_nothing_overlaps(make, n: int, methods: int) -> None:
 
 
 def test_a_heading_of_two_lines_has_room(make) -> None:
-    fig, axes = Explanations([make(1, title="Grad-CAM", layer="a.layer.with.a.long.name")]).plot()
+    fig, axes = Explanations([make(1, size=(16, 16), title="Grad-CAM", layer="a.layer.with.a.long.name")]).plot()
+    fig.set_dpi(70)  # as in many a notebook
     fig.draw_without_rendering()
     assert "\n" in axes[0, 1].get_title()
     assert all(ax.get_tightbbox().y1 <= fig.bbox.height for ax in axes.flat)
