@@ -25,6 +25,7 @@ from interp_plugins.metrics.score import Score
 from interp_plugins.metrics.undefined import collect_reasons
 
 UNKNOWN_REASON = "the value is not finite"
+_ROUNDING = 1e-4  # relative; float32 maps of one sample differ with the batch it is in
 _Row = tuple[Any, str | None, float | None]  # value (or what is kept of a sample), reason, chance
 
 
@@ -295,13 +296,25 @@ def _row(value: float, reason: str | None, chance: float | None) -> _Row:
     return (value, known if math.isnan(value) else None, chance)
 
 
+def one_value(key: Any, before: Any, now: Any) -> Any:
+    """The value of a sample that was judged twice, in other company: the smaller one of two that rounding tells apart.
+
+    Raises:
+        InputError: they are two values.
+    """
+    if before == now or (before != before and now != now):  # NaN is NaN
+        return before
+    plain = isinstance(before, float) and isinstance(now, float)
+    if plain and abs(before - now) <= _ROUNDING * max(1.0, abs(before), abs(now)):
+        return min(before, now)
+    raise InputError(
+        f"Sample {key!r} has two values, {str(before)[:60]} and {str(now)[:60]}: one id is one sample, with one map."
+    )
+
+
 def _joined(rows: dict[Any, _Row], more: dict[Any, _Row]) -> dict[Any, _Row]:
     """Rows of both; a sample in both has one value."""
+    found = {**more, **rows}
     for key in rows.keys() & more.keys():
-        before, now = rows[key][0], more[key][0]
-        if before != now and not (before != before and now != now):  # NaN is NaN
-            raise InputError(
-                f"Sample {key!r} has two values, {str(before)[:60]} and {str(now)[:60]}: one id is one sample, with "
-                "one map."
-            )
-    return {**more, **rows}
+        found[key] = (one_value(key, rows[key][0], more[key][0]), *rows[key][1:])
+    return found

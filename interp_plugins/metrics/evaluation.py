@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -248,7 +249,7 @@ def evaluate(
         controls: maps that ignore the model, judged beside the methods: "control.random", "control.constant",
             "control.input", "control.edges", "control.centre".
         seed: of all draws.
-        dry_run: say what would be asked of the model, and do no more than the first sample of each shape.
+        dry_run: say what would be asked of the model, and do no more than the first two samples of each shape.
         input_key: the part of a batch that is the input; None: the batch, or its first element.
         input_fn: batch -> input, instead.
         label_key: the part of a batch that is the ground truth; None: the other part of two.
@@ -301,17 +302,30 @@ def run(made: Evaluation, stream: Iterable[SampleBatch], progress: bool | None =
 
 
 def planned(made: Evaluation, stream: Iterable[SampleBatch]) -> AskedRows:
-    """The rows that an evaluation will ask: the first sample of each shape is evaluated, and stands for the others.
+    """The rows that an evaluation will ask: the first samples of each shape are evaluated, and stand for the others.
+
+    What a batch costs is taken as a part for each sample and a part for each call (a layer is looked for once), told
+    apart by one sample alone and two together.
 
     Args:
         made: a fresh evaluation, which is used up.
         stream: batches.
     """
-    total, measured = AskedRows(), {}
+
+    def cost(batch: SampleBatch) -> AskedRows:
+        before = made.rows
+        made.add(batch)
+        return made.rows - before
+
+    total, alone, more = AskedRows(), {}, {}
     for batch in stream:
-        if batch.shape not in measured:
-            before = made.rows
-            made.add(batch.rows([0]))
-            measured[batch.shape] = made.rows - before
-        total += measured[batch.shape].times(len(batch))
+        shape = batch.shape
+        if shape not in alone:
+            alone[shape] = cost(batch.rows([0]))
+        if len(batch) > 1 and shape not in more:
+            pair = replace(batch.rows([0, 1]), keys=("planned, one", "planned, two"))  # the first was judged already
+            more[shape] = cost(pair) - alone[shape]
+        total += alone[shape]
+        if len(batch) > 1:
+            total += more[shape].times(len(batch) - 1)
     return total

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric as Base
 
 from interp_plugins.core.errors import InputError
-from interp_plugins.metrics.accumulate import Metric, id_number
+from interp_plugins.metrics.accumulate import Metric, id_number, one_value
 from interp_plugins.metrics.rows import Judged
 
 _UNNAMED = -1  # ids are never negative
@@ -70,9 +70,7 @@ class RowwiseMetric(Base):
         once: dict[tuple[int, int], float] = {}
         for place, (key, value) in enumerate(zip(keys.tolist(), found.tolist())):
             name = (key, place if key == _UNNAMED else 0)
-            known = once.setdefault(name, value)
-            if known != value and not (known != known and value != value):  # NaN is NaN
-                raise InputError(f"A sample has two values, {known} and {value}: one id is one sample, with one map.")
+            once[name] = one_value(key, once.get(name, value), value)
         return torch.tensor(_mean(list(once.values())), dtype=torch.float64, device=self.device)
 
 

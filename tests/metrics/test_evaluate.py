@@ -78,6 +78,14 @@ def test_what_is_asked_is_said_before_and_counted_by_a_hook() -> None:
 
 
 @ip.row_probe(False)
+@pytest.mark.parametrize("method", ["full_grad", "grad_cam"])
+def test_what_a_call_asks_beside_its_samples_is_planned_once_for_each_batch(method: str) -> None:
+    batches = [X[:3], X[3:4], X[4:]]
+    planned = ip.evaluate(net(), batches, method, "gini_index", dry_run=True)
+    assert planned == ip.evaluate(net(), batches, method, "gini_index").rows
+
+
+@ip.row_probe(False)
 def test_many_methods_cost_no_more_than_one_where_rows_do_not_follow_the_map() -> None:
     alone, many = (
         ip.evaluate(net(), X, methods, "faithfulness_correlation", dry_run=True).rows["faithfulness_correlation"]

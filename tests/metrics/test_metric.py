@@ -162,6 +162,17 @@ def test_what_is_refused(call, error, text: str) -> None:
         call()
 
 
+def test_a_sample_that_is_judged_twice_may_differ_by_rounding_and_no_order_tells() -> None:
+    alone, beside = MAPS[2:3].float(), MAPS[2:3].float() * (1 + 1e-6 * torch.arange(MAPS[2].numel()).view_as(MAPS[2:3]))
+    scores = []
+    for first, second in ((alone, beside), (beside, alone)):
+        m = im.metric("entropy")
+        m.update(first, ids=[2])
+        m.update(second, ids=[2])
+        scores.append(m.compute().mean)
+    assert scores[0] == scores[1] and im.metric("entropy").of(alone).mean != im.metric("entropy").of(beside).mean
+
+
 def test_a_sample_has_one_value_and_ids_in_all_updates_or_none() -> None:
     m = im.metric("entropy")
     m.update(MAPS[:2], ids=[0, 1])
