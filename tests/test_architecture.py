@@ -53,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "attr": METHODS - {"attr"},
     "api": UP_TO_API - {"api"},
     **{room: {*UP_TO_API, "viz"} for room in MEASURES},
+    "robust": {*UP_TO_API, "viz", "metrics"},  # how alike maps are is a metric
     "module": {"core"},
     "store": PRODUCTS - {"benchmark"},
     "benchmark": {*PRODUCTS, "store"} - {"benchmark"},  # a run of it is one of the store's

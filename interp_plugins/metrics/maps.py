@@ -134,6 +134,22 @@ def _methods(methods: Any, spec: InputSpec, own: Mapping[str, Any], params: Mapp
     return found
 
 
+def asked_methods(methods: Any, spec: InputSpec, options: Mapping[str, Any]) -> list[Method]:
+    """Methods, each with those of the options that it takes and with those of `interp_plugins.explain`.
+
+    Args:
+        methods: as for `interp_plugins.explain`; None: its defaults for such data.
+        spec: what is known of the inputs.
+        options: arguments of `explain` and parameters of the methods.
+
+    Raises:
+        InputTypeError: a parameter that no method takes.
+    """
+    own = {k: v for k, v in options.items() if k in _OWN}
+    params = {k: v for k, v in options.items() if k not in _OWN}
+    return [replace(one, params={**own, **one.params}) for one in _methods(methods, spec, own, params)]
+
+
 def taken(what: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of several methods' options that one method takes, and those of `interp_plugins.explain`.
 

@@ -8,10 +8,22 @@ docs/robust.md tells what each promises.
 
 from interp_plugins.robust.attacking import attack
 from interp_plugins.robust.comparator import AttackComparator
+from interp_plugins.robust.explained import ExplanationRobustness
+from interp_plugins.robust.explaining import explanation_robustness
 from interp_plugins.robust.fgsm import FGSM
 from interp_plugins.robust.min_param import MinParamPerturbation
 from interp_plugins.robust.perturbation import Perturbation
 from interp_plugins.robust.perturbed import Perturbed
 from interp_plugins.robust.pgd import PGD
 
-__all__ = ["FGSM", "PGD", "AttackComparator", "MinParamPerturbation", "Perturbation", "Perturbed", "attack"]
+__all__ = [
+    "FGSM",
+    "PGD",
+    "AttackComparator",
+    "ExplanationRobustness",
+    "MinParamPerturbation",
+    "Perturbation",
+    "Perturbed",
+    "attack",
+    "explanation_robustness",
+]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.batching import progress_bar
-from interp_plugins.robust.norms import into_ball, random_in_ball, steepest
+from interp_plugins.robust.norms import into_ball, steepest
 from interp_plugins.robust.search import Search
 
 
@@ -27,8 +27,7 @@ class Ascent(Search):
         active = self.everyone if together else wanted.nonzero().flatten()
         change = torch.zeros_like(self.free)
         if at_random:
-            change = random_in_ball(self.free, self.free, plan.radius, plan.norm, plan.generator)
-            change = self.within(self.everyone, change)
+            change = self.drawn(plan.radius, plan.norm, plan.generator)
         for k in range(plan.steps + 1):
             points = self.points(active, change[active])
             look = self.climb.look(points, None if together else active, ahead=k < plan.steps)

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from interp_plugins.api.prediction import predict
 from interp_plugins.core.errors import InputError, TargetError, concise
-from interp_plugins.core.forward import Call, Forward
-from interp_plugins.core.guard import frozen
 from interp_plugins.core.prediction import Prediction
-from interp_plugins.core.random import check_seed, make_generator
-from interp_plugins.core.spec import InputSpec, as_spec
+from interp_plugins.core.random import make_generator
+from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Asked, ask
-from interp_plugins.core.tensors import check_float, check_inputs, like
+from interp_plugins.core.tensors import like
 from interp_plugins.robust.ascent import Ascent
-from interp_plugins.robust.bounds import Bounds, check_masks
+from interp_plugins.robust.bounds import Bounds
 from interp_plugins.robust.climb import Climb
 from interp_plugins.robust.deep_fool import DeepFoolSearch
 from interp_plugins.robust.loss import Loss
 from interp_plugins.robust.nearest import Nearest
 from interp_plugins.robust.norms import check_norm, check_size
+from interp_plugins.robust.opening import Asking, as_size, opened
 from interp_plugins.robust.perturbed import Perturbed
 from interp_plugins.robust.raw import OfRawInputs
 from interp_plugins.robust.search import AttackPlan, Search
@@ -33,7 +30,6 @@ from interp_plugins.robust.shortened import Shortened
 
 STEPS = {"pgd": 40, "fgsm": 1, "fmn": 40, "deepfool": 50}
 SMALLEST: dict[str, type[Shortened]] = {"fmn": Nearest, "deepfool": DeepFoolSearch}
-_PICTURES = ("image", "volume", "clip")  # kinds whose spec says between which values they lie
 _SHARE = 2.5  # of the radius, over all steps: far enough to cross the ball and come back
 
 
@@ -113,30 +109,23 @@ def attack(
     """
     with concise():
         name, norm = _name(attack), check_norm(norm)
-        radius = _size(eps, 8 / 255 if name not in SMALLEST else torch.inf)
+        radius = as_size(eps, 8 / 255 if name not in SMALLEST else torch.inf)
         plan = _plan(name, radius, norm, steps, step_size, restarts, stop_early)
-        with frozen(model, seed=check_seed(seed)):
-            xs = check_inputs(inputs)
-            check_float(xs)
-            spec = as_spec(input_spec, xs[0])
-            func = OfRawInputs(model, [spec.of_input(k, x) for k, x in enumerate(xs)])
-            raw = func.raw(xs)
-            box = _bounds(bounds, spec)
-            box.check(raw)
-            raw = [box(x) for x in raw]
-            forward = Forward.of(Call(func, forward_kwargs, output), len(xs[0]), None, additional_forward_args)
-            forward.samples = tuple(raw)
-            prediction = predict(forward, raw, activation, names=spec.vocab)
-            aim = _Aim(prediction, spec, target, goal, len(xs[0]), name in SMALLEST)
-            climb = Climb(forward, aim.loss, aim.sign, chunk=batch_size)
-            plan = replace(plan, bounds=box, generator=make_generator(seed))
-            found = SMALLEST.get(name, Ascent)(climb, raw, check_masks(mask, raw), plan, aim.reached)
-            done = aim.reached(aim.prediction.output, torch.arange(len(xs[0]), device=xs[0].device))
+        asking = Asking(
+            input_spec, bounds, mask, activation, output, additional_forward_args, forward_kwargs, batch_size, seed
+        )
+        with opened(model, inputs, asking) as subject:
+            raw, n = subject.raw, len(subject)
+            aim = _Aim(subject.prediction, subject.spec, target, goal, n, name in SMALLEST)
+            climb = Climb(subject.forward, aim.loss, aim.sign, chunk=batch_size)
+            plan = replace(plan, bounds=subject.bounds, generator=make_generator(seed))
+            found = SMALLEST.get(name, Ascent)(climb, raw, subject.free, plan, aim.reached)
+            done = aim.reached(aim.prediction.output, torch.arange(n, device=raw[0].device))
             found.run(done, progress)
             told = {"attack": name, "eps": radius, "norm": norm, "steps": plan.steps, "restarts": restarts}
             if name not in SMALLEST:
                 told["step_size"] = plan.step_size
-            return _result(inputs, xs, func, found, aim, done, told)
+            return _result(inputs, subject.xs, subject.func, found, aim, done, told)
 
 
 class _Aim:
@@ -225,18 +214,6 @@ def _rounded(found: Search, points: Sequence[Tensor], aim: _Aim, rows: Tensor) -
     return aim.reached(look.output, rows).cpu()
 
 
-def _size(eps: Any, otherwise: float) -> float:
-    """A size as a number; "8/255" is a fraction."""
-    if eps is None:
-        return otherwise
-    if isinstance(eps, str):
-        try:
-            return check_size("eps", float(Fraction(eps.replace(" ", ""))))
-        except (ValueError, ZeroDivisionError):
-            raise InputError(f"eps must be a number from 0 or a fraction as text ('8/255'), got {eps!r}.") from None
-    return check_size("eps", eps)
-
-
 def _name(attack: Any) -> str:
     if not isinstance(attack, str) or attack.lower() not in STEPS:
         raise InputError(f"attack must be one of {', '.join(STEPS)}, got {attack!r}.")
@@ -258,13 +235,3 @@ def _plan(
     step = _SHARE * radius / many if step_size is None else check_size("step_size", step_size)
     step = radius if name == "fgsm" else step
     return AttackPlan(radius, norm, many, step, restarts, stop_early, Bounds(-torch.inf, torch.inf), make_generator(0))
-
-
-def _bounds(bounds: Any, spec: InputSpec) -> Bounds:
-    if isinstance(bounds, str) and bounds == "auto":
-        bounds = spec.value_range if spec.kind in _PICTURES else None
-    if bounds is None:
-        return Bounds(-torch.inf, torch.inf)
-    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
-        raise InputError(f"bounds must be (smallest, largest), 'auto' or None, got {bounds!r}.")
-    return Bounds(*bounds)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp_plugins.robust.bounds import Bounds
 from interp_plugins.robust.climb import Climb
+from interp_plugins.robust.room import Room
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class AttackPlan:
     generator: torch.Generator
 
 
-class Search(ABC):
+class Search(Room, ABC):
     """A search for changes of a batch that turn a model.
 
     Args:
@@ -64,9 +65,8 @@ class Search(ABC):
         plan: AttackPlan,
         turned: Callable[[Tensor, Tensor], Tensor],
     ):
-        self.climb, self.inputs, self.plan, self.turned = climb, inputs, plan, turned
-        self.bounds = plan.bounds
-        self.free = torch.cat(list(free), 1)
+        super().__init__(inputs, free, plan.bounds)
+        self.climb, self.plan, self.turned = climb, plan, turned
         n, device = len(inputs[0]), inputs[0].device
         self.change = torch.zeros_like(self.free)
         self.fooled = torch.zeros(n, dtype=torch.bool, device=device)
@@ -78,44 +78,6 @@ class Search(ABC):
     def run(self, skipped: Tensor, progress: bool | None) -> None:
         """Search for changes of all rows but those that are skipped, bool (N,)."""
 
-    @property
-    def everyone(self) -> Tensor:
-        """The numbers of all samples, (N,)."""
-        return torch.arange(len(self.fooled), device=self.fooled.device)
-
     def together(self) -> bool:
         """Whether rows of a pass feel each other, so that none may leave the batch."""
         return bool(self.climb.forward.row_facts(self.inputs).together)
-
-    def points(self, rows: Tensor, change: Tensor) -> list[Tensor]:
-        """The samples of some rows, changed."""
-        found, start = [], 0
-        for x in self.inputs:
-            stop = start + x[0].numel()
-            moved = x[rows] + change[:, start:stop].reshape(-1, *x.shape[1:])
-            found.append(self.bounds(moved))
-            start = stop
-        return found
-
-    def within(self, rows: Tensor, change: Tensor) -> Tensor:
-        """Changes that stay between the bounds; since the samples do, none becomes larger."""
-        points = self.points(rows, change)
-        return torch.cat([(p - x[rows]).reshape(len(rows), -1) for p, x in zip(points, self.inputs, strict=True)], 1)
-
-    def movable(self, points: Sequence[Tensor], up: Tensor, rows: Tensor) -> Tensor:
-        """Directions (R, ..., D) at some points without what may not change, or stands at a bound and leads beyond."""
-        x = torch.cat([p.reshape(len(p), -1) for p in points], 1)
-        low, high = self.box(points)
-        middle = [1] * (up.ndim - 2)
-        below, above, free = (t.reshape(len(t), *middle, -1) for t in (x <= low, x >= high, self.free[rows]))
-        return torch.where((below & (up < 0)) | (above & (up > 0)), 0.0, up * free)
-
-    def box(self, points: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Smallest and largest values of some points' elements, (R, D) each."""
-        low, high = (torch.cat([self._bound(b, p) for p in points], 1) for b in (self.bounds.lower, self.bounds.upper))
-        return low, high
-
-    @staticmethod
-    def _bound(bound: float | Tensor, points: Tensor) -> Tensor:
-        """A bound for each element of some points, (R, D)."""
-        return torch.as_tensor(bound, dtype=points.dtype, device=points.device).expand(points.shape).flatten(1)

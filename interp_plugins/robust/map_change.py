@@ -1,0 +1,193 @@
+"""What a change does to maps: maps of changed samples, how alike they are to the clean ones, what counts as kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_plugins.api.asking import Given, asked_of_rows
+from interp_plugins.api.explain import explain
+from interp_plugins.api.samples import PIECE
+from interp_plugins.core.concat import joined
+from interp_plugins.core.errors import InputError, ModelError, unknown
+from interp_plugins.core.explanation import Explanation
+from interp_plugins.core.forward import one_per_row
+from interp_plugins.core.target import Asked
+from interp_plugins.core.tensors import describe, like, take_rows
+from interp_plugins.metrics.agreement import top_k_overlap
+from interp_plugins.metrics.maps import Method
+from interp_plugins.metrics.rows import element_rows
+from interp_plugins.metrics.similarity import cosine_similarity, spearman_correlation
+from interp_plugins.robust.climb import Climb
+from interp_plugins.robust.loss import Loss
+from interp_plugins.robust.opening import Opened
+
+TOP = 0.1  # of the places, for "topk"
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "spearman": lambda a, b: spearman_correlation(a.abs(), b.abs()),
+    "topk": lambda a, b: top_k_overlap(a, b, k=max(1, round(TOP * a.shape[1])), ties="index"),
+    "cosine": cosine_similarity,
+}
+
+
+class Likeness:
+    """How alike maps are to the clean ones, 1 for the same.
+
+    Args:
+        similarity: "spearman", "topk", "cosine", or a function of two tensors (N, D) of maps, one number per place.
+    """
+
+    def __init__(self, similarity: Any):
+        if isinstance(similarity, str) and similarity.lower() not in SIMILARITIES:
+            raise unknown("similarity", similarity, tuple(SIMILARITIES))
+        if not isinstance(similarity, str) and not callable(similarity):
+            raise InputError(
+                f"similarity is one of {', '.join(SIMILARITIES)}, or a function of two tensors of maps (N, D), got "
+                f"{describe(similarity)}."
+            )
+        self.name = similarity.lower() if isinstance(similarity, str) else getattr(similarity, "__name__", "own")
+        self.function = SIMILARITIES[self.name] if isinstance(similarity, str) else similarity
+
+    def __call__(self, found: Explanation, clean: Explanation, rows: Tensor) -> Tensor:
+        """(R,) of maps that belong to the samples `rows`; maps that are equal are alike, also if they are constant."""
+        a, b = element_rows(clean, "sum")[rows.cpu()], element_rows(found, "sum")
+        value = torch.as_tensor(self.function(a, b)).double().reshape(-1)
+        if len(value) != len(rows):
+            raise InputError(f"similarity gave {len(value)} numbers for {len(rows)} maps; expected one for each.")
+        same = ((a - b).abs() <= 1e-9 * a.abs().amax(1, keepdim=True)).all(1)
+        return torch.where(same, 1.0, value)
+
+    def slope(self, maps: Tensor, clean: Tensor) -> Tensor:
+        """Something that falls as maps (R, D) become less alike, with a slope, (R,)."""
+        if self.name == "topk":
+            top = clean.abs().topk(max(1, round(TOP * clean.shape[1])), dim=1).indices
+            mass = maps.abs()
+            return mass.gather(1, top).sum(1) / mass.sum(1).clamp_min(1e-30)
+        a, b = (maps, clean) if self.name == "cosine" else (maps.abs(), clean.abs())
+        if self.name != "cosine":
+            a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+        return torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-30)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Whether a changed sample is said to be the same: its class, and nearly its score.
+
+    Attributes:
+        subject: the model and its samples.
+        asked: what is explained.
+        share: by how much the score may change, as a share of its distance from the mean of all outputs (of its own
+            size where there is one output).
+    """
+
+    subject: Opened
+    asked: Asked
+    share: float
+
+    def scores(self, output: Tensor, rows: Tensor) -> Tensor:
+        """The explained score of some rows, (R,)."""
+        return one_per_row(self.asked.target.at(rows)(output), len(rows))
+
+    def room(self) -> Tensor:
+        """By how much each sample's score may change, (N,)."""
+        output = self.subject.prediction.output
+        score = self.clean()
+        several = output.ndim == 2 and output.shape[1] > 1
+        return self.share * (score - output.mean(1) if several else score).abs()
+
+    def clean(self) -> Tensor:
+        """The score of each sample as it is, (N,)."""
+        output = self.subject.prediction.output
+        return self.scores(output, torch.arange(len(output), device=output.device))
+
+    def look(self, points: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of raw points: whether they are kept (R,), how far their scores are off (R,), and the way back (R, D)."""
+        climb = Climb(self.subject.forward, _Score(self), 1.0, chunk=self.subject.asking.batch_size)
+        seen = climb.look(points, rows)
+        off = seen.height - self.clean()[rows]
+        back = -torch.cat(seen.directions, 1) * off.sign()[:, None]
+        return self._same(seen.output, off, rows), off, back
+
+    def holds(self, points: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """Whether raw points of some samples are kept, (R,)."""
+        climb = Climb(self.subject.forward, _Score(self), 1.0, chunk=self.subject.asking.batch_size)
+        seen = climb.look(points, rows, ahead=False)
+        return self._same(seen.output, seen.height - self.clean()[rows], rows)
+
+    def _same(self, output: Tensor, off: Tensor, rows: Tensor) -> Tensor:
+        near = off.abs() <= self.room()[rows] * (1 + 1e-6)
+        return near & (self.classes(output) == self.classes(self.subject.prediction.output)[rows])
+
+    def classes(self, output: Tensor) -> Tensor:
+        """What is predicted, (R,); the same for all where the outputs are no classes."""
+        prediction = self.subject.prediction
+        if prediction.two is not None:
+            return prediction.two.predicted(output).reshape(len(output))
+        return output.argmax(1) if prediction.classes is not None else torch.zeros(len(output), device=output.device)
+
+
+class _Score(Loss):
+    """The explained score, as what is climbed."""
+
+    def __init__(self, kept: Kept):
+        self.kept = kept
+
+    def __call__(self, output: Tensor, rows: Tensor) -> Tensor:
+        return self.kept.scores(output, rows)
+
+
+class Maps:
+    """One method's maps of samples and of what they are changed to.
+
+    Args:
+        subject: the model and its samples.
+        asked: what is explained.
+        method: the method, with its parameters and further arguments of `explain`.
+    """
+
+    def __init__(self, subject: Opened, asked: Asked, method: Method):
+        self.subject, self.asked, self.method = subject, asked, method
+
+    def at(self, points: Sequence[Tensor], rows: Tensor) -> Explanation:
+        """Maps of raw points of some samples; what draws at random draws the same for each."""
+        xs = self.subject.func.normalised(points)
+        size = 1 if self.method.drawing else PIECE
+        parts = [self._explained([x[i : i + size] for x in xs], rows[i : i + size]) for i in range(0, len(rows), size)]
+        return parts[0] if len(parts) == 1 else joined(parts)
+
+    def _explained(self, xs: Sequence[Tensor], rows: Tensor) -> Explanation:
+        asking, chosen = self.subject.asking, rows.cpu()
+        options = asking.for_explain()
+        for name in ("additional_forward_args", "forward_kwargs"):
+            if name in options:
+                options[name] = take_rows(options[name], chosen, len(self.subject))
+        made = explain(
+            self.subject.model,
+            like(self.subject.given, list(xs)),
+            [self.method.what],
+            target=Given(asked_of_rows(self.asked, chosen.tolist())),
+            input_spec=self.subject.spec,
+            seed=asking.seed,
+            progress=False,
+            **options,
+            **self.method.params,
+        )
+        return made[0]
+
+
+def refuse_mates(subject: Opened) -> None:
+    """Refuse models whose rows feel each other: a map of theirs belongs to a batch.
+
+    Raises:
+        ModelError: such a model.
+    """
+    facts = subject.forward.row_facts(subject.raw)
+    if facts.together and len(subject) > 1:
+        raise ModelError(
+            f"The rows of this model feel each other ({facts.why}), so a sample's map cannot be changed alone. Give "
+            "one sample at a time."
+        )

@@ -1,0 +1,152 @@
+"""How every question about changed inputs begins: the model frozen and in raw units, asked once as it is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from torch import Tensor
+
+from interp_plugins.api.prediction import predict
+from interp_plugins.core.errors import InputError
+from interp_plugins.core.forward import Call, Forward
+from interp_plugins.core.guard import frozen
+from interp_plugins.core.prediction import Prediction
+from interp_plugins.core.random import check_seed
+from interp_plugins.core.spec import InputSpec, as_spec
+from interp_plugins.core.tensors import check_float, check_inputs
+from interp_plugins.robust.bounds import Bounds, check_masks
+from interp_plugins.robust.norms import check_size
+from interp_plugins.robust.raw import OfRawInputs
+from interp_plugins.robust.room import Room
+
+_PICTURES = ("image", "volume", "clip")  # kinds whose spec says between which values they lie
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is called, and what is known of its inputs; the arguments that all questions share.
+
+    Attributes:
+        input_spec: kind of data, normalisation and class names; None: guessed.
+        bounds: (smallest, largest) raw value, "auto" or None.
+        mask: 1 where an element may change, 0 where not; None: everywhere.
+        activation: as for `explain`.
+        output: as for `explain`.
+        additional_forward_args: further positional arguments.
+        forward_kwargs: keyword arguments.
+        batch_size: rows per pass; None: automatic.
+        seed: of everything that is drawn.
+    """
+
+    input_spec: InputSpec | None = None
+    bounds: Any = "auto"
+    mask: Any = None
+    activation: Callable[[Tensor], Tensor | None] | None = None
+    output: Any = None
+    additional_forward_args: Any = None
+    forward_kwargs: Mapping[str, Any] | None = None
+    batch_size: int | None = None
+    seed: int = 0
+
+    def for_explain(self) -> dict[str, Any]:
+        """The arguments that `explain` takes by these names."""
+        names = ("activation", "output", "additional_forward_args", "forward_kwargs", "batch_size")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A frozen model with samples in raw units.
+
+    Attributes:
+        model: as it was given.
+        given: the inputs as they were given.
+        xs: the inputs, in the model's units.
+        raw: the same in raw units.
+        spec: what is known of them.
+        func: the model as a function of raw inputs.
+        bounds: smallest and largest raw values.
+        free: which elements may change, (N, D) per input.
+        forward: raw rows in, outputs out.
+        prediction: what the model says of the samples as they are.
+        asking: how it is called.
+    """
+
+    model: Callable[..., Any]
+    given: Any
+    xs: tuple[Tensor, ...]
+    raw: list[Tensor]
+    spec: InputSpec
+    func: OfRawInputs
+    bounds: Bounds
+    free: list[Tensor]
+    forward: Forward
+    prediction: Prediction
+    asking: Asking = field(default_factory=Asking)
+
+    def __len__(self) -> int:
+        return len(self.xs[0])
+
+    def room(self) -> Room:
+        """Where changes of the samples may lie."""
+        return Room(self.raw, self.free, self.bounds)
+
+
+@contextlib.contextmanager
+def opened(model: Callable[..., Any], inputs: Any, asking: Asking) -> Iterator[Opened]:
+    """The model frozen for the length of a `with` block, asked once about the samples as they are.
+
+    Raises:
+        InputError: values outside of the bounds, a mask that is none.
+        InputTypeError: inputs that are no floats.
+    """
+    with frozen(model, seed=check_seed(asking.seed)):
+        xs = check_inputs(inputs)
+        check_float(xs)
+        spec = as_spec(asking.input_spec, xs[0])
+        func = OfRawInputs(model, [spec.of_input(k, x) for k, x in enumerate(xs)])
+        raw = func.raw(xs)
+        box = as_bounds(asking.bounds, spec)
+        box.check(raw)
+        raw = [box(x) for x in raw]
+        call = Call(func, asking.forward_kwargs, asking.output)
+        forward = Forward.of(call, len(xs[0]), None, asking.additional_forward_args)
+        forward.samples = tuple(raw)
+        prediction = predict(forward, raw, asking.activation, names=spec.vocab)
+        free = check_masks(asking.mask, raw)
+        yield Opened(model, inputs, xs, raw, spec, func, box, free, forward, prediction, asking)
+
+
+def as_size(eps: Any, otherwise: float, name: str = "eps") -> float:
+    """A size as a number; "8/255" is a fraction.
+
+    Raises:
+        InputError: no number from 0.
+    """
+    if eps is None:
+        return otherwise
+    if isinstance(eps, str):
+        try:
+            return check_size(name, float(Fraction(eps.replace(" ", ""))))
+        except (ValueError, ZeroDivisionError):
+            raise InputError(f"{name} must be a number from 0 or a fraction as text ('8/255'), got {eps!r}.") from None
+    return check_size(name, eps)
+
+
+def as_bounds(bounds: Any, spec: InputSpec) -> Bounds:
+    """(smallest, largest) raw value; "auto": of pictures the spec's range; None: none.
+
+    Raises:
+        InputError: anything else.
+    """
+    if isinstance(bounds, str) and bounds == "auto":
+        bounds = spec.value_range if spec.kind in _PICTURES else None
+    if bounds is None:
+        return Bounds(-float("inf"), float("inf"))
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise InputError(f"bounds must be (smallest, largest), 'auto' or None, got {bounds!r}.")
+    return Bounds(*bounds)
