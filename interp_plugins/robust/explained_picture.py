@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.text import legible
-
-if TYPE_CHECKING:
-    from interp_plugins.robust.explained import ExplanationRobustness
+from interp_plugins.robust.explained_rows import ExplainedRows
 
 _LEGEND = [
     (
@@ -27,7 +25,7 @@ _LEGEND = [
 ]
 
 
-def picture(found: ExplanationRobustness, n: int) -> Any:
+def picture(found: ExplainedRows, n: int) -> Any:
     """A row per sample and method: input, map, changed input, map."""
     import numpy as np
 
@@ -56,7 +54,7 @@ def picture(found: ExplanationRobustness, n: int) -> Any:
     return Plot(fig, axes)
 
 
-def page(found: ExplanationRobustness, n: int, title: str) -> str:
+def page(found: ExplainedRows, n: int, title: str) -> str:
     """The text of the page."""
     from interp_plugins.viz.page import cells, map_figure, original_figure
     from interp_plugins.viz.scale import ScaleRule
@@ -99,19 +97,19 @@ def page(found: ExplanationRobustness, n: int, title: str) -> str:
 _COLUMNS = ("random_mean", "random_worst", "attacked")
 
 
-def _verdict(found: ExplanationRobustness) -> str:
+def _verdict(found: ExplainedRows) -> str:
     holding = found.holding
     if not holding:
         return "None of these maps holds: each can be changed beyond recognition while the prediction stays."
     return f"{', '.join(holding)} held against everything that was tried."
 
 
-def _with_inputs(found: ExplanationRobustness, m: int) -> Explanation:
+def _with_inputs(found: ExplainedRows, m: int) -> Explanation:
     """The maps of a method at its worst, with the names of the samples."""
     return replace(found.after[m], names=found.before[m].names)
 
 
-def _titles(found: ExplanationRobustness) -> list[str]:
+def _titles(found: ExplainedRows) -> list[str]:
     """The methods' names for people; their labels where two have the same."""
     titles = [one.title or label for one, label in zip(found.before, found.methods, strict=True)]
     return titles if len(set(titles)) == len(titles) else list(found.methods)
@@ -128,14 +126,14 @@ def _said(exp: Explanation, i: int) -> str:
     return f"says {with_probability(str(label), probability)}"
 
 
-def _size(found: ExplanationRobustness) -> str:
+def _size(found: ExplainedRows) -> str:
     eps = found.params["eps"]
     levels = eps * 255
     whole = found.spec.kind == "image" and abs(levels - round(levels)) < 1e-6 and round(levels) > 0
     return f"{round(levels)}/255 {found.params['norm']}" if whole else f"{eps:.3g} {found.params['norm']}"
 
 
-def _likeness(found: ExplanationRobustness, m: int, i: int) -> str:
+def _likeness(found: ExplainedRows, m: int, i: int) -> str:
     value = float(found.attacked[m, i])
     if value != value:
         return "no change was kept"
