@@ -20,7 +20,7 @@ from interp_plugins.core.tensors import like
 from interp_plugins.metrics.maps import asked_methods
 from interp_plugins.robust.explained import ExplanationRobustness
 from interp_plugins.robust.map_attack import MapAttack, Worst
-from interp_plugins.robust.map_change import Kept, Likeness, Maps, refuse_mates
+from interp_plugins.robust.map_change import Likeness, Maps, SamePrediction, refuse_mates
 from interp_plugins.robust.norms import check_norm
 from interp_plugins.robust.opening import Asking, Opened, as_size, opened
 from interp_plugins.robust.smooth_maps import SmoothMaps
@@ -146,7 +146,7 @@ class _Run:
     def __init__(self, subject: Opened, plan: _Plan, methods: Any, target: Any, params: dict[str, Any]):
         self.subject, self.plan = subject, plan
         self.asked = ask(target, subject.prediction, subject.spec, len(subject))
-        self.kept, self.room = Kept(subject, self.asked, plan.keep), subject.room()
+        self.kept, self.room = SamePrediction(subject, self.asked, plan.keep), subject.room()
         self.maps = [Maps(subject, self.asked, one) for one in asked_methods(methods, subject.spec, params)]
         rows = self.room.everyone
         self.clean = [one.at(subject.raw, rows) for one in self.maps]

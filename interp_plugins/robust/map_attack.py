@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp_plugins.core.batching import chunks
 from interp_plugins.core.explanation import Explanation
-from interp_plugins.robust.map_change import Kept, Likeness, Maps
+from interp_plugins.robust.map_change import Likeness, Maps, SamePrediction
 from interp_plugins.robust.norms import random_in_ball, steepest
 from interp_plugins.robust.room import Room
 from interp_plugins.robust.smooth_maps import SmoothMaps
@@ -63,7 +63,7 @@ class MapAttack:
 
     maps: Maps
     clean: Explanation
-    kept: Kept
+    kept: SamePrediction
     likeness: Likeness
     room: Room
     radius: float

@@ -74,7 +74,7 @@ class Likeness:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SamePrediction:
     """Whether a changed sample is said to be the same: its class, and nearly its score.
 
     Attributes:
@@ -133,7 +133,7 @@ class Kept:
 class _Score(Loss):
     """The explained score, as what is climbed."""
 
-    def __init__(self, kept: Kept):
+    def __init__(self, kept: SamePrediction):
         self.kept = kept
 
     def __call__(self, output: Tensor, rows: Tensor) -> Tensor:
