@@ -102,7 +102,7 @@ def test_other_likenesses_and_norms(similarity: Any) -> None:
         input_spec=SPEC, keep=0.5,
     )  # fmt: skip
     assert bool((found.attacked <= found.random_worst).all())
-    delta = SPEC.denormalise(found.changed[0]) - SPEC.denormalise(pictures(2))  # type: ignore[arg-type]
+    delta = SPEC.denormalise(found.changed[0]) - SPEC.denormalise(pictures(2))
     assert float(delta.flatten(1).norm(dim=1).max()) <= 0.8 + 1e-9
 
 
@@ -110,7 +110,7 @@ def test_nothing_is_kept_where_the_score_must_not_move() -> None:
     net = nn.Linear(4, 3).double()
     found = explanation_robustness(net, torch.rand(2, 4).double(), "ixg", eps=0.5, keep=1e-9, n_random=2, steps=2)
     assert bool(found.attacked.isnan().all()) and found.by == (("none", "none"),) and float(found.kept.max()) == 0
-    assert torch.equal(found.changed[0], found.inputs) and not found.holding  # type: ignore[arg-type]
+    assert torch.equal(found.changed[0], found.inputs) and not found.holding
 
 
 def test_nothing_of_the_users_is_changed() -> None:
