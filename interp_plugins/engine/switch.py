@@ -46,8 +46,8 @@ class acceleration(contextlib.ContextDecorator):
     """Switch accelerations on or off for the length of a `with` block (of this thread or task).
 
     Kept between calls are, of every model as long as it lives, the weights that kernels run from in a form of their own
-    (3 x 3 convolutions by Winograd's algorithm, matrices as oneDNN lays them out): at most `max_bytes` of all models
-    together, 256 MiB unless it is set. `acceleration.clear()` frees them.
+    (3 x 3 convolutions by Winograd's algorithm): at most `max_bytes` of all models together, 256 MiB unless it is set.
+    `acceleration.clear()` frees them.
 
     Args:
         on: False runs models as they are. None: as outside of the block.

@@ -4,6 +4,7 @@
     .venv/bin/python -m tests.benchmarks.bench_speed W1 W3 --rounds 5      some of it
     .venv/bin/python -m tests.benchmarks.bench_speed W1 --no-kernels       without kernels on private operators
     .venv/bin/python -m tests.benchmarks.bench_speed W1 --kernels          with them and without, in turn
+    .venv/bin/python -m tests.benchmarks.bench_speed W1 --threads 1        on one thread in the place of two
     .venv/bin/python -m tests.benchmarks.bench_speed W1m --peak            memory, each variant in a process of its own
 
 Each workload prints one line for docs/dev/performance.md and one of JSON, in which the meter says what ran here.
@@ -59,9 +60,10 @@ def main() -> None:
     parser.add_argument("--no-kernels", action="store_true", help="without kernels on private operators of torch")
     parser.add_argument("--kernels", action="store_true", help="here against here without these kernels")
     parser.add_argument("--peak", action="store_true", help="peak memory instead of time")
+    parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--one", help="(inner) the variant whose peak memory this process prints")
     options = parser.parse_args()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(options.threads)
     with acceleration(kernels=False if options.no_kernels else None):
         measure(options)
 

@@ -14,13 +14,11 @@ from interp_plugins.core.errors import AccelerationWarning, ModelError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.engine import shared_passes
 from interp_plugins.engine.incremental import engine, ops, walk
-from interp_plugins.engine.kernels.product import PACKED
 from interp_plugins.engine.kernels.winograd import WINOGRAD
-from interp_plugins.engine.plan import candidates, convolutions, linears
+from interp_plugins.engine.plan import candidates, convolutions
 from interp_plugins.engine.plan.first_layer import BehindFirstLayer
 from interp_plugins.engine.plan.layout import InLayout
 from interp_plugins.engine.plan.replay import Memory, Replaying
-from tests.engine.test_packed import Mixer
 from tests.engine.test_plan import Residual, trained
 from tests.engine.test_winograd import Block
 
@@ -84,7 +82,7 @@ def replay(patch: pytest.MonkeyPatch, how: str) -> None:
 
 
 def direction(cls: Any) -> Break:
-    """Of a packed weight: the way back only, or the way there only."""
+    """Of a transformed weight: the way back only, or the way there only."""
 
     def way(patch: pytest.MonkeyPatch, how: str) -> None:
         original = cls.__call__
@@ -108,7 +106,6 @@ PLANS: dict[str, tuple[Break, str, str]] = {  # how it is broken, on which probl
     "first layer": (first_layer, "residual", "first layer out of the loop"),
     "replay": (replay, "at a layer", "what lies before the layer out of the loop"),
     "winograd": (direction(convolutions._ConvDirection), "block", "winograd 2"),
-    "packed linear": (direction(linears._DenseDirection), "mixer", "packed linear 2"),
 }
 
 
@@ -126,12 +123,9 @@ class Around(nn.Module):
 
 def problem(name: str, patch: pytest.MonkeyPatch) -> tuple[nn.Module, Tensor, dict[str, Any]]:
     patch.setattr(convolutions, "_PREPARED", 0)
-    patch.setattr(linears, "_PREPARED", 0)
     torch.manual_seed(0)
     if name == "block":
         return Block().eval(), torch.randn(1, 3, 33, 33), {"batch_size": 8}
-    if name == "mixer":
-        return Mixer().eval(), torch.randn(1, 30, 20), {}
     if name == "at a layer":
         around = Around().eval()
         return around, torch.randn(2, 6), {"layer": around.layer}
@@ -158,7 +152,7 @@ def test_a_plan_that_is_wrong_is_dropped_one_way_and_the_other(
     name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damage, where, called = PLANS[name]
-    if name in ("winograd", "packed linear") and (WINOGRAD if name == "winograd" else PACKED).refused():
+    if name == "winograd" and WINOGRAD.refused():
         pytest.skip("refused here")
     net, x, asked = problem(where, monkeypatch)
     plain = explained(net, x, accelerate=False, **asked)
@@ -174,13 +168,12 @@ def test_a_plan_that_is_wrong_is_dropped_one_way_and_the_other(
     assert not any(called in text for text in told["used"])
 
 
-@pytest.mark.parametrize("name", ["winograd", "packed linear"])
-def test_a_packed_weight_that_first_goes_backward_in_a_loop_is_compared_there(
-    name: str, monkeypatch: pytest.MonkeyPatch
+def test_a_transformed_weight_that_first_goes_backward_in_a_loop_is_compared_there(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A plan for forward passes only, whose caller goes backward all the same."""
-    damage, where, _ = PLANS[name]
-    if (WINOGRAD if name == "winograd" else PACKED).refused():
+    damage, where, _ = PLANS["winograd"]
+    if WINOGRAD.refused():
         pytest.skip("refused here")
     net, x, asked = problem(where, monkeypatch)
     plain = explained(net, x, accelerate=False, **asked)
@@ -193,7 +186,7 @@ def test_a_packed_weight_that_first_goes_backward_in_a_loop_is_compared_there(
     damage(monkeypatch, "backward")
     found = explained(net, x, **asked)
     assert right(found, plain)
-    assert any(t == f"{name}: gradients of a layer are off by 50 %" for t in found.meta["engine"]["dropped"])
+    assert any(t == "winograd: gradients of a layer are off by 50 %" for t in found.meta["engine"]["dropped"])
 
 
 @pytest.mark.parametrize("how", ["forward", "raises"])
@@ -307,13 +300,12 @@ def test_memory_that_ran_out_says_nothing_of_the_model(monkeypatch: pytest.Monke
     assert any("channels-last" in text for text in second.meta["engine"]["used"])
 
 
-@pytest.mark.parametrize("name", ["winograd", "packed linear"])
 @pytest.mark.parametrize("how", ["missing", "wrong", "raises", "switched off"])
-def test_kernels_are_guests(name: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    guest = WINOGRAD if name == "winograd" else PACKED
+def test_kernels_are_guests(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = WINOGRAD
     if guest.refused():
         pytest.skip("refused here")
-    net, x, asked = problem("block" if name == "winograd" else "mixer", monkeypatch)
+    net, x, asked = problem("block", monkeypatch)
     plain = explained(net, x, accelerate=False, **asked)
     good, trial = guest._trial(), guest._trial
     if how == "missing":
@@ -336,6 +328,6 @@ def test_kernels_are_guests(name: str, how: str, monkeypatch: pytest.MonkeyPatch
         monkeypatch.undo()
         guest.refuse(None)
     assert right(found, plain)
-    assert f"{name}: {why}" in found.meta["engine"]["dropped"], found.meta["engine"]
-    assert not any(name in text for text in found.meta["engine"]["used"])
+    assert f"winograd: {why}" in found.meta["engine"]["dropped"], found.meta["engine"]
+    assert not any("winograd" in text for text in found.meta["engine"]["used"])
     assert guest.refused() is None

@@ -20,11 +20,11 @@ from interp_plugins.core.report import collect
 from interp_plugins.engine import incremental_for, planned, read_meter
 from interp_plugins.engine.incremental import engine
 from interp_plugins.engine.kernels import weight_cache
-from interp_plugins.engine.plan import convolutions, linears
+from interp_plugins.engine.plan import convolutions
 from interp_plugins.engine.plan import planned as planning
 from interp_plugins.engine.switch import enabled, kernels_enabled
-from tests.engine.test_packed import Mixer, packs
 from tests.engine.test_plan import Residual, trained
+from tests.engine.test_winograd import Block, chosen_here
 
 
 @pytest.fixture
@@ -183,21 +183,21 @@ def test_switches_nest_and_belong_to_their_thread() -> None:
     ]
 
 
-@packs
+@chosen_here
 def test_what_is_kept_is_freed_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linears, "_PREPARED", 0)
     monkeypatch.setattr(convolutions, "_PREPARED", 0)
     torch.manual_seed(0)
-    net, x = Mixer().eval(), torch.randn(1, 30, 20)
+    net, x = Block().eval(), torch.randn(1, 3, 33, 33)
+    ran = "planned: folded 1, channels-last, winograd 2, first layer out of the loop"
     gc.collect()
     with acceleration(kernels=False):
         before = len(weight_cache._kept)
-        assert told(net, x, n_steps=12)["dropped"] == ["packed linear: kernels are switched off"]
+        assert told(net, x, n_steps=12, batch_size=8)["dropped"] == ["winograd: kernels are switched off"]
         assert len(weight_cache._kept) == before
-    assert told(net, x, n_steps=12)["used"] == ["planned: packed linear 2, first layer out of the loop"]
+    assert told(net, x, n_steps=12, batch_size=8)["used"] == [ran]
     assert len(weight_cache._kept) == before + 2
     acceleration.clear()
     assert len(weight_cache._kept) == 0
-    assert told(net, x, n_steps=12)["used"] == ["planned: packed linear 2, first layer out of the loop"]
+    assert told(net, x, n_steps=12, batch_size=8)["used"] == [ran]
     assert len(weight_cache._kept) == 2
     assert acceleration.max_bytes == 256 << 20

@@ -102,7 +102,7 @@ class Conv(Op):
         with self._lock:
             if self._kernels is None:
                 key = "incremental", id(self.source)
-                found = self._kept.get(Kernels, key, self.weight, _TILES)
+                found = self._kept.get(key, self.weight, _TILES)
                 self._kernels = found or self._kept.add(key, Kernels(self.weight, _TILES))
         return self._kernels.form()
 

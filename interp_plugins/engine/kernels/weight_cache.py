@@ -9,51 +9,43 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from interp_plugins.core.caches import model_cache
-from interp_plugins.engine.kernels.guest import Guest
-from interp_plugins.engine.kernels.product import PACKED, Product
-from interp_plugins.engine.kernels.winograd import WINOGRAD, Winograd
+from interp_plugins.engine.kernels.winograd import Winograd
 from interp_plugins.engine.switch import acceleration, on_clear
 
-F = TypeVar("F", Winograd, Product)
 
-
-class PackedWeight(Generic[F]):
-    """A weight and its forms, made when first needed: for the layer, and for its gradient.
+class Kernels:
+    """Of a 3 x 3 convolution: its weight transformed, when first needed: for the layer, and for its gradient.
 
     Args:
-        weight: of the layer.
-        how: whatever else the forms depend on.
+        weight: (K, C, 3, 3), of the layer.
+        count: tiles at a time that the forms are made for.
 
     Attributes:
         growth: elements of a form for each of the weight.
-        guest: the kernel that runs from the forms.
     """
 
-    growth: ClassVar[int]
-    guest: ClassVar[Guest]
+    growth: ClassVar[int] = 4
 
-    def __init__(self, weight: Tensor, how: Hashable = None):
+    def __init__(self, weight: Tensor, count: int):
         self.weight = weight.detach().clone()  # the one given may be the model's own, and change
-        self.how = how
-        self._made: dict[bool, F] = {}
+        self.count = count
+        self._made: dict[bool, Winograd] = {}
         self._lock = threading.Lock()
 
-    def form(self, *, back: bool = False) -> F:
-        """The layer's, or its gradient's."""
+    def form(self, *, back: bool = False) -> Winograd:
+        """The layer's; or its gradient's, with rotated, transposed kernels."""
         with self._lock:
             if back not in self._made:
-                self._made[back] = self._make(back)
+                weight = self.weight.transpose(0, 1).flip(2, 3) if back else self.weight
+                self._made[back] = Winograd(weight, self.count)
             return self._made[back]
-
-    def _make(self, back: bool) -> F:
-        raise NotImplementedError
 
     @property
     def nbytes(self) -> int:
@@ -66,38 +58,13 @@ class PackedWeight(Generic[F]):
         return weight.nbytes * (1 + 2 * cls.growth)
 
 
-class Kernels(PackedWeight[Winograd]):
-    """Of a 3 x 3 convolution (K, C, 3, 3), for `how` tiles at a time; back with rotated, transposed kernels."""
-
-    growth = 4
-    guest = WINOGRAD
-
-    def __init__(self, weight: Tensor, how: int):
-        super().__init__(weight, how)
-        self.count = how
-
-    def _make(self, back: bool) -> Winograd:
-        return Winograd(self.weight.transpose(0, 1).flip(2, 3) if back else self.weight, self.count)
-
-
-class Matrix(PackedWeight[Product]):
-    """Of a linear layer (O, I); back transposed."""
-
-    growth = 1
-    guest = PACKED
-
-    def _make(self, back: bool) -> Product:
-        return Product(self.weight.t() if back else self.weight)
-
-
-_kept: WeakSet[PackedWeight[Winograd] | PackedWeight[Product]] = WeakSet()
+_kept: WeakSet[Kernels] = WeakSet()
 _caches: WeakSet[WeightCache] = WeakSet()
 _lock = threading.Lock()
-T = TypeVar("T", Kernels, Matrix)
 
 
 class WeightCache:
-    """The packed weights of one model.
+    """The transformed weights of one model.
 
     Attributes:
         rows: rows that were planned for since the weights changed.
@@ -105,7 +72,7 @@ class WeightCache:
 
     def __init__(self) -> None:
         self.rows = 0
-        self._known: dict[Hashable, Kernels | Matrix] = {}
+        self._known: dict[Hashable, Kernels] = {}
         with _lock:
             _caches.add(self)
 
@@ -118,17 +85,17 @@ class WeightCache:
         found: WeightCache = memory["weights"]
         return found
 
-    def get(self, kind: type[T], key: Hashable, weight: Tensor, how: Hashable = None) -> T | None:
-        """What was made under a key (which tells the parameter), unless weight or circumstances are different now."""
+    def get(self, key: Hashable, weight: Tensor, count: int) -> Kernels | None:
+        """What was made under a key (which tells the parameter), unless weight or number of tiles are different now."""
         known = self._known.get(key)
-        if isinstance(known, kind) and known.how == how and torch.equal(known.weight, weight):
+        if known is not None and known.count == count and torch.equal(known.weight, weight):
             return known
         if known is not None:
             del self._known[key]
             self.rows = 0
         return None
 
-    def add(self, key: Hashable, made: T) -> T:
+    def add(self, key: Hashable, made: Kernels) -> Kernels:
         """Keep something under a key if there is room among that of all models; it is given back."""
         with _lock:
             if _has_room(made.nbytes):
@@ -143,7 +110,7 @@ class WeightCache:
             return _has_room(nbytes)
 
     def clear(self) -> None:
-        """Forget all packed weights, and the rows counted for them."""
+        """Forget all transformed weights, and the rows counted for them."""
         self._known, self.rows = {}, 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.layers import AtLayer, Layer
@@ -17,7 +17,6 @@ from interp_plugins.engine.plan.first_layer import BehindFirstLayer, FirstLayer,
 from interp_plugins.engine.plan.fold import folded
 from interp_plugins.engine.plan.layout import InLayout, channels_last, pays
 from interp_plugins.engine.plan.linear_map import faster
-from interp_plugins.engine.plan.linears import PackedLinear, linear_candidates
 from interp_plugins.engine.plan.replay import Memory, Replaying, before
 from interp_plugins.engine.plan.tracer import Tracer
 from interp_plugins.engine.plan.view import View, layers_in
@@ -56,7 +55,7 @@ class Plan:
         changes: what is different in it, for the meter.
         behind: the callable behind the first linear layer, or None.
         replaying: whether `func` takes the numbers of the rows as one more argument.
-        packed: stand-ins that run from packed weights.
+        packed: stand-ins that run from transformed weights.
     """
 
     func: Callable[..., Any]
@@ -64,17 +63,16 @@ class Plan:
     changes: tuple[str, ...] = ()
     behind: BehindFirstLayer | None = None
     replaying: bool = False
-    packed: Sequence[WinogradConv2d | PackedLinear] = ()
+    packed: Sequence[WinogradConv2d] = ()
 
 
-def replaying(loop: Loop, tracer: Tracer, at: AtLayer, watched: int) -> Plan | None:
+def replaying(loop: Loop, tracer: Tracer, at: AtLayer) -> Plan | None:
     """A plan that computes once what lies before the layer, if anything does that is little enough to be kept.
 
     Args:
         loop: what the plan is for.
         tracer: what the plain model did.
         at: the model as a function of the layer.
-        watched: rows that the tracer saw.
 
     Raises:
         NoView: the model's modules cannot be exchanged.
@@ -85,16 +83,12 @@ def replaying(loop: Loop, tracer: Tracer, at: AtLayer, watched: int) -> Plan | N
     memory = Memory(loop.forward.n)
     stand_ins = folded(tracer, at.layers)
     changes = _counted("folded", len(stand_ins) // 2)
-    ends = {id(m) for module, _ in prefix.values() for m in module.modules()}
-    quick = faster(linear_candidates(tracer, stand_ins, watched, ends), loop.rows)
-    stand_ins |= quick
     stand_ins |= {key: memory.stand_in(m, calls) for key, (m, calls) in prefix.items()}
     view = View(stand_ins)
     func = Replaying(view.of(at), memory)
     if not func.record(loop.forward, loop.inputs, loop.chunk):
         return None
-    changes += ("what lies before the layer out of the loop", *_packed(quick))
-    return Plan(func, view, changes, replaying=True, packed=_stand_ins(quick))
+    return Plan(func, view, (*changes, "what lies before the layer out of the loop"), replaying=True)
 
 
 def candidates(loop: Loop, tracer: Tracer, x: Tensor, own_backward: bool) -> Iterator[Plan]:
@@ -121,11 +115,9 @@ def candidates(loop: Loop, tracer: Tracer, x: Tensor, own_backward: bool) -> Ite
         if with_layout:
             channels_last(tracer, stand_ins)
             changes += ("channels-last",)
-        quick: dict[int, nn.Module] = {}
-        if with_faster and not compiling():  # functions of our own are no part of a compiled graph
-            in_layout = [*winograd_candidates(tracer, stand_ins, min(loop.rows, loop.chunk))] if with_layout else []
-            once = {id(first)} if with_first else ()
-            quick = faster([*in_layout, *linear_candidates(tracer, stand_ins, len(x), once)], loop.rows)
+        quick: dict[int, WinogradConv2d] = {}
+        if with_faster and with_layout and not compiling():  # functions of our own are no part of a compiled graph
+            quick = faster(winograd_candidates(tracer, stand_ins, min(loop.rows, loop.chunk)), loop.rows)
             found_faster = found_faster or bool(quick)
         if not with_faster and not found_faster:
             return  # they would be the same again
@@ -140,17 +132,8 @@ def candidates(loop: Loop, tracer: Tracer, x: Tensor, own_backward: bool) -> Ite
         mine, behind = view.of(func), None
         if entry is not None:
             behind = BehindFirstLayer(mine, entry, tuple(x.shape[1:]), with_layout and x.ndim == 4)
-        changes += _packed(quick)
-        yield Plan(InLayout(mine) if with_layout else mine, view, changes, behind, packed=_stand_ins(quick))
-
-
-def _stand_ins(quick: dict[int, nn.Module]) -> list[WinogradConv2d | PackedLinear]:
-    return [m for m in quick.values() if isinstance(m, (WinogradConv2d, PackedLinear))]
-
-
-def _packed(quick: dict[int, nn.Module]) -> tuple[str, ...]:
-    convolutions = sum(isinstance(m, WinogradConv2d) for m in quick.values())
-    return _counted("winograd", convolutions) + _counted("packed linear", len(quick) - convolutions)
+        changes += _counted("winograd", len(quick))
+        yield Plan(InLayout(mine) if with_layout else mine, view, changes, behind, packed=tuple(quick.values()))
 
 
 def _counted(what: str, count: int) -> tuple[str, ...]:

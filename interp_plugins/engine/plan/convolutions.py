@@ -113,7 +113,7 @@ class WinogradConv2d(nn.Conv2d):
 
 def winograd_candidates(
     probe: Tracer, stand_ins: Mapping[int, nn.Module], rows: int
-) -> Iterator[Candidate[Kernels, WinogradConv2d]]:
+) -> Iterator[Candidate[WinogradConv2d]]:
     """Convolutions among the stand-ins that could run faster.
 
     Args:
@@ -130,7 +130,7 @@ def winograd_candidates(
         saved = sum(9.0 * h * w * k * c - cost(h, w, c, k) for h, w in sizes)
         count = max(at_once(rows, h, w, c) for h, w in sizes)
         if saved > 0 and count >= _FEWEST:
-            yield Candidate(module, conv, Kernels, WinogradConv2d.of, saved, _PREPARED, count)
+            yield Candidate(module, conv, WinogradConv2d.of, saved, _PREPARED, count)
 
 
 def _suits(conv: nn.Conv2d) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor, nn
 
-from interp_plugins.engine.kernels.weight_cache import Kernels, Matrix, WeightCache
+from interp_plugins.engine.kernels.weight_cache import Kernels, WeightCache
+from interp_plugins.engine.kernels.winograd import WINOGRAD
 from interp_plugins.engine.meter import dropped, percent
 from interp_plugins.engine.plan.view import AGREE, M
 
@@ -91,30 +92,25 @@ def apply(direction: LinearDirection, x: Tensor) -> Tensor:
     return made
 
 
-T = TypeVar("T", Kernels, Matrix)
-
-
 @dataclass(frozen=True)
-class Candidate(Generic[T, M]):
+class Candidate(Generic[M]):
     """A layer that could run faster.
 
     Attributes:
         module: the layer.
         layer: what runs in its place until now (itself, or a folded one).
-        kind: of its transformed weight.
         stand_in: from layer and transformed weight to what runs faster.
         saved: multiplications' time saved per row.
         price: of an element of the transformed weight, in multiplications.
-        how: what the transform depends on.
+        how: tiles that the transform is made for.
     """
 
     module: nn.Module
     layer: Any
-    kind: type[T]
-    stand_in: Callable[[Any, T], M]
+    stand_in: Callable[[Any, Kernels], M]
     saved: float
     price: float
-    how: Hashable = None
+    how: int
 
     @property
     def key(self) -> Hashable:
@@ -124,7 +120,7 @@ class Candidate(Generic[T, M]):
     @property
     def elements(self) -> int:
         """Elements of the transformed weight, one way."""
-        return self.kind.growth * self.layer.weight.numel()
+        return Kernels.growth * self.layer.weight.numel()
 
     @property
     def nbytes(self) -> int:
@@ -132,7 +128,7 @@ class Candidate(Generic[T, M]):
         return self.elements * self.layer.weight.element_size()
 
 
-def faster(candidates: Iterable[Candidate[Any, Any]], rows: int) -> dict[int, nn.Module]:
+def faster(candidates: Iterable[Candidate[M]], rows: int) -> dict[int, M]:
     """Faster stand-ins for some modules, by module id.
 
     Weights that are kept in another form cost nothing more. Others have to pay by all rows that were planned for until
@@ -144,22 +140,21 @@ def faster(candidates: Iterable[Candidate[Any, Any]], rows: int) -> dict[int, nn
         rows: rows that are going to be sent through.
     """
     candidates = list(candidates)
-    refused = {guest: guest.refused() for guest in {one.kind.guest for one in candidates}}
-    for guest, why in refused.items():
-        if why is not None:
-            dropped(guest.name, why)
-    candidates = [one for one in candidates if refused[one.kind.guest] is None]
+    why = WINOGRAD.refused() if candidates else None
+    if why is not None:
+        dropped(WINOGRAD.name, why)
+        candidates = []
     mine = WeightCache.of_model()
-    known = [mine.get(one.kind, one.key, one.layer.weight, one.how) for one in candidates]
+    known = [mine.get(one.key, one.layer.weight, one.how) for one in candidates]
     mine.rows += rows
     room = max(_MOST_BYTES, sum(one.nbytes for one, found in zip(candidates, known, strict=True) if found is not None))
-    out: dict[int, nn.Module] = {}
+    out: dict[int, M] = {}
     for one, found in sorted(zip(candidates, known, strict=True), key=lambda pair: -pair[0].saved / pair[0].elements):
         if found is None:
-            stays = mine.has_room(one.kind.held(one.layer.weight))
+            stays = mine.has_room(Kernels.held(one.layer.weight))
             if one.nbytes > room or (mine.rows if stays else rows) * one.saved <= one.price * one.elements:
                 continue
             room -= one.nbytes
-            found = mine.add(one.key, one.kind(one.layer.weight, one.how))
+            found = mine.add(one.key, Kernels(one.layer.weight, one.how))
         out[id(one.module)] = one.stand_in(one.layer, found)
     return out

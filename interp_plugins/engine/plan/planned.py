@@ -26,14 +26,12 @@ from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.core.guard import modules_of
 from interp_plugins.core.layers import AtLayer, Layer
 from interp_plugins.core.tensors import is_float
-from interp_plugins.engine.kernels.product import PACKED
 from interp_plugins.engine.meter import dropped, ran_out, reason, used
 from interp_plugins.engine.plan.agreement import Trial
 from interp_plugins.engine.plan.candidates import Loop, Plan, candidates, replaying
 from interp_plugins.engine.plan.compiled import NO_LAYERS, compiling, through_compiler
 from interp_plugins.engine.plan.first_layer import BehindFirstLayer
 from interp_plugins.engine.plan.fold import LINEAR, NORMS
-from interp_plugins.engine.plan.linears import may_pay
 from interp_plugins.engine.plan.view import AGREE, NoView
 from interp_plugins.engine.switch import enabled, kernels_enabled
 
@@ -144,9 +142,7 @@ def _may_gain(loop: Loop) -> bool:
         return True  # what lies before the layer
     if loop.first and len(loop.inputs) == 1 and any(isinstance(m, LINEAR) for m in modules):
         return True  # the first of them
-    if any(isinstance(m, (*NORMS, nn.Conv2d)) for m in modules):
-        return True
-    return any(may_pay(m) for m in modules) and PACKED.refused() is None
+    return any(isinstance(m, (*NORMS, nn.Conv2d)) for m in modules)
 
 
 def _outcome(loop: Loop) -> _Outcome:
@@ -194,7 +190,7 @@ def _first_that_agrees(loop: Loop, trial: Trial) -> _Outcome:
     makers = [lambda: candidates(loop, trial.tracer, trial.x, trial.own_backward)]
     at = loop.forward.func
     if isinstance(at, AtLayer) and not trial.own_backward:
-        makers.insert(0, lambda: iter([replaying(loop, trial.tracer, at, len(trial.x))]))  # type: ignore[list-item]
+        makers.insert(0, lambda: iter([replaying(loop, trial.tracer, at)]))  # type: ignore[list-item]
     for maker in makers:
         try:
             for plan in maker():
