@@ -11,6 +11,8 @@ from interp_plugins.robust.comparator import AttackComparator
 from interp_plugins.robust.explained import ExplanationRobustness
 from interp_plugins.robust.explaining import explanation_robustness
 from interp_plugins.robust.fgsm import FGSM
+from interp_plugins.robust.measured import Robustness
+from interp_plugins.robust.measuring import robustness
 from interp_plugins.robust.min_param import MinParamPerturbation
 from interp_plugins.robust.perturbation import Perturbation
 from interp_plugins.robust.perturbed import Perturbed
@@ -24,6 +26,8 @@ __all__ = [
     "MinParamPerturbation",
     "Perturbation",
     "Perturbed",
+    "Robustness",
     "attack",
     "explanation_robustness",
+    "robustness",
 ]

@@ -68,6 +68,20 @@ class Perturbed:
         p = self.params
         return f"Perturbed({p['attack']}, eps={p['eps']:.4g} {p['norm']}, {len(self)} samples: {counts})"
 
+    def __getitem__(self, rows: int | slice | Sequence[int]) -> Perturbed:
+        """Some of the samples.
+
+        Args:
+            rows: a number, a slice, or a list of numbers.
+        """
+        many = range(len(self))[rows] if isinstance(rows, slice) else [rows] if isinstance(rows, int) else rows
+        index = torch.tensor([range(len(self))[r] for r in many], dtype=torch.long)
+        found: dict[str, Any] = {}
+        for one in fields(Perturbed):
+            value = getattr(self, one.name)
+            found[one.name] = value if one.name in ("params", "spec") or value is None else _rows(value, index)
+        return Perturbed(**found)
+
     @property
     def success(self) -> Tensor:
         """Whether the model says what is wanted, bool (N,); also where it did before."""
@@ -110,7 +124,7 @@ class Perturbed:
         """
         asked = {"target": list(self.target_label), "input_spec": self.spec, **options}
         if isinstance(asked["target"], list):
-            asked["target"] = torch.tensor([self._index(c) for c in asked["target"]])
+            asked["target"] = torch.tensor([self.index(c) for c in asked["target"]])
         return explain(model, self.inputs, methods, **asked), explain(model, self.perturbed, methods, **asked)
 
     def show(self, max_n: int = 4) -> Any:
@@ -125,12 +139,14 @@ class Perturbed:
         Raises:
             InputError: the inputs are no pictures.
         """
-        return picture(self.inputs, self.perturbed, self.delta, self.spec, self._captions(), max_n)
+        return picture(self.inputs, self.perturbed, self.delta, self.spec, self.captions(), max_n)
 
-    def _index(self, label: Any) -> int:
+    def index(self, label: Any) -> int:
+        """The class of a name as it is told here."""
         return int(label) if self.spec.vocab is None else self.spec.index_of(label)
 
-    def _captions(self) -> list[tuple[str, str]]:
+    def captions(self) -> list[tuple[str, str]]:
+        """What stands below each sample before and after."""
         sized = self.norms[self.params["norm"]]
         return [
             (f"says {b}", f"{s}: says {a} ({self.params['norm']} {size:.3g})")
@@ -162,6 +178,14 @@ def joined(many: Sequence[Perturbed]) -> Perturbed:
         else:
             found[one.name] = tuple(v for part in values for v in part)
     return Perturbed(**found)
+
+
+def _rows(value: Any, index: Tensor) -> Any:
+    if isinstance(value, Tensor):
+        return value[index]
+    if isinstance(value[0], Tensor):
+        return tuple(one[index] for one in value)
+    return tuple(value[r] for r in index.tolist())
 
 
 def _cat(tensors: Sequence[Tensor]) -> Tensor:
