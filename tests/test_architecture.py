@@ -18,7 +18,7 @@ FAMILIES = {"attr.gradient", "attr.perturbation", "attr.cam", "attr.attention", 
 METHODS = {"attr", "attr.shared", "attr.evidence", *FAMILIES, "attr.backward", "attr.language", "attr.compat"}
 MEASURES = {"metrics", "robust", "optim", "concept", "influence"}
 UP_TO_API = {"core", "engine", *METHODS, "api"}
-PRODUCTS = {*UP_TO_API, *MEASURES, "module", "benchmark", "viz"}
+PRODUCTS = {*UP_TO_API, *MEASURES, "llm", "module", "benchmark", "viz"}
 ADAPTERS = {"fastai", "lightning"}
 
 # room -> the rooms it may import, itself aside. A family of `attr` and a part of `engine` are rooms of their own; a
@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "api": UP_TO_API - {"api"},
     **{room: {*UP_TO_API, "viz"} for room in MEASURES},
     "robust": {*UP_TO_API, "viz", "metrics"},  # how alike maps are is a metric
+    "llm": {*UP_TO_API, "viz"},
     "module": {"core"},
     "store": PRODUCTS - {"benchmark"},
     "benchmark": {*PRODUCTS, "store"} - {"benchmark"},  # a run of it is one of the store's

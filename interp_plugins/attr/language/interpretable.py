@@ -176,7 +176,8 @@ class TextTokenInput(InterpretableInput):
     ):
         self.tokenizer = tokenizer
         self.inp_tensor: Tensor = token_ids(tokenizer, text)
-        self.itp_tensor, self.itp_mask = self.inp_tensor, None
+        self.itp_tensor = self.inp_tensor
+        self.itp_mask: Tensor | None = None
         if skip_tokens:
             ids: Any = list(skip_tokens)
             if isinstance(ids[0], str):
@@ -186,12 +187,22 @@ class TextTokenInput(InterpretableInput):
             skip_tokens = ids
         if not self.itp_tensor.numel():
             raise InputError("The text has no tokens to explain: it is empty, or all of its tokens are skip_tokens.")
-        self.skip_tokens = skip_tokens
+        self.skip_tokens: Any = skip_tokens
         self.values = tokenizer.convert_ids_to_tokens(self.itp_tensor[0].tolist())
         self.n_itp_features = len(self.values)
         self.baselines = (
             tokenizer.convert_tokens_to_ids([baselines])[0] if isinstance(baselines, str) else int(baselines)
         )
+
+    @classmethod
+    def of_ids(cls, ids: Tensor, tokenizer: Any, baselines: int, explained: Tensor) -> TextTokenInput:
+        """The same of token ids (1, P), of which a mask (P,) says which are explained."""
+        new = cls.__new__(cls)
+        new.tokenizer, new.inp_tensor, new.itp_mask = tokenizer, ids, explained[None]
+        new.itp_tensor, new.skip_tokens, new.baselines = ids[new.itp_mask][None], None, baselines
+        new.values = tokenizer.convert_ids_to_tokens(new.itp_tensor[0].tolist())
+        new.n_itp_features = len(new.values)
+        return new
 
     def to_tensor(self) -> Tensor:
         """A one for each feature, (1, n_itp_features): nothing is perturbed yet."""

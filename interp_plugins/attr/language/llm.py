@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.attr.language.chat import ChatInput
 from interp_plugins.attr.language.interpretable import (
     ImageMaskInput,
     InterpretableInput,
@@ -39,6 +40,7 @@ from interp_plugins.core.registry import contract_of
 from interp_plugins.core.tensors import describe
 from interp_plugins.core.wrapper import Wrapper
 
+DEFAULT_METHOD = "feature_ablation"
 DEFAULT_GEN_ARGS: dict[str, Any] = {"max_new_tokens": 25, "do_sample": False, "temperature": None, "top_p": None}
 _TARGETS = ("log_prob", "prob")
 
@@ -89,7 +91,7 @@ class LanguageAttribution(Attribution):
                 f"{', '.join(c.__name__ for c in self.SUPPORTED_INPUTS)}."
             )
 
-    def _target_tokens(self, inp: InterpretableInput, target: Any, gen_args: dict[str, Any] | None) -> Tensor:
+    def target_tokens(self, inp: InterpretableInput, target: Any, gen_args: dict[str, Any] | None) -> Tensor:
         """The output's token ids (T,): given, or generated."""
         self._check_input(inp)
         if target is None:
@@ -117,6 +119,15 @@ class LanguageAttribution(Attribution):
             raise InputError("The model generated no token; give target=, or other gen_args.")
         return tokens
 
+    def output_scorer(self, inp: InterpretableInput, target: Tensor) -> Any:
+        """What scores an output's tokens after many prompts."""
+        reference = self._model_input(inp.to_model_input())["input_ids"][0]
+        return OutputScorer(self.model, target, self.device, reference)
+
+    def output_names(self, target: Tensor) -> list[str]:
+        """The output's tokens, as they are shown."""
+        return readable_tokens(target, self.tokenizer)
+
     def _model_input(self, value: Any) -> dict[str, Any]:
         """Keyword arguments of the model, from a text, token ids or a processor's output."""
         if isinstance(value, str):
@@ -135,7 +146,7 @@ class _Scorer(Wrapper):
 
     def __init__(self, owner: LLMAttribution, inp: InterpretableInput, target: Tensor, inspect_forward: Any):
         self.owner, self.inp, self.target, self.inspect_forward = owner, inp, target, inspect_forward
-        self.scorer = owner.output_scorer(inp, target)
+        self.scorer = owner.scorer_of(inp, target)
 
     def wrapped_callables(self) -> list[Any]:
         """The callables inside (for the guard)."""
@@ -167,7 +178,7 @@ class LLMAttribution(LanguageAttribution):
 
     SUPPORTED_METHODS = (FeatureAblation, ShapleyValueSampling, ShapleyValues, Lime, KernelShap)
     SUPPORTED_PER_TOKEN_ATTR_METHODS = (FeatureAblation, ShapleyValueSampling, ShapleyValues)
-    SUPPORTED_INPUTS = (TextTemplateInput, TextTokenInput, ImageMaskInput)
+    SUPPORTED_INPUTS = (TextTemplateInput, TextTokenInput, ImageMaskInput, ChatInput)
 
     def __init__(self, attr_method: Any, tokenizer: Any, attr_target: str = "log_prob"):
         super().__init__(attr_method, tokenizer)
@@ -190,7 +201,7 @@ class LLMAttribution(LanguageAttribution):
         """Attributions of the input's features to the output.
 
         Args:
-            inp: a `TextTemplateInput`, `TextTokenInput` or `ImageMaskInput`.
+            inp: a `TextTemplateInput`, `TextTokenInput`, `ChatInput` or `ImageMaskInput`.
             target: the output, text or token ids; None: what the model generates.
             num_trials: runs to average over (for random baselines or methods); each draws anew.
             gen_args: arguments of `generate`; None: 25 tokens, greedily.
@@ -202,7 +213,7 @@ class LLMAttribution(LanguageAttribution):
         Raises:
             InputError: an unsupported input, no generate and no target, or an empty target.
         """
-        tokens = self._target_tokens(inp, target, gen_args)
+        tokens = self.target_tokens(inp, target, gen_args)
         scorer = _Scorer(self, inp, tokens, _inspect_forward)
         self.attr_method.forward_func = scorer
         kwargs = self._with_stream(kwargs)
@@ -221,9 +232,10 @@ class LLMAttribution(LanguageAttribution):
             seq_attr=attr[0],
             token_attr=attr[1:] if self.include_per_token_attr else None,
             input_tokens=inp.values,
-            output_tokens=readable_tokens(tokens, self.tokenizer),
+            output_tokens=self.output_names(tokens),
             output_probs=probs,
             inp=inp,
+            notes=tuple(getattr(scorer.scorer, "notes", ())),
         )
 
     def _with_stream(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -233,14 +245,11 @@ class LLMAttribution(LanguageAttribution):
         seed = kwargs.get("seed")
         return {**{k: v for k, v in kwargs.items() if k != "seed"}, "generator": make_generator(seed)}
 
-    def output_scorer(self, inp: InterpretableInput, target: Tensor) -> OutputScorer | None:
+    def scorer_of(self, inp: InterpretableInput, target: Tensor) -> Any:
         """What scores the output after many prompts; None where prompts are more than token ids."""
-        if isinstance(inp, ImageMaskInput):
+        if isinstance(inp, ImageMaskInput) or set(self._model_input(inp.to_model_input())) != {"input_ids"}:
             return None
-        reference = self._model_input(inp.to_model_input())
-        if set(reference) != {"input_ids"}:
-            return None
-        return OutputScorer(self.model, target, self.device, reference["input_ids"][0])
+        return self.output_scorer(inp, target)
 
     def token_scores(
         self, inp: InterpretableInput, target: Tensor, switches: Tensor, scorer: OutputScorer | None = None
@@ -295,7 +304,7 @@ class RemoteLLMAttribution(LLMAttribution):
         """The text of a model input."""
         return self._text(value)
 
-    def output_scorer(self, inp: InterpretableInput, target: Tensor) -> None:
+    def scorer_of(self, inp: InterpretableInput, target: Tensor) -> None:
         """None: the server scores."""
 
     def token_scores(

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from interp_plugins.attr.gradient.activation import LayerGradientXActivation
 from interp_plugins.attr.gradient.layers import LayerGradientShap, LayerIntegratedGradients
+from interp_plugins.attr.language.chat import ChatInput
 from interp_plugins.attr.language.interpretable import InterpretableInput, TextTokenInput
 from interp_plugins.attr.language.llm import LanguageAttribution
 from interp_plugins.attr.language.llm_result import LLMAttributionResult
-from interp_plugins.attr.language.scoring import OutputScorer, at_output
-from interp_plugins.attr.language.tokens import readable_tokens
+from interp_plugins.attr.language.scoring import OutputScorer
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.multi_target import MultiTarget
 from interp_plugins.core.rows import INDEPENDENT
@@ -35,7 +35,7 @@ class _AtOutput(Wrapper):
     known_rows = INDEPENDENT  # a language model's texts feel each other's company nowhere but in rounding
 
     def __init__(self, scorer: OutputScorer, inp: TextTokenInput | None):
-        self.scorer, self.inp, self.of_ids = scorer, inp, at_output(scorer)
+        self.scorer, self.inp = scorer, inp
 
     def wrapped_callables(self) -> list[Any]:
         """The callables inside (for the guard)."""
@@ -43,11 +43,16 @@ class _AtOutput(Wrapper):
 
     def __call__(self, given: Tensor) -> Tensor:
         ids = given if self.inp is None else self.inp.to_model_input(given)
-        return self.of_ids(ids.to(self.scorer.device))
+        return self.scorer.in_graph(ids.to(self.scorer.device))
 
 
 def _none() -> None:
     """What a model without a head says of it."""
+
+
+def _lead(inp: TextTokenInput) -> int:
+    """How many tokens stand before the first one that is explained."""
+    return 0 if inp.itp_mask is None else int(inp.itp_mask[0].int().argmax())
 
 
 def rows_of_a_path(model: Any, tokens: int) -> int | None:
@@ -70,7 +75,7 @@ class LLMGradientAttribution(LanguageAttribution):
     """
 
     SUPPORTED_METHODS = (LayerGradientShap, LayerGradientXActivation, LayerIntegratedGradients)
-    SUPPORTED_INPUTS = (TextTokenInput,)
+    SUPPORTED_INPUTS = (TextTokenInput, ChatInput)
 
     def attribute(
         self,
@@ -82,28 +87,38 @@ class LLMGradientAttribution(LanguageAttribution):
         """Attributions of the input's tokens to each output token, summed over the embedding's dimensions.
 
         Args:
-            inp: a `TextTokenInput`; its baseline token is the baseline of path methods.
+            inp: a `TextTokenInput` or `ChatInput`; its baseline token is the baseline of path methods.
             target: the output, text or token ids; None: what the model generates.
             gen_args: arguments of `generate`; None: 25 tokens, greedily.
             **kwargs: the method's own arguments (n_steps, seed; baselines of LayerGradientShap as switches (n, tokens),
                 1 where the token stays, by default all 0: the baseline token everywhere).
         """
-        tokens = self._target_tokens(inp, target, gen_args)
-        assert isinstance(inp, TextTokenInput)
-        ids = inp.to_model_input().to(self.device)
-        scorer = OutputScorer(self.model, tokens, self.device)
-        attr = self._maps(inp, scorer, ids, kwargs)
-        if inp.itp_mask is not None:
-            attr = attr[:, inp.itp_mask[0].to(attr.device)]
+        tokens = self.target_tokens(inp, target, gen_args)
+        given = inp.of_tokens() if isinstance(inp, ChatInput) else inp
+        assert isinstance(given, TextTokenInput)
+        ids = given.to_model_input().to(self.device)
+        scorer = self.output_scorer(inp, tokens)
         with frozen(self.model):
-            probs = scorer([ids[0]])[0].exp()
+            logs = scorer([ids[0]])[0]
+            lead = scorer.share(ids, logs, _lead(given)) if isinstance(inp, ChatInput) else 0
+        if lead:
+            assert given.itp_mask is not None
+            given = TextTokenInput.of_ids(
+                given.inp_tensor[:, lead:], self.tokenizer, given.baselines, given.itp_mask[0, lead:]
+            )
+        attr = self._maps(given, scorer, ids[:, lead:], kwargs)
+        if given.itp_mask is not None:
+            attr = attr[:, given.itp_mask[0].to(attr.device)]
+        if isinstance(inp, ChatInput):
+            attr = inp.by_feature(attr)
         return LLMAttributionResult(
             seq_attr=attr.sum(0),
             token_attr=attr,
             input_tokens=inp.values,
-            output_tokens=readable_tokens(tokens, self.tokenizer),
-            output_probs=probs,
+            output_tokens=self.output_names(tokens),
+            output_probs=logs.exp(),
             inp=inp,
+            notes=tuple(scorer.notes),
         )
 
     def _maps(self, inp: TextTokenInput, scorer: OutputScorer, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:

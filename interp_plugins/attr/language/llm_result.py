@@ -22,6 +22,7 @@ class LLMAttributionResult:
         token_attr: attributions of each output token, (outputs, inputs), or None.
         output_probs: the model's probability of each output token, (outputs,), or None.
         inp: the input that was explained.
+        notes: what was shared between passes, or why nothing could be.
 
     Raises:
         InputError: shapes that do not fit the tokens.
@@ -36,8 +37,9 @@ class LLMAttributionResult:
         token_attr: Any = None,
         output_probs: Any = None,
         inp: InterpretableInput | None = None,
+        notes: tuple[str, ...] = (),
     ):
-        self.input_tokens, self.output_tokens, self.inp = input_tokens, output_tokens, inp
+        self.input_tokens, self.output_tokens, self.inp, self.notes = input_tokens, output_tokens, inp, notes
         self.seq_attr = seq_attr
         self.token_attr = token_attr
         self.output_probs = output_probs

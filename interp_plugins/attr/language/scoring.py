@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,9 +30,15 @@ _TOKENS = 2048  # that go through together at most, on a CPU; eight times as man
 _LOGIT_BYTES = 2**27
 _CACHE_BYTES = 2**28
 _WASTE, _PASS = 1.25, 128  # tokens of a pass for each that is needed, and those that a pass more would cost
+_SHARED = "shared prefix: keys and values of the prompt were computed once"
 _LEAST = 4  # tokens in common with the reference that are worth a cache
 _ROUNDING = {torch.float64: 1e-7, torch.float32: 1e-3}  # of log probabilities on average, relative to 1 + their size
 _COARSE = 0.1  # of half precision, where passes of one and of many rows round apart
+
+NO_TOKEN = (
+    "A perturbed prompt has no token left, so the model has nothing to go on: this method also asks what it says "
+    "without any feature. Take absence='baseline', or bos=True, which keeps the begin-of-text token."
+)
 
 
 def log_probs(logits: Tensor, output: Tensor) -> Tensor:
@@ -127,6 +133,7 @@ class OutputScorer:
         self.reference = None if reference is None else reference.to(device)
         self.takes, self.notes = parameters_of(model), list[str]()
         self._prefix: Prefix | None = None
+        self._lead: Prefix | None = None
         self._asked_prefix = self._checked = False
         self._plain = is_encoder_decoder(model) and "attention_mask" not in self.takes
         self._vocabulary = int(getattr(getattr(model, "config", None), "vocab_size", 0) or 2**15)
@@ -141,7 +148,7 @@ class OutputScorer:
         which = [distinct.setdefault(tuple(p.tolist()), len(distinct)) for p in prompts]
         rows = [torch.tensor(key, dtype=torch.long, device=self.device) for key in distinct]
         if any(not len(row) for row in rows) and not is_encoder_decoder(self.model):
-            raise ModelError("A prompt without any token has no next token; keep one, such as the begin-of-text token.")
+            raise ModelError(NO_TOKEN)
         found = torch.empty(0)
         with torch.no_grad():
             starts = self._starts(rows)
@@ -163,7 +170,7 @@ class OutputScorer:
         if not self._asked_prefix and sum(shared) > len(self.reference) + 2 * _PASS:
             self._prefix, self._asked_prefix = Prefix.of(self.model, self.reference), True
             if self._prefix is not None:
-                self.notes.append("shared prefix: keys and values of the prompt were computed once")
+                self.notes.append(_SHARED)
         return none if self._prefix is None else shared
 
     def _cut(self, rows: list[Tensor], starts: list[int], order: list[int]) -> list[list[int]]:
@@ -278,16 +285,36 @@ class OutputScorer:
             )
         return torch.cat([self.output.new_tensor([begin]), self.output[:-1]]).expand(rows, -1)
 
+    def share(self, ids: Tensor, logs: Tensor, lead: int) -> int:
+        """Keep the first tokens of a prompt (1, P) for `in_graph`, which then takes those behind them.
 
-def at_output(scorer: OutputScorer, cache: Callable[[int], Any] | None = None) -> Callable[[Tensor], Tensor]:
-    """Token ids (rows, P) of prompts of one length -> log probabilities (rows, T), in the graph of the model."""
+        Args:
+            ids: the prompt.
+            logs: its log probabilities (T,), computed in full.
+            lead: how many tokens never change.
 
-    def of_ids(ids: Tensor) -> Tensor:
-        if is_encoder_decoder(scorer.model):
-            given = {"input_ids": ids, "decoder_input_ids": scorer.decoded_with(len(ids))}
-            return log_probs(logits_of(scorer.model(**given)), scorer.output)
-        whole = torch.cat([ids, scorer.output[:-1].to(ids.device).expand(len(ids), -1)], 1)
-        logits = scorer.logits(whole, len(scorer.output), cache(len(ids)) if cache is not None else None)
-        return log_probs(logits, scorer.output)
+        Returns:
+            How many are kept: `lead`, or 0 where they are few, or what comes of it is not `logs`.
+        """
+        if lead < _LEAST:
+            return 0
+        self._lead = Prefix.of(self.model, ids[0, :lead])
+        if self._lead is None:
+            return 0
+        with torch.no_grad():
+            error = float((self.in_graph(ids[:, lead:])[0] - logs).abs().mean())
+        if error > _ROUNDING.get(getattr(self.model, "dtype", logs.dtype), _COARSE) * (1 + float(logs.abs().mean())):
+            self._lead = None
+            self.notes.append(f"no shared prefix: the output differs by {error:.2g} behind it")
+            return 0
+        self.notes.append(_SHARED)
+        return lead
 
-    return of_ids
+    def in_graph(self, ids: Tensor) -> Tensor:
+        """Token ids (rows, P) of prompts of one length -> log probabilities (rows, T), in the graph of the model."""
+        if is_encoder_decoder(self.model):
+            given = {"input_ids": ids, "decoder_input_ids": self.decoded_with(len(ids))}
+            return log_probs(logits_of(self.model(**given)), self.output)
+        whole = torch.cat([ids, self.output[:-1].to(ids.device).expand(len(ids), -1)], 1)
+        cache = None if self._lead is None else self._lead.cut(len(self._lead.ids), len(ids))
+        return log_probs(self.logits(whole, len(self.output), cache), self.output)

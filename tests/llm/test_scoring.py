@@ -12,7 +12,7 @@ import interp_plugins.attr as ours
 from interp_plugins.attr.language import scoring
 from interp_plugins.attr.language.scoring import OutputScorer, Prefix, log_probs
 from interp_plugins.core.errors import ModelError
-from tests.attr.language_models import ids, model, slow_scores, tokenizer
+from tests.llm.language_models import ids, model, slow_scores, tokenizer
 
 CPU = torch.device("cpu")
 TEXT, OUTPUT = "the big dog sat on a red mat and the cat saw a bird", "under the house"
@@ -165,7 +165,7 @@ def test_path_gradients_of_all_output_tokens_share_a_forward_pass(kind: str) -> 
 
 
 def test_wrong_models_say_so() -> None:
-    with pytest.raises(ModelError, match="A prompt without any token"):
+    with pytest.raises(ModelError, match="no token left"):
         OutputScorer(model("llama"), ids(OUTPUT), CPU)([ids("the"), torch.tensor([], dtype=torch.long)])
     net = model("t5")
     begin, net.config.decoder_start_token_id = net.config.decoder_start_token_id, None

@@ -1,0 +1,13 @@
+"""Language models: which words of a prompt made the model answer as it did.
+
+    from interp_plugins.llm import explain_text
+    explain_text(model, tokenizer, [{"role": "user", "content": "Name the capital of France."}]).to_html("answer.html")
+
+Any causal or encoder-decoder model with Hugging Face's `forward`, classifiers of texts, and models behind a server.
+"""
+
+from interp_plugins.attr.language.chat import ChatInput
+from interp_plugins.llm.explain import explain_text
+from interp_plugins.llm.result import TextExplanation, TextExplanations
+
+__all__ = ["ChatInput", "TextExplanation", "TextExplanations", "explain_text"]
