@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from interp_plugins.core.text import legible
-from interp_plugins.llm.result import TextExplanation
+from interp_plugins.llm.facts import TextFacts
+from interp_plugins.llm.picture import draw_map
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import compact, data_uri, png_of_figure
 from interp_plugins.viz.scale import Scale, ScaleRule
@@ -63,7 +64,7 @@ _LEGEND = [
 ]  # fmt: skip
 
 
-def page(explanations: Sequence[TextExplanation], title: str) -> str:
+def page(explanations: Sequence[TextFacts], title: str) -> str:
     """One self-contained page (HTML) of explained answers."""
     methods = ", ".join(dict.fromkeys(_named(one) for one in explanations)) or "nothing explained"
     sections = "".join(_section(one, k) for k, one in enumerate(explanations))
@@ -79,18 +80,18 @@ def page(explanations: Sequence[TextExplanation], title: str) -> str:
     )
 
 
-def fragment(one: TextExplanation) -> str:
+def fragment(one: TextFacts) -> str:
     """The same of one answer for a notebook."""
     return legible(
         f"<style>{STYLE.replace(':root', '.say').replace('body {', '.say {')}{_STYLE}</style>{_section(one, 0)}"
     )
 
 
-def _named(one: TextExplanation) -> str:
+def _named(one: TextFacts) -> str:
     return f"{one.method.replace('_', ' ')}, by {one.level}"
 
 
-def _section(one: TextExplanation, k: int) -> str:
+def _section(one: TextFacts, k: int) -> str:
     own = ScaleRule("max").fit(one.seq_attr.numpy(), signed=True)
     maps, rules = [_map(one, one.seq_attr.numpy(), own, f"s{k}all", "the whole answer")], [_rules(f"s{k}all")]
     labels = [_label(f"s{k}all", f"s{k}", "whole answer", "whole", checked=True)]
@@ -134,7 +135,7 @@ def _label(name: str, group: str, text: str, css: str, checked: bool = False, ti
     )
 
 
-def _map(one: TextExplanation, values: np.ndarray, scale: Scale, name: str, of: str) -> str:
+def _map(one: TextFacts, values: np.ndarray, scale: Scale, name: str, of: str) -> str:
     """The prompt on the colours of some values, and their scale."""
     parts, at = [], 0
     for (start, stop), value, rgb in zip(one.spans, values, scale.rgb(values), strict=True):
@@ -155,7 +156,7 @@ def _map(one: TextExplanation, values: np.ndarray, scale: Scale, name: str, of: 
     )
 
 
-def _sentences(one: TextExplanation) -> str:
+def _sentences(one: TextFacts) -> str:
     """The sums of the sentences, largest first, where there are several."""
     found = sorted(one.by_sentence(), key=lambda pair: -abs(pair[1]))
     if len(found) < 2:
@@ -168,7 +169,7 @@ def _sentences(one: TextExplanation) -> str:
     return f'<div class="scroll" tabindex="0"><table>{head}<tbody>{rows}{more}</tbody></table></div>'
 
 
-def facts(one: TextExplanation) -> list[str]:
+def facts(one: TextFacts) -> list[str]:
     """What is known of the numbers, in short sentences."""
     out = []
     if one.against is not None:
@@ -187,11 +188,9 @@ def facts(one: TextExplanation) -> list[str]:
     return [*out, *one.notes]
 
 
-def _grid(one: TextExplanation) -> str:
+def _grid(one: TextFacts) -> str:
     """The map of all output tokens and features, where it can be read."""
     if one.token_attr is None or len(one.outputs) < 2 or len(one.inputs) > 60:
         return ""
-    from interp_plugins.llm.picture import draw_map
-
     uri = data_uri(png_of_figure(draw_map(one).fig))
     return f'<div class="grid"><img src="{uri}" alt="Attribution of each feature to each output token"></div>'

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from interp_plugins.llm.result import TextExplanation
+from interp_plugins.llm.facts import TextFacts
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, add_colorbar, new_figure
 from interp_plugins.viz.scale import ScaleRule
@@ -20,7 +20,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "\u2026"
 
 
-def draw_map(one: TextExplanation) -> Plot:
+def draw_map(one: TextFacts) -> Plot:
     """Draw it; of methods that explain the whole answer alone, one row."""
     values = one.seq_attr[None] if one.token_attr is None else one.token_attr
     rows = [one.output] if one.token_attr is None else list(one.outputs)
