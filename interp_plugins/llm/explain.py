@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.language.asking import Asked, asked_by, check_method
+from interp_plugins.attr.language.asking import AskedModel, asked_by, check_method
 from interp_plugins.attr.language.chat import ChatInput
 from interp_plugins.attr.language.llm import DEFAULT_METHOD
 from interp_plugins.attr.language.spans import parts
@@ -101,7 +101,7 @@ def explain_text(
 
 
 def _one(
-    asked: Asked,
+    asked: AskedModel,
     inp: ChatInput,
     tokens: Tensor,
     other: Tensor | None,
@@ -138,7 +138,7 @@ def _one(
 
 
 def _scores(
-    asked: Asked, inp: ChatInput, tokens: Tensor, other: Tensor | None, switches: Tensor, baseline: bool = False
+    asked: AskedModel, inp: ChatInput, tokens: Tensor, other: Tensor | None, switches: Tensor, baseline: bool = False
 ) -> Tensor:
     """The explained score for each row of switches."""
     scores = asked.scores(inp, tokens, switches, baseline)
@@ -165,7 +165,7 @@ def _beware(result: TextExplanation, inp: ChatInput) -> list[str]:
 
 
 def _streamed(
-    asked: Asked, inp: ChatInput, tokens: Tensor, name: str, seed: int, params: dict[str, Any]
+    asked: AskedModel, inp: ChatInput, tokens: Tensor, name: str, seed: int, params: dict[str, Any]
 ) -> Iterator[TextExplanation]:
     """The explanation of ever longer beginnings of the output; only the token that is new is worked on."""
     so_far: list[Tensor] = []
@@ -183,7 +183,7 @@ def _streamed(
 
 
 def _frame(
-    asked: Asked, inp: ChatInput, tokens: Tensor, name: str, seed: int, params: dict[str, Any]
+    asked: AskedModel, inp: ChatInput, tokens: Tensor, name: str, seed: int, params: dict[str, Any]
 ) -> TextExplanation:
     """An explanation without its attributions: all zero."""
     n = inp.n_itp_features

@@ -50,7 +50,7 @@ def check_method(name: Any) -> str:
     return found
 
 
-class Asked:
+class AskedModel:
     """A model and how it is asked.
 
     Args:
@@ -165,7 +165,7 @@ class Asked:
         return self.token_scores(inp, tokens, switches, baseline).sum(1)
 
 
-class _Classifier(Asked):
+class _Classifier(AskedModel):
     """A classifier of texts: the output is a class."""
 
     perturbed, graded = ClassifierAttribution, ClassifierGradientAttribution
@@ -175,7 +175,7 @@ class _Classifier(Asked):
         return self.owner.output_names(tokens)
 
 
-class _Remote(Asked):
+class _Remote(AskedModel):
     """A model behind a server, which takes no gradients."""
 
     def _perturbed(self, method: Any) -> LLMAttribution:
@@ -193,7 +193,7 @@ class _Remote(Asked):
         )
 
 
-def asked_by(model: Any, tokenizer: Any, task: str, seed: int) -> Asked:
+def asked_by(model: Any, tokenizer: Any, task: str, seed: int) -> AskedModel:
     """How a model is asked for a task.
 
     Args:
@@ -219,4 +219,4 @@ def asked_by(model: Any, tokenizer: Any, task: str, seed: int) -> Asked:
             f"{type(model).__name__} does not write texts (can_generate() is False). A classifier is explained by "
             "task='classification'; for texts take a model such as AutoModelForCausalLM gives."
         )
-    return Asked(model, tokenizer, seed)
+    return AskedModel(model, tokenizer, seed)
