@@ -18,6 +18,7 @@ _LAZY = {
     "concepts": "concept.discover",
     "captum_numbers": "core.conventions",
     "Contrast": "core.target",
+    "dataset_examples": "optim.examples",
     "evaluate": "metrics.evaluation",
     "explain": "api.explain",
     "Explanation": "core.explanation",
@@ -32,6 +33,7 @@ _LAZY = {
     "row_probe": "core.rows",
     "SimilarTo": "core.similar",
     "suspects": "influence.suspecting",
+    "visualize": "optim.visualize",
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "compare_methods",
     "concept_test",
     "concepts",
+    "dataset_examples",
     "evaluate",
     "captum_numbers",
     "explain",
@@ -55,6 +58,7 @@ __all__ = [
     "methods",
     "row_probe",
     "suspects",
+    "visualize",
 ]
 
 if TYPE_CHECKING:
@@ -76,6 +80,8 @@ if TYPE_CHECKING:
     from interp_plugins.influence.suspecting import suspects
     from interp_plugins.metrics.comparing import compare_methods
     from interp_plugins.metrics.evaluation import evaluate
+    from interp_plugins.optim.examples import dataset_examples
+    from interp_plugins.optim.visualize import visualize
 
 
 def __getattr__(name: str) -> Any:

@@ -36,6 +36,8 @@ API = {
     "interp_plugins.viz": ("Pictures", "How explanations are drawn."),
     "interp_plugins.store": ("Store", "Explanations of whole data sets, on disk."),
     "interp_plugins.influence": ("Influence", "Wrong labels, copies and outliers among the data."),
+    "interp_plugins.optim": ("Features", "What units look for: pictures that excite them, and the data that do."),
+    "interp_plugins.optim.objectives": ("Objectives", "What of a network a picture is to excite."),
     "interp_plugins.robust": ("Attacks", "Inputs moved on purpose, and how far they can be moved."),
     "interp_plugins.concept": ("Concepts", "What a network goes by: concepts shown by examples, tested."),
     "interp_plugins.module": ("Gates", "Layers that learn which features a network can do without."),
@@ -51,6 +53,7 @@ API = {
 ELSEWHERE = {
     "interp_plugins": ["influence"],  # the room itself, which is called
     "interp_plugins.core.target": ["InputSpec"],
+    "interp_plugins.optim": ["dataset_examples", "visualize"],
     "interp_plugins.fastai": ["Explanation", "Explanations"],
 }
 
