@@ -51,7 +51,7 @@ class Best:
 
 
 @dataclass
-class Kept:
+class KeptExamples:
     """What is kept of items that may be shown: pictures as bytes, others as they are."""
 
     spec: InputSpec
@@ -116,7 +116,7 @@ class Collected:
     readout: Readout
     best: Best
     worst: Best | None
-    kept: Kept
+    kept: KeptExamples
     rank: Tensor  # (items, U)
     level: Tensor
     largest: Tensor  # (U,)
@@ -216,7 +216,7 @@ def collect(
     units = len(readout.units)
     best = Best.empty(units, k)
     worst = Best.empty(units, bottom) if bottom else None
-    kept, seen = Kept(spec), 0
+    kept, seen = KeptExamples(spec), 0
     ranks, levels = list[Tensor](), list[Tensor]()
     largest, strangers = torch.full((units,), -torch.inf, dtype=torch.float64), list[int]()
     with torch.no_grad(), capture.running() as run:

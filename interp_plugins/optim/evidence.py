@@ -16,12 +16,12 @@ from interp_plugins.optim.capture import Capture
 from interp_plugins.optim.collect import Collected
 from interp_plugins.optim.examples import Looking, looked_at
 from interp_plugins.optim.found import Examples
-from interp_plugins.optim.loop import Problem
+from interp_plugins.optim.loop import Ascending
 from interp_plugins.optim.making import Making, ModelCall, Recipe, climbed
 from interp_plugins.optim.readout import channels_of
 from interp_plugins.optim.source import ExampleSource, first_inputs, raw_sample, source_of
 from interp_plugins.optim.transforms import resized
-from interp_plugins.optim.units import Asked, FeatureUnit
+from interp_plugins.optim.units import AskedUnits, FeatureUnit
 from interp_plugins.optim.visualization import Visualization
 
 
@@ -49,7 +49,7 @@ class Data:
 
 
 def pictures_of(
-    call: ModelCall, asked: Asked, recipe: Recipe, data: Data, progress: bool | None, units: Any = None
+    call: ModelCall, asked: AskedUnits, recipe: Recipe, data: Data, progress: bool | None, units: Any = None
 ) -> Visualization:
     """Pictures of units, with what the data say of them.
 
@@ -106,7 +106,7 @@ def _judged(
 
 
 def _paths(
-    making: Making, problem: Problem, pictures: Tensor, found: Visualization, examples: Examples, kept: Collected
+    making: Making, problem: Ascending, pictures: Tensor, found: Visualization, examples: Examples, kept: Collected
 ) -> Tensor:
     """The `path` of each picture; NaN where the items differ in size."""
 

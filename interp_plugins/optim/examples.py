@@ -23,7 +23,7 @@ from interp_plugins.optim.fields import SeenField, field_of
 from interp_plugins.optim.found import Examples
 from interp_plugins.optim.readout import Readout, channels_of, grid_of
 from interp_plugins.optim.source import ExampleBatch, ExampleSource, source_of
-from interp_plugins.optim.units import Asked, name_of_layer
+from interp_plugins.optim.units import AskedUnits, name_of_layer
 
 _FIELD_ITEMS = 16
 
@@ -114,7 +114,7 @@ def dataset_examples(
         given = {"channel": channel, "neuron": neuron, "direction": direction, "target": target, "objective": objective}
         if layer is not None and all(v is None for v in given.values()):
             given["channel"] = "all"
-        asked = Asked.of(layer, token, **given)
+        asked = AskedUnits.of(layer, token, **given)
         how = Looking(_count("k", k, 1), _count("bottom", bottom, 0), reduce, crop, max_items, batch_size, progress)
         reading = Reading(input_key, input_fn, label_key)
         source = source_of(data, model, input_spec, reading, max_items)
@@ -131,7 +131,7 @@ def _count(name: str, value: Any, least: int) -> int:
 def looked_at(
     model: Any,
     source: ExampleSource,
-    asked: Asked,
+    asked: AskedUnits,
     how: Looking,
     input_spec: InputSpec | None,
     output: Any = None,
@@ -151,7 +151,9 @@ def looked_at(
     return found.examples(sees, spec, where, how.k), found
 
 
-def capture_for(model: Any, few: ExampleBatch, asked: Asked, output: Any, kwargs: Mapping[str, Any] | None) -> Capture:
+def capture_for(
+    model: Any, few: ExampleBatch, asked: AskedUnits, output: Any, kwargs: Mapping[str, Any] | None
+) -> Capture:
     """The model at the layers that are asked for, for batches like these."""
     forward = Forward.of(Call(model, kwargs, output), 1)
     forward.samples = tuple(x[:1] for x in few.inputs)
@@ -169,7 +171,7 @@ def _first(source: ExampleSource) -> ExampleBatch:
     return batch
 
 
-def _sees(capture: Capture, asked: Asked, few: ExampleBatch, spec: InputSpec, crop: Any) -> SeenField:
+def _sees(capture: Capture, asked: AskedUnits, few: ExampleBatch, spec: InputSpec, crop: Any) -> SeenField:
     grid = grid_of(asked, capture.shapes, capture.grids)
     if not grid or not is_float(few.inputs[0]) or few.kwargs or few.inputs[0].ndim < 3:
         return SeenField((), (), ())

@@ -28,7 +28,7 @@ _MEAN = 0.9  # of the running mean of a score
 
 
 @dataclass(frozen=True)
-class Problem:
+class Ascending:
     """What is climbed and how; the same for all rows.
 
     Attributes:
@@ -161,7 +161,7 @@ class Climber:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: Ascending,
         objectives: Sequence[Objective],
         generators: Sequence[torch.Generator],
         bar: Any = None,

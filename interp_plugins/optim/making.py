@@ -18,9 +18,9 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.optim import objectives as o
 from interp_plugins.optim.capture import Capture
 from interp_plugins.optim.colour import Colour
-from interp_plugins.optim.loop import Climber, Problem, Rows
+from interp_plugins.optim.loop import Ascending, Climber, Rows
 from interp_plugins.optim.params import Fourier, Param, Phases, Pixels, measured_magnitudes
-from interp_plugins.optim.subject import Subject, check_size, colour_of, subject_of
+from interp_plugins.optim.subject import PictureSubject, check_size, colour_of, subject_of
 from interp_plugins.optim.transforms import STILL, as_transform, resized
 from interp_plugins.optim.units import FeatureUnit
 from interp_plugins.optim.visualization import Visualization
@@ -46,7 +46,7 @@ class ModelCall:
     args: Any = None
     kwargs: Mapping[str, Any] | None = None
 
-    def subject(self, size: Any) -> Subject:
+    def subject(self, size: Any) -> PictureSubject:
         """What is known of the input, inside `frozen`."""
         return subject_of(self.model, self.like, self.input_spec, size, self.output, self.args, self.kwargs)
 
@@ -88,14 +88,14 @@ class Recipe:
 class Making:
     """A subject with its layers, ready to climb."""
 
-    subject: Subject
+    subject: PictureSubject
     capture: Capture
     recipe: Recipe
     colour: Colour
     space: tuple[int, ...]
 
     @classmethod
-    def of(cls, subject: Subject, capture: Capture, recipe: Recipe, sample: Tensor | None) -> Making:
+    def of(cls, subject: PictureSubject, capture: Capture, recipe: Recipe, sample: Tensor | None) -> Making:
         """What is measured before the climb.
 
         Args:
@@ -107,7 +107,7 @@ class Making:
         space = subject.size if recipe.size is None else check_size(recipe.size, len(subject.size))
         return cls(subject, capture, recipe, colour_of(subject, recipe.colour, recipe.squash, sample), space)
 
-    def problem(self, sample: Tensor | None, rows: int) -> Problem:
+    def problem(self, sample: Tensor | None, rows: int) -> Ascending:
         """What the loop is to climb."""
         s, r = self.subject, self.recipe
         transform = as_transform(r.transform, r.param.crops) if self.space else STILL
@@ -125,7 +125,7 @@ class Making:
             if not self.space:
                 raise InputError("param='maco' is of pictures and series; rows of a table take param='pixel'.")
             param = self._phases(param, sample, init)
-        problem = Problem(
+        problem = Ascending(
             plain=self.capture, fast=self.capture, param=param, colour=self.colour, space=self.space, size=s.size,
             channels=s.channels, spec=s.spec, beside=s.row[1:], transform=transform, dtype=s.dtype, device=s.device,
             sign=r.sign, steps=r.steps, min_steps=r.min_steps, tol=r.tol, lr=param.lr if r.lr is None else r.lr,
@@ -219,7 +219,7 @@ def _rows_at_once(making: Making, recipe: Recipe, total: int, group: int) -> int
 
 def _result(
     making: Making,
-    problem: Problem,
+    problem: Ascending,
     units: Sequence[FeatureUnit],
     done: Sequence[tuple[Rows, Tensor]],
     objectives: Sequence[Any],

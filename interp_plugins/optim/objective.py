@@ -152,7 +152,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Combined(Objective):
+class Joined(Objective):
     """Two objectives, or an objective and a number, joined by an operation per row.
 
     Args:
@@ -203,7 +203,7 @@ def _joined(sign: str, left: Any, right: Any) -> Objective:
         number = isinstance(one, (int, float)) and not isinstance(one, bool)
         if not (isinstance(one, Objective) or number or (isinstance(one, Tensor) and one.ndim == 0)):
             raise InputTypeError(f"Objectives are joined with objectives and numbers, not with {describe(one)}.")
-    return Combined(sign, left, right)
+    return Joined(sign, left, right)
 
 
 def weighted(objectives: Mapping[Objective, float]) -> Objective:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.optim.objective import Seen, over_space
-from interp_plugins.optim.objectives import at_place, place_in
-from interp_plugins.optim.units import Asked, FeatureUnit
+from interp_plugins.optim.objective_kinds import at_place, place_in
+from interp_plugins.optim.units import AskedUnits, FeatureUnit
 
 REDUCES = ("max", "mean")
 
@@ -42,7 +42,7 @@ class Readout:
         reduce: over space: "max", "mean", or a function (R, U, S) -> (R, U).
     """
 
-    asked: Asked
+    asked: AskedUnits
     units: Sequence[FeatureUnit]
     reduce: str | Callable[[Tensor], Tensor] = "max"
 
@@ -100,7 +100,7 @@ class Readout:
         return Values(level, torch.tensor(places).expand(level.shape).to(level.device), level)
 
 
-def grid_of(asked: Asked, shapes: dict[Any, tuple[int, ...]], grids: dict[Any, Any]) -> tuple[int, ...]:
+def grid_of(asked: AskedUnits, shapes: dict[Any, tuple[int, ...]], grids: dict[Any, Any]) -> tuple[int, ...]:
     """The axes of space of the layer that is read; none where there is no such layer."""
     if asked.layer is None or asked.token is not None:
         return ()
@@ -108,7 +108,7 @@ def grid_of(asked: Asked, shapes: dict[Any, tuple[int, ...]], grids: dict[Any, A
     return tuple(grid.lay_out(torch.empty(shape, device="meta")).shape[2:])
 
 
-def channels_of(asked: Asked, shapes: dict[Any, tuple[int, ...]], grids: dict[Any, Any]) -> int | None:
+def channels_of(asked: AskedUnits, shapes: dict[Any, tuple[int, ...]], grids: dict[Any, Any]) -> int | None:
     """How many channels the layer has."""
     if asked.layer is None:
         return None

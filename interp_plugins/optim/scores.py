@@ -21,7 +21,7 @@ from torch import Tensor
 
 from interp_plugins.core.hooks import hooked
 from interp_plugins.optim.capture import Capture, Running, first_tensor
-from interp_plugins.optim.loop import Problem
+from interp_plugins.optim.loop import Ascending
 from interp_plugins.optim.objective import Objective, numbers
 from interp_plugins.optim.params import frequencies, to_spectrum
 from interp_plugins.optim.transforms import ROBUST, resized
@@ -36,7 +36,7 @@ def ratio(activation: Tensor, largest: Tensor) -> Tensor:
     return torch.where(largest > 0, activation / largest.clamp(min=1e-300), torch.nan)
 
 
-def robust(problem: Problem, pictures: Tensor, objectives: Sequence[Objective], clean: Tensor, seed: int) -> Tensor:
+def robust(problem: Ascending, pictures: Tensor, objectives: Sequence[Objective], clean: Tensor, seed: int) -> Tensor:
     """Mean over 32 fresh views over the value of the picture as it is, (N,); NaN where that is not positive."""
     if not problem.space:
         return torch.full((len(pictures),), torch.nan, dtype=torch.float64)
@@ -54,7 +54,7 @@ def robust(problem: Problem, pictures: Tensor, objectives: Sequence[Objective], 
     return torch.where(clean > 0, mean / clean.clamp(min=1e-300), torch.nan)
 
 
-def _one(problem: Problem, run: Running, views: Tensor, pictures: Tensor, objective: Objective) -> Tensor:
+def _one(problem: Ascending, run: Running, views: Tensor, pictures: Tensor, objective: Objective) -> Tensor:
     seen = problem.shown(run, views.detach().requires_grad_(objective.graph), pictures, 1)
     return torch.cat([objective(part) for part in seen.split([1] * len(views))])
 

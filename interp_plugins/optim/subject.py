@@ -24,7 +24,7 @@ _QUANTILES = (0.001, 0.999)
 
 
 @dataclass(frozen=True)
-class Subject:
+class PictureSubject:
     """A model and what its first input looks like.
 
     Attributes:
@@ -62,7 +62,7 @@ def subject_of(
     output: Any,
     additional_forward_args: Any,
     forward_kwargs: Mapping[str, Any] | None,
-) -> Subject:
+) -> PictureSubject:
     """How a model is called with a picture.
 
     Args:
@@ -96,7 +96,7 @@ def subject_of(
     func = Call(model, forward_kwargs, output)
     forward = Forward.of(func, 1, None, additional_forward_args)
     forward.samples = inputs
-    return Subject(forward, inputs, spec, placed.shape[1], tuple(placed.shape[2:]), told)
+    return PictureSubject(forward, inputs, spec, placed.shape[1], tuple(placed.shape[2:]), told)
 
 
 def _tensors(like: Any) -> tuple[Tensor, ...]:
@@ -151,7 +151,7 @@ def check_size(size: Any, axes: int = 2) -> tuple[int, ...]:
     return found
 
 
-def colour_of(subject: Subject, colour: Any, squash: Any, sample: Tensor | None) -> Colour:
+def colour_of(subject: PictureSubject, colour: Any, squash: Any, sample: Tensor | None) -> Colour:
     """Range and colours of the pictures.
 
     Args:

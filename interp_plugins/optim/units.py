@@ -35,7 +35,7 @@ class FeatureUnit:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedUnits:
     """What a call names: one of five kinds, and where.
 
     Attributes:
@@ -51,7 +51,7 @@ class Asked:
     token: Any = None
 
     @classmethod
-    def of(cls, layer: Any, token: Any = None, **given: Any) -> Asked:
+    def of(cls, layer: Any, token: Any = None, **given: Any) -> AskedUnits:
         """What is asked, checked for contradictions.
 
         Raises:

@@ -14,7 +14,7 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.optim.evidence import Data, pictures_of
 from interp_plugins.optim.making import ModelCall, Recipe
 from interp_plugins.optim.params import as_param
-from interp_plugins.optim.units import Asked
+from interp_plugins.optim.units import AskedUnits
 from interp_plugins.optim.visualization import Visualization
 
 
@@ -120,7 +120,7 @@ def visualize(
         found.images.shape  # -> (2, 3, 24, 24)
     """
     with concise():
-        asked = Asked.of(
+        asked = AskedUnits.of(
             layer, token, channel=channel, neuron=neuron, direction=direction, target=target, objective=objective
         )
         recipe = Recipe(

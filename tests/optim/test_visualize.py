@@ -15,7 +15,7 @@ from interp_plugins.core.global_random import rng_state
 from interp_plugins.core.grid import Grid
 from interp_plugins.optim import Objective, params
 from interp_plugins.optim import objectives as o
-from interp_plugins.optim.objective import Combined, Seen, SeenLayer
+from interp_plugins.optim.objective import Joined, Seen, SeenLayer
 
 
 def gen(seed: int = 0) -> torch.Generator:
@@ -262,7 +262,7 @@ def test_one_layer_of_numbers_for_the_algebra() -> None:
     assert torch.allclose(o.direction("a", v, 2)(seen), (along * cos.clamp(min=0.1) ** 2).mean((1, 2)), atol=1e-6)
     white = torch.randn(3, 3, generator=gen(3))
     assert torch.allclose(o.angled("a", v, white)(seen), o.direction("a", white @ v, 4.0)(seen))
-    assert repr(one - 0.01 * o.tv()) == "(channel(a, 1) - (0.01 * tv()))" and Combined("+", one, two).layers == (
+    assert repr(one - 0.01 * o.tv()) == "(channel(a, 1) - (0.01 * tv()))" and Joined("+", one, two).layers == (
         "a",
         "b",
     )
