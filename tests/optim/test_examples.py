@@ -97,13 +97,13 @@ def test_texts_tables_and_series() -> None:
     with torch.no_grad():
         a = embed(ids)[..., 2]
     assert found.index[0, 0] == a.amax(1).argmax() and found.crops is None
-    assert [int(t) for t in found.words[0][0][:7]] == ids[found.index[0, 0]].tolist()  # type: ignore[index]
+    assert [int(t) for t in found.words[0][0][:7]] == ids[found.index[0, 0]].tolist()
     assert len(found.show()) == 2
     table = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     spec = InputSpec("tabular", feature_names=("age", "income", "hours"))
     rows = torch.randn(30, 3, generator=gen())
     one = dataset_examples(table, rows, "1", channel=1, k=2, input_spec=spec)
-    assert set(one.words[0][0]) == {"age", "income", "hours"} and "age" in one.show()  # type: ignore[index]
+    assert set(one.words[0][0]) == {"age", "income", "hours"} and "age" in one.show()
     series = nn.Sequential(nn.Conv1d(2, 3, 5), nn.ReLU())
     long = dataset_examples(series, torch.randn(9, 2, 40, generator=gen()), "1", channel=1, k=2, crop="field")
     assert (long.box[..., 1] - long.box[..., 0] == 5).all()
