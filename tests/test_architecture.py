@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "api": UP_TO_API - {"api"},
     **{room: {*UP_TO_API, "viz"} for room in MEASURES},
     "robust": {*UP_TO_API, "viz", "metrics"},  # how alike maps are is a metric
-    "llm": {*UP_TO_API, "viz"},
+    "llm": {*UP_TO_API, "viz", "metrics"},  # a rank correlation is a metric
     "module": {"core"},
     "store": PRODUCTS - {"benchmark"},
     "benchmark": {*PRODUCTS, "store"} - {"benchmark"},  # a run of it is one of the store's

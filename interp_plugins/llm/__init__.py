@@ -7,7 +7,23 @@ Any causal or encoder-decoder model with Hugging Face's `forward`, classifiers o
 """
 
 from interp_plugins.attr.language.chat import ChatInput
+from interp_plugins.llm.context import context_cite
+from interp_plugins.llm.decompose import DirectLogits, direct_logits
 from interp_plugins.llm.explain import explain_text
+from interp_plugins.llm.lens import Lens, lens
+from interp_plugins.llm.patching import PatchMap, patch
 from interp_plugins.llm.result import TextExplanation, TextExplanations
 
-__all__ = ["ChatInput", "TextExplanation", "TextExplanations", "explain_text"]
+__all__ = [
+    "ChatInput",
+    "DirectLogits",
+    "Lens",
+    "PatchMap",
+    "TextExplanation",
+    "TextExplanations",
+    "context_cite",
+    "direct_logits",
+    "explain_text",
+    "lens",
+    "patch",
+]

@@ -118,7 +118,7 @@ def _one(
             raise InputError("output and against are the same tokens, so there is no difference to explain.")
         seq = seq - asked.attributed(name, inp, other, params).seq_attr
         per_token = None
-    frame = _frame(asked, inp, tokens, name, seed, params)
+    frame = framed(asked, inp, tokens, name, seed, params)
     ask = functools.partial(_scores, asked, inp, tokens, other)
     path = asked.is_path(name)
     anything_left = path or inp.absence == "baseline" or bool((inp.feature_of_token < 0).any())
@@ -174,7 +174,7 @@ def _streamed(
         so_far.append(found.seq_attr.detach().float().cpu())
         token_attr = torch.stack(so_far)
         whole = replace(
-            _frame(asked, inp, tokens[:stop], name, seed, params),
+            framed(asked, inp, tokens[:stop], name, seed, params),
             seq_attr=token_attr.sum(0),
             token_attr=token_attr,
             notes=tuple(dict.fromkeys(found.notes)),
@@ -182,13 +182,13 @@ def _streamed(
         yield whole
 
 
-def _frame(
-    asked: AskedModel, inp: ChatInput, tokens: Tensor, name: str, seed: int, params: dict[str, Any]
+def framed(
+    asked: AskedModel, inp: ChatInput, tokens: Tensor, name: str | None, seed: int, params: dict[str, Any]
 ) -> TextExplanation:
-    """An explanation without its attributions: all zero."""
+    """An explanation by a method of that name, without its attributions: all zero."""
     n = inp.n_itp_features
     logs = asked.token_scores(inp, tokens, torch.ones(1, n))[0]
-    path = asked.is_path(name)
+    path = name is not None and asked.is_path(name)
     return TextExplanation(
         text=inp.text,
         spans=tuple(inp.spans),
@@ -200,7 +200,7 @@ def _frame(
         output_probs=logs.exp().float().cpu(),
         score=float(logs.sum()),
         empty=None,
-        method=asked.name(name),
+        method="" if name is None else asked.name(name),
         level=inp.level,
         absence="baseline" if path else inp.absence,
         params={**params, "seed": seed},

@@ -149,6 +149,16 @@ class ChatInput(InterpretableInput):
         new.feature_of_token = torch.cat([self.feature_of_token, torch.full((len(tokens),), -1)])
         return new
 
+    def within(self, start: int, stop: int) -> ChatInput:
+        """The same prompt with the features of a stretch of its text alone, (start, stop) in characters.
+
+        A feature that goes beyond the stretch is cut off there.
+        """
+        new = copy.copy(self)
+        new.stretches = [(max(a, start), min(b, stop)) for a, b in self.stretches if a < stop and start < b]
+        new._read(new.stretches, None)
+        return new
+
     def with_absence(self, absence: str) -> ChatInput:
         """The same prompt with another way to miss a feature."""
         new = copy.copy(self)
