@@ -9,6 +9,7 @@
     learn.attack("cat.jpg", eps="2/255").show()
     learn.concepts(target="cat").show()
     learn.influence("cat.jpg").show()
+    learn.visualize("layer4", channel=3).show()
     learn.suspects().show()
     learn.fit_one_cycle(5, cbs=AttributionCallback())
 
@@ -26,6 +27,7 @@ from interp_plugins.fastai import attacks as _attacks  # noqa: F401 - adds attac
 from interp_plugins.fastai import concepts as _concepts  # noqa: F401 - adds concepts, concept_test
 from interp_plugins.fastai import dataset as _dataset  # noqa: F401 - adds explain_dataset to Learner
 from interp_plugins.fastai import evaluation as _evaluation  # noqa: F401 - adds evaluate_explanations, compare_methods
+from interp_plugins.fastai import features as _features  # noqa: F401 - adds visualize, dataset_examples to Learner
 from interp_plugins.fastai import influence as _influence  # noqa: F401 - adds influence to Learner
 from interp_plugins.fastai import insights as _insights  # noqa: F401 - adds insights to Learner
 from interp_plugins.fastai import interpretation as _interpretation  # noqa: F401 - adds methods to Learner and Interpretation

@@ -5,7 +5,8 @@
     Trainer(callbacks=[AttributionCallback(class_names=names)])
 
 `AttributionWriter` explains whole data sets under `Trainer.predict`; `top_losses` the samples that are most wrong;
-`suspects` finds wrong labels, with `MarginHistory` by what training said of them.
+`suspects` finds wrong labels, with `MarginHistory` by what training said of them; `visualize` shows what units look
+for.
 
 Works with `pytorch_lightning` and with `lightning.pytorch`. This room finds the model, its inputs and the place for
 the pictures; what is computed is `interp_plugins.explain`.
@@ -18,6 +19,7 @@ require("interp_plugins.lightning", "lightning", "matplotlib")
 
 from interp_plugins.lightning.callback import AttributionCallback
 from interp_plugins.lightning.concepts import concept_test, concepts
+from interp_plugins.lightning.features import dataset_examples, visualize
 from interp_plugins.lightning.influence import influence
 from interp_plugins.lightning.run import explain
 from interp_plugins.lightning.suspects import MarginHistory, suspects
@@ -30,8 +32,10 @@ __all__ = [
     "MarginHistory",
     "concept_test",
     "concepts",
+    "dataset_examples",
     "explain",
     "influence",
     "suspects",
     "top_losses",
+    "visualize",
 ]

@@ -104,7 +104,7 @@ def suspects(
             raise InputError("Give input_spec=, or class_names, mean and std, not both.")
         subject = find_subject(pl_module, module)
         reading = Reading(input_key, input_fn, label_key, label_fn, id_key, output_key)
-        reader = _Reader(pl_module, subject, reading, trainer)
+        reader = ModuleReader(pl_module, subject, reading, trainer)
         data, valid = _parts(data, valid)
         source = DataSource(data, reader, seed)
         beside = None if valid is None else DataSource(valid, reader, seed)
@@ -130,8 +130,15 @@ def _parts(data: Any, valid: Any) -> tuple[Any, Any]:
     return data.train_dataloader(), valid
 
 
-class _Reader:
-    """How a batch of a module's data is read."""
+class ModuleReader:
+    """How a batch of a module's data is read.
+
+    Args:
+        pl_module: the LightningModule.
+        subject: the module in it that is asked.
+        reading: which part of a batch is what.
+        trainer: the Trainer, or None.
+    """
 
     def __init__(self, pl_module: nn.Module, subject: ExplainedModule, reading: Reading, trainer: Any):
         self.pl_module, self.subject, self.reading, self.trainer = pl_module, subject, reading, trainer

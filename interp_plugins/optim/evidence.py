@@ -66,7 +66,7 @@ def pictures_of(
         if source is not None and call.like is None:
             call = replace(call, like=tuple(x[:1] for x in first_inputs(source)))
         subject = call.subject(recipe.size)
-        sample = raw_sample(source, subject.spec) if source is not None else None
+        sample = raw_sample(source, subject.spec, subject.place) if source is not None else None
         if sample is not None and sample.shape[1] != subject.channels:
             sample = None
         capture = Capture.of(subject.forward, subject.row, asked.places, asked.needs_output)
@@ -77,7 +77,9 @@ def pictures_of(
         looked = None
         if source is not None:
             how = Looking(data.k, most=data.most, chunk=recipe.chunk, progress=progress)
-            looked = looked_at(call.model, source, asked, how, subject.spec, call.output, call.kwargs)
+            looked = looked_at(
+                call.model, source, asked, how, call.input_spec or subject.spec, call.output, call.kwargs
+            )
         return _judged(making, found, rows, looked, sample)
 
 

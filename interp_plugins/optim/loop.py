@@ -40,7 +40,8 @@ class Ascending:
         size: the model's.
         channels: of a picture.
         spec: normalisation and layout of the model's input.
-        beside: further inputs, one row each.
+        place: of the picture among the model's inputs.
+        beside: the other inputs, one row each.
         transform: views of the picture.
         dtype: of the model's input.
         sign: 1, or -1 to descend.
@@ -64,6 +65,7 @@ class Ascending:
     size: tuple[int, ...]
     channels: int
     spec: InputSpec
+    place: int
     beside: tuple[Tensor, ...]
     transform: Transform | UsersTransform
     dtype: torch.dtype
@@ -111,7 +113,9 @@ class Ascending:
         axis = self.spec.channel_axis(views.ndim)
         placed = views if axis in (None, 1) else views.movedim(1, axis)
         rows = len(views)
-        return [self.spec.normalise(placed), *(x.expand(rows, *x.shape[1:]) for x in self.beside)]
+        found = [x.expand(rows, *x.shape[1:]) for x in self.beside]
+        found.insert(self.place, self.spec.normalise(placed))
+        return found
 
     def shown(self, run: Running, views: Tensor, pictures: Tensor, per_row: int) -> Seen:
         """What a pass of these views shows."""

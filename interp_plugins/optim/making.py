@@ -125,10 +125,11 @@ class Making:
             if not self.space:
                 raise InputError("param='maco' is of pictures and series; rows of a table take param='pixel'.")
             param = self._phases(param, sample, init)
+        beside = (*s.row[: s.place], *s.row[s.place + 1 :])
         problem = Ascending(
             plain=self.capture, fast=self.capture, param=param, colour=self.colour, space=self.space, size=s.size,
-            channels=s.channels, spec=s.spec, beside=s.row[1:], transform=transform, dtype=s.dtype, device=s.device,
-            sign=r.sign, steps=r.steps, min_steps=r.min_steps, tol=r.tol, lr=param.lr if r.lr is None else r.lr,
+            channels=s.channels, spec=s.spec, place=s.place, beside=beside, transform=transform,
+            dtype=s.dtype, device=s.device, sign=r.sign, steps=r.steps, min_steps=r.min_steps, tol=r.tol, lr=param.lr if r.lr is None else r.lr,
             optimizer=r.optimizer, snapshots=tuple(t for t in r.snapshots if t <= r.steps),
             init=None if isinstance(init, str) and init == "noise" else init, alpha=isinstance(param, Phases),
             penalty=r.penalty, group=r.n if r.n > 1 else 1,
@@ -238,7 +239,7 @@ def _result(
         alpha = torch.cat([rows.alpha for rows, _ in done if rows.alpha is not None]).float().cpu()
     films = {s: torch.cat([rows.films[s] for rows, _ in done]).float() for s in problem.snapshots}
     with torch.no_grad():
-        inputs = torch.cat([problem.model_inputs(resized(p[None], problem.size))[0] for p in pictures])
+        inputs = torch.cat([problem.model_inputs(resized(p[None], problem.size))[problem.place] for p in pictures])
     return Visualization(
         images=pictures.float().cpu(),
         inputs=inputs.float().cpu(),

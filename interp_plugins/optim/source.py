@@ -134,11 +134,11 @@ def first_inputs(source: ExampleSource) -> tuple[Tensor, ...]:
     return batch.inputs
 
 
-def raw_sample(source: ExampleSource, spec: InputSpec, most: int = SAMPLE) -> Tensor | None:
+def raw_sample(source: ExampleSource, spec: InputSpec, place: int = 0, most: int = SAMPLE) -> Tensor | None:
     """The first items in raw units, channels first, float32 on the CPU; None where they are ids or differ in size."""
     found: list[Tensor] = []
     for batch in source.batches(most):
-        x = batch.inputs[0]
+        x = batch.inputs[place]
         if not is_float(x) or (found and found[0].shape[1:] != x.shape[1:]):
             return None
         raw = spec.denormalise(x.detach()).float().cpu()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, ModelError
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 from interp_plugins.core.forward import Call, Forward
 from interp_plugins.core.guard import modules_of
 from interp_plugins.core.placement import beside_weights
@@ -34,6 +34,7 @@ class PictureSubject:
         channels: of a picture.
         size: sizes of the model's input, without channels.
         told: whether an example, a spec or the data said so; else it was guessed from the model.
+        place: of the picture among the inputs: the first of numbers that change by a little.
     """
 
     forward: Forward
@@ -42,16 +43,17 @@ class PictureSubject:
     channels: int
     size: tuple[int, ...]
     told: bool
+    place: int = 0
 
     @property
     def device(self) -> torch.device:
         """Where the first input lies."""
-        return self.row[0].device
+        return self.row[self.place].device
 
     @property
     def dtype(self) -> torch.dtype:
         """The type in which is climbed: float64 for such models, else float32."""
-        return torch.float64 if self.row[0].dtype == torch.float64 else torch.float32
+        return torch.float64 if self.row[self.place].dtype == torch.float64 else torch.float32
 
 
 def subject_of(
@@ -82,13 +84,14 @@ def subject_of(
     if like is None:
         like = _guessed_example(model, size)
     inputs = tuple(x[:1] for x in check_inputs(beside_weights(_tensors(like), model)))
-    first = inputs[0]
-    if not is_float(first):
+    place = next((k for k, x in enumerate(inputs) if is_float(x) and x.numel()), None)
+    if place is None:
         raise InputTypeError(
-            "The model's first input holds ids (words, categories), which do not change by a little, so no picture can "
+            "The model's inputs hold ids (words, categories), which do not change by a little, so no picture can "
             "climb. dataset_examples(model, data, layer, ...) shows which of the data a unit is active for."
         )
-    spec = as_spec(input_spec, first)
+    first = inputs[place]
+    spec = as_spec(input_spec, inputs[0]).of_input(place, first) if place else as_spec(input_spec, first)
     if input_spec is None and spec.kind == "image":
         spec = replace(spec, value_range=(0.0, 1.0))
     axis = spec.channel_axis(first.ndim)
@@ -96,7 +99,7 @@ def subject_of(
     func = Call(model, forward_kwargs, output)
     forward = Forward.of(func, 1, None, additional_forward_args)
     forward.samples = inputs
-    return PictureSubject(forward, inputs, spec, placed.shape[1], tuple(placed.shape[2:]), told)
+    return PictureSubject(forward, inputs, spec, placed.shape[1], tuple(placed.shape[2:]), told, place)
 
 
 def _tensors(like: Any) -> tuple[Tensor, ...]:
@@ -200,13 +203,3 @@ def _box(sample: Tensor) -> tuple[Tensor, Tensor]:
     low, high = torch.quantile(rows[::step], torch.tensor(_QUANTILES, dtype=torch.float64), dim=0)
     flat = high <= low
     return torch.where(flat, low - 0.5, low), torch.where(flat, high + 0.5, high)
-
-
-def refuse_flat(model: Any, rows: Sequence[Any]) -> None:
-    """Refuse a model through which no gradient comes.
-
-    Raises:
-        ModelError: with what to do.
-    """
-    if not rows:
-        raise ModelError("No gradient goes from the unit to the picture: the model computes outside of torch.")

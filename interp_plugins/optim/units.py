@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.core.errors import InputError, InputTypeError, TargetError
-from interp_plugins.core.layers import layer_name, resolve_layer
+from interp_plugins.core.guard import modules_of
+from interp_plugins.core.layers import layer_name, plain_name, resolve_layer
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
 from interp_plugins.optim import objectives as o
@@ -171,3 +172,12 @@ def _of_neuron(layer: Any, where: str, given: Sequence[int]) -> FeatureUnit:
     index, *place = given
     at = "centre" if not place else ",".join(map(str, place))
     return FeatureUnit(f"{where}:{index}@{at}", o.neuron(layer, index, *place), index)
+
+
+def full_name(func: Any, layer: Any) -> Any:
+    """A layer's whole name, where the end of one was given that only one module has; else as it came."""
+    if not isinstance(layer, str):
+        return layer
+    names = {plain_name(name) for root in modules_of(func) for name, _ in root.named_modules()}
+    ends = sorted(name for name in names if name.endswith(f".{layer}"))
+    return ends[0] if layer not in names and len(ends) == 1 else layer

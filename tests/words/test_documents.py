@@ -36,6 +36,7 @@ RUN = {
     ("docs/install.md", None): "plain",
     ("docs/lightning.md", None): "lightning",
     ("docs/metrics.md", None): "plain",
+    ("docs/optim.md", None): "plain",
     ("docs/robust.md", None): "plain",
     ("docs/rows.md", None): "plain",
     ("docs/rules.md", None): "features and classifier",

@@ -251,8 +251,10 @@ def test_the_public_names() -> None:
         "MarginHistory",
         "concept_test",
         "concepts",
+        "dataset_examples",
         "explain",
         "influence",
         "suspects",
         "top_losses",
+        "visualize",
     ]

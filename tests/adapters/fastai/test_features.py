@@ -1,0 +1,85 @@
+"""`learn.visualize` and `learn.dataset_examples`: the core's results with what the Learner knows; nothing is changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fastai.data.transforms import Normalize
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from torch import nn
+
+from interp_plugins import dataset_examples
+from interp_plugins.core.errors import InputTypeError
+
+
+@pytest.fixture(scope="module")
+def learn(dls: Any) -> Learner:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(inplace=True), nn.Conv2d(6, 5, 3))
+    net = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2))
+    return Learner(dls, net, loss_func=CrossEntropyLossFlat())
+
+
+def test_pictures_come_with_the_validation_data(learn: Learner, unchanged: Any) -> None:
+    with unchanged(learn):
+        found = learn.visualize("0.2", channel=[1, 3], steps=12, progress=False)
+    assert found.examples is not None and found.examples.seen == len(learn.dls.valid_ds)
+    assert found.images.min() >= 0 and found.images.max() <= 1 and found.images.shape[1] == 3
+    norm = next(f for f in learn.dls.valid.after_batch.fs if isinstance(f, Normalize))
+    want = (found.images - norm.mean.cpu()) / norm.std.cpu()
+    assert torch.allclose(found.inputs, want, atol=1e-5)
+    vocab = [str(v) for v in learn.dls.vocab]
+    assert {label for row in found.examples.label for label in row} <= set(vocab)
+    named = learn.visualize(target=vocab[1], steps=4, max_items=0, progress=False)
+    assert named.names == (vocab[1],) and named.examples is None and "without data" in repr(named)
+
+
+def test_examples_are_rows_of_the_split_in_its_order(learn: Learner, unchanged: Any) -> None:
+    with unchanged(learn):
+        found = learn.dataset_examples("0.2", channel=[0, 4], k=3, ds_idx=0)
+    order = learn.dls.train_ds
+    xs = torch.cat([learn.dls.test_dl([order.items[i]]).one_batch()[0].cpu() for i in range(len(order))])
+    plain = dataset_examples(learn.model, torch.Tensor(xs), "0.2", channel=[0, 4], k=3)
+    assert torch.equal(plain.index, found.index) and torch.allclose(plain.value, found.value, atol=1e-5)
+    assert found.item[0][0] == Path(order.items[int(found.index[0, 0])]).name
+    assert learn.dataset_examples("2", channel=0, k=1).layer == "0.2" or "2" in dict(learn.model.named_modules())
+
+
+def test_rows_of_a_table_and_words(tmp_path: Path) -> None:
+    import numpy as np
+    import pandas as pd
+    from fastai.tabular.all import Categorify, TabularDataLoaders, tabular_learner
+    from fastai.tabular.all import Normalize as NormalizeColumns
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"age": rng.normal(40, 10, 60), "job": rng.choice(["a", "b"], 60), "y": rng.integers(0, 2, 60)}
+    )
+    dls = TabularDataLoaders.from_df(
+        frame, tmp_path, procs=[Categorify, NormalizeColumns], cat_names=["job"], cont_names=["age"], y_names="y",
+        y_block=None, valid_idx=list(range(40, 60)), bs=8, device=torch.device("cpu"), num_workers=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    learn = tabular_learner(dls, layers=[6], n_out=2, loss_func=CrossEntropyLossFlat())
+    name = next(n for n, m in learn.model.named_modules() if isinstance(m, nn.Linear))
+    found = learn.visualize(name, channel=1, steps=20, progress=False)  # a prototype row
+    assert found.images.shape == (1, 1) and found.examples is not None and found.examples.words is not None
+    assert set(found.examples.words[0][0]) == {"age", "job"}
+    assert found.show().fig is not None
+
+
+def test_ids_have_examples_and_no_picture(learn: Learner) -> None:
+    from fastai.data.core import DataLoaders
+    from torch.utils.data import DataLoader, TensorDataset
+
+    ids = torch.randint(0, 9, (12, 5))
+    loader = DataLoader(TensorDataset(ids, torch.arange(12) % 2), batch_size=4)
+    net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3), nn.Flatten(), nn.Linear(15, 2))
+    words = Learner(DataLoaders(loader, loader), net, loss_func=CrossEntropyLossFlat())
+    assert words.dataset_examples("1", channel=2, k=2).index.shape == (1, 2)
+    with pytest.raises(InputTypeError, match="dataset_examples"):
+        words.visualize("1", channel=2, steps=2)

@@ -1,0 +1,40 @@
+"""`visualize` and `dataset_examples` for a LightningModule: the core's results, with the module's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from interp_plugins import InputSpec
+from interp_plugins import dataset_examples as core_examples
+from interp_plugins import visualize as core_visualize
+from interp_plugins.core.errors import InputError
+from interp_plugins.lightning import dataset_examples, visualize
+
+X = torch.rand(18, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_module_and_its_loader(make_net: Callable[[], nn.Module]) -> None:
+    net = make_net().train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    layer = next(n for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
+    loader = DataLoader(TensorDataset(X, torch.arange(18) % 3), batch_size=5, shuffle=True)
+    how = {"channel": 1, "steps": 10, "progress": False}
+    found = visualize(net, layer, loader, mean=[0.5], std=[0.25], class_names=["a", "b", "c"], **how)
+    spec = InputSpec("image", mean=(0.5,), std=(0.25,), vocab=("a", "b", "c"))
+    plain = core_visualize(net, layer, data=TensorDataset(X, torch.arange(18) % 3), input_spec=spec, **how)
+    assert torch.equal(found.images, plain.images) and torch.equal(found.scores["ratio"], plain.scores["ratio"])
+    assert found.examples is not None and set(found.examples.label[0]) <= set("abc")
+    some = dataset_examples(net, loader, layer, channel=[0, 1], k=4)
+    assert torch.equal(some.index, core_examples(net, X, layer, channel=[0, 1], k=4).index)
+    assert net.training and all(torch.equal(v, net.state_dict()[k]) for k, v in before.items())
+    alone = visualize(net, layer, like=X[:1], channel=0, steps=2, progress=False, mean=[0.5], std=[0.5])
+    assert alone.examples is None and alone.spec.normalised
+    with pytest.raises(InputError, match="give a loader"):
+        dataset_examples(net, None, layer)
+    with pytest.raises(InputError, match="not both"):
+        visualize(net, layer, loader, mean=[0.5], std=[0.5], input_spec=spec, channel=0)
