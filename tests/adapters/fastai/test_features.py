@@ -1,4 +1,4 @@
-"""`learn.visualize` and `learn.dataset_examples`: the core's results with what the Learner knows; nothing is changed."""
+"""`learn.visualize` and `learn.dataset_examples`: the core, with what the Learner knows; nothing is changed."""
 
 from __future__ import annotations
 
