@@ -72,7 +72,7 @@ def visualize(
     with concise():
         items = ModuleItems(pl_module, module, data, reading, trainer)
         spec = items.spec(class_names, mean, std, input_spec)
-        beside = {} if items.source is None else {"data": items.source}
+        beside: dict[str, Any] = {} if items.source is None else {"data": items.source}
         return core_visualize(items.model, full_name(items.model, layer), input_spec=spec, **beside, **options)
 
 
