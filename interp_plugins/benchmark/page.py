@@ -15,7 +15,9 @@ from interp_plugins.core.text import legible
 from interp_plugins.viz.page import cells
 from interp_plugins.viz.template import OVERVIEW, PAGE, POLICY, STYLE
 
-_WIDE = "main { max-width: 90rem; } td:last-child { min-width: 0; }"
+_WIDE = "main { max-width: 90rem; } td:last-child { min-width: 7rem; overflow-wrap: normal; }"
+_WIDE += "summary { cursor: pointer; } summary h2 { display: inline; } details > :nth-child(2) { margin-top: .75rem; }"
+_FOLDED = '<details class="sample overview"><summary><h2>{heading}</h2></summary>\n{content}\n</details>\n'
 _NONE = "–"
 LEGEND = {
     "rank": "Mean over tasks of a method's mean rank over the metrics of a column, 1 the best. In brackets the middle "
@@ -50,7 +52,9 @@ def to_html(run: Run, found: Mapping[str, Any]) -> str:
     of_task: dict[str, list[Row]] = {}
     for row in run.rows:
         of_task.setdefault(row["task"], []).append(row)
-    parts += [_section(f"{task}: {one['says']}", _task(one, of_task[task])) for task, one in found["tasks"].items()]
+    for task, one in found["tasks"].items():
+        heading = escape(f"{task}: {one['says']}")
+        parts.append(_FOLDED.format(heading=heading, content=_task(one, of_task[task])))
     parts += [_section("Agreement of metrics", _agreement(found)), _section("Failures", _failures(found["failures"]))]
     parts.append(_section("How to repeat", _repeat(run, found)))
     legend = "\n".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in LEGEND.items())
