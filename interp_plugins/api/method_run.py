@@ -175,6 +175,10 @@ class MethodRun:
         if "baselines" in bound.takes:
             used = params.get("baselines", "zero") if self.baselines is None else self.baselines
             params["baselines"] = used if isinstance(used, (str, int, float)) else "given"
+        if self.feature_mask is not None and "feature_mask" in bound.takes:
+            params["feature_mask"] = "given"
+        elif "feature_mask" in params:
+            params["feature_mask"] = "cells"  # those of `attr/shared/grid_features.py`
         return params
 
     def _distribution(self) -> Any:

@@ -60,6 +60,8 @@ class Answer:
         backward: backward passes a sample.
         seconds: wall-clock seconds a sample.
         note: what was warned of.
+        exp: the maps with all that is known of them, for metrics that ask the method again; None: a control, or a
+            function.
     """
 
     maps: Tensor
@@ -67,6 +69,7 @@ class Answer:
     backward: float = 0.0
     seconds: float = 0.0
     note: str = ""
+    exp: Explanation | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Entrant:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             meta: Mapping[str, Any] = {}
+            exp = None
             if not isinstance(self.method, str):
                 maps = self.method(problem, seed)
             elif self.control:
@@ -128,7 +132,7 @@ class Entrant:
             raise InputError(f"{self.name} gave no finite map for each of {n} samples.")
         told = [str(w.message) for w in caught if not issubclass(w.category, RandomisationWarning)]
         forward, backward = (float(meta.get(f"{way}_passes") or 0) / n for way in ("forward", "backward"))
-        return Answer(maps, forward, backward, seconds / n, told[0][:200] if told else "")
+        return Answer(maps, forward, backward, seconds / n, told[0][:200] if told else "", exp)
 
 
 def control_map(name: str, problem: Problem, seed: int) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from interp_plugins.benchmark.problem import Problem
 from interp_plugins.core.errors import unknown
-from interp_plugins.metrics import Explainer, list_metrics, metric, metric_info
+from interp_plugins.core.explanation import Explanation
+from interp_plugins.metrics import list_metrics, metric, metric_info
 from interp_plugins.metrics.registry import ASKING, REPEATING
 
 COLUMNS = ("truth", "faithfulness", "robustness", "randomisation", "complexity", "cost")
@@ -58,21 +59,25 @@ OF_TRUTH = {
     "parts": ("truth_cosine", "truth_rank"),
     "none": (),
 }
-# Further ones that enter where they are registered. What asks the method again, or changes the weights, is left out of
-# the smallest size by `measures`.
+# What asks the method again multiplies what a method costs: `measures` leaves it out of the smallest size.
 OTHERS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "faithfulness": (("srg", {"steps": 10}),),
+    "robustness": (("sensitivity_avg", {"n_neighbours": 3}),),
+    "randomisation": (("parameter_randomisation", {}),),
     "complexity": (("gini_index", {}), ("effective_size", {})),
 }
 
 
-def measures(problem_kind: str, truth_kind: str, wanted: Sequence[str] | None = None) -> list[Measure]:
+def measures(
+    problem_kind: str, truth_kind: str, wanted: Sequence[str] | None = None, size: str = "tiny"
+) -> list[Measure]:
     """What maps of a problem are judged by.
 
     Args:
         problem_kind: of data.
         truth_kind: of `TRUTH_KINDS`.
-        wanted: names of metrics or of columns; None: all.
+        wanted: names of metrics or of columns; None: all, for size "tiny" without those that ask a method again.
+        size: of the task.
 
     Raises:
         UnknownNameError: a name that is neither.
@@ -84,10 +89,10 @@ def measures(problem_kind: str, truth_kind: str, wanted: Sequence[str] | None = 
         found += [
             Measure(name, column, {**params, **channels(name, problem_kind)}, league=column != "complexity")
             for name, params in several
-            if name in list_metrics()
+            if not (problem_kind == "text" and metric_info(name).needs == "explainer")  # ids have no neighbours
         ]
     if wanted is None:
-        return found
+        return [one for one in found if size != "tiny" or metric_info(one.metric).needs not in REPEATING]
     for name in wanted:
         if name not in COLUMNS and name not in list_metrics():
             raise unknown("metric or column", name, [*COLUMNS, *list_metrics()])
@@ -105,7 +110,7 @@ def channels(name: str, kind: str) -> dict[str, Any]:
 
 
 def judge(
-    measure: Measure, problem: Problem, maps: Tensor, game: str | None, again: Explainer | None = None
+    measure: Measure, problem: Problem, maps: Tensor, game: str | None, exp: Explanation | None = None
 ) -> list[Verdict]:
     """A verdict for each sample.
 
@@ -114,7 +119,8 @@ def judge(
         problem: the samples.
         maps: (N, ...).
         game: which one the method claims.
-        again: how the maps are made, for metrics that ask a method again.
+        exp: the maps as the method gave them, for metrics that ask it again; None: there is no method, and these say
+            nothing.
     """
     info = metric_info(measure.metric)
     given: dict[str, Any] = {}
@@ -125,13 +131,16 @@ def judge(
             return [Verdict(math.nan, why, None)] * len(problem)
         maps, truth = _alike(problem, maps, truth, measure.metric)
         given = {"masks" if info.needs == "masks" else "truth": truth}
+    elif info.needs in REPEATING and exp is None:
+        return []
     elif info.needs in ASKING:
-        given = {"model": problem.model, "inputs": problem.inputs}
-        known = {"target": problem.targets, "explain": again, "references": problem.baselines}
+        given = {"model": problem.model}
+        known = {"target": problem.targets, "references": problem.baselines}
         given |= {name: value for name, value in known.items() if name in info.parameters}
-        given |= {} if info.needs in REPEATING else {"baselines": problem.baselines}
+        given |= {} if info.needs in REPEATING else {"inputs": problem.inputs, "baselines": problem.baselines}
     one = metric(measure.metric, **measure.params)
-    one.update(maps, ids=list(range(problem.first, problem.first + len(problem))), **given)
+    judged: Any = exp if info.needs in REPEATING else maps
+    one.update(judged, ids=list(range(problem.first, problem.first + len(problem))), **given)
     score = one.compute()
     chances: list[Any] = [score.chance] * len(problem)
     if measure.metric == "impossible_mass":  # noise gives impossible elements their share

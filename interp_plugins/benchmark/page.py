@@ -31,7 +31,7 @@ LEGEND = {
     "the model. They do not rank.",
     "map": "Red speaks for the target, blue against it; each map has its own scale.",
     "truth": "Values, masks or elements that were checked when the task was built; docs/benchmark.md says how. Where "
-    "Shapley and Aumann-Shapley values differ a task does not rank.",
+    "Shapley and Aumann-Shapley values differ a task does not rank by truth.",
     "no overall number": "Columns ask different questions, and their metrics disagree.",
 }
 

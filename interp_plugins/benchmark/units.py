@@ -21,7 +21,7 @@ from interp_plugins.benchmark.entrants import Answer, Entrant, by_budget, entran
 from interp_plugins.benchmark.judging import Measure, Verdict, judge, measures
 from interp_plugins.benchmark.problem import SIZES, Problem, TaskError
 from interp_plugins.benchmark.registry import list_tasks, task_info
-from interp_plugins.core.errors import InputError, unknown
+from interp_plugins.core.errors import InputError, InterpError, unknown
 from interp_plugins.core.random import sample_seed
 from interp_plugins.core.registry import Budget
 from interp_plugins.metrics import metric_info
@@ -99,7 +99,7 @@ class Benchmark:
             raise InputError("seeds is empty: give at least one.")
         for name in self.names:
             info = task_info(name)
-            measures(info.kind, info.truth_kind, self.metrics)
+            measures(info.kind, info.truth_kind, self.metrics, self.size)
         for one in self.methods or ():
             entrant(one)
 
@@ -170,7 +170,7 @@ def run_unit(unit: UnitSpec) -> list[dict[str, Any]]:
     base |= {"params": json.dumps(dict(one.params), sort_keys=True), "game": one.game, **cost}
     rows = [
         {**base, **row}
-        for measure in measures(problem.kind, problem.truth_kind, unit.metrics)
+        for measure in measures(problem.kind, problem.truth_kind, unit.metrics, unit.size)
         for row in _judged(measure, problem, answers, one)
     ]
     passes = answer.forward + answer.backward
@@ -197,13 +197,17 @@ def _averaged(verdicts: Sequence[Verdict]) -> Verdict:
 
 def _judged(measure: Measure, problem: Problem, answers: Sequence[Answer], one: Entrant) -> list[dict[str, Any]]:
     info = metric_info(measure.metric)
-    verdicts = [_averaged(v) for v in zip(*(judge(measure, problem, a.maps, one.game) for a in answers), strict=True)]
+    try:
+        found = [judge(measure, problem, a.maps, one.game, a.exp) for a in answers]
+    except InterpError as err:  # a model without weights, say, cannot be asked with others
+        found = [[Verdict(math.nan, " ".join(str(err).split())[:300], None)] * len(problem)]
+    verdicts = [_averaged(v) for v in zip(*found, strict=True)]
     about = {
         "metric": measure.name,
         "column": measure.column,
         "metric_params": json.dumps(dict(measure.params), sort_keys=True),
         "higher": info.higher_is_better,
-        "league": measure.league and problem.games_agree,
+        "league": measure.league and (problem.games_agree or measure.column != "truth"),
     }
     return [
         {

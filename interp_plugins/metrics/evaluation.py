@@ -190,6 +190,7 @@ def _asked_again(method: Method, options: Mapping[str, Any], exp: Explanation) -
     """How a method is asked again, as it was asked for the maps: with what its defaults became as well."""
     params = {**exp.params, **method.params}
     params.pop("baselines", None)
+    params.pop("feature_mask", None)  # that of the options, or the one that `explain` chooses again
     baselines = method.params.get("baselines", options.get("baselines"))
     if baselines is None and exp.params.get("baselines") not in (None, "given"):
         baselines = exp.params["baselines"]

@@ -129,6 +129,11 @@ def _of_explanation(exp: Explanation) -> Explainer:
             f"{exp.method} was run with baselines that its Explanation does not keep: say how it is asked again by "
             f"explain=Explainer({exp.method!r}, ..., baselines=...)."
         )
+    if params.pop("feature_mask", "cells") != "cells":  # which `explain` chooses again
+        raise InputError(
+            f"{exp.method} was run with a feature_mask that its Explanation does not keep: say how it is asked again "
+            f"by explain=Explainer({exp.method!r}, ..., feature_mask=...)."
+        )
     return Explainer(exp.method, params, exp.layer, baselines, None, exp.spec, exp.title)
 
 

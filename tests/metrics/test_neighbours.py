@@ -161,13 +161,22 @@ def test_an_explanation_knows_its_method_and_says_what_it_does_not_keep() -> Non
     given = explain(model, x, "ig", n_steps=7, baselines=x.roll(1, 0))[0]
     assert sensitivity_avg(model, given).isfinite().all()
     grouped = explain(model, x, "feature_ablation", feature_mask=torch.tensor([[0, 0, 1, 1]]))[0]
-    with pytest.raises(InputError, match=r"feature_ablation, asked again, gives other maps .*feature_mask"):
+    with pytest.raises(InputError, match=r"feature_ablation was run with a feature_mask that .* explain="):
         sensitivity_avg(model, grouped)
     again = Explainer("feature_ablation", feature_mask=torch.tensor([[0, 0, 1, 1]]))
     assert sensitivity_avg(model, grouped, explain=again).isfinite().all()
     noisy = explain(model, x, "noise_tunnel", attribution_method="saliency", nt_samples=2)[0]
     with pytest.raises(InputError, match=r"what it keeps of its method gives .*explain="):
         sensitivity_avg(model, noisy)
+
+
+def test_the_cells_that_explain_chooses_are_chosen_again() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), torch.rand(2, 1, 8, 8)
+    exp = explain(model, x, "kernel_shap", n_samples=60)[0]
+    assert exp.params["feature_mask"] == "cells" and sensitivity_avg(model, exp, n_neighbours=1).isfinite().all()
+    mask = torch.arange(8).reshape(1, 1, 8, 1).expand(1, 1, 8, 8)
+    assert explain(model, x, "kernel_shap", feature_mask=mask, n_samples=20)[0].params["feature_mask"] == "given"
 
 
 def test_methods_that_draw_do_not_count_their_own_noise() -> None:
