@@ -13,7 +13,7 @@ from torch import Tensor
 from interp_plugins.benchmark.problem import Problem
 from interp_plugins.core.errors import unknown
 from interp_plugins.core.explanation import Explanation
-from interp_plugins.metrics import list_metrics, metric, metric_info
+from interp_plugins.metrics import Explainer, list_metrics, metric, metric_info
 from interp_plugins.metrics.registry import ASKING, REPEATING
 
 COLUMNS = ("truth", "faithfulness", "robustness", "randomisation", "complexity", "cost")
@@ -110,7 +110,7 @@ def channels(name: str, kind: str) -> dict[str, Any]:
 
 
 def judge(
-    measure: Measure, problem: Problem, maps: Tensor, game: str | None, exp: Explanation | None = None
+    measure: Measure, problem: Problem, maps: Tensor, game: str | None, again: Explanation | Explainer | None = None
 ) -> list[Verdict]:
     """A verdict for each sample.
 
@@ -119,8 +119,8 @@ def judge(
         problem: the samples.
         maps: (N, ...).
         game: which one the method claims.
-        exp: the maps as the method gave them, for metrics that ask it again; None: there is no method, and these say
-            nothing.
+        again: for metrics that ask a method again: the maps with all that is known of them, or how they are made;
+            None: by no method, and these metrics say nothing.
     """
     info = metric_info(measure.metric)
     given: dict[str, Any] = {}
@@ -131,15 +131,17 @@ def judge(
             return [Verdict(math.nan, why, None)] * len(problem)
         maps, truth = _alike(problem, maps, truth, measure.metric)
         given = {"masks" if info.needs == "masks" else "truth": truth}
-    elif info.needs in REPEATING and exp is None:
+    elif info.needs in REPEATING and again is None:
         return []
     elif info.needs in ASKING:
-        given = {"model": problem.model}
         known = {"target": problem.targets, "references": problem.baselines}
-        given |= {name: value for name, value in known.items() if name in info.parameters}
-        given |= {} if info.needs in REPEATING else {"inputs": problem.inputs, "baselines": problem.baselines}
+        given = {"model": problem.model} | {k: v for k, v in known.items() if k in info.parameters}
+        if info.needs not in REPEATING:
+            given |= {"inputs": problem.inputs, "baselines": problem.baselines}
+        elif not isinstance(again, Explanation):
+            given |= {"inputs": problem.inputs, "explain": again}
     one = metric(measure.metric, **measure.params)
-    judged: Any = exp if info.needs in REPEATING else maps
+    judged = again if info.needs in REPEATING and isinstance(again, Explanation) else maps
     one.update(judged, ids=list(range(problem.first, problem.first + len(problem))), **given)
     score = one.compute()
     chances: list[Any] = [score.chance] * len(problem)
