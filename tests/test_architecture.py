@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "attr": METHODS - {"attr"},
     "api": UP_TO_API - {"api"},
     **{room: {*UP_TO_API, "viz"} for room in MEASURES},
-    "robust": {*UP_TO_API, "viz", "metrics"},  # how alike maps are is a metric
+    "robust": {*UP_TO_API, "viz", "metrics", "optim"},  # how alike maps are is a metric; changes to be seen are waves
     "llm": {*UP_TO_API, "viz", "metrics"},  # a rank correlation is a metric
     "module": {"core"},
     "store": PRODUCTS - {"benchmark"},

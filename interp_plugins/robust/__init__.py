@@ -8,6 +8,7 @@ docs/robust.md tells what each promises.
 
 from interp_plugins.robust.attacking import attack
 from interp_plugins.robust.comparator import AttackComparator
+from interp_plugins.robust.counterfactuals import counterfactual
 from interp_plugins.robust.explained import ExplanationRobustness
 from interp_plugins.robust.explaining import explanation_robustness
 from interp_plugins.robust.fgsm import FGSM
@@ -17,6 +18,8 @@ from interp_plugins.robust.min_param import MinParamPerturbation
 from interp_plugins.robust.perturbation import Perturbation
 from interp_plugins.robust.perturbed import Perturbed
 from interp_plugins.robust.pgd import PGD
+from interp_plugins.robust.regions import smallest_flip
+from interp_plugins.robust.row_counterfactual import one_feature_margins
 
 __all__ = [
     "FGSM",
@@ -28,6 +31,9 @@ __all__ = [
     "Perturbed",
     "Robustness",
     "attack",
+    "counterfactual",
     "explanation_robustness",
+    "one_feature_margins",
     "robustness",
+    "smallest_flip",
 ]

@@ -9,17 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.core.errors import InputError, TargetError, concise
-from interp_plugins.core.prediction import Prediction
+from interp_plugins.core.errors import InputError, concise
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.core.target import Asked, ask
 from interp_plugins.core.tensors import like
+from interp_plugins.robust.aim import Aim
 from interp_plugins.robust.ascent import Ascent
 from interp_plugins.robust.bounds import Bounds
 from interp_plugins.robust.climb import Climb
 from interp_plugins.robust.deep_fool import DeepFoolSearch
-from interp_plugins.robust.loss import Loss
 from interp_plugins.robust.nearest import Nearest
 from interp_plugins.robust.norms import check_norm, check_size
 from interp_plugins.robust.opening import Asking, as_size, opened
@@ -116,7 +114,7 @@ def attack(
         )
         with opened(model, inputs, asking) as subject:
             raw, n = subject.raw, len(subject)
-            aim = _Aim(subject.prediction, subject.spec, target, goal, n, name in SMALLEST)
+            aim = Aim(subject.prediction, subject.spec, target, goal, n, name in SMALLEST)
             climb = Climb(subject.forward, aim.loss, aim.sign, chunk=batch_size)
             plan = replace(plan, bounds=subject.bounds, generator=make_generator(seed))
             found = SMALLEST.get(name, Ascent)(climb, raw, subject.free, plan, aim.reached)
@@ -128,47 +126,8 @@ def attack(
             return _result(inputs, subject.xs, subject.func, found, aim, done, told)
 
 
-class _Aim:
-    """Which class is left for which, per sample, and when that is reached."""
-
-    def __init__(self, prediction: Prediction, spec: InputSpec, target: Any, goal: Any, n: int, nearest: bool):
-        if prediction.classes is None:
-            raise TargetError(
-                f"The model's output of shape {tuple(prediction.output.shape)} is no score per class, so there is no "
-                "other class to be said. FGSM and PGD lower any target's score: PGD(model).perturb(x, ..., target=...)."
-            )
-        self.prediction, self.spec, self.n = prediction, spec, n
-        self.left = self._classes(target) if target is not None else prediction.classes
-        self.goal = self._classes(goal) if goal is not None else None
-        same = [i for i in range(n) if self.goal is not None and self.goal[i] == self.left[i]]
-        if same:
-            raise TargetError(
-                f"goal is the class that the model is to leave ({spec.label(self.left[same[0]])!r}) in samples "
-                f"{same[:8]}. Leave these out, or give another goal."
-            )
-        asked = Asked.of_classes(self.goal if self.goal is not None else self.left, spec, prediction)
-        self.loss, self.sign = Loss(asked.target, n, largest=nearest), 1.0 if self.goal is None else -1.0
-        self.margin = Loss(asked.target, n)  # what is told, whatever is climbed
-
-    def _classes(self, given: Any) -> tuple[int, ...]:
-        found = ask(given, self.prediction, self.spec, self.n).indices
-        if found is None or not all(isinstance(c, int) for c in found):
-            raise TargetError(f"target and goal are classes, by index or name, got {given!r}.")
-        return tuple(found)
-
-    def classes(self, output: Tensor) -> Tensor:
-        """The predicted classes (R,) of some outputs."""
-        two = self.prediction.two
-        return output.argmax(1) if two is None else two.predicted(output).reshape(len(output))
-
-    def reached(self, output: Tensor, rows: Tensor) -> Tensor:
-        """Whether outputs say the goal, or without one another class than that to be left, bool (R,)."""
-        said, wanted = self.classes(output), torch.tensor(self.goal or self.left, device=output.device)[rows]
-        return said == wanted if self.goal is not None else said != wanted
-
-
 def _result(
-    inputs: Any, xs: Sequence[Tensor], func: OfRawInputs, found: Search, aim: _Aim, done: Tensor, params: dict[str, Any]
+    inputs: Any, xs: Sequence[Tensor], func: OfRawInputs, found: Search, aim: Aim, done: Tensor, params: dict[str, Any]
 ) -> Perturbed:
     n = len(xs[0])
     rows = torch.arange(n, device=xs[0].device)
@@ -204,7 +163,7 @@ def _result(
     )
 
 
-def _rounded(found: Search, points: Sequence[Tensor], aim: _Aim, rows: Tensor) -> Tensor | None:
+def _rounded(found: Search, points: Sequence[Tensor], aim: Aim, rows: Tensor) -> Tensor | None:
     """Whether a picture of 8 bits turns the model as well; None for what is no picture."""
     low, high = aim.spec.value_range
     if aim.spec.kind != "image" or len(points) > 1:

@@ -17,7 +17,7 @@ from interp_plugins.core.guard import frozen
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.random import check_seed
 from interp_plugins.core.spec import InputSpec, as_spec
-from interp_plugins.core.tensors import check_float, check_inputs
+from interp_plugins.core.tensors import check_float, check_inputs, is_float
 from interp_plugins.robust.bounds import Bounds, check_masks
 from interp_plugins.robust.norms import check_size
 from interp_plugins.robust.raw import OfRawInputs
@@ -97,8 +97,14 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(model: Callable[..., Any], inputs: Any, asking: Asking) -> Iterator[Opened]:
+def opened(model: Callable[..., Any], inputs: Any, asking: Asking, ids: bool = False) -> Iterator[Opened]:
     """The model frozen for the length of a `with` block, asked once about the samples as they are.
+
+    Args:
+        model: a module or any callable.
+        inputs: the samples, in its units.
+        asking: how it is called.
+        ids: whether inputs of whole numbers are taken.
 
     Raises:
         InputError: values outside of the bounds, a mask that is none.
@@ -106,13 +112,14 @@ def opened(model: Callable[..., Any], inputs: Any, asking: Asking) -> Iterator[O
     """
     with frozen(model, seed=check_seed(asking.seed)):
         xs = check_inputs(inputs)
-        check_float(xs)
+        if not ids:
+            check_float(xs)
         spec = as_spec(asking.input_spec, xs[0])
         func = OfRawInputs(model, [spec.of_input(k, x) for k, x in enumerate(xs)])
         raw = func.raw(xs)
         box = as_bounds(asking.bounds, spec)
-        box.check(raw)
-        raw = [box(x) for x in raw]
+        box.check([x for x in raw if is_float(x)])
+        raw = [box(x) if is_float(x) else x for x in raw]
         call = Call(func, asking.forward_kwargs, asking.output)
         forward = Forward.of(call, len(xs[0]), None, asking.additional_forward_args)
         forward.samples = tuple(raw)

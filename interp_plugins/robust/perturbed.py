@@ -30,7 +30,7 @@ class Perturbed:
         perturbed: as they are afterwards, in the model's units; samples that were not turned as far as they came.
         delta: the change, in raw units.
         state: per sample "turned", "held" (not turned), "masked" (not turned, and its gradient is zero, which says
-            nothing), or "already" (no attack was needed).
+            nothing), "none found" (no counterfactual was), or "already" (nothing was needed).
         target_label: the class to be left per sample.
         goal_label: the class to be reached per sample, or None.
         prediction: what the model said.
@@ -43,6 +43,9 @@ class Perturbed:
         success_after_rounding: whether the picture, rounded to 8 bits, does it as well, (N,); None for other data.
         params: the attack and its parameters.
         spec: facts about the inputs.
+        changes: per sample the columns of a table that changed: name, value before, value after, as people read them;
+            None for other data.
+        regions: per sample the numbers of the regions that were taken away (`smallest_flip`), else None.
     """
 
     inputs: Inputs
@@ -59,6 +62,8 @@ class Perturbed:
     success_after_rounding: Tensor | None
     params: dict[str, Any]
     spec: InputSpec
+    changes: tuple[tuple[tuple[str, Any, Any], ...], ...] | None = None
+    regions: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.state)
@@ -104,6 +109,10 @@ class Perturbed:
         numbers = {"margin": self.margin, "margin_after": self.margin_after, "steps": self.steps, **self.norms}
         if self.success_after_rounding is not None:
             numbers["success_after_rounding"] = self.success_after_rounding
+        if self.changes is not None:
+            columns["changes"] = [", ".join(f"{n}: {a} → {b}" for n, a, b in one) for one in self.changes]
+        if self.regions is not None:
+            columns["regions"] = self.regions
         return pd.DataFrame(columns | {name: values.tolist() for name, values in numbers.items()})
 
     def explain(
