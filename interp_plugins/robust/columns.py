@@ -20,7 +20,7 @@ Words = Callable[[Sequence[Tensor]], Sequence[Sequence[Any]]]  # encoded inputs 
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """One column.
 
     Attributes:
@@ -61,7 +61,7 @@ class Column:
 
 def columns_of(
     data: Any, spec: InputSpec, words: Words | None, immutable: Sequence[Any], categorical: Sequence[Any]
-) -> list[Column]:
+) -> list[TableColumn]:
     """The columns of a table that may change.
 
     Args:
@@ -116,16 +116,16 @@ def _chosen(given: Sequence[Any], names: list[str], what: str) -> set[int]:
     return found
 
 
-def _column(name: str, place: tuple[int, int], x: Tensor, numeric: bool, said: Sequence[Any]) -> Column:
+def _column(name: str, place: tuple[int, int], x: Tensor, numeric: bool, said: Sequence[Any]) -> TableColumn:
     if not numeric:
         values, counts = x.unique(return_counts=True)
         common = values[counts.argsort(descending=True, stable=True)[:_CATEGORIES]]
-        return Column(name, place, common, False, 1.0, float(values.min()), float(values.max()))
+        return TableColumn(name, place, common, False, 1.0, float(values.min()), float(values.max()))
     ordered = x.double().sort().values
     at = torch.linspace(0, len(x) - 1, _QUANTILES).round().long()
     median = ordered[len(x) // 2]
     spread = float((ordered - median).abs().median()) or float(ordered.std(correction=0)) or 1.0
-    made = Column(name, place, ordered[at].unique(), True, spread, float(ordered[0]), float(ordered[-1]))
+    made = TableColumn(name, place, ordered[at].unique(), True, spread, float(ordered[0]), float(ordered[-1]))
     grid = _grid(x, said)
     if grid is None:
         return made

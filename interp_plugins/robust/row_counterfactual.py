@@ -15,7 +15,7 @@ from interp_plugins.core.forward import Call, Forward
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import like
 from interp_plugins.robust.aim import Aim, ValueAim, aim_of
-from interp_plugins.robust.columns import Column, Words, columns_of
+from interp_plugins.robust.columns import TableColumn, Words, columns_of
 from interp_plugins.robust.opening import Asking, Opened, opened
 from interp_plugins.robust.perturbed import Perturbed
 from interp_plugins.robust.row_search import RowChange, RowSearch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class RowQuestion:
+class TableQuestion:
     """Rows of a table before a model, with what may change and what is wanted.
 
     Args:
@@ -33,13 +33,13 @@ class RowQuestion:
         columns: what may change.
     """
 
-    def __init__(self, subject: Opened, aim: Aim | ValueAim, columns: Sequence[Column]):
+    def __init__(self, subject: Opened, aim: Aim | ValueAim, columns: Sequence[TableColumn]):
         self.subject, self.aim, self.columns = subject, aim, columns
         call = Call(subject.model, subject.asking.forward_kwargs, subject.asking.output)
         self.forward = Forward.of(call, len(subject), None, subject.asking.additional_forward_args)
         self.forward.samples = subject.xs
 
-    def search(self, i: int, columns: Sequence[Column], most: int) -> RowSearch:
+    def search(self, i: int, columns: Sequence[TableColumn], most: int) -> RowSearch:
         """A search for sample i."""
         return RowSearch([x[i] for x in self.subject.xs], columns, lambda rows: self.judged(rows, i), most)
 
@@ -104,7 +104,7 @@ def counterfactual_rows(
             raise InputError(f"{name} must be a positive int, got {count!r}.")
     with opened(model, inputs, asking or Asking(bounds=None), ids=True) as subject:
         aim = aim_of(subject.prediction, subject.spec, target, goal, len(subject))
-        question = RowQuestion(subject, aim, _columns(subject, data, words, immutable, categorical))
+        question = TableQuestion(subject, aim, _columns(subject, data, words, immutable, categorical))
         done, found = question.reached().tolist(), []
         with progress_bar(len(subject), "counterfactuals", progress) as bar:
             for i in range(len(subject)):
@@ -115,7 +115,7 @@ def counterfactual_rows(
         return _result(question, found, done, n, words, told)
 
 
-def _columns(subject: Opened, data: Any, words: Words | None, immutable: Any, categorical: Any) -> list[Column]:
+def _columns(subject: Opened, data: Any, words: Words | None, immutable: Any, categorical: Any) -> list[TableColumn]:
     columns = columns_of(data, subject.spec, words, immutable, categorical)
     shapes, known = [x.shape[1:] for x in subject.xs], data if isinstance(data, tuple) else (data,)
     if shapes != [t.shape[1:] for t in known]:
@@ -127,7 +127,7 @@ def _columns(subject: Opened, data: Any, words: Words | None, immutable: Any, ca
 
 
 def _result(
-    question: RowQuestion,
+    question: TableQuestion,
     found: Sequence[Sequence[RowChange]],
     done: Sequence[bool],
     n: int,
@@ -170,7 +170,7 @@ def _result(
 
 
 def _changes(
-    columns: Sequence[Column],
+    columns: Sequence[TableColumn],
     made: Sequence[RowChange],
     before: Sequence[Tensor],
     after: Sequence[Tensor],
@@ -261,7 +261,7 @@ def one_feature_margins(
         asking = Asking(input_spec, None, None, activation, output, additional_forward_args, forward_kwargs, batch_size)
         with opened(model, inputs, asking, ids=True) as subject:
             aim = aim_of(subject.prediction, subject.spec, target, goal, len(subject))
-            question = RowQuestion(subject, aim, _columns(subject, data, words, (), categorical))
+            question = TableQuestion(subject, aim, _columns(subject, data, words, (), categorical))
             asked = question.columns
             if features is not None:
                 kept = {c.place for c in asked}
@@ -275,7 +275,7 @@ def one_feature_margins(
         return pd.DataFrame(rows)
 
 
-def _alone(question: RowQuestion, i: int, column: Column, words: Words | None) -> dict[str, Any]:
+def _alone(question: TableQuestion, i: int, column: TableColumn, words: Words | None) -> dict[str, Any]:
     found = question.search(i, [column], 1).found(1)
     before = [x[i : i + 1] for x in question.subject.xs]
     row = {"sample": i, "column": column.name}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interp_plugins.robust.columns import Column
+from interp_plugins.robust.columns import TableColumn
 
 _BEAM = 16
 _HALVINGS = 12
@@ -41,7 +41,7 @@ class RowSearch:
         most: columns that change at most.
     """
 
-    def __init__(self, row: Sequence[Tensor], columns: Sequence[Column], judge: Judge, most: int):
+    def __init__(self, row: Sequence[Tensor], columns: Sequence[TableColumn], judge: Judge, most: int):
         self.row, self.columns, self.judge, self.most = tuple(row), columns, judge, most
         self.options = [self._values(c) for c in columns]
 
@@ -65,7 +65,7 @@ class RowSearch:
         shortened = sorted((self._shortened(t) for t in turned), key=lambda t: t.cost)
         return self._apart(shortened)[:n]
 
-    def _values(self, column: Column) -> Tensor:
+    def _values(self, column: TableColumn) -> Tensor:
         k, j = column.place
         now = self.row[k][j]
         return column.values.to(self.row[k])[column.values.to(self.row[k]) != now]
