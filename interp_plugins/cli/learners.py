@@ -1,0 +1,96 @@
+"""What exported fastai Learners are asked: explanations, suspects, influence, concepts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interp_plugins.cli.lines import print_table, refusing, say
+from interp_plugins.core.errors import InputError
+
+Model = Annotated[Path, typer.Argument(help="A Learner exported with learn.export(). Loading runs its code.")]
+Labelled = Annotated[list[Path], typer.Argument(help="Picture files, or folders of them, labelled as its data were.")]
+
+
+def exported(model: Path) -> Any:
+    """The Learner in a file, with all that a Learner can be asked.
+
+    Raises:
+        ImportError: fastai is not installed.
+        InputError: there is no such file.
+    """
+    from fastai.learner import load_learner
+
+    import interp_plugins.fastai  # noqa: F401 - gives every Learner its verbs
+
+    if not model.is_file():
+        raise InputError(f"No exported Learner at {model}. Write one with learn.export().")
+    return load_learner(model)
+
+
+def pictures(paths: list[Path]) -> list[Path]:
+    """Files as they are, and the pictures in folders, in the order of their names.
+
+    Raises:
+        InputError: there is none.
+    """
+    from fastai.data.transforms import get_image_files
+
+    found = [file for one in paths for file in ([one] if one.is_file() else sorted(get_image_files(one)))]
+    if not found:
+        raise InputError(f"No picture in {', '.join(map(str, paths))}.")
+    return found
+
+
+def labelled(learn: Any, paths: list[Path]) -> Any:
+    """A loader of pictures with the labels that the Learner's data would give them."""
+    return learn.dls.test_dl(pictures(paths), with_labels=True, num_workers=0)
+
+
+def explain(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    method: Annotated[list[str] | None, typer.Option(help="Method name; may be repeated.")] = None,
+    target: Annotated[str | None, typer.Option(help="Class name; the predicted class if left out.")] = None,
+    against: Annotated[str | None, typer.Option(help="Why the target rather than this class.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for pictures and the page.")] = Path("explanations"),
+    compile: Annotated[str | None, typer.Option(help="Backend of torch.compile (inductor); for many pictures.")] = None,
+) -> None:
+    """Explain pictures with an exported fastai Learner; writes pictures and explanations.html."""
+    options: dict[str, Any] = {"methods": tuple(method)} if method else {}
+    if compile is not None:
+        options["compile"] = compile
+    with refusing("fastai"):
+        found = exported(model).explain(list(images), target=target, against=against, **options)
+    from interp_plugins.demo.run import COLUMNS, table_rows, write_pictures
+
+    for path in write_pictures(found, out):
+        say(str(path))
+    found.to_html(out / "explanations.html")
+    say(str(out / "explanations.html"))
+    print_table("Explanations", COLUMNS, table_rows("fastai", found))
+
+
+def suspects(
+    model: Model,
+    images: Labelled,
+    out: Annotated[Path, typer.Option(help="The page; beside it a table of the same name as .csv.")] = Path(
+        "suspects.html"
+    ),
+    n: Annotated[int, typer.Option(min=1, help="Suspects on the page.")] = 100,
+    k: Annotated[int, typer.Option(min=1, help="Neighbours that vote.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
+) -> None:
+    """Rank labelled pictures by how likely their label is wrong; a page on which they are tagged, and a table."""
+    with refusing("fastai"):
+        learn = exported(model)
+        found = learn.suspects(dl=labelled(learn, images), k=k, seed=seed)
+        say(repr(found))
+        say(str(found.to_html(out, n=n).path))
+        say(str(found.to_csv(out.with_suffix(".csv"))))
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (explain, suspects)
