@@ -38,9 +38,10 @@ def refusing(extra: str | None = None, *also: type[Exception]) -> Iterator[None]
         extra: the extra of this package that brings what cannot be imported; None: the error says it itself.
         *also: further errors that say what is wrong with the call.
     """
+    refused: tuple[type[Exception], ...] = (InterpError, ImportError, *also)
     try:
         yield
-    except (InterpError, ImportError, *also) as err:
+    except refused as err:
         text = str(err)
         if extra is not None and isinstance(err, ImportError):
             text = f"This command needs {err.name}: pip install 'interp-plugins[{extra}]'."
