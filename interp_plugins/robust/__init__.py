@@ -7,7 +7,11 @@ docs/robust.md tells what each promises.
 """
 
 from interp_plugins.robust.attacking import attack
+from interp_plugins.robust.certificate import Certificate
+from interp_plugins.robust.certifying import certify
 from interp_plugins.robust.comparator import AttackComparator
+from interp_plugins.robust.corrupting import corruptions
+from interp_plugins.robust.corruption import CORRUPTIONS, Corruption
 from interp_plugins.robust.counterfactuals import counterfactual
 from interp_plugins.robust.explained import ExplanationRobustness
 from interp_plugins.robust.explaining import explanation_robustness
@@ -22,15 +26,20 @@ from interp_plugins.robust.regions import smallest_flip
 from interp_plugins.robust.row_counterfactual import one_feature_margins
 
 __all__ = [
+    "CORRUPTIONS",
     "FGSM",
     "PGD",
     "AttackComparator",
+    "Certificate",
+    "Corruption",
     "ExplanationRobustness",
     "MinParamPerturbation",
     "Perturbation",
     "Perturbed",
     "Robustness",
     "attack",
+    "certify",
+    "corruptions",
     "counterfactual",
     "explanation_robustness",
     "one_feature_margins",
