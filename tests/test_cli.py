@@ -156,7 +156,7 @@ def test_what_holds_no_explanations_is_said(command: str, what: str, text: str, 
 
 
 @pytest.mark.slow
-def test_suspects_of_an_exported_learner(tmp_path: Path) -> None:
+def test_suspects_influence_and_concepts_of_an_exported_learner(tmp_path: Path) -> None:
     import numpy as np
     from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, Learner, get_image_files, parent_label
     from PIL import Image
@@ -179,6 +179,19 @@ def test_suspects_of_an_exported_learner(tmp_path: Path) -> None:
     assert out.with_suffix(".csv").read_text(encoding="utf-8").count("\n") == 13
     result = runner.invoke(app, ["suspects", str(tmp_path / "none.pkl"), str(tmp_path)])
     assert result.exit_code == 2 and "learn.export()" in result.output
+
+    asked, page = str(tmp_path / "pictures" / "light" / "3.png"), tmp_path / "influence.html"
+    given = ["--train", str(tmp_path / "pictures"), "--k", "2", "--maps", "saliency", "--out", str(page)]
+    result = runner.invoke(app, ["influence", str(tmp_path / "small.pkl"), asked, *given])
+    assert result.exit_code == 0 and "1 queries of 12 training items" in result.output, result.output
+    assert "Glow" in page.read_text(encoding="utf-8") and page.with_suffix(".csv").is_file()
+    result = runner.invoke(app, ["influence", str(tmp_path / "small.pkl"), asked, "--train", str(tmp_path / "empty")])
+    assert result.exit_code == 2 and "No picture in" in result.output
+
+    given = ["--n", "2", "--all", "--layer", "3", "--out", str(tmp_path / "concepts.html")]
+    result = runner.invoke(app, ["concepts", str(tmp_path / "small.pkl"), str(tmp_path / "pictures"), *given])
+    assert result.exit_code == 0 and "2 concepts" in result.output, result.output
+    assert "How certain they are" in (tmp_path / "concepts.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -11,9 +11,8 @@ from interp_plugins.benchmark import pictures
 from interp_plugins.benchmark.leaderboard import usual
 from interp_plugins.benchmark.registry import list_tasks
 from interp_plugins.benchmark.runs import Row, Run
-from interp_plugins.core.text import legible
 from interp_plugins.viz.page import cells
-from interp_plugins.viz.template import OVERVIEW, PAGE, POLICY, STYLE
+from interp_plugins.viz.template import section, whole_page
 
 _WIDE = "main { max-width: 90rem; } td:last-child { min-width: 7rem; overflow-wrap: normal; }"
 _WIDE += "summary { cursor: pointer; } summary h2 { display: inline; } details > :nth-child(2) { margin-top: .75rem; }"
@@ -46,33 +45,20 @@ def to_html(run: Run, found: Mapping[str, Any]) -> str:
     Returns:
         HTML that loads nothing.
     """
-    parts = [_section(f"Ranks: {column}", _ranks(groups)) for column, groups in found["columns"].items() if groups]
+    parts = [section(f"Ranks: {column}", _ranks(groups)) for column, groups in found["columns"].items() if groups]
     if len(found["passes"]["methods"]) > 1:
-        parts.append(_section("Error against passes", _passes(found["passes"])))
+        parts.append(section("Error against passes", _passes(found["passes"])))
     of_task: dict[str, list[Row]] = {}
     for row in run.rows:
         of_task.setdefault(row["task"], []).append(row)
     for task, one in found["tasks"].items():
         heading = escape(f"{task}: {one['says']}")
         parts.append(_FOLDED.format(heading=heading, content=_task(one, of_task[task])))
-    parts += [_section("Agreement of metrics", _agreement(found)), _section("Failures", _failures(found["failures"]))]
-    parts.append(_section("How to repeat", _repeat(run, found)))
-    legend = "\n".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in LEGEND.items())
+    parts += [section("Agreement of metrics", _agreement(found)), section("Failures", _failures(found["failures"]))]
+    parts.append(section("How to repeat", _repeat(run, found)))
     lead = f"{len(found['tasks'])} tasks, size {run.plan.size}, seeds {', '.join(map(str, run.plan.seeds))}"
     lead += f"; {found['missing_units']} units are not done yet" if found["missing_units"] else ""
-    page = PAGE.substitute(
-        policy=POLICY,
-        style=STYLE + _WIDE,
-        title="Which method finds what is true?",
-        lead=escape(lead),
-        samples="".join(parts),
-        legend=legend,
-    )
-    return legible(page)
-
-
-def _section(heading: str, content: str) -> str:
-    return OVERVIEW.substitute(heading=escape(heading), content=content)
+    return whole_page("Which method finds what is true?", lead, parts, LEGEND.items(), _WIDE)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

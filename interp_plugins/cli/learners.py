@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from interp_plugins.cli.lines import print_table, refusing, say
+from interp_plugins.core import files
 from interp_plugins.core.errors import InputError
 
 Model = Annotated[Path, typer.Argument(help="A Learner exported with learn.export(). Loading runs its code.")]
@@ -93,4 +94,61 @@ def suspects(
         say(str(found.to_csv(out.with_suffix(".csv"))))
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (explain, suspects)
+def influence(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Pictures that are asked about.")],
+    train: Annotated[list[Path], typer.Option(help="Training pictures, or a folder of them; may be repeated.")],
+    target: Annotated[str | None, typer.Option(help="Class name; the predicted class if left out.")] = None,
+    method: Annotated[str, typer.Option(help="tracin, ekfac, similarity, ...; auto chooses.")] = "auto",
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="A folder of weights from while it trained; the model's own if left out.")
+    ] = None,
+    k: Annotated[int, typer.Option(min=1, help="Training pictures of each kind.")] = 8,
+    maps: Annotated[str | None, typer.Option(help="A method whose maps are laid over the pictures.")] = None,
+    out: Annotated[Path, typer.Option(help="The page; beside it a table of the same name as .csv.")] = Path(
+        "influence.html"
+    ),
+) -> None:
+    """Find the training pictures that made the model say so, and those that spoke against it."""
+    with refusing("fastai"):
+        learn = exported(model)
+        found = learn.influence(
+            pictures(images),
+            k=k,
+            method=method,
+            target="predicted" if target is None else target,
+            checkpoints="last" if checkpoints is None else checkpoints,
+            train=labelled(learn, train),
+        )
+        say(repr(found))
+        drawn = None if maps is None else found.explain(learn.model, maps)
+        say(str(found.to_html(out, maps=drawn).path))
+        table = out.with_suffix(".csv")
+        files.write(table, found.to_df().to_csv(index=False))
+        say(str(table))
+
+
+def concepts(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them, to look through.")],
+    target: Annotated[str | None, typer.Option(help="Class name; each picture's predicted class if left out.")] = None,
+    n: Annotated[int, typer.Option(min=1, help="Concepts.")] = 10,
+    layer: Annotated[str | None, typer.Option(help="Dotted name; the last layer with places if left out.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also pictures of which the model says another class.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of what judges.")] = 0,
+    out: Annotated[Path, typer.Option(help="The page; beside it a table of the same name as .csv.")] = Path(
+        "concepts.html"
+    ),
+) -> None:
+    """Find the concepts that the model goes by for a class, without labels of them."""
+    with refusing("fastai"):
+        learn = exported(model)
+        found = learn.concepts(target, n, layer=layer, items="all" if every else None, item=pictures(images), seed=seed)
+        say(repr(found))
+        say(str(found.to_html(out).path))
+        table = out.with_suffix(".csv")
+        files.write(table, found.to_df().to_csv(index=False))
+        say(str(table))
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (explain, suspects, influence, concepts)

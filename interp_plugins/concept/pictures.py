@@ -13,7 +13,7 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.text import legible
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, bare, compact, data_uri, new_figure, png_of_figure
-from interp_plugins.viz.template import PAGE, POLICY, STYLE
+from interp_plugins.viz.template import section, whole_page
 
 _ROW = 10  # parts in a row
 _COLOURED = 6  # concepts with a colour of their own; the rest is grey
@@ -172,22 +172,12 @@ def bank_page(bank: Any, items: list[Any]) -> str:
     parts = [_picture(bank_figure(bank, len(bank)), "Concepts")] if bank.pictures else []
     parts += [_table(bank)]
     parts += [_picture(item_figure(item), f"Item {item.item}") for item in items]
-    legend = "\n".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in _LEGEND)
-    title = escape(f"Concepts of {legible(bank.target)}")
-    return PAGE.substitute(
-        policy=POLICY,
-        title=title,
-        style=STYLE,
-        lead=escape(legible(repr(bank))),
-        samples="\n".join(parts),
-        legend=legend,
-    )
+    return whole_page(f"Concepts of {bank.target}", repr(bank), parts, _LEGEND)
 
 
 def _picture(plot: Plot, name: str) -> str:
     image, said = data_uri(png_of_figure(plot.fig)), escape(legible(name))
-    shown = f'<img style="max-width:100%" alt="{said}" src="{image}">'
-    return f'<section class="sample"><h2>{said}</h2>{shown}</section>'
+    return section(legible(name), f'<img alt="{said}" src="{image}">')
 
 
 def _table(bank: Any) -> str:

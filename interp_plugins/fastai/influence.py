@@ -46,7 +46,7 @@ def influence(
     idxs: Any = None,  # which rows of it
     opponents: bool = True,  # also the items that speak against it
     *,
-    train_idx: int = 0,  # the split whose items are looked at
+    train: Any = 0,  # whose items are looked at: a split of the data, or a loader of labelled items
     **params: Any,  # further arguments of `interp_plugins.influence.influence`: `normalize`, `check`, ...
 ) -> Influences:
     """Find the training items that made the Learner say so; it stays as it was.
@@ -64,7 +64,7 @@ def influence(
         reader = reader_of(self)
         with reader.unchanged():
             batches = reader.read(SampleSource(item, None, ds_idx, idxs), labelled=target == "label")
-            train = TrainingItems(reader, train_idx)
+            train = TrainingItems(reader, train)
             moments, note = _moments(self, checkpoints)
             asked = (train, moments, k, method, target, layers, opponents, params)
             found = [_of(self, reader, batch, *asked) for batch in batches]
@@ -73,21 +73,25 @@ def influence(
 
 
 class TrainingItems:
-    """A split of a Learner's data, in the order of its items, with validation transforms.
+    """Training items of a Learner, in the order of its data, with validation transforms.
 
     Args:
         reader: of the data.
-        split: 0 for training.
+        train: a split, 0 for training, or a loader.
 
     Raises:
         InputError: the split is empty, or there is none.
     """
 
-    def __init__(self, reader: Reader, split: int = 0):
-        self.reader, self.loader = reader, reader.loader(split, "train_idx")
+    def __init__(self, reader: Reader, train: Any = 0):
+        self.reader = reader
+        self.loader = reader.loader(train, "train") if isinstance(train, int) else train
         self._n = length(self.loader) or 0
         if not self._n:
-            raise InputError("The training split holds no items: an exported Learner keeps none of its data.")
+            raise InputError(
+                "There are no training items: an exported Learner keeps none of its data. "
+                "train=learn.dls.test_dl(files, with_labels=True) gives them."
+            )
 
     def __len__(self) -> int:
         return self._n

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError
-from interp_plugins.viz.figure import Plot, bare, compact, new_figure
+from interp_plugins.viz import colour
+from interp_plugins.viz.figure import Plot, bare, compact, data_uri, new_figure, png_of_figure
+from interp_plugins.viz.page import cells
+from interp_plugins.viz.template import section, whole_page
 from interp_plugins.viz.titles import shorten
 
-FOR, AGAINST = "#1f5fbf", "#c25a00"
+FOR, AGAINST = colour.POSITIVE_COLOUR, colour.NEGATIVE_COLOUR
+_LEGEND = (
+    ("Score", "positive: training on the item made the model say so; negative: it spoke against."),
+    ("Bar", "the score's size, beside the largest of the query; orange spoke for it, blue against it."),
+    ("Label", "of the training item; in brackets what the model says of it, where that is another class."),
+)
 
 
 def picture(found: Any, max_n: int, k: int, maps: Any) -> Plot:
@@ -59,9 +68,33 @@ def picture(found: Any, max_n: int, k: int, maps: Any) -> Plot:
                     continue
                 _draw(ax, theirs[place[at[j]]], None if over[1] is None else over[1][place[at[j]]])
                 _below(ax, found, at[j], scores[j], largest)
-    told = "blue: spoke for it, orange: against" if both else "blue: spoke for it"
+    told = "orange: spoke for it, blue: against" if both else "orange: spoke for it"
     fig.suptitle(f"{found.method}: training items behind what the model says ({told})", fontsize=9)
     return Plot(fig, axes)
+
+
+def page(found: Any, maps: Any) -> str:
+    """One page that loads nothing: the picture, where the inputs are pictures, and a table.
+
+    Args:
+        found: `Influences`.
+        maps: as for `picture`.
+    """
+    parts = []
+    with contextlib.suppress(InputError):  # no pictures
+        image = data_uri(png_of_figure(picture(found, len(found), 8, maps).fig))
+        parts.append(section("Items", f'<img alt="queries, and the training items behind them" src="{image}">'))
+    table = found.to_df()
+    head, rows = cells("th", list(table)), (cells("td", [_text(v) for v in row]) for row in table.to_numpy())
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    grid = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    parts.append(section("Scores", f'<div class="scroll" tabindex="0">{grid}</div>'))
+    glow = () if maps is None else (("Glow", f"how strong the map of {maps[0].title or maps[0].method} is there."),)
+    return whole_page("Which training items made it say so?", repr(found), parts, (*_LEGEND, *glow))
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _below(ax: Any, found: Any, number: int, score: float, largest: float) -> None:

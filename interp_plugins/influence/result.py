@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +19,6 @@ from interp_plugins.core.spec import InputSpec
 if TYPE_CHECKING:
     import pandas as pd
 
-SIGN = "positive: training on the item made the model say so; negative: it spoke against"
 _TENSORS = ("indices", "scores", "opponent_indices", "opponent_scores", "share", "inputs", "item_inputs", "every")
 
 
@@ -155,7 +152,7 @@ class Influences:
         return pd.DataFrame(rows)
 
     def show(self, max_n: int = 4, k: int = 6, maps: Any = None) -> Any:
-        """Draw each query with its proponents (blue) and opponents (orange) beside it.
+        """Draw each query with its proponents (orange) and opponents (blue) beside it.
 
         Args:
             max_n: queries at most.
@@ -194,21 +191,9 @@ class Influences:
             path: the file.
             maps: as for `show`.
         """
-        from interp_plugins.viz.figure import png_of_figure
+        from interp_plugins.influence.picture import page
 
-        try:
-            png = png_of_figure(self.show(len(self), 8, maps).fig)
-            drawn = f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        except InputError:
-            drawn = ""
-        body = (
-            "<!DOCTYPE html><html lang='en'><meta charset='utf-8'><title>Influences</title><style>"
-            "body{font:15px system-ui;margin:2em auto;max-width:75em}img{max-width:100%}td,th{padding:.2em .8em;"
-            "text-align:left}tr:nth-child(even){background:#8881}</style>"
-            f"<h1>Which training items made it say so?</h1><p>{escape(repr(self))}</p><p>{escape(SIGN)}.</p>{drawn}"
-            f"{self.to_df().to_html(index=False, border=0)}</html>"
-        )
-        return files.Page(files.write(path, body))
+        return files.Page(files.write(path, page(self, maps)))
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one safetensors file, whole or not at all.

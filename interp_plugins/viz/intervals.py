@@ -12,10 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from interp_plugins.core.text import legible
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, data_uri, new_figure, png_of_figure
-from interp_plugins.viz.template import OVERVIEW, PAGE, POLICY, STYLE
+from interp_plugins.viz.template import section, whole_page
 from interp_plugins.viz.titles import shorten
 
 _LABEL = 34  # characters of a name that are shown
@@ -124,19 +123,7 @@ def interval_page(title: str, lead: str, parts: Sequence[tuple[str, Any]], legen
         parts: (heading, a list of `Panel`, a list of sentences, or HTML).
         legend: (term, explanation).
     """
-    sections = "".join(
-        OVERVIEW.substitute(heading=escape(name), content=_content(name, content)) for name, content in parts
-    )
-    return legible(
-        PAGE.substitute(
-            policy=POLICY,
-            style=STYLE,
-            title=escape(title),
-            lead=escape(lead),
-            samples=sections,
-            legend="\n".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in legend),
-        )
-    )
+    return whole_page(title, lead, [section(name, _content(name, content)) for name, content in parts], legend)
 
 
 def _content(name: str, content: Any) -> str:

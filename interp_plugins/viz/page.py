@@ -11,7 +11,6 @@ from html import escape
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
-from interp_plugins.core.text import legible
 from interp_plugins.viz import captions, colour
 from interp_plugins.viz.figure import compact, data_uri, png_of_figure
 from interp_plugins.viz.inputs import InputPart, by_input, part_text
@@ -25,7 +24,7 @@ from interp_plugins.viz.renderer import (
     resolve_kind,
 )
 from interp_plugins.viz.scale import Scale, ScaleRule
-from interp_plugins.viz.template import FIGURE, OVERVIEW, PAGE, POLICY, SAMPLE, STYLE
+from interp_plugins.viz.template import FIGURE, OVERVIEW, SAMPLE, whole_page
 from interp_plugins.viz.titles import method_title, original_caption, panel_caption
 
 _SMALL = 96  # pixels below which a picture is enlarged without smoothing
@@ -68,16 +67,7 @@ def to_html(
             resolve_kind(attribution_renderer(exp), kind)
     overviews = "".join(_overview(one, exps) for one in fitting(exps)) if total else ""
     samples = "".join(_sample(exps, i, total, kinds, rule, longest) for i in range(shown))
-    return legible(
-        PAGE.substitute(
-            policy=POLICY,
-            style=STYLE,
-            title=escape(title),
-            lead=escape(_lead(exps, shown, total)),
-            samples=overviews + samples,
-            legend="\n".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in _legend(exps)),
-        )
-    )
+    return whole_page(title, _lead(exps, shown, total), [overviews, samples], _legend(exps))
 
 
 def _overview(one: Overview, exps: Sequence[Explanation]) -> str:

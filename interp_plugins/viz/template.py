@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from html import escape
 from string import Template
+
+from interp_plugins.core.text import legible
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -98,3 +102,33 @@ dd { margin: 0; max-width: 46rem; color: var(--faint); }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; gap: .1rem; } dd { margin-bottom: .6rem; } }
 @media print { .sample { break-inside: avoid; } }
 """
+
+
+def whole_page(
+    title: str, lead: str, parts: Iterable[str], legend: Iterable[tuple[str, str]] = (), style: str = ""
+) -> str:
+    """One HTML page that loads nothing.
+
+    Args:
+        title: heading of the page.
+        lead: what stands below it.
+        parts: HTML, as of `section`.
+        legend: (term, explanation), at the end.
+        style: CSS beside the common one.
+    """
+    told = "\n".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in legend)
+    return legible(
+        PAGE.substitute(
+            policy=POLICY,
+            style=STYLE + style,
+            title=escape(title),
+            lead=escape(lead),
+            samples="".join(parts),
+            legend=told,
+        )
+    )
+
+
+def section(heading: str, content: str) -> str:
+    """A part of a page: a heading, and HTML below it."""
+    return OVERVIEW.substitute(heading=escape(heading), content=content)

@@ -45,8 +45,8 @@ def test_items_have_their_numbers_in_the_data(dls: Any, tmp_path: Path, unchange
     found.show(maps=found.explain(learn.model, "saliency"))
     label = learn.influence(ds_idx=1, idxs=[0], k=2, method="fast", checkpoints="last", target="label")
     assert label.asked[0] == f"label {dls.valid_ds.items[0].parent.name}"
-    with pytest.raises(InputError, match="train_idx=7"):
-        learn.influence(item, train_idx=7)
+    with pytest.raises(InputError, match="train=7"):
+        learn.influence(item, train=7)
 
 
 def test_checkpoints_of_the_last_fit_are_found(dls: Any, tmp_path: Path) -> None:
