@@ -7,6 +7,8 @@
     learn.show_explanations()
     learn.insights(get_image_files("pictures"))
     learn.attack("cat.jpg", eps="2/255").show()
+    learn.explanation_robustness("cat.jpg", "gradcam").show()
+    learn.counterfactual("cat.jpg", goal="dog").show()
     learn.concepts(target="cat").show()
     learn.influence("cat.jpg").show()
     learn.visualize("layer4", channel=3).show()
@@ -34,6 +36,7 @@ from interp_plugins.fastai import interpretation as _interpretation  # noqa: F40
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - adds the methods to Learner
 from interp_plugins.fastai.callback import AttributionCallback
 from interp_plugins.fastai.captum import CaptumInterpretation
+from interp_plugins.fastai.robustness import RobustnessCallback  # adds robustness, counterfactual, ... to Learner
 from interp_plugins.fastai.show import show_explanations
 from interp_plugins.fastai.suspects import MarginHistory  # adds suspects to Learner
 
@@ -43,5 +46,6 @@ __all__ = [
     "Explanation",
     "Explanations",
     "MarginHistory",
+    "RobustnessCallback",
     "show_explanations",
 ]

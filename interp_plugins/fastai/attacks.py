@@ -70,15 +70,20 @@ def attack(
         with reader.unchanged():
             found = []
             for batch in sample_stream(reader, source, target, **beside):
-                _check(batch)
+                check_numbers(batch)
                 options = {name: batch.options[name] for name in _TAKEN if name in batch.options}
                 left = None if target is None else batch.target
                 found.append(core_attack(batch.model, batch.inputs, attack, target=left, **options, **asked))
         return joined(found)
 
 
-def _check(batch: SampleBatch) -> None:
-    """Refuse what an attack by gradients cannot be of."""
+def check_numbers(batch: SampleBatch) -> None:
+    """Refuse what an attack by gradients cannot be of.
+
+    Raises:
+        TargetError: several labels.
+        InputTypeError: ids.
+    """
     if batch.options.get("threshold") is not None:
         raise TargetError(
             "The labels of these data do not exclude each other, so there is no other class to be said. PGD lowers one "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -29,3 +29,21 @@ def log_figure(callbacks: Iterable[Any], name: str, figure: Figure, step: int) -
             wandb.log({name: wandb.Image(figure)}, step=own["_wandb_step"])
             taken = True
     return taken
+
+
+def log_numbers(callbacks: Iterable[Any], numbers: Mapping[str, float], step: int) -> None:
+    """Hand numbers to all `TensorBoardCallback`s and `WandbCallback`s, as `log_figure` does a figure.
+
+    Args:
+        callbacks: the Learner's callbacks.
+        numbers: by name.
+        step: number of batches trained.
+    """
+    for cb in callbacks:
+        own = vars(cb)
+        writer = own.get("writer")
+        if callable(getattr(writer, "add_scalar", None)):
+            for name, value in numbers.items():
+                writer.add_scalar(name, value, global_step=step)
+        if "_wandb_step" in own and (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+            wandb.log(dict(numbers), step=own["_wandb_step"])

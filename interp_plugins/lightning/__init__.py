@@ -21,6 +21,13 @@ from interp_plugins.lightning.callback import AttributionCallback
 from interp_plugins.lightning.concepts import concept_test, concepts
 from interp_plugins.lightning.features import dataset_examples, visualize
 from interp_plugins.lightning.influence import influence
+from interp_plugins.lightning.robustness import (
+    RobustnessCallback,
+    corruptions,
+    counterfactual,
+    explanation_robustness,
+    robustness,
+)
 from interp_plugins.lightning.run import explain
 from interp_plugins.lightning.suspects import MarginHistory, suspects
 from interp_plugins.lightning.top_losses import top_losses
@@ -30,11 +37,16 @@ __all__ = [
     "AttributionCallback",
     "AttributionWriter",
     "MarginHistory",
+    "RobustnessCallback",
     "concept_test",
     "concepts",
+    "corruptions",
+    "counterfactual",
     "dataset_examples",
     "explain",
+    "explanation_robustness",
     "influence",
+    "robustness",
     "suspects",
     "top_losses",
     "visualize",

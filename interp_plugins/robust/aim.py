@@ -71,7 +71,7 @@ class Aim:
         return self.sign * self.loss(output, rows)
 
     def words(self, classes: Sequence[Any]) -> tuple[Any, ...]:
-        """Classes by name."""
+        """The names of some classes."""
         return tuple(self.spec.label(c) for c in classes)
 
     def said(self, output: Tensor) -> tuple[Any, ...]:
@@ -117,7 +117,7 @@ class ValueAim:
         return tuple(f"{v:.4g}" if isinstance(v, float) else v for v in values)
 
     def said(self, output: Tensor) -> tuple[Any, ...]:
-        """The numbers."""
+        """The numbers that outputs hold."""
         return self.words(output.reshape(-1).tolist())
 
 

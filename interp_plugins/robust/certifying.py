@@ -159,5 +159,5 @@ def _counts(subject: Opened, i: int, sigma: float, draws: int, generator: torch.
 
 
 def _quantile(p: float) -> float:
-    """Phi^-1(p)."""
+    """Phi^-1(p), of the standard normal distribution."""
     return float(torch.special.ndtri(torch.tensor(p, dtype=torch.float64)))

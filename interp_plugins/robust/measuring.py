@@ -23,7 +23,7 @@ from interp_plugins.robust.attacking import SMALLEST
 from interp_plugins.robust.attacking import attack as core_attack
 from interp_plugins.robust.measured import Robustness
 from interp_plugins.robust.norms import check_norm
-from interp_plugins.robust.opening import as_size
+from interp_plugins.robust.opening import Asking, as_size
 from interp_plugins.robust.perturbed import Perturbed, joined
 
 SIZES = (0, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
@@ -187,8 +187,8 @@ class AttackedSizes:
 
     def run(self, batch: SampleBatch, name: str, **asked: Any) -> Perturbed:
         """An attack on a batch."""
-        options = {**batch.options, **self.asked, "norm": self.norm, "seed": self.seed, "progress": self.progress}
-        options.pop("threshold", None)
+        taken = {k: v for k, v in batch.options.items() if k in Asking.__dataclass_fields__}
+        options = {**taken, **self.asked, "norm": self.norm, "seed": self.seed, "progress": self.progress}
         if name == "fgsm":
             options = {k: v for k, v in options.items() if k not in ("steps", "restarts", "step_size")}
         return core_attack(batch.model, batch.inputs, name, **{**options, **asked})
