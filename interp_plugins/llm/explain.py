@@ -21,6 +21,7 @@ from interp_plugins.llm.result import TextExplanation, TextExplanations
 
 _TASKS = ("generation", "classification")
 _SINK = 1 / 3  # share of the first feature that is worth a word
+_APART = 0.05  # error of a path's sum that is
 
 
 def explain_text(
@@ -134,7 +135,7 @@ def _one(
         notes=tuple(dict.fromkeys(found.notes)),
         ask=ask,
     )
-    return replace(result, notes=(*result.notes, *_beware(result, inp)))
+    return replace(result, notes=(*result.notes, *_beware(result, inp, asked)))
 
 
 def _scores(
@@ -153,13 +154,20 @@ def _sentences(inp: ChatInput) -> Iterator[tuple[int, int]]:
                 yield a, b
 
 
-def _beware(result: TextExplanation, inp: ChatInput) -> list[str]:
+def _beware(result: TextExplanation, inp: ChatInput, asked: AskedModel) -> list[str]:
     """What a reader should know before trusting the colours."""
     out = []
     if int(inp.feature_of_token[0]) >= 0 and result.first_share > _SINK and len(result.inputs) > 2:
         out.append(
             f"the first {result.level} has {result.first_share:.0%} of all attribution: language models rest on the "
             "first position, whatever stands there; bos=True puts the begin-of-text token before it"
+        )
+    apart = result.completeness.get("error", 0.0)
+    if "n_steps" in asked.takes(result.method) and apart > _APART:
+        first = int(inp.feature_of_token[0]) >= 0
+        out.append(
+            f"the steps of the path miss the change of the score by {apart:.0%}: take more n_steps"
+            + (", or bos=True (a path that moves the first position is steep)" if first else "")
         )
     return out
 

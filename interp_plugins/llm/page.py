@@ -23,7 +23,7 @@ from interp_plugins.viz.template import PAGE, POLICY, STYLE
 from interp_plugins.viz.text import ink_on
 
 _STYLE = """
-.say input { position: absolute; opacity: 0; }
+.say input { position: absolute; opacity: 0; width: 0; height: 0; pointer-events: none; }
 .say label { cursor: pointer; border-radius: .25em; padding: .1em 0; white-space: pre-wrap; border-bottom: 2px solid
   var(--line); }
 .say label.whole { font-weight: 600; padding: .1em .5em; margin-right: .6em; border: 1px solid var(--line); }

@@ -79,6 +79,10 @@ class AskedModel:
         """Whether a method differentiates, and so takes the baseline token."""
         return check_method(name) in differentiating()
 
+    def takes(self, name: str) -> frozenset[str]:
+        """The parameters of a method."""
+        return {**perturbing(), **differentiating()}[check_method(name)].takes
+
     def output(self, inp: ChatInput, given: Any, gen_args: dict[str, Any] | None) -> Tensor:
         """The output's token ids (T,): given, or generated under the seed."""
         with preserved_rng():

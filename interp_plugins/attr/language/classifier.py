@@ -110,6 +110,10 @@ class ClassScorer:
         """0: a classifier reads the whole text anew."""
         return 0
 
+    def read_by_model(self, ids: Tensor) -> Tensor:
+        """What the model's embedding reads for texts (rows, P): these."""
+        return ids
+
     def in_graph(self, ids: Tensor) -> Tensor:
         """Token ids (rows, P) of texts of one length -> scores (rows, K), in the graph of the model."""
         known = {"attention_mask": torch.ones_like(ids)} if "attention_mask" in parameters_of(self.model) else {}

@@ -17,8 +17,9 @@ from interp_plugins.attr.language.chat import ChatInput
 from interp_plugins.attr.language.interpretable import InterpretableInput, TextTokenInput
 from interp_plugins.attr.language.llm import LanguageAttribution
 from interp_plugins.attr.language.llm_result import LLMAttributionResult
-from interp_plugins.attr.language.scoring import OutputScorer
+from interp_plugins.attr.language.scoring import OutputScorer, is_encoder_decoder
 from interp_plugins.core.guard import frozen
+from interp_plugins.core.layers import AtLayer
 from interp_plugins.core.multi_target import MultiTarget
 from interp_plugins.core.rows import INDEPENDENT
 from interp_plugins.core.target import Index
@@ -41,9 +42,23 @@ class _AtOutput(Wrapper):
         """The callables inside (for the guard)."""
         return [self.scorer.model]
 
+    def layer_values(self, at: AtLayer, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """The embedding of switches or ids, without a pass through the model; None: another layer is read."""
+        layer, model = at.layers[0], self.scorer.model
+        own: Any = getattr(model, "get_input_embeddings", _none)()
+        plain = isinstance(own, nn.Embedding) and layer.module is own and layer.io == "output"
+        if len(at.layers) != 1 or not plain or own._forward_hooks or is_encoder_decoder(model):
+            return None
+        at.counts, at.calls = [1], [1]
+        with torch.no_grad():
+            return (own(self.scorer.read_by_model(self._ids(inputs[0]))),)
+
+    def _ids(self, given: Tensor) -> Tensor:
+        return (given if self.inp is None else self.inp.to_model_input(given)).to(self.scorer.device)
+
     def __call__(self, given: Tensor) -> Tensor:
-        ids = given if self.inp is None else self.inp.to_model_input(given)
-        return self.scorer.in_graph(ids.to(self.scorer.device))
+        ids = self._ids(given)
+        return self.scorer.in_graph(ids)
 
 
 def _none() -> None:
