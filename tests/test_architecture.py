@@ -199,7 +199,7 @@ def test_a_right_import_passes(module: str, source: str) -> None:
 
 
 # One idea in two frameworks, imported from the adapter of one's own.
-TWINS = {"AttributionCallback", "MarginHistory", "RobustnessCallback"}
+TWINS = {"AttributionCallback", "MarginHistory", "NeuronCallback", "RobustnessCallback"}
 
 
 def test_no_two_public_classes_share_a_name() -> None:

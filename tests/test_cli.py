@@ -177,6 +177,14 @@ def test_suspects_influence_and_concepts_of_an_exported_learner(tmp_path: Path) 
     assert result.exit_code == 0 and "12 items" in result.output, result.output
     assert out.read_text(encoding="utf-8").count("<article") == 4
     assert out.with_suffix(".csv").read_text(encoding="utf-8").count("\n") == 13
+    asked = ["neurons", str(tmp_path / "small.pkl"), "2", "--data", str(tmp_path / "pictures"), "--channel", "0-1,3"]
+    result = runner.invoke(app, [*asked, "--out", str(out), "--steps", "3"])
+    assert result.exit_code == 0 and "2:0, 2:1, 2:3" in result.output, result.output
+    assert out.read_text(encoding="utf-8").count("<article") == 3 and out.with_suffix(".safetensors").is_file()
+    result = runner.invoke(app, [*asked, "--out", str(out), "--examples"])
+    assert result.exit_code == 0 and result.output.startswith("Examples(2:0"), result.output
+    result = runner.invoke(app, [*asked[:-1], "some", "--out", str(out)])
+    assert result.exit_code == 2 and "numbers and ranges" in result.output
     result = runner.invoke(app, ["suspects", str(tmp_path / "none.pkl"), str(tmp_path)])
     assert result.exit_code == 2 and "learn.export()" in result.output
 

@@ -36,6 +36,7 @@ from interp_plugins.fastai import interpretation as _interpretation  # noqa: F40
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - adds the methods to Learner
 from interp_plugins.fastai.callback import AttributionCallback
 from interp_plugins.fastai.captum import CaptumInterpretation
+from interp_plugins.fastai.neurons import NeuronCallback
 from interp_plugins.fastai.robustness import RobustnessCallback  # adds robustness, counterfactual, ... to Learner
 from interp_plugins.fastai.show import show_explanations
 from interp_plugins.fastai.suspects import MarginHistory  # adds suspects to Learner
@@ -46,6 +47,7 @@ __all__ = [
     "Explanation",
     "Explanations",
     "MarginHistory",
+    "NeuronCallback",
     "RobustnessCallback",
     "show_explanations",
 ]

@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from fastai.callback.core import Callback
-from fastai.learner import Recorder
-from fastai.torch_core import rank_distrib
 from torch import Tensor
 
-from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_folder, check_names, contained
+from interp_plugins.api.callbacks import check_choice, check_count, check_folder, check_names
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core import files
@@ -27,6 +24,7 @@ from interp_plugins.core.literals import rather_than
 from interp_plugins.core.random import check_seed
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain
 from interp_plugins.fastai.batch import length
+from interp_plugins.fastai.epochs import EveryNEpochs
 from interp_plugins.fastai.interpretation import explain_rows
 from interp_plugins.fastai.labels import label_number
 from interp_plugins.fastai.learner_info import valid
@@ -56,7 +54,7 @@ class Snapshot(NamedTuple):
     explanations: Explanations
 
 
-class AttributionCallback(Callback):
+class AttributionCallback(EveryNEpochs):
     """Explain the same samples while the Learner trains, and log the pictures.
 
     Training is bit-identical with and without it. It does nothing in `lr_find`, `validate`, `get_preds` and `predict`,
@@ -99,9 +97,6 @@ class AttributionCallback(Callback):
         watch.plot()  # also learn.attribution.plot(), where it was added with learn.add_cb or cbs= of the Learner
     """
 
-    order = Recorder.order + 5  # after those that log numbers, so that their steps are up to date
-    remove_on_fetch = True
-
     def __init__(
         self,
         items: Any = None,
@@ -122,61 +117,25 @@ class AttributionCallback(Callback):
         label_key: int | None = None,
         tag: str = "attribution",
     ):
-        super().__init__()
+        super().__init__(every_n_epochs, on_error)
         check_names(methods)
         check_count("n", n, 1)
-        check_count("every_n_epochs", every_n_epochs, 1)
         check_seed(seed)
         check_folder("path", path)
         check_choice("log", log, _LOGS)
-        check_choice("on_error", on_error, ON_ERROR)
-        self.items, self.n, self.every_n_epochs = items, n, every_n_epochs
+        self.items, self.n = items, n
         target = rather_than(target, against)
         self.options = {"methods": methods, "target": target, "layer": layer, "baselines": baselines, "seed": seed}
         self.options |= {"batch_size": check_chunk("batch_size", batch_size), "output": output, "label_key": label_key}
         label_number(label_key, output)  # a wrong one is said at once
-        self.log, self.path, self.on_error, self.tag = log, path, on_error, tag
+        self.log, self.path, self.tag = log, path, tag
         self.history: list[Snapshot] = []
-        self._trained, self._fit, self._new_fit = False, 0, True
-        self._left_out: int | None = None  # the epoch before, if it was trained and not explained
 
-    # -- events ----------------------------------------------------------------------------------------------
-
-    def before_fit(self) -> None:
-        """Stay out of `lr_find` and `get_preds`, and of all processes but the first."""
-        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self, "gather_preds") and rank_distrib() == 0
-        self._trained, self._new_fit, self._left_out = False, True, None
-
-    def before_train(self) -> None:
-        """Another epoch follows: the one before was not the last."""
-        self._left_out = None
-
-    def after_train(self) -> None:
-        """Only epochs that train are explained: `validate` has the same events otherwise."""
-        self._trained = True
-        self._fit += self._new_fit
-        self._new_fit = False
-
-    def after_epoch(self) -> None:
+    def look(self, epoch: int) -> None:
         """Explain the samples after an epoch and log their maps."""
-        trained, self._trained = self._trained, False
-        epoch = self.learn.epoch
-        if trained and (epoch % self.every_n_epochs == 0 or epoch == self.learn.n_epoch - 1):
-            self._record(epoch)
-        elif trained:
-            self._left_out = epoch
-
-    def after_fit(self) -> None:
-        """Explain the last epoch where the fit ended before its time."""
-        if self._left_out is not None:
-            self._record(self._left_out)
-        self._left_out = None
-
-    def _record(self, epoch: int) -> None:
-        with contained("AttributionCallback", self.on_error):
-            exps, truths = self._explain()
-            self.history.append(Snapshot(self._fit, epoch, self.learn.train_iter, exps))
-            self._publish(exps, truths)
+        exps, truths = self._explain()
+        self.history.append(Snapshot(self._fit, epoch, self.learn.train_iter, exps))
+        self._publish(exps, truths)
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -209,10 +168,6 @@ class AttributionCallback(Callback):
             return pd.DataFrame()
         table = pd.concat(tables, ignore_index=True)
         return table[[*keys, *(c for c in table if c not in keys)]]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the results: `learn.export()` pickles callbacks, and an export should not hold a training's maps."""
-        return {**self.__dict__, "history": []}
 
     # -- work ------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from interp_plugins.lightning.callback import AttributionCallback
 from interp_plugins.lightning.concepts import concept_test, concepts
 from interp_plugins.lightning.features import dataset_examples, visualize
 from interp_plugins.lightning.influence import influence
+from interp_plugins.lightning.neurons import NeuronCallback
 from interp_plugins.lightning.prompts import PromptCallback
 from interp_plugins.lightning.robustness import (
     RobustnessCallback,
@@ -38,6 +39,7 @@ __all__ = [
     "AttributionCallback",
     "AttributionWriter",
     "MarginHistory",
+    "NeuronCallback",
     "PromptCallback",
     "RobustnessCallback",
     "concept_test",

@@ -7,17 +7,27 @@ is an objective of `objectives`; how a picture is made is one of `params`; how t
 """
 
 from interp_plugins.optim import objectives, params, transforms
+from interp_plugins.optim.atlas import atlas
+from interp_plugins.optim.atlas_result import Atlas
+from interp_plugins.optim.circuits import expanded_weights
 from interp_plugins.optim.examples import dataset_examples
 from interp_plugins.optim.found import Examples
+from interp_plugins.optim.invert import accentuate, caricature, invert
 from interp_plugins.optim.objective import Objective
 from interp_plugins.optim.visualization import Visualization
 from interp_plugins.optim.visualize import visualize
 
 __all__ = [
+    "Atlas",
     "Examples",
     "Objective",
     "Visualization",
+    "accentuate",
+    "atlas",
+    "caricature",
     "dataset_examples",
+    "expanded_weights",
+    "invert",
     "objectives",
     "params",
     "transforms",

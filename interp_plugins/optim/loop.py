@@ -24,6 +24,7 @@ from interp_plugins.optim.waking import waking
 BLOCK = 16  # steps between looks at the scores: a look waits for the device
 _WINDOW = 64  # steps over which a score has to rise
 _AWAKE = 128  # steps with redirected rectifiers at most
+_REACH = 0.1  # how far a picture may go from where it began at a penalty of 1, as a share of the range
 _MEAN = 0.9  # of the running mean of a score
 
 
@@ -53,7 +54,7 @@ class Ascending:
         snapshots: steps after which pictures are kept.
         init: a picture (1 or R, C, *space) in raw units to begin from; "grey"; None: noise.
         alpha: whether the importance of each place is summed up.
-        penalty: how much the distance from `init` counts.
+        penalty: how much the distance from where it began counts, see `Climber._prices`.
         group: rows of a unit, which leave together where their objective compares them.
     """
 
@@ -177,6 +178,7 @@ class Climber:
         self.rows.steps, self.rows.state, self.rows.pictures = [0] * n, ["steps"] * n, [None] * n
         leaves = p.leaves_of(generators)
         self.origin = p.pictures(leaves).detach() if p.penalty else None
+        self.price = torch.zeros(n, device=p.device, dtype=p.dtype)  # of squared distance, per row
         if p.optimizer is not None:
             self.optimiser: Any = UsersOptimiser(leaves, p.optimizer)
         else:
@@ -210,6 +212,8 @@ class Climber:
 
     def _begin(self, run: Running) -> int:
         """Wake rows that a first look finds flat."""
+        if self.problem.penalty:
+            self.price = self._prices(run)
         flat = self._flat(self.gradient(run, self._draws(1)[0])[1])
         if flat:
             self._wake(flat)
@@ -253,12 +257,26 @@ class Climber:
         scores = numbers(rows.objectives, seen, p.views) * p.sign
         if self.origin is not None:
             away = (pictures - self.origin) / p.span()
-            scores = scores - p.penalty * away.square().flatten(1).mean(1)
+            scores = scores - self.price * away.square().flatten(1).mean(1)
         sources = [*leaves, pictures] if p.alpha else leaves
         grads = torch.autograd.grad(scores.sum(), sources, allow_unused=True, materialize_grads=True)
         if p.alpha and rows.alpha is not None and mode is None:
             rows.alpha[rows.place] += grads[-1].abs().mean(1)
         return scores.detach(), list(grads[: len(leaves)])
+
+    def _prices(self, run: Running) -> Tensor:
+        """What a squared change of the mean square 1 costs each row.
+
+        With g the gradient at the picture, in shares of the range, and D numbers, a change of root mean square r gains
+        at most |g| sqrt(D) r; this price makes r = 0.1 / penalty the best.
+        """
+        p = self.problem
+        pictures = p.pictures(self.optimiser.leaves).detach().requires_grad_()
+        seen = p.shown(run, self._views(pictures, self._draws(1)[0]), pictures, p.views)
+        scores = numbers(self.rows.objectives, seen, p.views)
+        (grad,) = torch.autograd.grad(scores.sum(), pictures, allow_unused=True, materialize_grads=True)
+        slope = (grad * p.span()).flatten(1)
+        return p.penalty * slope.norm(dim=1) * slope.shape[1] ** 0.5 / (2 * _REACH)
 
     def _views(self, pictures: Tensor, draws: Any) -> Tensor:
         p, generators = self.problem, self.rows.generators
@@ -332,6 +350,7 @@ class Climber:
         index = torch.tensor(kept, dtype=torch.long, device=self.problem.device)
         self.optimiser.keep(index)
         self.origin = self.origin[index] if self.origin is not None else None
+        self.price = self.price[index]
         rows.objectives, rows.generators = [rows.objectives[r] for r in kept], [rows.generators[r] for r in kept]
         rows.place = [rows.place[r] for r in kept]
 

@@ -25,6 +25,8 @@ from interp_plugins.optim.transforms import STILL, as_transform, resized
 from interp_plugins.optim.units import FeatureUnit
 from interp_plugins.optim.visualization import Visualization
 
+LIKE = "like"  # as a beginning: the example of the model's input itself
+
 
 @dataclass(frozen=True)
 class ModelCall:
@@ -111,7 +113,7 @@ class Making:
         """What the loop is to climb."""
         s, r = self.subject, self.recipe
         transform = as_transform(r.transform, r.param.crops) if self.space else STILL
-        init = r.init
+        init = s.raw() if isinstance(r.init, str) and r.init == LIKE else r.init
         if isinstance(init, Tensor):
             init = resized(init.to(s.dtype), self.space) if init.ndim > 2 else init
             if tuple(init.shape[1:]) != (s.channels, *self.space):

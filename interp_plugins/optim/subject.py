@@ -45,6 +45,12 @@ class PictureSubject:
     told: bool
     place: int = 0
 
+    def raw(self) -> Tensor:
+        """The picture of the example in raw units, channels first."""
+        found = self.spec.denormalise(self.row[self.place].to(self.dtype))
+        axis = self.spec.channel_axis(found.ndim)
+        return found if axis in (None, 1) else found.movedim(axis, 1)
+
     @property
     def device(self) -> torch.device:
         """Where the first input lies."""

@@ -10,10 +10,11 @@ import torch
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
+from fastai.torch_core import set_seed
 from torch import nn
 
 from interp_plugins import dataset_examples
-from interp_plugins.core.errors import InputTypeError
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +84,27 @@ def test_ids_have_examples_and_no_picture(learn: Learner) -> None:
     assert words.dataset_examples("1", channel=2, k=2).index.shape == (1, 2)
     with pytest.raises(InputTypeError, match="dataset_examples"):
         words.visualize("1", channel=2, steps=2)
+
+
+def test_F4_training_is_bit_identical_while_units_are_shown(make_learner: Any, make_dls: Any, tmp_path: Path) -> None:
+    from interp_plugins.fastai import NeuronCallback
+
+    def fit(*cbs: Any) -> tuple[dict[str, torch.Tensor], list[Any], torch.Tensor]:
+        set_seed(3)  # a loader's own generator is drawn when it is made
+        one = make_learner(make_dls(bs=7))
+        with one.no_bar(), one.no_logging():
+            one.fit(3, 1e-2, cbs=list(cbs))
+        return {k: v.clone() for k, v in one.model.state_dict().items()}, list(one.recorder.values), torch.rand(3)
+
+    layer = next(n for n, m in make_learner().model.named_modules() if isinstance(m, nn.Conv2d))
+    watch = NeuronCallback(layer, channel=[0, 1], every_n_epochs=2, steps=4, path=tmp_path)
+    before, losses, draws = fit()
+    after, again, other = fit(watch)
+    assert all(torch.equal(before[k], after[k]) for k in before) and losses == again and torch.equal(draws, other)
+    assert [(s.fit, s.epoch) for s in watch.history] == [(1, 0), (1, 2)] and watch.last is not None
+    assert watch.last.examples is not None and len(list(tmp_path.glob("neurons-epoch*.png"))) == 2
+    assert watch.plot()[1].shape == (2, 2)
+    with pytest.raises(InputError, match="looks at a layer's channels"):
+        NeuronCallback()
+    with pytest.warns(InterpWarning, match="NeuronCallback failed, and training goes on"):
+        fit(NeuronCallback("no such layer", steps=2, log="none"))

@@ -249,6 +249,7 @@ def test_the_public_names() -> None:
         "AttributionCallback",
         "AttributionWriter",
         "MarginHistory",
+        "NeuronCallback",
         "PromptCallback",
         "RobustnessCallback",
         "concept_test",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from interp_plugins import InputSpec
 from interp_plugins import dataset_examples as core_examples
 from interp_plugins import visualize as core_visualize
-from interp_plugins.core.errors import InputError
-from interp_plugins.lightning import dataset_examples, visualize
+from interp_plugins.core.errors import InputError, LayerError
+from interp_plugins.lightning import NeuronCallback, dataset_examples, visualize
 
 X = torch.rand(18, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -38,3 +40,25 @@ def test_a_module_and_its_loader(make_net: Callable[[], nn.Module]) -> None:
         dataset_examples(net, None, layer)
     with pytest.raises(InputError, match="not both"):
         visualize(net, layer, loader, mean=[0.5], std=[0.5], input_spec=spec, channel=0)
+
+
+def test_L4_training_is_bit_identical_while_units_are_shown(
+    make_net: Callable[[], nn.Module], make_loader: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    def fit(*callbacks: Any) -> dict[str, torch.Tensor]:
+        torch.manual_seed(1)
+        net = make_net()
+        trainer = make_trainer(*callbacks, max_epochs=3)
+        trainer.fit(net, make_loader(8, 2, shuffle=True), make_loader(4, 2, seed=1))
+        return {**net.state_dict(), "draw": torch.rand(3)}
+
+    layer = next(n for n, m in make_net().named_modules() if isinstance(m, nn.Conv2d))
+    watch = NeuronCallback(layer, channel=[0, 1], every_n_epochs=2, steps=4, dirpath=str(tmp_path))
+    before, after = fit(), fit(watch)
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+    assert [epoch for epoch, _ in watch.history] == [0, 2] and len(list(tmp_path.glob("neurons-*.png"))) == 2
+    assert watch.plot()[1].shape == (2, 2) and watch.history[0][1].examples is not None
+    with pytest.raises(InputError, match="looks at a layer's channels"):
+        NeuronCallback()
+    with pytest.raises(LayerError, match="No layer named"):
+        fit(NeuronCallback("no such layer", steps=2, loggers="none", on_error="raise"))

@@ -1,0 +1,104 @@
+"""The atlas as one page: tiles to zoom, and for the chosen tile its items and what the model says of them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from html import escape
+from string import Template
+from typing import Any
+
+from interp_plugins.core.text import legible
+from interp_plugins.optim.page import image
+from interp_plugins.optim.picture import board, pixels
+
+_STYLE = """
+:root { --side: 40px; }
+.tools { display: flex; gap: 1rem; align-items: center; margin-bottom: .75rem; color: var(--faint); }
+.frame { display: grid; grid-template-columns: minmax(0, 1fr) 17rem; gap: 1rem; align-items: start; }
+#map { display: grid; overflow: auto; max-height: 85vh; justify-content: start;
+  grid-template-columns: repeat($columns, var(--side)); grid-auto-rows: var(--side); }
+#map button { padding: 0; border: 0; background: none; cursor: pointer; }
+#map button:focus-visible, #map button:hover { outline: 3px solid #c25a00; z-index: 1; }
+#map img { width: 100%; height: 100%; display: block; }
+#told { position: sticky; top: 1rem; }
+#told > div { display: none; }
+#told > div.on { display: block; }
+#told img { width: 100%; border-radius: .3rem; margin-bottom: .5rem; }
+@media (max-width: 50rem) { .frame { grid-template-columns: minmax(0, 1fr); } }
+"""
+_SCRIPT = """
+const told = [...document.getElementById('told').children], tiles = [...document.querySelectorAll('#map button')];
+const choose = i => told.forEach((t, k) => t.classList.toggle('on', k === i));
+tiles.forEach((t, i) => ['click', 'focus', 'mouseenter'].forEach(e => t.addEventListener(e, () => choose(i))));
+document.getElementById('zoom').addEventListener('input', e =>
+  document.documentElement.style.setProperty('--side', e.target.value + 'px'));
+if (told.length) choose(0);
+"""
+_BODY = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="$policy">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title</title>
+<style>$style</style>
+</head>
+<body>
+<main>
+<h1>$title</h1>
+<p class="lead">$lead</p>
+<div class="tools"><label>Zoom <input id="zoom" type="range" min="16" max="160" value="40"></label></div>
+<div class="frame">
+<div id="map">
+$tiles
+</div>
+<div id="told">
+$told
+</div>
+</div>
+</main>
+<script>$script</script>
+</body>
+</html>
+""")
+
+
+def atlas_page(found: Any, title: str) -> str:
+    """The text of the page.
+
+    Args:
+        found: `Atlas`.
+        title: of the page.
+    """
+    from interp_plugins.viz.template import STYLE
+
+    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode("ascii")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    made, tiles, told = pixels(found.images, found.spec), [], []
+    for i, (row, column) in enumerate(found.place.tolist()):
+        picture = image(made[i], f"direction of {int(found.count[i])} items")
+        tiles.append(f'<button style="grid-row: {row + 1}; grid-column: {column + 1}">{picture}</button>')
+        crops = "" if found.crops is None else image(board(found.crops[i], columns=3), "items of this cell")
+        said = f"<p>{escape(found.label[i])}</p>" if found.label[i] else ""
+        told.append(f"<div>{picture}{crops}<p>{int(found.count[i])} items</p>{said}</div>")
+    lead = (
+        f"{found.layer}: the directions that {found.seen} items take, laid out by {found.params['embed']} so that "
+        "neighbours are alike; of each cell of the map the mean direction as a picture."
+    )
+    style = STYLE + Template(_STYLE).safe_substitute(columns=str(found.grid[1]))
+    return legible(
+        _BODY.substitute(
+            policy=policy,
+            style=style,
+            title=escape(title),
+            lead=escape(lead),
+            tiles="\n".join(tiles),
+            told="\n".join(told),
+            script=_SCRIPT,
+        )
+    )
