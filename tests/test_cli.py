@@ -190,6 +190,7 @@ def test_suspects_influence_and_concepts_of_an_exported_learner(tmp_path: Path) 
 
     asked, page = str(tmp_path / "pictures" / "light" / "3.png"), tmp_path / "influence.html"
     given = ["--train", str(tmp_path / "pictures"), "--k", "2", "--maps", "saliency", "--out", str(page)]
+    given += ["--index", str(tmp_path / "small.index")]
     result = runner.invoke(app, ["influence", str(tmp_path / "small.pkl"), asked, *given])
     assert result.exit_code == 0 and "1 queries of 12 training items" in result.output, result.output
     assert "Glow" in page.read_text(encoding="utf-8") and page.with_suffix(".csv").is_file()

@@ -104,6 +104,9 @@ def influence(
         Path | None, typer.Option(help="A folder of weights from while it trained; the model's own if left out.")
     ] = None,
     k: Annotated[int, typer.Option(min=1, help="Training pictures of each kind.")] = 8,
+    index: Annotated[
+        Path | None, typer.Option(help="A file of the training pictures' gradients, made where there is none.")
+    ] = None,
     maps: Annotated[str | None, typer.Option(help="A method whose maps are laid over the pictures.")] = None,
     out: Annotated[Path, typer.Option(help="The page; beside it a table of the same name as .csv.")] = Path(
         "influence.html"
@@ -119,6 +122,7 @@ def influence(
             target="predicted" if target is None else target,
             checkpoints="last" if checkpoints is None else checkpoints,
             train=labelled(learn, train),
+            index=index,
         )
         say(repr(found))
         drawn = None if maps is None else found.explain(learn.model, maps)

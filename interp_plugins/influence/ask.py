@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from interp_plugins.core.tensors import as_tuple, describe
 from interp_plugins.core.weights import as_checkpoints, spread, with_rates
 from interp_plugins.influence import curvature as _curvature  # noqa: F401 - enters its methods
 from interp_plugins.influence.captum import check_k
+from interp_plugins.influence.index import scores_by_index
 from interp_plugins.influence.losses import Margin, SampleLoss, negative
 from interp_plugins.influence.methods import InfluenceMethod, Question, method_named
 from interp_plugins.influence.passes import GradientPasses
@@ -52,6 +54,7 @@ def influence(
     batch_size: int | None = None,
     all_scores: bool = False,
     check: bool = False,
+    index: str | Path | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Influences:
@@ -89,7 +92,10 @@ def influence(
         all_scores: keep the scores of all items.
         check: measure how well sums of scores foretell the last layer refitted on halves of the data (LDS; Park et al.
             2023); 32 small fits.
-        seed: of random draws (EK-FAC's labels, halves of `check`).
+        index: a file of the training items' gradients ("tracin" and "fast"), made where there is none and read the next
+            time; long gradients are projected (LoGra), and the result says how well. It belongs to these weights,
+            checkpoints and items, which is checked but for the items' contents: delete it where these changed.
+        seed: of random draws (EK-FAC's labels, halves of `check`, an index's projections).
         progress: None: a bar for long work.
 
     Returns:
@@ -116,14 +122,14 @@ def influence(
         said = _outputs(model, own, output)
         spec = input_spec or _guess(own)
         walk = ItemWalk(train, model, check_chunk("batch_size", batch_size))
-        chosen = _chosen(model, method, checkpoints, said)
+        chosen = _chosen(model, method, checkpoints, said, index)
         question, asked = _question(
             model, own, said, walk, loss, target, labels, chosen, layers, checkpoints, output, spec, batch_size,
             progress,
         )  # fmt: skip
         question.damping, question.weight_decay = damping, weight_decay
         question.seed, question.cosine = check_seed(seed), normalize == "cosine"
-        scores = chosen.scores(question).cpu()
+        scores = (chosen.scores(question) if index is None else scores_by_index(question, index)).cpu()
         lds = _lds(question, scores) if check else None
         names = item_names if callable(item_names) or item_names is None else lambda i: str(item_names[i])
         return _result(
@@ -170,12 +176,15 @@ def head_of(model: Any, output: Tensor) -> tuple[str, nn.Linear] | None:
     return None
 
 
-def _chosen(model: Any, name: Any, checkpoints: Any, said: Tensor) -> InfluenceMethod:
+def _chosen(model: Any, name: Any, checkpoints: Any, said: Tensor, index: Any) -> InfluenceMethod:
     if name != "auto":
-        return method_named(name)
+        found = method_named(name)
+        if index is not None and not found.several:
+            raise InputError(f'An index holds gradients, for method="tracin" or "fast"; {found.name} needs more.')
+        return found
     if head_of(model, said) is None:
         return method_named("tracin")
-    return method_named("fast" if checkpoints is not None else "ekfac_last")
+    return method_named("fast" if checkpoints is not None or index is not None else "ekfac_last")
 
 
 def _question(
