@@ -7,6 +7,7 @@ docs/robust.md tells what each promises.
 """
 
 from interp_plugins.robust.attacking import attack
+from interp_plugins.robust.bridge import as_attack
 from interp_plugins.robust.certificate import Certificate
 from interp_plugins.robust.certifying import certify
 from interp_plugins.robust.comparator import AttackComparator
@@ -24,19 +25,23 @@ from interp_plugins.robust.perturbed import Perturbed
 from interp_plugins.robust.pgd import PGD
 from interp_plugins.robust.regions import smallest_flip
 from interp_plugins.robust.row_counterfactual import one_feature_margins
+from interp_plugins.robust.smallest import FMN, DeepFool
 
 __all__ = [
     "CORRUPTIONS",
     "FGSM",
+    "FMN",
     "PGD",
     "AttackComparator",
     "Certificate",
     "Corruption",
+    "DeepFool",
     "ExplanationRobustness",
     "MinParamPerturbation",
     "Perturbation",
     "Perturbed",
     "Robustness",
+    "as_attack",
     "attack",
     "certify",
     "corruptions",

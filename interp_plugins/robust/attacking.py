@@ -16,6 +16,7 @@ from interp_plugins.core.tensors import like
 from interp_plugins.robust.aim import Aim
 from interp_plugins.robust.ascent import Ascent
 from interp_plugins.robust.bounds import Bounds
+from interp_plugins.robust.bridge import Outside, OutsideAttack, as_attack
 from interp_plugins.robust.climb import Climb
 from interp_plugins.robust.deep_fool import DeepFoolSearch
 from interp_plugins.robust.nearest import Nearest
@@ -34,7 +35,7 @@ _SHARE = 2.5  # of the radius, over all steps: far enough to cross the ball and 
 def attack(
     model: Callable[..., Any],
     inputs: Tensor | tuple[Tensor, ...],
-    attack: str = "pgd",
+    attack: Any = "pgd",
     *,
     eps: float | str | None = None,
     norm: str = "Linf",
@@ -70,6 +71,7 @@ def attack(
             of them; for the smallest change "fmn" (Pintor et al. 2021, arXiv:2102.12827; in L2 as Rony et al. 2019,
             arXiv:1811.09600) or "deepfool", less work and larger changes (Moosavi-Dezfooli et al. 2016,
             arXiv:1511.04599). Each change of these is made shorter along its own line as far as the model stays turned.
+            Or an attack of another package or a function, as `as_attack` takes it.
         eps: largest change of a sample, over all its inputs, in raw units: a number, or a fraction as text ("8/255");
             None: 8/255, and no limit where the smallest change is searched.
         norm: "Linf", "L2" or "L1".
@@ -106,7 +108,8 @@ def attack(
         len(found)  # -> 2
     """
     with concise():
-        name, norm = _name(attack), check_norm(norm)
+        outside = None if isinstance(attack, str) else as_attack(attack)
+        name, norm = _name(attack) if outside is None else outside.name, check_norm(norm)
         radius = as_size(eps, 8 / 255 if name not in SMALLEST else torch.inf)
         plan = _plan(name, radius, norm, steps, step_size, restarts, stop_early)
         asking = Asking(
@@ -117,13 +120,22 @@ def attack(
             aim = Aim(subject.prediction, subject.spec, target, goal, n, name in SMALLEST)
             climb = Climb(subject.forward, aim.loss, aim.sign, chunk=batch_size)
             plan = replace(plan, bounds=subject.bounds, generator=make_generator(seed))
-            found = SMALLEST.get(name, Ascent)(climb, raw, subject.free, plan, aim.reached)
+            found = _search(outside, name, aim)(climb, raw, subject.free, plan, aim.reached)
             done = aim.reached(aim.prediction.output, torch.arange(n, device=raw[0].device))
             found.run(done, progress)
             told = {"attack": name, "eps": radius, "norm": norm, "steps": plan.steps, "restarts": restarts}
             if name not in SMALLEST:
                 told["step_size"] = plan.step_size
             return _result(inputs, subject.xs, subject.func, found, aim, done, told)
+
+
+def _search(outside: OutsideAttack | None, name: str, aim: Aim) -> Callable[..., Search]:
+    """What searches: by name, or an attack that was made elsewhere."""
+    if outside is None:
+        return SMALLEST.get(name, Ascent)
+    if aim.goal is not None:
+        raise InputError("Attacks of other packages leave a class; a goal is of the attacks by name.")
+    return lambda *args: Outside(*args).asked(outside, torch.tensor(aim.left, device=args[1][0].device))
 
 
 def _result(
@@ -183,14 +195,14 @@ def _plan(
     name: str, radius: float, norm: str, steps: Any, step_size: Any, restarts: Any, stop_early: bool
 ) -> AttackPlan:
     """How an attack goes; between which bounds is told later."""
-    for word, count in (("steps", STEPS[name] if steps is None else steps), ("restarts", restarts)):
+    for word, count in (("steps", STEPS.get(name, 1) if steps is None else steps), ("restarts", restarts)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputError(f"{word} must be a positive int, got {count!r}.")
     if name in SMALLEST and step_size is not None:
         raise InputError(f"step_size is of 'pgd'; {name!r} chooses its own steps.")
     if restarts > 1 and name not in ("pgd", "fmn"):
         raise InputError(f"{name!r} is the same each time; restarts are of 'pgd' and 'fmn'.")
-    many = STEPS[name] if steps is None or name == "fgsm" else steps
+    many = STEPS.get(name, 1) if steps is None or name == "fgsm" else steps
     step = _SHARE * radius / many if step_size is None else check_size("step_size", step_size)
     step = radius if name == "fgsm" else step
     return AttackPlan(radius, norm, many, step, restarts, stop_early, Bounds(-torch.inf, torch.inf), make_generator(0))

@@ -21,6 +21,7 @@ from interp_plugins.metrics.rows import element_rows
 from interp_plugins.metrics.similarity import spearman_correlation
 from interp_plugins.robust.attacking import SMALLEST
 from interp_plugins.robust.attacking import attack as core_attack
+from interp_plugins.robust.bridge import as_attack
 from interp_plugins.robust.measured import Robustness
 from interp_plugins.robust.norms import check_norm
 from interp_plugins.robust.opening import Asking, as_size
@@ -66,7 +67,8 @@ def robustness(
     Args:
         model: an `nn.Module` or any callable, whose outputs are classes.
         data: a tensor or a tuple of tensors (batch first), or a loader of batches, in the model's units.
-        attack: "pgd" or "fgsm", for each size anew; "fmn" or "deepfool", one search for the smallest change.
+        attack: "pgd" or "fgsm", for each size anew; "fmn" or "deepfool", one search for the smallest change; or what
+            `as_attack` takes.
         eps: sizes in raw units, numbers or fractions as text.
         norm: "Linf", "L2" or "L1".
         methods: whose maps are compared before and after, as for `explain`; None: none.
@@ -131,7 +133,7 @@ class AttackedSizes:
         params: further arguments of `attack`; "explain" holds those of `explain`.
     """
 
-    attack: str
+    attack: Any
     eps: Sequence[float | str]
     norm: str
     methods: Any = None
@@ -147,6 +149,11 @@ class AttackedSizes:
         self.levels = tuple(sorted({0.0, *(as_size(e, 0.0) for e in self.eps)}))
         self.asked = {k: v for k, v in self.params.items() if k != "explain"}
         self.explained = dict(self.params.get("explain") or {})
+
+    @property
+    def name(self) -> str:
+        """The attack's name."""
+        return self.attack if isinstance(self.attack, str) else as_attack(self.attack).name
 
     def measured(self, batches: Iterable[SampleBatch]) -> Robustness:
         """All batches.
@@ -170,7 +177,7 @@ class AttackedSizes:
         maps = self._maps(found[0].batch, examples)
         labels = list(dict.fromkeys(label for one in found for label in one.agreement))
         return Robustness(
-            names=("clean",) + (self.attack,) * (len(self.levels) - 1),
+            names=("clean",) + (self.name,) * (len(self.levels) - 1),
             levels=self.levels,
             right=right,
             labelled=all(one.labelled for one in found),
@@ -181,11 +188,11 @@ class AttackedSizes:
             pictures={},
             maps=maps,
             notes=tuple(notes),
-            params={"attack": self.attack, "norm": self.norm, "seed": self.seed, **self.asked},
+            params={"attack": self.name, "norm": self.norm, "seed": self.seed, **self.asked},
             spec=found[0].spec,
         )
 
-    def run(self, batch: SampleBatch, name: str, **asked: Any) -> Perturbed:
+    def run(self, batch: SampleBatch, name: Any, **asked: Any) -> Perturbed:
         """An attack on a batch."""
         taken = {k: v for k, v in batch.options.items() if k in Asking.__dataclass_fields__}
         options = {**taken, **self.asked, "norm": self.norm, "seed": self.seed, "progress": self.progress}
@@ -255,7 +262,7 @@ class _Attacked:
         self.minimum = torch.where(self.right[0], torch.inf, 0.0)
         self.changed = [x.detach().cpu().clone() for x in as_tuple(batch.inputs)]
         self.flat = self.by_one_step = self.far = self.checked = 0
-        turned = self._smallest() if plan.attack in SMALLEST else self._sizes()
+        turned = self._smallest() if isinstance(plan.attack, str) and plan.attack in SMALLEST else self._sizes()
         self.turned = joined(turned) if turned else clean[:0]
         self.agreement = self._agreement() if plan.methods is not None else {}
 

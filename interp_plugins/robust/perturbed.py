@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from interp_plugins.api.explain import explain
-from interp_plugins.core.errors import InputError
+from interp_plugins.core import files
+from interp_plugins.core.errors import InputError, concise
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import Inputs, as_tuple
 from interp_plugins.robust.norms import NORMS, sizes
-from interp_plugins.robust.picture import picture
+from interp_plugins.robust.picture import page, picture
+from interp_plugins.robust.saved import load, save
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,6 +138,53 @@ class Perturbed:
         if isinstance(asked["target"], list):
             asked["target"] = torch.tensor([self.index(c) for c in asked["target"]])
         return explain(model, self.inputs, methods, **asked), explain(model, self.perturbed, methods, **asked)
+
+    def plot(self, max_n: int = 4) -> Any:
+        """`show`, under the name that all results have."""
+        return self.show(max_n)
+
+    def to_html(self, path: str | Path, max_n: int = 32, title: str = "Changed inputs") -> files.Page:
+        """Write a page: a table of all samples, and pictures of the first before and after.
+
+        The page loads nothing and needs no server.
+
+        Args:
+            path: of the file.
+            max_n: pictures at most.
+            title: of the page.
+
+        Returns:
+            The page's path; notebooks show it as a link.
+        """
+        with concise():
+            drawn = None if self._undrawable() else self.show(max_n)
+            return files.Page(files.write(path, page(self.to_df(), drawn, repr(self), title)))
+
+    def _undrawable(self) -> bool:
+        return self.spec.kind != "image" or isinstance(self.inputs, tuple) or self.inputs.shape[1] not in (1, 3)
+
+    def save(self, path: str | Path) -> Path:
+        """Write all of it to one file. Returns the path.
+
+        Example:
+            from interp_plugins.robust import Perturbed, attack
+
+            found = attack(model, x, eps=0.5, norm="L2", steps=3)
+            found.save("attack.safetensors")
+            Perturbed.load("attack.safetensors").state == found.state  # -> True
+        """
+        return save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Perturbed:
+        """Read what `save` wrote, whole.
+
+        Raises:
+            FileNotFoundError: there is no file.
+            InputError: a file of another kind, or a damaged one.
+        """
+        with concise():
+            return cls(**load(path))
 
     def show(self, max_n: int = 4) -> Any:
         """Draw pictures before and after and the change between them, made visible by a factor that is written there.

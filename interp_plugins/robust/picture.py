@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -11,7 +12,11 @@ from torch import Tensor
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
-from interp_plugins.viz.figure import Plot, bare, new_figure
+from interp_plugins.core.text import legible
+from interp_plugins.viz.figure import Plot, bare, data_uri, new_figure, png_of_figure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FACTORS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
@@ -59,6 +64,31 @@ def picture(
             bare(ax)
             ax.set_xlabel(text, fontsize=9)
     return Plot(fig, axes)
+
+
+def page(table: pd.DataFrame, drawn: Plot | None, lead: str, title: str) -> str:
+    """A page of a table and a picture.
+
+    Args:
+        table: a row per sample.
+        drawn: the picture, or None.
+        lead: what stands above.
+        title: of the page.
+    """
+    from interp_plugins.viz.template import OVERVIEW, PAGE, POLICY, STYLE
+
+    parts = []
+    if drawn is not None:
+        image = f'<img src="{data_uri(png_of_figure(drawn.fig))}" alt="before, after, change">'
+        parts.append(OVERVIEW.substitute(heading="Before, after, and the change", content=image))
+    grid = table.to_html(border=0, float_format=lambda v: f"{v:.3g}")
+    parts.append(OVERVIEW.substitute(heading="All samples", content=f'<div class="scroll">{grid}</div>'))
+    legend = "<dt>Sizes</dt><dd>Linf, L2, L1 and the number of changed elements (L0), in raw units.</dd>"
+    return legible(
+        PAGE.substitute(
+            policy=POLICY, style=STYLE, title=escape(title), lead=escape(lead), samples="".join(parts), legend=legend
+        )
+    )
 
 
 def _pixels(x: Tensor, spec: InputSpec) -> np.ndarray:
