@@ -101,6 +101,7 @@ def explain(
     against: Annotated[str | None, typer.Option(help="Why the target rather than this class.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for pictures and the page.")] = Path("explanations"),
     compile: Annotated[str | None, typer.Option(help="Backend of torch.compile (inductor); for many pictures.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of loops: float32, bfloat16, float16, auto.")] = None,
 ) -> None:
     """Explain pictures with an exported fastai Learner; writes pictures and explanations.html."""
     try:
@@ -114,8 +115,7 @@ def explain(
         _say(f"No exported Learner at {model}. Write one with learn.export().", err=True)
         raise typer.Exit(2)
     options: dict[str, Any] = {"methods": tuple(method)} if method else {}
-    if compile is not None:
-        options["compile"] = compile
+    options |= {name: v for name, v in {"compile": compile, "precision": precision}.items() if v is not None}
     try:
         found = load_learner(model).explain(list(images), target=target, against=against, **options)
     except InterpError as err:

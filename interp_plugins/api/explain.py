@@ -74,6 +74,7 @@ def explain(
     progress: bool | None = None,
     accelerate: bool = True,
     compile: bool | str = False,
+    precision: str | None = None,
     **params: Any,
 ) -> Explanations:
     """Explain a model's outputs for a batch of inputs; the model is left exactly as it was.
@@ -136,6 +137,11 @@ def explain(
         compile: True runs the methods' passes through `torch.compile` with its default backend (Inductor), a name with
             that one ("aot_eager", ...); for whole data sets of one shape, as compiling takes from seconds to minutes.
             The model itself is never compiled. Path, perturbation and coalition methods at the input can be compiled.
+        precision: of the passes in loops: "float32" (the default of `acceleration`); "bfloat16" or "float16", faster on
+            CPUs with AMX or AVX-512 BF16 and on tensor cores; "auto", what is faster here and keeps the map's error
+            below `tol`, or 1 %. Perturbation methods run their forward passes in it, path methods their gradients; some
+            rows run in both precisions, and `meta["precision"]` states the error (docs/runtimes.md). None: as
+            `acceleration(precision=...)` around the call says.
         **params: the methods' own parameters; with several methods, each goes to those that take it.
 
     Returns:
@@ -158,7 +164,7 @@ def explain(
         given, additional_forward_args = without_gaps(*as_graph(given, additional_forward_args, nodes))
         func = given.func
         several = not (isinstance(methods, str) or hasattr(methods, "attribute")) or isinstance(target, _SEVERAL)
-        with _safely(func, seed, accelerate, compile, several):
+        with _lower(precision, params.get("tol")), _safely(func, seed, accelerate, compile, several):
             xs = check_inputs(given.inputs)
             n = xs[0].shape[0]
             spec = as_spec(given.spec, xs[0])
@@ -192,6 +198,11 @@ def explain(
             )
             growing = Growing(bound, xs, progress, len(asked))
             return growing.results(lambda one: [given.back(exp) for exp in job.run(one, asked, prediction)])
+
+
+def _lower(precision: str | None, tol: Any) -> acceleration:
+    """The precision that loops run in; what "auto" may cost is the tolerance, where there is one."""
+    return acceleration(precision=precision, limit=tol if isinstance(tol, float) and tol > 0 else None)
 
 
 @contextlib.contextmanager

@@ -224,7 +224,7 @@ class MethodRun:
             **self.model,
             **passes,
             "engine": read_meter(report),
-            **{k: report[k] for k in ("rows", "entries_per_sample") if k in report},
+            **{k: report[k] for k in ("rows", "entries_per_sample", "precision") if k in report},
             "versions": versions,
             **({"per_sample": per_sample} if per_sample else {}),
             **({"layer_found": found} if found else {}),

@@ -15,22 +15,27 @@ agree; `read_meter` tells what ran and what was dropped, and why. Other rooms im
 
 from interp_plugins.engine.incremental.engine import Incremental, incremental_for
 from interp_plugins.engine.incremental.walk import Walker, walker_for
+from interp_plugins.engine.meter import percent
 from interp_plugins.engine.meter import read as read_meter
 from interp_plugins.engine.opening_pass import first_gradients, first_pass, forget_first_pass
 from interp_plugins.engine.plan.compiled import as_backend, check_methods, compilation
 from interp_plugins.engine.plan.first_layer import BehindFirstLayer
+from interp_plugins.engine.plan.lower import Lower
+from interp_plugins.engine.plan.lowered import lower_of
 from interp_plugins.engine.plan.planned import behind_first_layer, planned
 from interp_plugins.engine.shared_passes import MergesBatch, alone, cached_pass, clean_scores, share_passes, sharing
-from interp_plugins.engine.switch import acceleration, enabled
+from interp_plugins.engine.switch import acceleration, asked_precision, enabled, precision_limit
 
 __all__ = [
     "BehindFirstLayer",
     "Incremental",
+    "Lower",
     "MergesBatch",
     "Walker",
     "acceleration",
     "alone",
     "as_backend",
+    "asked_precision",
     "behind_first_layer",
     "cached_pass",
     "check_methods",
@@ -38,11 +43,14 @@ __all__ = [
     "compilation",
     "enabled",
     "incremental_for",
+    "lower_of",
+    "precision_limit",
     "first_gradients",
     "first_pass",
     "forget_first_pass",
     "share_passes",
     "sharing",
+    "percent",
     "planned",
     "read_meter",
     "walker_for",

@@ -27,6 +27,7 @@ from interp_plugins.core.layers import AtLayer, Layer, run_and_read
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import family, register
 from interp_plugins.core.tensors import Inputs, Maps
+from interp_plugins.engine import planned
 
 
 def read(forward: Forward, xs: tuple[Tensor, ...], layers: list[Layer], chunk: int | None) -> Gradients:
@@ -211,6 +212,7 @@ class ScoreCAM(ChannelByChannel):
             ]
 
         size = forward.rows_per_pass(xs, chunk)
+        forward, _ = planned(forward, xs, rows=n * channels, chunk=size)
         return _each_channel(forward, masked, n, channels, laid, size, bar).softmax(1)
 
 

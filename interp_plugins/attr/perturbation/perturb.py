@@ -26,7 +26,15 @@ from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import accumulation_dtype, widest
-from interp_plugins.engine import Incremental, MergesBatch, clean_scores, incremental_for, planned
+from interp_plugins.engine import (
+    Incremental,
+    MergesBatch,
+    asked_precision,
+    clean_scores,
+    incremental_for,
+    lower_of,
+    planned,
+)
 
 
 class _Credit:
@@ -118,6 +126,8 @@ def replaceable(
 
 
 T = TypeVar("T")
+_IN_BOTH = 24  # features that are replaced in both precisions
+_WORTH = 2.5  # times fewer multiplications: changes in float32 that need so few take less time than passes below it
 Run = tuple[int, int, int]  # a feature, the first of its samples, the last one + 1
 
 
@@ -179,6 +189,10 @@ def with_changes(
                 incremental = incremental_for(forward, inputs, baselines, features)
             rows = size if incremental is None or explicit else incremental.chunk
             scores = clean.reshape(n, -1)
+            if incremental is not None and _may_be_lower(incremental):
+                lower = Changes(forward, inputs, baselines, features, scores, size)
+                if lower.are_lower:
+                    return use(lower)
             return use(Changes(forward, inputs, baselines, features, scores, rows, incremental=incremental))
     except MergesBatch:
         pass
@@ -188,6 +202,11 @@ def with_changes(
             f"input batch size: got shape {tuple(clean.shape)} for {n} examples. Use perturbations_per_eval=1."
         )
     return use(Changes(forward, inputs, baselines, features, clean.reshape(1, -1), n, merged=True))
+
+
+def _may_be_lower(incremental: Incremental) -> bool:
+    """Whether whole passes in a lower precision, where one was asked for, may take less time than changes do."""
+    return asked_precision() != "float32" and incremental.gain < _WORTH
 
 
 def perturbed_rows(forward: Forward, inputs: Sequence[Tensor], perturbations_per_eval: int, chunk: int | None) -> int:
@@ -239,9 +258,25 @@ class Changes:
         self.everything: list[Run] = [(k, 0, self._n) for k in range(len(features))]
         if incremental is None:
             forward, _ = planned(forward, inputs, rows=self._n * len(features), chunk=size)
+            if lower_of(forward) is not None and not merged:
+                self._settle(forward)
         else:  # sample by sample
             self.everything = [incremental.row(r) for r in range(self._n * len(features))]
         self._forward = forward
+
+    @property
+    def are_lower(self) -> bool:
+        """Whether they are differences of scores in lower precision, in which they do not drown."""
+        lower = lower_of(self._forward)
+        return lower is not None and lower.on
+
+    def _settle(self, forward: Forward) -> None:
+        """Let features from all over the first sample run in both precisions first: neighbours differ little."""
+        self._forward = forward
+        some = torch.linspace(0, len(self.features) - 1, min(_IN_BOTH, len(self.features))).long().unique().tolist()
+        passes = dict(forward.passes)
+        self._scores([(k, 0, 1, at) for at, k in enumerate(some)], len(some))
+        forward.passes.update(passes)  # the comparison is none of the method's
 
     @contextlib.contextmanager
     def progress(self, what: str, progress: bool | None) -> Iterator[None]:

@@ -9,12 +9,13 @@ model begins with a linear layer the rows start behind it (`engine/plan/first_la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from interp_plugins.attr.shared.gradients_in_both import GradientsInBoth
 from interp_plugins.attr.shared.quadrature import Quadrature
 from interp_plugins.core.batching import chunks, progress_bar
 from interp_plugins.core.errors import LayerError
@@ -22,7 +23,7 @@ from interp_plugins.core.forward import Forward, Gradients, gradients
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.tensors import accumulation_dtype, expand_rows
-from interp_plugins.engine import BehindFirstLayer, behind_first_layer, planned
+from interp_plugins.engine import BehindFirstLayer, behind_first_layer, lower_of, planned
 
 _STEM_BYTES = 2**28  # held behind the first layer at a time
 _CHUNKS = 8  # that a group of samples fills, at least
@@ -131,8 +132,14 @@ def path_gradients(
             start = behind_first_layer(forward, inputs, rows=rows, chunk=size)
             if start is not None:
                 return (_from_stem(*start, inputs[0], baselines[0], rule, offsets, size, bar),), ()
-        forward, wrt = planned(forward, inputs, rows=rows, chunk=size, wrt=wrt, backward=True)
-        return _along(forward, inputs, baselines, rule, offsets, wrt, size, bar)
+        forward, wrt = planned(forward, inputs, rows=rows, chunk=size, wrt=wrt, backward=True, states=True)
+
+        def credited(g: Tensor, who: Tensor) -> Tensor:
+            x, at = inputs[0], who.to(inputs[0].device)
+            return g * (x[at] - baselines[0][at % len(baselines[0])])
+
+        alone = wrt is None and len(inputs) == 1
+        return _along(forward, inputs, baselines, rule, offsets, wrt, size, bar, credited if alone else None)
 
 
 def _from_stem(
@@ -160,7 +167,12 @@ def _from_stem(
             ends = [behind.encode(t[start:stop]) for t in (x, baseline)]
         mine = forward if len(rows) == n else forward.of_rows(rows)
         places = None if offsets is None else offsets[start:stop]
-        (summed,), _ = _along(mine, ends[:1], ends[1:], rule, places, None, size, bar)
+
+        def credited(g: Tensor, who: Tensor, first: int = start) -> Tensor:
+            at = who.to(x.device) + first
+            return behind.pull_back(x[at], g.to(x.dtype)) * (x[at] - baseline[at % len(baseline)])
+
+        (summed,), _ = _along(mine, ends[:1], ends[1:], rule, places, None, size, bar, credited)
         (ends_x,) = repeated([x[start:stop]], targets)  # (samples * K, ...), beside the sums of K targets
         grads[start * targets : stop * targets] = behind.pull_back(ends_x, summed.to(x.dtype))
     return grads
@@ -175,21 +187,60 @@ def _along(
     wrt: Sequence[Layer] | None,
     size: int,
     bar: Any,
+    credited: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """The sums; where gradients run in lower precision, some in both, and all in float32 where that is too much.
+
+    `credited` makes the map's part of a gradient of some samples (gradients, samples).
+    """
+    lower = lower_of(forward)
+    if lower is None or not lower.on:
+        return _sums(forward, inputs, baselines, rule, offsets, wrt, size, bar)
+
+    def at(rows: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
+        return points(inputs, baselines, rows, _places(rule, offsets, rows, steps).to(inputs[0]))
+
+    both = GradientsInBoth(forward, lower, at, rule, wrt, credited)
+    if both.pay():
+        found = _sums(forward, inputs, baselines, rule, offsets, wrt, size, bar)
+        if both.hold(found[0]):
+            return found
+    lower.on = False
+    return _sums(forward, inputs, baselines, rule, offsets, wrt, size, bar)
+
+
+def _places(rule: Quadrature, offsets: Tensor | None, rows: Tensor, steps: Tensor) -> Tensor:
+    """Where on their path rows are, in float64: at the rule's nodes, or so far into its intervals."""
+    nodes, weights = (torch.tensor(v, dtype=torch.float64) for v in (rule.nodes, rule.weights))
+    if offsets is None:
+        return nodes[steps.cpu()]
+    inside = weights[steps.cpu()] * offsets.cpu().double()[rows.cpu()]
+    return (weights.cumsum(0) - weights)[steps.cpu()] + inside
+
+
+def _sums(
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    baselines: Sequence[Tensor],
+    rule: Quadrature,
+    offsets: Tensor | None,
+    wrt: Sequence[Layer] | None,
+    size: int,
+    bar: Any,
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     n, targets = inputs[0].shape[0], forward.target.count
     device = inputs[0].device
-    nodes = torch.tensor(rule.nodes, dtype=torch.float64)
     weights = torch.tensor(rule.weights, dtype=torch.float64)
     total = RowSum(n * targets)
     counts: tuple[int, ...] = ()
-    intervals = weights.cumsum(0) - weights
-    # (N, nodes) with offsets, whose nodes differ from sample to sample; (nodes,) without.
-    inside = weights * offsets.cpu().double()[:, None] if offsets is not None else weights
 
     def work(start: int, stop: int) -> tuple[Gradients, Tensor, Tensor]:
         rows, steps = grid_rows(start, stop, n, device)
-        at_steps = nodes[steps.cpu()] if offsets is None else intervals[steps.cpu()] + inside[rows.cpu(), steps.cpu()]
-        alphas = at_steps.to(inputs[0].dtype if inputs[0].is_floating_point() else torch.float32).to(device)
+        alphas = (
+            _places(rule, offsets, rows, steps)
+            .to(inputs[0].dtype if inputs[0].is_floating_point() else torch.float32)
+            .to(device)
+        )
         at = points(inputs, baselines, rows, alphas)  # (R, ...) of rows (R,) at places alphas (R,)
         return gradients(forward, at, rows, wrt=wrt), rows, steps
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from interp_plugins.engine.plan.view import AGREE
 
 # How far gradients of a view may be from the model's, by their norms.
 AGREE_GRADIENTS = {torch.float64: 1e-6, torch.float32: 2e-2}
+_LOWER = 0.1  # of the largest output, for passes in lower precision: whether that is too much, rows tell
 _NEAR = 0.02  # of the largest value of the input: how far away the second point is
 
 Results = tuple[list[Tensor], list[Tensor | None]]  # outputs, gradients
@@ -88,6 +89,12 @@ class Trial:
         off = _off_as_a_whole(self._planned(plan, near)[1], plain)
         return None if off is None else f"gradients are off by {off}"
 
+    def far_off(self, func: Callable[..., Any]) -> str | None:
+        """How far outputs of passes in lower precision are off; None where it is no more than that allows."""
+        found, within = self._run(func, self._values, None)[0], {torch.float32: _LOWER}
+        off = _off(found, self._plain[0], within)
+        return None if off is None else f"outputs are off by {off}"
+
     @functools.cached_property
     def _near(self) -> tuple[list[Tensor], list[Tensor | None]]:
         """The second point, where no unit's input is zero that was zero at the first, and the model's gradients."""
@@ -127,16 +134,18 @@ def _values(output: Any) -> list[Tensor]:
     return [t.detach() for t in pytree.tree_leaves(output) if is_float(t)]
 
 
-def _off(found: Sequence[Tensor], expected: Sequence[Tensor]) -> str | None:
+def _off(
+    found: Sequence[Tensor], expected: Sequence[Tensor], within: Mapping[torch.dtype, float] = AGREE
+) -> str | None:
     """How far outputs are off, element by element; None where it is no more than rounding allows."""
     if [(t.shape, t.dtype) for t in found] != [(t.shape, t.dtype) for t in expected]:
         return "their shapes or types"
     for a, b in zip(found, expected, strict=True):
-        if a.dtype not in AGREE:
+        if a.dtype not in within:
             return f"their type, {str(a.dtype).removeprefix('torch.')}"
         if a.numel():
             off, scale = float((a - b).abs().max()), float(b.abs().max())
-            if not off <= AGREE[a.dtype] * scale:  # NaN does not agree
+            if not off <= within[a.dtype] * scale:  # NaN does not agree
                 return percent(off / scale if scale else math.inf)
     return None
 

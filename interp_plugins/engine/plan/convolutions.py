@@ -43,6 +43,11 @@ class _ConvDirection(LinearDirection):
         super().__init__(opposite)
         self.bias, self.padding, self.fewest, self._kernels = bias, padding, fewest, kernels
 
+    @property
+    def weight(self) -> Tensor:
+        """The kernels as they were before they were transformed."""
+        return self._kernels.weight
+
     def _turned(self) -> _ConvDirection:
         py, px = self.padding
         return _ConvDirection(self._kernels, None, (2 - py, 2 - px), self.fewest, self)

@@ -49,6 +49,7 @@ class BehindFirstLayer(Wrapper):
     """
 
     makes_copies = True
+    lower: Any = None  # the precision of its gradients (`engine.plan.lower.Lower`)
 
     def __init__(self, func: Callable[..., Any], stem: FirstLayer, shape: tuple[int, ...], last: bool):
         self.func, self.stem, self.shape, self.last = func, stem, shape, last

@@ -32,8 +32,10 @@ from interp_plugins.engine.plan.candidates import Loop, Plan, candidates, replay
 from interp_plugins.engine.plan.compiled import NO_LAYERS, compiling, through_compiler
 from interp_plugins.engine.plan.first_layer import BehindFirstLayer
 from interp_plugins.engine.plan.fold import LINEAR, NORMS
+from interp_plugins.engine.plan.lower import lower_dtype
+from interp_plugins.engine.plan.lowered import Lowered, LowerGradients, in_both, lowered
 from interp_plugins.engine.plan.view import AGREE, NoView
-from interp_plugins.engine.switch import enabled, kernels_enabled
+from interp_plugins.engine.switch import asked_precision, enabled, kernels_enabled
 
 MIN_ROWS = 12  # from which a plan pays: the comparison runs two rows each way, and a few more where a plan fails
 MIN_ROWS_CUDA = 2000  # there a pass is short, and making a plan takes as long as it does on a CPU
@@ -48,6 +50,7 @@ class _Outcome:
     plan: Plan | None
     dropped: tuple[str, ...] = ()
     last: bool = True  # whether it would be the same another time
+    lowered: Lowered | None = None  # passes in lower precision, where it was asked for
 
 
 def planned(
@@ -58,6 +61,7 @@ def planned(
     chunk: int,
     wrt: Sequence[Layer] | None = None,
     backward: bool = False,
+    states: bool = False,
 ) -> tuple[Forward, Sequence[Layer] | None]:
     """The planned forward (or the given one), and the layers to read in it.
 
@@ -68,20 +72,23 @@ def planned(
         chunk: rows that go through at a time.
         wrt: layers that the caller reads.
         backward: whether the caller takes gradients, which then have to agree as well.
+        states: whether it states what gradients in lower precision cost (`lower_of`); else they are float32.
     """
     if compiling() and wrt is not None:
         raise InputError(NO_LAYERS)
-    plan = _plan(Loop(forward, inputs, rows, chunk, wrt, backward=backward))
+    outcome = _planned(Loop(forward, inputs, rows, chunk, wrt, backward=backward, lower=states or not backward))
+    plan = outcome.plan
     if plan is not None:
         used(_NAME, ", ".join(plan.changes))
     if compiling():
         return through_compiler(forward, plan.func if plan is not None else None), None
+    if outcome.lowered is not None:
+        return in_both(forward, outcome.lowered), wrt
     if plan is None:
         return forward, wrt
     args = (*forward.args, torch.arange(forward.n)) if plan.replaying else forward.args
-    return replace(forward, func=plan.func, args=args), None if wrt is None else [
-        plan.view.layer(layer) for layer in wrt
-    ]
+    func = plan.func if plan.lower is None else LowerGradients(plan.func, plan.lower.begin())
+    return replace(forward, func=func, args=args), None if wrt is None else [plan.view.layer(layer) for layer in wrt]
 
 
 def behind_first_layer(
@@ -94,23 +101,31 @@ def behind_first_layer(
     plan = _plan(Loop(forward, inputs, rows, chunk, None, first=True, backward=True))
     if plan is None or plan.behind is None:
         return None
+    plan.behind.lower = None if plan.lower is None else plan.lower.begin()
     used(_NAME, ", ".join((*plan.changes, "first layer out of the loop")))
     behind = through_compiler(forward, plan.behind) if compiling() else replace(forward, func=plan.behind)
     return behind, plan.behind
 
 
 def _plan(loop: Loop) -> Plan | None:
-    """The plan for a loop, made or remembered, or None; the meter is told why."""
+    """The plan for a loop, if there is one."""
+    return _planned(loop).plan
+
+
+def _planned(loop: Loop) -> _Outcome:
+    """The plan for a loop, made or remembered, if there is one; the meter is told why there is none."""
     why = _refused_at_once(loop.forward, loop.inputs, loop.rows)
     if why is None and not _may_gain(loop):
         why = "the model has nothing to change for the better"
     if why is not None:
         dropped(_NAME, why)
-        return None
+        return _Outcome(None)
+    if not loop.lower and asked_precision() != "float32":
+        dropped(asked_precision(), "this method's gradients are taken in float32")
     outcome = _outcome(loop)
     for text in outcome.dropped:
         dropped(_NAME, text)
-    return outcome.plan
+    return outcome
 
 
 def _refused_at_once(forward: Forward, inputs: Sequence[Tensor], rows: int) -> str | None:
@@ -142,7 +157,8 @@ def _may_gain(loop: Loop) -> bool:
         return True  # what lies before the layer
     if loop.first and len(loop.inputs) == 1 and any(isinstance(m, LINEAR) for m in modules):
         return True  # the first of them
-    return any(isinstance(m, (*NORMS, nn.Conv2d)) for m in modules)
+    kinds = LINEAR if lower_dtype(loop.inputs[0].device) is not None else (nn.Conv2d,)
+    return any(isinstance(m, (*NORMS, *kinds)) for m in modules)
 
 
 def _outcome(loop: Loop) -> _Outcome:
@@ -152,10 +168,10 @@ def _outcome(loop: Loop) -> _Outcome:
     weights = tuple((id(p), p._version) for root in modules_of(func) for p in root.parameters() if not p.is_inference())
     layers = tuple((id(layer.module), layer.io, layer.call) for layer in loop.wrt or ())
     shapes = tuple((x.shape[1:], x.dtype, x.device) for x in loop.inputs)
-    switches = compiling(), kernels_enabled()
+    switches = compiling(), kernels_enabled(), lower_dtype(loop.inputs[0].device) if loop.lower else None
     key = ("plan", id(func), weights, layers, shapes, len(forward.args), tuple(forward.kwargs), switches)
     asked = (loop.first, loop.backward)
-    for known in (asked, *_SERVES[asked]):
+    for known in (asked, *(_SERVES[asked] if switches[2] is None else ())):
         if (*key, known) in memory:
             outcome: _Outcome = memory[(*key, known)][1]
             if known == asked or outcome.plan is None or outcome.plan.behind is None:
@@ -182,7 +198,24 @@ def _made(loop: Loop) -> _Outcome:
         except Exception as error:  # the model's own: it is raised where the rows are really run
             why = f"the model, on one row, raised {reason(error, _NAME, (Exception,))}"
             return _Outcome(None, (why,), last=not ran_out(error))
-        return _first_that_agrees(loop, trial)
+        found = _first_that_agrees(loop, trial)
+        return found if loop.backward or compiling() else _with_lower(loop, trial, found)
+
+
+def _with_lower(loop: Loop, trial: Trial, found: _Outcome) -> _Outcome:
+    """What came of planning, with the same passes in lower precision beside it, where that was asked for."""
+    if found.plan is not None and found.plan.replaying:
+        return found
+    try:
+        made = lowered(loop, trial, loop.forward.func if found.plan is None else found.plan.func)
+        why = None if made is None else trial.far_off(made)
+    except NoView as error:
+        made, why = None, f"no private view: {error}"
+    except Exception as error:
+        made, why = None, f"raised {reason(error, _NAME)}"
+    if why is not None:
+        return replace(found, dropped=(*found.dropped, f"lower precision: {why}"))
+    return replace(found, lowered=made)
 
 
 def _first_that_agrees(loop: Loop, trial: Trial) -> _Outcome:
@@ -190,12 +223,10 @@ def _first_that_agrees(loop: Loop, trial: Trial) -> _Outcome:
     makers = [lambda: candidates(loop, trial.tracer, trial.x, trial.own_backward)]
     at = loop.forward.func
     if isinstance(at, AtLayer) and not trial.own_backward:
-        makers.insert(0, lambda: iter([replaying(loop, trial.tracer, at)]))  # type: ignore[list-item]
+        makers.insert(0, lambda: replaying(loop, trial.tracer, at))
     for maker in makers:
         try:
             for plan in maker():
-                if plan is None:
-                    continue
                 for stand_in in plan.packed:
                     stand_in.direction.trust(loop.backward)
                 why = _disagreement(trial, plan)

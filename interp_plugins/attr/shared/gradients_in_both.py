@@ -1,0 +1,135 @@
+"""How far a map is off whose gradients ran in lower precision: some rows go backward in float32 as well.
+
+With k of n rows of a sample drawn at random, v the rows' parts of the map's error, its square is estimated without
+bias by
+
+    n / k * sum |v_i|^2  +  n (n - 1) / (k (k - 1)) * sum over i != j of v_i . v_j
+
+(Horvitz and Thompson 1952): what the rows' errors share stays in a map, what they do not averages out. The draw
+varies, so the error that is stated is `_MARGIN` times the root.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from interp_plugins.attr.shared.quadrature import Quadrature
+from interp_plugins.core.forward import Forward, gradients_of
+from interp_plugins.core.layers import Layer
+from interp_plugins.core.report import note
+from interp_plugins.core.tensors import is_float
+from interp_plugins.engine import Lower, asked_precision, percent, precision_limit
+
+_ROWS = 4  # of a sample that run in both precisions
+_MARGIN = 1.3  # that the estimate is multiplied by, for it to be a bound in nine cases of ten
+_PAYS = 1.1  # times as fast, or "auto" leaves it
+
+
+class GradientsInBoth:
+    """Gradients of some rows of a path in both precisions.
+
+    Args:
+        forward: whose gradients run in lower precision.
+        lower: that precision.
+        at: inputs of rows (R,) at steps (R,).
+        rule: nodes and weights.
+        wrt: layers; None: the inputs.
+        credited: the map's part of gradients (R, ...) of samples (R,); None: the gradients themselves.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        lower: Lower,
+        at: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+        rule: Quadrature,
+        wrt: Sequence[Layer] | None,
+        credited: Callable[[Tensor, Tensor], Tensor] | None,
+    ):
+        self._forward = replace(forward, passes={"forward": 0, "backward": 0})  # the comparison is none of the method's
+        self._lower, self._at, self._rule, self._wrt = lower, at, rule, wrt
+        self._credited = credited or (lambda g, who: g)
+        self._parts: list[tuple[int, list[Tensor]]] = []  # per sample, what each row's error adds to its map
+        self._count = min(_ROWS, len(rule))
+        self._samples = torch.linspace(0, forward.n - 1, min(lower.left, forward.n)).long().unique().tolist()
+        self._gain = 1.0
+
+    def pay(self) -> bool:
+        """Run the rows, and whether "auto" takes the lower precision: whatever else was asked for is taken."""
+        if not self._samples:
+            return self._lower.on
+        generator = torch.Generator().manual_seed(len(self._rule))
+        for sample in self._samples:
+            steps = torch.randperm(len(self._rule), generator=generator)[: self._count].sort().values
+            self._run(sample, steps)
+        self._lower.left = max(0, self._lower.left - len(self._samples))
+        if asked_precision() != "auto" or self._lower.settled:
+            return True
+        self._lower.settled = True
+        if self._gain >= _PAYS:
+            return True
+        self._lower.leave(f"gradients {self._gain:.2g} times as fast")
+        self._tell("float32")
+        return False
+
+    def hold(self, sums: Sequence[Tensor]) -> bool:
+        """State the maps' error, and whether "auto" lets it be; it lets it be where another precision was asked for."""
+        for sample, parts in self._parts:
+            each = [t.reshape(self._forward.n, -1)[sample : sample + 1].reshape(-1, *t.shape[1:]) for t in sums]
+            maps = [self._credited(g, torch.full((len(g),), sample)) for g in each]
+            size = float(torch.stack([m.double().norm() for m in maps]).norm())
+            error = self._error(parts)
+            relative = _MARGIN * error / size if size > 0 else 0.0 if error == 0 else float("inf")
+            self._lower.worst = max(self._lower.worst, relative)
+        self._parts = []
+        limit = precision_limit()
+        if asked_precision() == "auto" and not self._lower.worst <= limit:
+            self._lower.leave(f"the map may be off by {percent(self._lower.worst)}, and {percent(limit)} are allowed")
+            self._tell("float32")
+            return False
+        self._lower.take("gradients")
+        self._tell(self._lower.name)
+        return True
+
+    def _tell(self, ran: str) -> None:
+        rows = self._lower.rows
+        note(precision={"ran": ran, "tried": self._lower.name, "map_error": self._lower.worst, "rows_in_both": rows})
+
+    def _error(self, parts: Sequence[Tensor]) -> float:
+        """The root of the unbiased estimate, of rows' parts (k, elements) of several tensors; no less than one term."""
+        n, k = len(self._rule), len(parts[0])
+        alone = sum(float(p.square().sum()) for p in parts)
+        together = sum(float(p.sum(0).square().sum()) for p in parts) - alone
+        pairs = n * (n - 1) / (k * (k - 1)) * together if k > 1 else 0.0
+        return float(max(n / k * alone + pairs, alone * n / k) ** 0.5)
+
+    def _run(self, sample: int, steps: Tensor) -> None:
+        forward, rows = self._forward, torch.full((len(steps),), sample)
+        timed = asked_precision() == "auto" and not self._lower.settled
+        for _ in range(2 if timed else 1):  # the first time kernels are made
+            began = time.perf_counter()
+            leaves = [t.detach().requires_grad_(is_float(t)) for t in self._at(rows, steps)]
+            if self._wrt is None:
+                output, sources, what = forward.readable(forward.called(leaves, rows)), leaves, "input"
+            else:
+                given, found = forward.read(leaves, rows, self._wrt)
+                output, sources, what = forward.readable(given), [t for ts in found for t in ts], "layer"
+            ran = time.perf_counter()
+            low = gradients_of(forward, output, sources, what, len(steps), rows, retain=True).grads
+            middle = time.perf_counter()
+            with self._lower.exact():
+                exact = gradients_of(forward, output, sources, what, len(steps), rows).grads
+            self._gain = (ran - began + time.perf_counter() - middle) / max(middle - began, 1e-9)
+        self._lower.rows += len(steps)
+        weights = torch.tensor(self._rule.weights, dtype=torch.float64)[steps]
+        parts = []
+        for a, b in zip(low, exact, strict=True):  # (R * m, ...) each
+            who = rows.repeat_interleave(len(a) // len(rows))
+            error = self._credited(a - b, who)
+            parts.append(error.reshape(len(rows), -1).double().cpu() * weights[:, None])
+        self._parts.append((sample, parts))

@@ -1,0 +1,216 @@
+"""Lower precision in loops: the stated error holds, what drowns runs in float32, and float32 is the default."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interp_plugins import acceleration, attr, explain
+from interp_plugins.core.errors import InputTypeError, UnknownNameError
+from interp_plugins.core.report import collect
+from interp_plugins.engine import asked_precision, precision_limit
+from interp_plugins.engine.plan import lower as lowering
+from interp_plugins.engine.plan import lowered
+from interp_plugins.engine.plan.lower import Lower, LowerWayBack
+
+NAMES = ("bfloat16", "float16")
+
+
+def net_of(seed: int, width: int = 24) -> nn.Module:
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(4 * width, 32), nn.ReLU(), nn.Linear(32, 4),
+    ).eval()  # fmt: skip
+    nn.init.normal_(net[-1].weight, std=5.0)
+    return net
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def both(run: Callable[[], Tensor], precision: str, **more: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    exact = run()
+    with acceleration(precision=precision, **more), collect() as report:
+        found = run()
+    return found, exact, report
+
+
+def ig(net: nn.Module, x: Tensor, **kwargs: Any) -> Callable[[], Tensor]:
+    return lambda: attr.IntegratedGradients(net).attribute(x, target=1, n_steps=24, progress=False, **kwargs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stated_error_of_a_map_holds_nine_times_of_ten(name: str) -> None:
+    held = 0
+    for seed in range(20):
+        net, x = net_of(seed), torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+        found, exact, report = both(ig(net, x), name)
+        said = report["precision"]
+        assert said["ran"] == name and said["rows_in_both"] == 4
+        assert 0 < said["map_error"] < 0.03
+        assert found.dtype == torch.float32
+        held += apart(found, exact) <= said["map_error"]
+    assert held >= 18
+
+
+CELLS = (torch.arange(12)[:, None] // 3 * 4 + torch.arange(12) // 3)[None, None]
+SCORED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "occlusion": lambda net, x: attr.Occlusion(net).attribute(
+        x, target=1, sliding_window_shapes=(3, 4, 4), strides=(3, 2, 2), progress=False
+    ),
+    "feature ablation": lambda net, x: attr.FeatureAblation(net).attribute(
+        x, target=1, feature_mask=CELLS, progress=False
+    ),
+    "kernel shap": lambda net, x: attr.KernelShap(net).attribute(
+        x, target=1, feature_mask=CELLS, n_samples=300, seed=0, progress=False
+    ),
+    "rise": lambda net, x: attr.RISE(net).attribute(x, target=1, n_samples=200, seed=0, progress=False),
+    "lime": lambda net, x: attr.Lime(net).attribute(
+        x, target=1, feature_mask=CELLS, n_samples=100, seed=0, progress=False
+    ),
+    "score cam": lambda net, x: attr.ScoreCAM(net, net.get_submodule("0")).attribute(x, target=1, progress=False),
+}
+
+
+@pytest.mark.parametrize("method", SCORED)
+def test_maps_of_scores_are_ranked_alike_or_run_in_float32(method: str) -> None:
+    lower = 0
+    for seed in range(4):
+        net, x = net_of(seed), torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+        found, exact, report = both(lambda net=net, x=x: SCORED[method](net, x), "bfloat16")
+        said = report["precision"]
+        if said["ran"] == "float32":
+            assert torch.equal(found, exact)
+            assert any(text.startswith("bfloat16: ") for text in report["engine"]["dropped"])
+            continue
+        lower += 1
+        assert said["score_error"] <= 0.1 and said["rank_correlation"] >= 0.99
+        assert apart(found, exact) < 0.1
+        ranks = [lowered._ranks(m.flatten()) for m in (found, exact)]
+        assert float(ranks[0] @ ranks[1] / (ranks[0].norm() * ranks[1].norm())) > 0.97
+    assert lower or method in ("occlusion", "rise")
+
+
+class Far(nn.Module):
+    """Scores whose differences are small beside them."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net, self.head = net, nn.Linear(4, 4)
+        nn.init.constant_(self.head.bias, 5000.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.net(x))
+
+
+def test_differences_that_drown_run_in_float32() -> None:
+    net, x = Far(net_of(0)).eval(), torch.randn(1, 3, 12, 12)
+    found, exact, report = both(lambda: SCORED["feature ablation"](net, x), "bfloat16")
+    assert torch.equal(found, exact)
+    assert report["precision"]["ran"] == "float32" and report["precision"]["score_error"] > 0.1
+    (why,) = [text for text in report["engine"]["dropped"] if text.startswith("bfloat16")]
+    assert "of their deviation, and 10 % are allowed" in why
+
+
+def test_auto_takes_what_is_faster_and_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from interp_plugins.attr.shared import gradients_in_both
+
+    net, x = net_of(1), torch.randn(2, 3, 12, 12)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    for pays, limit, ran in ((0.0, 0.5, "bfloat16"), (1e9, 0.5, "float32"), (0.0, 1e-9, "float32")):
+        monkeypatch.setattr(gradients_in_both, "_PAYS", pays)
+        monkeypatch.setattr(lowered, "_PAYS", pays)
+        for run in (ig(net, x), lambda: SCORED["feature ablation"](net, x)):
+            found, exact, report = both(run, "auto", limit=limit)
+            assert report["precision"]["ran"] == ran, report
+            assert (apart(found, exact) < 1e-6) == (ran == "float32")
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    found, exact, report = both(ig(net, x), "auto")
+    assert torch.equal(found, exact) and "precision" not in report
+
+
+def test_explain_states_it_and_leaves_the_model_alone() -> None:
+    net, x = net_of(2), torch.randn(3, 3, 12, 12)
+    before = copy.deepcopy(net.state_dict())
+    methods = {"ig": {"n_steps": 16}, "noise_tunnel": {"n_steps": 8, "nt_samples": 3}, "gradient_shap": {}}
+    exps = explain(net, x, methods, target=[0, 2], precision="bfloat16", progress=False)
+    plain = explain(net, x, methods, target=[0, 2], progress=False)
+    for found, exact in zip(exps, plain, strict=True):
+        if found.method == "gradient_shap":
+            assert "bfloat16: this method's gradients are taken in float32" in found.meta["engine"]["dropped"]
+            assert torch.equal(found.attribution, exact.attribution)
+            continue
+        assert found.meta["precision"]["ran"] == "bfloat16" and "precision" not in exact.meta
+        assert 0 < apart(found.attribution, exact.attribution) < 0.02
+        assert found.meta["backward_passes"] == exact.meta["backward_passes"]
+        assert found.meta["forward_passes"] == exact.meta["forward_passes"]
+    for key, value in net.state_dict().items():
+        assert value.dtype == before[key].dtype and torch.equal(value, before[key])
+    layer = {"layer": net.get_submodule("4"), "target": 1, "n_steps": 16, "progress": False}
+    (found,), (exact,) = (
+        explain(net, x, "layer_integrated_gradients", precision=p, **layer) for p in ("bfloat16", "float32")
+    )
+    assert found.meta["precision"]["ran"] == "bfloat16"
+    assert 0 < apart(found.attribution, exact.attribution) < 0.02
+
+
+def test_precision_is_a_name_and_belongs_to_its_block() -> None:
+    with pytest.raises(UnknownNameError, match="bfloat16"):
+        acceleration(precision="bfloat")
+    with pytest.raises(InputTypeError, match="precision= takes one of 'float32'"):
+        acceleration(precision=torch.bfloat16)
+    with acceleration(precision="auto", limit=0.05):
+        with acceleration(False):
+            assert (asked_precision(), precision_limit()) == ("auto", 0.05)
+        with acceleration(precision="float32"):
+            assert asked_precision() == "float32"
+    assert (asked_precision(), precision_limit()) == ("float32", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(4, 6, 3, 2, 1), (2, 4, 11)),
+        (nn.Conv2d(4, 6, (3, 2), (2, 3), (1, 0), (1, 2)), (2, 4, 9, 11)),
+        (nn.Conv3d(2, 3, 2, 2), (1, 2, 5, 4, 6)),
+        (nn.Linear(5, 7), (2, 3, 5)),
+    ],
+)
+def test_the_way_back_is_that_of_the_layer(layer: Any, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, requires_grad=True)
+    lower = Lower(torch.bfloat16)
+    mine = LowerWayBack(layer, layer.weight.detach(), lower)
+    g = torch.randn_like(layer(x))
+    (expected,) = torch.autograd.grad(layer(x), x, g)
+    (low,) = torch.autograd.grad(mine(x), x, g)
+    with lower.exact():
+        (exact,) = torch.autograd.grad(mine(x), x, g)
+    assert torch.allclose(exact, expected, atol=1e-5)
+    assert 0 < apart(low, expected) < 0.01
+
+
+def test_small_gradients_do_not_vanish_in_float16() -> None:
+    layer, x = nn.Linear(5, 7), torch.randn(2, 5, requires_grad=True)
+    mine = LowerWayBack(layer, layer.weight.detach(), Lower(torch.float16))
+    for g in (torch.full((2, 7), 1e-9), torch.zeros(2, 7)):
+        (low,) = torch.autograd.grad(mine(x), x, g)
+        (expected,) = torch.autograd.grad(layer(x), x, g)
+        assert (low - expected).norm() <= 0.002 * expected.norm()
+
+
+def test_what_is_asked_of_a_device() -> None:
+    cpu = torch.device("cpu")
+    assert lowering.lower_dtype(cpu) is None
+    with acceleration(precision="float16"):
+        assert lowering.lower_dtype(cpu) is torch.float16
+    with acceleration(precision="auto"):
+        assert lowering.lower_dtype(torch.device("mps")) is None
