@@ -21,6 +21,7 @@ _LAZY = {
     "dataset_examples": "optim.examples",
     "evaluate": "metrics.evaluation",
     "explain": "api.explain",
+    "explain_text": "llm",
     "Explanation": "core.explanation",
     "Explanations": "core.explanation",
     "Fixed": "core.fixed",
@@ -53,6 +54,7 @@ __all__ = [
     "evaluate",
     "captum_numbers",
     "explain",
+    "explain_text",
     "influence",
     "list_methods",
     "methods",
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from interp_plugins.core.target import RatherThan
     from interp_plugins.engine import acceleration
     from interp_plugins.influence.suspecting import suspects
+    from interp_plugins.llm import explain_text
     from interp_plugins.metrics.comparing import compare_methods
     from interp_plugins.metrics.evaluation import evaluate
     from interp_plugins.optim.examples import dataset_examples

@@ -31,9 +31,9 @@ _IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 
 
 @cache
-def tokenizer() -> Any:
+def tokenizer(words: str = WORDS) -> Any:
     """One token per word; `<s>` begins a text, chats have a template."""
-    vocab = {word: i for i, word in enumerate(WORDS.split())}
+    vocab = {word: i for i, word in enumerate(words.split())}
     raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
@@ -41,10 +41,10 @@ def tokenizer() -> Any:
 
 
 @cache
-def model(kind: str) -> Any:
+def model(kind: str, words: str = WORDS) -> Any:
     """A model in double precision: "llama", "gpt2", "gemma2" (soft caps, sliding windows) or "t5"."""
     torch.manual_seed(0)
-    size: dict[str, Any] = {"vocab_size": len(WORDS.split()), **_IDS}
+    size: dict[str, Any] = {"vocab_size": len(words.split()), **_IDS}
     small: dict[str, Any]
     if kind == "llama":
         made: Any = LlamaForCausalLM(LlamaConfig(**_SMALL, **size))

@@ -254,6 +254,14 @@ def front_page(folder: Path) -> dict[str, Any]:
     }
 
 
+def with_language_model() -> dict[str, Any]:
+    """A small random Llama with a tokenizer of words and a chat template."""
+    from tests.llm.language_models import WORDS, model, tokenizer
+
+    words = f"{WORDS} The capital of France Italy Every day Alice walks Anna works at bakery. Where does work?"
+    return {"model": model("llama", words), "tokenizer": tokenizer(words)}
+
+
 AREAS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "plain": lambda _: plain(),
     "three hundred classes": lambda _: three_hundred(),
@@ -263,4 +271,5 @@ AREAS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
     "both": with_both,
     "front page": front_page,
     "a picture": lambda _: a_picture(),
+    "language model": lambda _: with_language_model(),
 }

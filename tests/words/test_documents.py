@@ -35,6 +35,7 @@ RUN = {
     ("docs/index.md", None): "front page",
     ("docs/install.md", None): "plain",
     ("docs/lightning.md", None): "lightning",
+    ("docs/llm.md", None): "language model",
     ("docs/metrics.md", None): "plain",
     ("docs/optim.md", None): "plain",
     ("docs/robust.md", None): "plain",
@@ -49,6 +50,7 @@ RUN = {
 }
 # Blocks that are not run, by their first line, and why.
 NOT_RUN = {
+    "from interp_plugins.demo.language_model import smollm2  # 2 s, 540 MB": "a model of 93 MB that is not installed",
     "# explain.py": "one script on many GPUs, into a directory that all machines see",
 }
 

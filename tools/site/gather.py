@@ -40,6 +40,7 @@ API = {
     "interp_plugins.optim.objectives": ("Objectives", "What of a network a picture is to excite."),
     "interp_plugins.robust": ("Attacks", "Inputs moved on purpose, and how far they can be moved."),
     "interp_plugins.concept": ("Concepts", "What a network goes by: concepts shown by examples, tested."),
+    "interp_plugins.llm": ("Language models", "Which words of a prompt made a language model answer as it did."),
     "interp_plugins.module": ("Gates", "Layers that learn which features a network can do without."),
     "interp_plugins.insights": ("Viewer", "The interactive viewer: sessions, pages, the widget."),
     "interp_plugins.benchmark": ("Benchmark", "Tasks whose truth is known."),
