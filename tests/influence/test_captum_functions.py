@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from interp_plugins import influence as ours
 from interp_plugins.core.errors import InputError
+from tests.thorough import times
 
 
 @pytest.fixture
@@ -122,6 +123,31 @@ def test_influence_functions_foretell_leaving_items_out(fitted):
         fit(other, x, y, 0.02, counts)
         assert margin(other) - whole == pytest.approx(1e-3 * float(found[i]), rel=5e-3)
     assert torch.corrcoef(torch.stack([ekfac[::2], torch.tensor(gained).double()]))[0, 1] > 0.8
+
+
+def test_a_logistic_regression_is_foretold_against_retraining():
+    torch.manual_seed(3)
+    x = torch.randn(120, 10).double()
+    y = (x @ torch.randn(10).double() + torch.randn(120) > 0).long()
+    net = nn.Linear(10, 2).double()
+    fit(net, x, y, 0.02)
+    query = torch.randn(1, 10).double()
+    known = {"method": "exact", "damping": 0, "weight_decay": 0.02, "all_scores": True, "target": 1}
+    foretold = ours.influence(net, query, (x, y), **known).every[0]
+
+    def margin(model: nn.Module) -> float:
+        return float(model(query)[0].detach() @ torch.tensor([-1.0, 1.0]).double())
+
+    lost = []
+    items = list(range(0, 120, 120 // times(20, 120)))
+    for i in items:
+        rest = torch.arange(120) != i
+        other = nn.Linear(10, 2).double()
+        fit(other, x[rest], y[rest], 0.02 * 120 / 119)
+        lost.append(margin(net) - margin(other))
+    foretold, lost = foretold[items], torch.tensor(lost).double()
+    assert torch.corrcoef(torch.stack([foretold, lost]))[0, 1] >= 0.99
+    assert 0.8 <= float((foretold @ lost) / (lost @ lost)) <= 1.05
 
 
 def test_what_is_a_copy_is_most_alike(tmp_path):
