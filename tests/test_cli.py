@@ -202,6 +202,12 @@ def test_suspects_influence_and_concepts_of_an_exported_learner(tmp_path: Path) 
     assert result.exit_code == 0 and "2 concepts" in result.output, result.output
     assert "How certain they are" in (tmp_path / "concepts.html").read_text(encoding="utf-8")
 
+    given = ["--method", "saliency", "--n-random", "2", "--steps", "2", "--out", str(tmp_path / "robust.html")]
+    result = runner.invoke(app, ["robust", str(tmp_path / "small.pkl"), asked, *given])
+    assert result.exit_code == 0 and "ExplanationRobustness(1 samples" in result.output, result.output
+    assert "Which maps hold" in (tmp_path / "robust.html").read_text(encoding="utf-8")
+    assert (tmp_path / "robust-predictions.html").is_file()
+
 
 @pytest.mark.slow
 def test_explain_takes_an_exported_learner(tmp_path: Path) -> None:

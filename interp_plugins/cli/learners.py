@@ -1,4 +1,4 @@
-"""What exported fastai Learners are asked: explanations, suspects, influence, concepts."""
+"""What exported fastai Learners are asked: explanations, suspects, influence, concepts, robustness."""
 
 from __future__ import annotations
 
@@ -155,4 +155,29 @@ def concepts(
         say(str(table))
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (explain, suspects, influence, concepts)
+def robust(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")],
+    eps: Annotated[str, typer.Option(help="Largest change of a pixel from 0 to 1, a number or 2/255.")] = "8/255",
+    method: Annotated[list[str] | None, typer.Option(help="A method; may be repeated.")] = None,
+    n_random: Annotated[int, typer.Option(min=1, help="Random changes of each picture.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the attacks.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of all draws.")] = 0,
+    out: Annotated[Path, typer.Option(help="The page of the maps; beside it a page of the predictions.")] = Path(
+        "robust.html"
+    ),
+) -> None:
+    """Change pictures a little: does the model still say so, and does it still say why?"""
+    with refusing("fastai"):
+        learn = exported(model)
+        files_ = pictures(images)
+        turned = learn.attack(files_, eps=eps, steps=steps)
+        say(repr(turned))
+        methods = tuple(method) if method else "grad_cam"
+        maps = learn.explanation_robustness(files_, methods, eps=eps, n_random=n_random, steps=steps, seed=seed)
+        say(repr(maps))
+        say(str(maps.to_html(out).path))
+        say(str(turned.to_html(out.with_name(f"{out.stem}-predictions.html")).path))
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (explain, suspects, influence, concepts, robust)
