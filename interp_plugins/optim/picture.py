@@ -92,7 +92,7 @@ def features_figure(found: Any, max_n: int) -> Plot:
         _examples(axes[i, 1], found.examples, found.unit[i])
         _levels(axes[i, 2], found, i)
     if not with_data:
-        fig.suptitle("without data: these pictures may mislead", fontsize=9, color=PICTURE)
+        fig.suptitle("without data:\nmay mislead" if n == 1 else "without data: these pictures may mislead", fontsize=9)
     return Plot(fig, axes)
 
 
