@@ -92,11 +92,11 @@ def test_maps_of_scores_are_ranked_alike_or_run_in_float32(method: str) -> None:
             assert any(text.startswith("bfloat16: ") for text in report["engine"]["dropped"])
             continue
         lower += 1
-        assert said["score_error"] <= 0.1 and said["rank_correlation"] >= 0.99
-        assert apart(found, exact) < 0.1
+        assert said["score_error"] <= 0.03 and said["rank_correlation"] >= 0.99
+        assert apart(found, exact) <= said["map_error"]
         ranks = [lowered._ranks(m.flatten()) for m in (found, exact)]
         assert float(ranks[0] @ ranks[1] / (ranks[0].norm() * ranks[1].norm())) > 0.97
-    assert lower or method in ("occlusion", "rise")
+    assert lower or method in ("occlusion", "feature ablation", "rise")  # whose scores differ little on these nets
 
 
 class Far(nn.Module):
@@ -115,9 +115,9 @@ def test_differences_that_drown_run_in_float32() -> None:
     net, x = Far(net_of(0)).eval(), torch.randn(1, 3, 12, 12)
     found, exact, report = both(lambda: SCORED["feature ablation"](net, x), "bfloat16")
     assert torch.equal(found, exact)
-    assert report["precision"]["ran"] == "float32" and report["precision"]["score_error"] > 0.1
+    assert report["precision"]["ran"] == "float32" and report["precision"]["score_error"] > 0.03
     (why,) = [text for text in report["engine"]["dropped"] if text.startswith("bfloat16")]
-    assert "of their deviation, and 10 % are allowed" in why
+    assert "of their deviation, and 3 % are allowed" in why
 
 
 def test_auto_takes_what_is_faster_and_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
