@@ -13,15 +13,18 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "acceleration": "engine",
+    "attack": "robust",
     "compare_methods": "metrics.comparing",
     "concept_test": "concept.testing",
     "concepts": "concept.discover",
     "captum_numbers": "core.conventions",
     "Contrast": "core.target",
+    "counterfactual": "robust",
     "dataset_examples": "optim.examples",
     "evaluate": "metrics.evaluation",
     "explain": "api.explain",
     "explain_text": "llm",
+    "explanation_robustness": "robust",
     "Explanation": "core.explanation",
     "Explanations": "core.explanation",
     "Fixed": "core.fixed",
@@ -31,6 +34,7 @@ _LAZY = {
     "list_methods": "api.binding",
     "methods": "api.methods",
     "RatherThan": "core.target",
+    "robustness": "robust",
     "row_probe": "core.rows",
     "SimilarTo": "core.similar",
     "suspects": "influence.suspecting",
@@ -47,17 +51,21 @@ __all__ = [
     "SimilarTo",
     "__version__",
     "acceleration",
+    "attack",
     "compare_methods",
     "concept_test",
     "concepts",
+    "counterfactual",
     "dataset_examples",
     "evaluate",
     "captum_numbers",
     "explain",
     "explain_text",
+    "explanation_robustness",
     "influence",
     "list_methods",
     "methods",
+    "robustness",
     "row_probe",
     "suspects",
     "visualize",
@@ -85,6 +93,7 @@ if TYPE_CHECKING:
     from interp_plugins.metrics.evaluation import evaluate
     from interp_plugins.optim.examples import dataset_examples
     from interp_plugins.optim.visualize import visualize
+    from interp_plugins.robust import attack, counterfactual, explanation_robustness, robustness
 
 
 def __getattr__(name: str) -> Any:
