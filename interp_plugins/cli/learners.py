@@ -59,11 +59,11 @@ def explain(
     against: Annotated[str | None, typer.Option(help="Why the target rather than this class.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for pictures and the page.")] = Path("explanations"),
     compile: Annotated[str | None, typer.Option(help="Backend of torch.compile (inductor); for many pictures.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of loops: float32, bfloat16, float16, auto.")] = None,
 ) -> None:
     """Explain pictures with an exported fastai Learner; writes pictures and explanations.html."""
     options: dict[str, Any] = {"methods": tuple(method)} if method else {}
-    if compile is not None:
-        options["compile"] = compile
+    options |= {name: v for name, v in {"compile": compile, "precision": precision}.items() if v is not None}
     with refusing("fastai"):
         found = exported(model).explain(list(images), target=target, against=against, **options)
     from interp_plugins.demo.run import COLUMNS, table_rows, write_pictures
@@ -92,6 +92,42 @@ def suspects(
         say(repr(found))
         say(str(found.to_html(out, n=n).path))
         say(str(found.to_csv(out.with_suffix(".csv"))))
+
+
+def neurons(
+    model: Model,
+    layer: Annotated[str, typer.Argument(help="Dotted name of a layer; its end is enough.")],
+    data: Annotated[list[Path], typer.Option(help="Picture files, or folders of them; may be repeated.")],
+    channel: Annotated[str, typer.Option(help="Numbers and ranges (0-15,20), or all.")] = "0-15",
+    out: Annotated[Path, typer.Option(help="The page; beside it the results as .safetensors.")] = Path("neurons.html"),
+    steps: Annotated[int, typer.Option(min=1, help="Of each climb.")] = 256,
+    examples: Annotated[bool, typer.Option("--examples", help="Only the examples of the data, no pictures.")] = False,
+    param: Annotated[str, typer.Option(help="fft, maco or pixel.")] = "fft",
+    seed: Annotated[int, typer.Option(min=0, help="Of the beginnings.")] = 0,
+) -> None:
+    """Show what channels of a layer look for: pictures beside the data's most active items, on a page."""
+    with refusing("fastai"):
+        learn = exported(model)
+        beside = learn.dls.test_dl(pictures(data), num_workers=0)
+        asked: dict[str, Any] = {"channel": _channels(channel), "dl": beside}
+        if examples:
+            found = learn.dataset_examples(layer, **asked)
+        else:
+            found = learn.visualize(layer, **asked, steps=steps, param=param, seed=seed)
+        say(repr(found))
+        say(str(found.to_html(out).path))
+        say(str(found.save(out.with_suffix(".safetensors"))))
+
+
+def _channels(text: str) -> Any:
+    """Numbers of channels from "0-15,20" or "all"."""
+    if text.strip() == "all":
+        return "all"
+    try:
+        ends = [[int(v) for v in part.split("-")] for part in text.split(",")]
+        return [c for one in ends for c in range(one[0], one[-1] + 1)]
+    except ValueError:
+        raise InputError(f"--channel takes numbers and ranges (0-15,20) or all, got {text!r}.") from None
 
 
 def influence(
@@ -180,4 +216,11 @@ def robust(
         say(str(turned.to_html(out.with_name(f"{out.stem}-predictions.html")).path))
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (explain, suspects, influence, concepts, robust)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    explain,
+    suspects,
+    neurons,
+    influence,
+    concepts,
+    robust,
+)

@@ -18,7 +18,7 @@ NETS: dict[str, tuple[Any, str, int]] = {
     "convnext": (lambda: timm.create_model("convnext_atto"), "stages.1", 32),
     "vit": (lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3), "blocks.1", 32),
     "swin": (lambda: models.SwinTransformer([4, 4], 24, [1, 1], [2, 2], [4, 4], num_classes=5), "features.1", 32),
-    "vgg_bn": (lambda: models.vgg11_bn(weights=None, num_classes=5).features, "6", 32),
+    "squeezenet": (lambda: models.squeezenet1_1(weights=None), "features.4", 32),
     "mobilenet": (lambda: models.mobilenet_v3_small(weights=None), "features.3", 32),
     "densenet": (lambda: models.DenseNet(8, (2, 2), 16), "features.denseblock2", 32),
     "segmentation": (lambda: models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None),

@@ -60,7 +60,7 @@ def test_a_quadratic_score_ends_at_its_maximum() -> None:
     w, centre, weight = torch.randn(1, 3, 4, generator=gen()).double(), 0.2, 2.0
     objective = o.logit(0) - o.l2(centre) * (weight / 2 * w.numel())
     found = visualize(
-        Linear(w), objective=objective, like=torch.zeros(1, 1, 3, 4).double(), steps=1500, lr=0.02, squash=None, **PLAIN
+        Linear(w), objective=objective, like=torch.zeros(1, 1, 3, 4).double(), steps=900, lr=0.02, squash=None, **PLAIN
     )
     assert (found.images[0] - (centre + w / weight)).abs().max() < 1e-3
 
