@@ -175,7 +175,7 @@ class _Classifier(AskedModel):
     perturbed, graded = ClassifierAttribution, ClassifierGradientAttribution
 
     def pieces(self, tokens: Tensor) -> list[str]:
-        """The class's name."""
+        """The class's name, as the one piece of the output."""
         return self.owner.output_names(tokens)
 
 
