@@ -110,7 +110,7 @@ def _one(
     seed: int,
     params: dict[str, Any],
 ) -> TextExplanation:
-    """One method's explanation."""
+    """The explanation by one method, with its notes."""
     found = asked.attributed(name, inp, tokens, params)
     seq, per_token = found.seq_attr, found.token_attr
     contrasted = other is not None and (len(tokens) != len(other) or bool((tokens != other).any()))
