@@ -61,8 +61,7 @@ class NeuronCallback(Callback):
         from interp_plugins.lightning import NeuronCallback
 
         watch = NeuronCallback("body.0", channel=[0, 1], every_n_epochs=1, steps=8, loggers="none")
-        trainer = pl.Trainer(max_epochs=1, callbacks=[watch], logger=False, enable_checkpointing=False)
-        trainer.fit(model, train_loader, val_loader)
+        Trainer(max_epochs=1, callbacks=[watch]).fit(model, train_loader, val_loader)
         len(watch.history)  # -> 1
     """
 

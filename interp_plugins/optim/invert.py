@@ -108,7 +108,7 @@ def caricature(
     Example:
         from interp_plugins.optim import caricature
 
-        caricature(model, x[:1], "0", steps=8).names  # -> ['caricature at 0']...
+        caricature(model, x[:1], "0", steps=8).names[0]  # -> 'caricature at 0'
     """
     with concise():
         recipe = _recipe(options)

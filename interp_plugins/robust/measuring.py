@@ -152,7 +152,7 @@ class AttackedSizes:
 
     @property
     def name(self) -> str:
-        """The attack's name."""
+        """The attack by its registered or own name."""
         return self.attack if isinstance(self.attack, str) else as_attack(self.attack).name
 
     def measured(self, batches: Iterable[SampleBatch]) -> Robustness:

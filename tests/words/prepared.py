@@ -212,7 +212,7 @@ def with_lightning(folder: Path) -> dict[str, Any]:
         silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
         return pl.Trainer(**{**kwargs, **alone, **dict.fromkeys(silent, False)})
 
-    names = {**plain(), **public(adapter)}
+    names = {**plain(), **public(adapter), "tokenizer": with_language_model()["tokenizer"]}
     model = Module()
     return {**names, "model": model, "Trainer": quiet, "train_loader": names["loader"], "val_loader": names["loader"]}
 

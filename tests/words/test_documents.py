@@ -41,6 +41,7 @@ RUN = {
     ("docs/robust.md", None): "plain",
     ("docs/rows.md", None): "plain",
     ("docs/rules.md", None): "features and classifier",
+    ("docs/runtimes.md", None): "plain",
     ("docs/cluster.md", None): "both",
     ("docs/store.md", None): "both",
     ("docs/suspects.md", None): "plain",
@@ -94,7 +95,7 @@ def test_contributing_shows_the_two_files_of_a_method_as_they_are() -> None:
 def test_a_method_is_named_only_where_contributing_says() -> None:
     package = ROOT / "interp_plugins"
     named = {p for p in package.rglob("*.py") if re.search(r"\bidgi\b|\bIDGI\(", p.read_text(encoding="utf-8"))}
-    where = {"gradient/idgi.py", "__init__.py", "evidence/randomised.py"}
+    where = {"gradient/idgi.py", "__init__.py", "shared/names.py", "evidence/randomised.py"}
     assert named == {package / "attr" / name for name in where}
 
 
