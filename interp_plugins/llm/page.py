@@ -19,7 +19,7 @@ from interp_plugins.llm.picture import draw_map
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import compact, data_uri, png_of_figure
 from interp_plugins.viz.scale import Scale, ScaleRule
-from interp_plugins.viz.template import PAGE, POLICY, STYLE
+from interp_plugins.viz.template import STYLE, whole_page
 from interp_plugins.viz.text import ink_on
 
 _STYLE = """
@@ -68,16 +68,7 @@ def page(explanations: Sequence[TextFacts], title: str) -> str:
     """One self-contained page (HTML) of explained answers."""
     methods = ", ".join(dict.fromkeys(_named(one) for one in explanations)) or "nothing explained"
     sections = "".join(_section(one, k) for k, one in enumerate(explanations))
-    return legible(
-        PAGE.substitute(
-            policy=POLICY,
-            style=STYLE + _STYLE,
-            title=escape(title),
-            lead=escape(methods),
-            samples=sections,
-            legend="\n".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in _LEGEND),
-        )
-    )
+    return whole_page(title, methods, [sections], _LEGEND, _STYLE)
 
 
 def fragment(one: TextFacts) -> str:

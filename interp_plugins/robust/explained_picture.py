@@ -7,7 +7,6 @@ from html import escape
 from typing import Any
 
 from interp_plugins.core.explanation import Explanation
-from interp_plugins.core.text import legible
 from interp_plugins.robust.explained_rows import ExplainedRows
 
 _LEGEND = [
@@ -58,7 +57,7 @@ def page(found: ExplainedRows, n: int, title: str) -> str:
     """The text of the page."""
     from interp_plugins.viz.page import cells, map_figure, original_figure
     from interp_plugins.viz.scale import ScaleRule
-    from interp_plugins.viz.template import OVERVIEW, PAGE, POLICY, STYLE
+    from interp_plugins.viz.template import section, whole_page
 
     p, rule = found.params, ScaleRule()
     table = found.summary()
@@ -68,7 +67,7 @@ def page(found: ExplainedRows, n: int, title: str) -> str:
         numbers = [_number(r[c]) for c in _COLUMNS]
         rows += f"<tr>{cells('td', [r['method'], *numbers, format(r['held'], '.0%'), r['how']])}</tr>"
     said = f"<p>{escape(_verdict(found))}</p>" + f'<div class="scroll"><table><thead><tr>{head}</tr></thead>{rows}'
-    parts = [OVERVIEW.substitute(heading="Which maps hold", content=said + "</table></div>")]
+    parts = [section("Which maps hold", said + "</table></div>")]
     for i in range(n):
         figures = []
         for m in range(len(found.methods)):
@@ -77,21 +76,12 @@ def page(found: ExplainedRows, n: int, title: str) -> str:
             pair += original_figure(after, i, 448) + map_figure(after, i, ["overlay"], rule, 448)
             note = f"{_titles(found)[m]}: {_likeness(found, m, i)}, by chance {_number(found.random_worst[m, i])}"
             figures.append(f'<p>{escape(note)}</p><div class="pictures">{pair}</div>')
-        parts.append(OVERVIEW.substitute(heading=f"Sample {i}", content="".join(figures)))
+        parts.append(section(f"Sample {i}", "".join(figures)))
     lead = (
         f"{len(found)} samples, each changed by at most {_size(found)}; the predicted class stays, and the score "
         f"within {p['keep']:.0%}. Likeness of maps: {p['similarity']}."
     )
-    return legible(
-        PAGE.substitute(
-            policy=POLICY,
-            style=STYLE,
-            title=escape(title),
-            lead=escape(lead),
-            samples="".join(parts),
-            legend="\n".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in _LEGEND),
-        )
-    )
+    return whole_page(title, lead, parts, _LEGEND)
 
 
 _COLUMNS = ("random_mean", "random_worst", "attacked")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from interp_plugins.core.errors import InputError
-from interp_plugins.core.text import legible
 from interp_plugins.robust.binomial import interval
 from interp_plugins.robust.measured_rows import MeasuredRows
 from interp_plugins.robust.picture import picture
@@ -69,14 +68,14 @@ def page(found: MeasuredRows, table: pd.DataFrame, title: str) -> str:
     """The text of the page."""
     from interp_plugins.viz.figure import data_uri, png_of_figure
     from interp_plugins.viz.page import cells
-    from interp_plugins.viz.template import OVERVIEW, PAGE, POLICY, STYLE
+    from interp_plugins.viz.template import section, whole_page
 
     image = f'<img src="{data_uri(png_of_figure(curve(found).fig))}" alt="accuracy">'
     body = "".join(f"<tr>{cells('td', [_cell(v) for v in row])}</tr>" for row in table.itertuples(index=False))
     head = cells("th", [str(c).replace("_", " ") for c in table.columns])
     grid = f'<div class="scroll"><table><thead><tr>{head}</tr></thead>{body}</table></div>'
     notes = "".join(f"<p>{escape(note)}</p>" for note in found.notes)
-    parts = [OVERVIEW.substitute(heading="Accuracy", content=notes + image + grid), *_samples(found)]
+    parts = [section("Accuracy", notes + image + grid), *_samples(found)]
     legend = [
         ("Accuracy", "with the 95 % interval for other samples like these (Clopper and Pearson)."),
         ("Turned", "of the samples that were right on the clean data, the share that are no longer."),
@@ -84,16 +83,7 @@ def page(found: MeasuredRows, table: pd.DataFrame, title: str) -> str:
     ]
     if found.params["attack"] is not None:
         legend.append(("Upper bound", "A better attack may turn more samples: this is no certificate."))
-    return legible(
-        PAGE.substitute(
-            policy=POLICY,
-            style=STYLE,
-            title=escape(title),
-            lead=escape(f"{len(found)} samples, {len(found.names)} conditions."),
-            samples="".join(parts),
-            legend="\n".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in legend),
-        )
-    )
+    return whole_page(title, f"{len(found)} samples, {len(found.names)} conditions.", parts, legend)
 
 
 def _samples(found: MeasuredRows) -> list[str]:
@@ -102,7 +92,7 @@ def _samples(found: MeasuredRows) -> list[str]:
     from interp_plugins.viz.page import figure, map_figure
     from interp_plugins.viz.pixels import photo_of
     from interp_plugins.viz.scale import ScaleRule
-    from interp_plugins.viz.template import OVERVIEW
+    from interp_plugins.viz.template import section
 
     parts = []
     if found.examples is not None and len(found.examples):
@@ -112,21 +102,19 @@ def _samples(found: MeasuredRows) -> list[str]:
             content = f'<img src="{data_uri(png_of_figure(drawn.fig))}" alt="samples before and after">'
         except InputError:
             content = few.to_df().to_html(border=0)
-        parts.append(OVERVIEW.substitute(heading="Turned by the smallest changes", content=content))
+        parts.append(section("Turned by the smallest changes", content))
     if found.maps is not None:
         rule, rows = ScaleRule(), []
         for i in range(min(_SHOWN, len(found.maps[0][0]))):
             pair = "".join(map_figure(exps[0], i, ["overlay"], rule, 448) for exps in found.maps)
             rows.append(f'<div class="pictures">{pair}</div>')
-        parts.append(OVERVIEW.substitute(heading="Their maps, before and after", content="".join(rows)))
+        parts.append(section("Their maps, before and after", "".join(rows)))
     if found.pictures:
         shown = []
         for label, x in found.pictures.items():
             png = png_of_pixels(photo_of(x[0], found.spec).rgb, 224)
             shown.append(figure(label, "", f'<img src="{data_uri(png)}" alt="{escape(label)}">'))
-        parts.append(
-            OVERVIEW.substitute(heading="What they look like", content=f'<div class="pictures">{"".join(shown)}</div>')
-        )
+        parts.append(section("What they look like", f'<div class="pictures">{"".join(shown)}</div>'))
     return parts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from torch import Tensor
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
-from interp_plugins.core.text import legible
 from interp_plugins.viz.figure import Plot, bare, data_uri, new_figure, png_of_figure
 
 if TYPE_CHECKING:
@@ -75,20 +73,16 @@ def page(table: pd.DataFrame, drawn: Plot | None, lead: str, title: str) -> str:
         lead: what stands above.
         title: of the page.
     """
-    from interp_plugins.viz.template import OVERVIEW, PAGE, POLICY, STYLE
+    from interp_plugins.viz.template import section, whole_page
 
     parts = []
     if drawn is not None:
         image = f'<img src="{data_uri(png_of_figure(drawn.fig))}" alt="before, after, change">'
-        parts.append(OVERVIEW.substitute(heading="Before, after, and the change", content=image))
+        parts.append(section("Before, after, and the change", image))
     grid = table.to_html(border=0, float_format=lambda v: f"{v:.3g}")
-    parts.append(OVERVIEW.substitute(heading="All samples", content=f'<div class="scroll">{grid}</div>'))
-    legend = "<dt>Sizes</dt><dd>Linf, L2, L1 and the number of changed elements (L0), in raw units.</dd>"
-    return legible(
-        PAGE.substitute(
-            policy=POLICY, style=STYLE, title=escape(title), lead=escape(lead), samples="".join(parts), legend=legend
-        )
-    )
+    parts.append(section("All samples", f'<div class="scroll" tabindex="0">{grid}</div>'))
+    legend = [("Sizes", "Linf, L2, L1 and the number of changed elements (L0), in raw units.")]
+    return whole_page(title, lead, parts, legend)
 
 
 def _pixels(x: Tensor, spec: InputSpec) -> np.ndarray:
