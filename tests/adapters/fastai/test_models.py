@@ -310,7 +310,7 @@ def test_F28_star_import_brings_few_names():
     names: dict[str, object] = {}
     exec("from interp_plugins.fastai import *", names)
     own = {"AttributionCallback", "CaptumInterpretation", "Explanation", "Explanations", "MarginHistory"}
-    own |= {"RobustnessCallback", "show_explanations"}
+    own |= {"NeuronCallback", "RobustnessCallback", "show_explanations"}
     assert set(names) - {"__builtins__"} == own == set(adapter.__all__)
     assert Learner.explain.__doc__
 
