@@ -141,8 +141,7 @@ class Examples:
 
     def plot(self, max_n: int = 8) -> Any:
         """(figure, axes) of `show`, to go on drawing."""
-        found = self.show(max_n)
-        return tuple(found) if isinstance(found, tuple) else found
+        return self.show(max_n)
 
     def save(self, path: str | Path) -> Path:
         """Write all of it to a safetensors file. Returns the path."""

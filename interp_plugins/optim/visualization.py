@@ -99,7 +99,8 @@ class Visualization:
 
     def __repr__(self) -> str:
         shown = ", ".join(self.names[:3]) + (f", ... {len(self)} in all" if len(self) > 3 else "")
-        counts = ", ".join(f"{self.state.count(s)} {s}" for s in dict.fromkeys(self.state))
+        told = {"steps": "ran all steps"}
+        counts = ", ".join(f"{self.state.count(s)} {told.get(s, s)}" for s in dict.fromkeys(self.state))
         if "ratio" in self.scores:
             ratios = self.scores["ratio"]
             evidence = f"{float(ratios.nanmedian()):.1f} times the most active of the data"
@@ -137,7 +138,7 @@ class Visualization:
 
     def plot(self, max_n: int = 8) -> Any:
         """(figure, axes) of `show`, to go on drawing."""
-        return tuple(self.show(max_n))
+        return self.show(max_n)
 
     def to_html(self, path: str | Path, title: str = "What these units look for") -> files.Page:
         """Write a page of all pictures that opens without a network, sortable by each score. Returns the path."""

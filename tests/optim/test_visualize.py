@@ -96,7 +96,7 @@ def test_rows_are_as_many_as_asked_for() -> None:
     assert not torch.equal(found.images[0], found.images[1])
     everything = visualize(small(), "3", channel="all", snapshots=(1, 4), **QUICK)
     assert len(everything) == 8 and sorted(everything.films) == [1, 4] and everything.films[4].shape == (8, 3, 12, 12)
-    assert repr(everything[2]).startswith("Visualization(3:2: 1 steps; 12 x 12, fft; without data")
+    assert repr(everything[2]).startswith("Visualization(3:2: 1 ran all steps; 12 x 12, fft; without data")
     assert everything.history.shape == (8, 6) and len(list(everything)) == 8
     assert visualize(small(), "3", direction=torch.eye(8)[:2], **QUICK).names == ("3:direction 0", "3:direction 1")
     assert visualize(small(), "3", neuron=[(1,), (2, 0, 1)], **QUICK).names == ("3:1@centre", "3:2@0,1")
