@@ -75,7 +75,8 @@ def page(found: ExplainedRows, n: int, title: str) -> str:
             pair = original_figure(found.before[m], i, 448) + map_figure(found.before[m], i, ["overlay"], rule, 448)
             pair += original_figure(after, i, 448) + map_figure(after, i, ["overlay"], rule, 448)
             note = f"{_titles(found)[m]}: {_likeness(found, m, i)}, by chance {_number(found.random_worst[m, i])}"
-            figures.append(f'<p>{escape(note)}</p><div class="pictures" style="grid-template-columns: repeat(4, 1fr)">{pair}</div>')
+            row = f'<div class="pictures" style="grid-template-columns: repeat(4, 1fr)">{pair}</div>'
+            figures.append(f"<p>{escape(note)}</p>{row}")
         parts.append(section(f"Sample {i}", "".join(figures)))
     lead = (
         f"{len(found)} samples, each changed by at most {_size(found)}; the predicted class stays, and the score "
