@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from html import escape
 from string import Template
 from typing import Any
 
 import numpy as np
 
-from interp_plugins.core.text import legible
 from interp_plugins.influence.suspect_picture import heading
 from interp_plugins.influence.suspect_rows import SuspectRows
 
@@ -109,64 +105,31 @@ $content
 </article>
 """)
 
-_BODY = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="$policy">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<h1>$title</h1>
-<p class="lead">$lead</p>
-$notes
+_BODY = Template("""$notes
 <div class="tools"><button id="save">Save tags (CSV)</button><span id="count"></span>
 <span class="note">k keep, f fix, d drop, u undo, arrows move. Your data are not changed by this page.</span></div>
 <div class="cards$wide">
 $cards
-</div>
-</main>
-<script type="application/json" id="facts">$facts</script>
-<script type="module">$script</script>
-</body>
-</html>
-""")
+</div>""")
 
 
 def page(found: SuspectRows, n: int, neighbours: int, title: str) -> str:
     """The text of the page."""
-    from interp_plugins.viz.template import STYLE
+    from interp_plugins.viz.template import scripted_page
 
     shown = found.shown(n, neighbours)
     rows = found.order[:n].tolist()
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode("ascii")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
     lead = (
         f"{len(rows)} of {len(found)} items, {int(found.likely.sum())} of all likely wrong; ranked by "
         f"{' and '.join(found.votes)} on the features before {found.layer}."
     )
-    facts = json.dumps([_facts(found, r) for r in rows]).replace("<", "\\u003c")
     pictures = all(isinstance(v, np.ndarray) for v in shown.values())
-    return legible(
-        _BODY.substitute(
-            policy=policy,
-            style=STYLE + _STYLE,
-            title=escape(title),
-            lead=escape(lead),
-            notes="".join(f'<p class="warning">{escape(note)}</p>' for note in found.notes),
-            wide="" if pictures else " wide",
-            cards="".join(_card(found, r, place, shown, neighbours) for place, r in enumerate(rows, 1)),
-            facts=facts,
-            script=_SCRIPT,
-        )
+    body = _BODY.substitute(
+        notes="".join(f'<p class="warning">{escape(note)}</p>' for note in found.notes),
+        wide="" if pictures else " wide",
+        cards="".join(_card(found, r, place, shown, neighbours) for place, r in enumerate(rows, 1)),
     )
+    return scripted_page(title, lead, body, _STYLE, _SCRIPT, [_facts(found, r) for r in rows])
 
 
 def _facts(found: SuspectRows, r: int) -> dict[str, Any]:

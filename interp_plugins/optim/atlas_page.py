@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from html import escape
 from string import Template
 from typing import Any
 
-from interp_plugins.core.text import legible
 from interp_plugins.optim.page import image
 from interp_plugins.optim.picture import board, pixels
 
@@ -35,21 +32,8 @@ document.getElementById('zoom').addEventListener('input', e =>
   document.documentElement.style.setProperty('--side', e.target.value + 'px'));
 if (told.length) choose(0);
 """
-_BODY = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="$policy">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<h1>$title</h1>
-<p class="lead">$lead</p>
-<div class="tools"><label>Zoom <input id="zoom" type="range" min="16" max="160" value="40"></label></div>
+_BODY = Template("""<div class="tools">
+<label>Zoom <input id="zoom" type="range" min="16" max="160" value="40"></label></div>
 <div class="frame">
 <div id="map">
 $tiles
@@ -57,12 +41,7 @@ $tiles
 <div id="told">
 $told
 </div>
-</div>
-</main>
-<script>$script</script>
-</body>
-</html>
-""")
+</div>""")
 
 
 def atlas_page(found: Any, title: str) -> str:
@@ -72,13 +51,8 @@ def atlas_page(found: Any, title: str) -> str:
         found: `Atlas`.
         title: of the page.
     """
-    from interp_plugins.viz.template import STYLE
+    from interp_plugins.viz.template import scripted_page
 
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode("ascii")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
     made, tiles, told = pixels(found.images, found.spec), [], []
     for i, (row, column) in enumerate(found.place.tolist()):
         picture = image(made[i], f"direction of {int(found.count[i])} items")
@@ -90,15 +64,6 @@ def atlas_page(found: Any, title: str) -> str:
         f"{found.layer}: the directions that {found.seen} items take, laid out by {found.params['embed']} so that "
         "neighbours are alike; of each cell of the map the mean direction as a picture."
     )
-    style = STYLE + Template(_STYLE).safe_substitute(columns=str(found.grid[1]))
-    return legible(
-        _BODY.substitute(
-            policy=policy,
-            style=style,
-            title=escape(title),
-            lead=escape(lead),
-            tiles="\n".join(tiles),
-            told="\n".join(told),
-            script=_SCRIPT,
-        )
-    )
+    style = Template(_STYLE).safe_substitute(columns=str(found.grid[1]))
+    body = _BODY.substitute(tiles="\n".join(tiles), told="\n".join(told))
+    return scripted_page(title, lead, body, style, _SCRIPT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Sequence
 from html import escape
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp_plugins.core.text import legible
 from interp_plugins.optim.picture import STATES, as_columns, board, features_figure, pixels
 
 _SIDE = 208
@@ -45,31 +43,12 @@ function arrange() {
 }
 sort.addEventListener('change', arrange); find.addEventListener('input', arrange);
 """
-_BODY = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="$policy">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<h1>$title</h1>
-<p class="lead">$lead</p>
-$notes
+_BODY = Template("""$notes
 <div class="tools"><label>Sort by <select id="sort">$sorts</select></label>
 <label>Find <input id="find" type="search"></label></div>
 <div id="units">
 $cards
-</div>
-</main>
-<script>$script</script>
-</body>
-</html>
-""")
+</div>""")
 SORTS = {
     "order up": "number",
     "largest down": "largest value of the data",
@@ -80,7 +59,7 @@ SORTS = {
 }
 
 
-def whole_page(title: str, lead: str, notes: Sequence[str], cards: Sequence[str], sorts: Sequence[str]) -> str:
+def cards_page(title: str, lead: str, notes: Sequence[str], cards: Sequence[str], sorts: Sequence[str]) -> str:
     """The text of a page of cards.
 
     Args:
@@ -90,26 +69,15 @@ def whole_page(title: str, lead: str, notes: Sequence[str], cards: Sequence[str]
         cards: one per unit.
         sorts: by what they can be sorted, of `SORTS`.
     """
-    from interp_plugins.viz.template import STYLE
+    from interp_plugins.viz.template import scripted_page
 
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode("ascii")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
     options = "".join(f'<option value="{key}">{escape(SORTS[key])}</option>' for key in sorts)
-    return legible(
-        _BODY.substitute(
-            policy=policy,
-            style=STYLE + _STYLE,
-            title=escape(title),
-            lead=escape(lead),
-            notes="".join(f'<p class="warning">{escape(note)}</p>' for note in notes),
-            sorts=options,
-            cards="\n".join(cards),
-            script=_SCRIPT,
-        )
+    body = _BODY.substitute(
+        notes="".join(f'<p class="warning">{escape(note)}</p>' for note in notes),
+        sorts=options,
+        cards="\n".join(cards),
     )
+    return scripted_page(title, lead, body, _STYLE, _SCRIPT)
 
 
 def features_page(found: Any, title: str) -> str:
@@ -124,7 +92,7 @@ def features_page(found: Any, title: str) -> str:
     sorts = [*("order up", "activation down")]
     if examples is not None:
         sorts += ["largest down", "silent down", "ratio down", "path down"]
-    return whole_page(title, lead, notes, [_feature_card(found, i) for i in range(len(found))], sorts)
+    return cards_page(title, lead, notes, [_feature_card(found, i) for i in range(len(found))], sorts)
 
 
 def _feature_card(found: Any, i: int) -> str:
@@ -182,7 +150,7 @@ def examples_page(found: Any, title: str) -> str:
         labels = _labels(found, u)
         cards.append(card(name, data, [_of_data(found, u)], graph, f"{said} · {labels}" if labels else said))
     lead = f"{len(found)} units of {found.layer}: the {found.index.shape[1]} most active of {found.seen} items each."
-    return whole_page(title, lead, notes, cards, ["order up", "largest down", "silent down"])
+    return cards_page(title, lead, notes, cards, ["order up", "largest down", "silent down"])
 
 
 def card(name: str, data: dict[str, float], parts: Sequence[str], graph: str, said: str) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Iterable
 from html import escape
 from string import Template
+from typing import Any
 
 from interp_plugins.core.text import legible
 
-PAGE = Template("""<!DOCTYPE html>
+_FRAME = Template("""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -22,17 +26,18 @@ PAGE = Template("""<!DOCTYPE html>
 <main>
 <h1>$title</h1>
 <p class="lead">$lead</p>
-$samples
-<section class="legend">
+$body
+</main>
+$scripts</body>
+</html>
+""")
+
+_LEGEND = Template("""<section class="legend">
 <h2>How to read this page</h2>
 <dl>
 $legend
 </dl>
-</section>
-</main>
-</body>
-</html>
-""")
+</section>""")
 
 SAMPLE = Template("""<section class="sample">
 <h2>$heading</h2>
@@ -60,7 +65,7 @@ $content
 </figure>
 """)
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --faint: #59636e; --line: #d1d9e0; --ground: #ffffff;
@@ -117,16 +122,30 @@ def whole_page(
         style: CSS beside the common one.
     """
     told = "\n".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in legend)
-    return legible(
-        PAGE.substitute(
-            policy=POLICY,
-            style=STYLE + style,
-            title=escape(title),
-            lead=escape(lead),
-            samples="".join(parts),
-            legend=told,
-        )
-    )
+    return scripted_page(title, lead, "".join(parts) + _LEGEND.substitute(legend=told), style)
+
+
+def scripted_page(title: str, lead: str, body: str, style: str = "", script: str = "", facts: Any = None) -> str:
+    """One HTML page that loads nothing, and runs one script of ours.
+
+    Args:
+        title: heading of the page.
+        lead: what stands below it.
+        body: HTML.
+        style: CSS beside the common one.
+        script: JavaScript, the only one that the page may run.
+        facts: plain values for the script, as JSON in the element "facts".
+    """
+    policy, scripts = _POLICY, ""
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+        policy += f"; script-src 'sha256-{digest}'"
+        scripts = f'<script type="module">{script}</script>\n'
+    if facts is not None:
+        data = json.dumps(facts).replace("<", "\\u003c")
+        scripts = f'<script type="application/json" id="facts">{data}</script>\n{scripts}'
+    texts = {"title": escape(title), "lead": escape(lead), "body": body, "scripts": scripts}
+    return legible(_FRAME.substitute(policy=policy, style=STYLE + style, **texts))
 
 
 def section(heading: str, content: str) -> str:
