@@ -166,8 +166,8 @@ def preserved_rng() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading_data() -> Iterator[None]:
-    """`preserved_rng` around code of others that reads data (a loader draws a seed, a data set augments).
+def around_others_code() -> Iterator[None]:
+    """`preserved_rng` around code of others (a loader draws a seed, a data set augments, an attack begins somewhere).
 
     Inside a frozen model and beside other threads, only what is known to be drawn is put back: torch's operations are
     watched, and NumPy and Python count as drawn from where they moved and lie still afterwards.

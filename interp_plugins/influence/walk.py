@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from interp_plugins.api.items import ItemReader, rows_of
 from interp_plugins.core.errors import InputError
-from interp_plugins.core.global_random import reading_data
+from interp_plugins.core.global_random import around_others_code
 from interp_plugins.core.placement import beside_weights
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import as_tuple, take_rows
@@ -106,7 +106,7 @@ class ItemWalk:
         if not isinstance(self.data, tuple) and not hasattr(data, "batches_in_order"):
             _tell(data)
             own = data.batch_size or 0 if isinstance(data, DataLoader) else 0
-            with reading_data():  # a stream is looked at, and a loader draws a seed when it begins
+            with around_others_code():  # a stream is looked at, and a loader draws a seed when it begins
                 self._reader = ItemReader(data, size=max(own, self.batch_size))
 
     def __len__(self) -> int:
@@ -166,7 +166,7 @@ class ItemWalk:
         if self._reader is not None:
             read = self._reader.batches()
             while True:
-                with reading_data():  # a data set may draw
+                with around_others_code():  # a data set may draw
                     found = next(read, None)
                 if found is None:
                     return

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.core.errors import InputError, ModelError
-from interp_plugins.core.global_random import preserved_rng
+from interp_plugins.core.global_random import around_others_code, drew, seed_torch
 from interp_plugins.core.tensors import describe
 from interp_plugins.robust.search import Search
 
@@ -141,8 +141,9 @@ class Outside(Search):
         low, high = (float(torch.as_tensor(b).min()) for b in (self.bounds.lower, self.bounds.upper))
         x, forward = self.inputs[0][rows], self.climb.forward
         model = lambda v: forward.readable(forward.called([v], rows if len(v) == len(rows) else rows[: len(v)]))  # noqa: E731
-        with torch.enable_grad(), preserved_rng():
-            torch.manual_seed(self.plan.generator.initial_seed() % 2**63)
+        with torch.enable_grad(), around_others_code():
+            drew("torch")
+            seed_torch(self.plan.generator.initial_seed() % 2**63)
             moved = self.attack.moved(model, x.detach().clone(), self.labels[rows], self.plan.radius, low, high)
         change = self.held(rows, (moved.detach().to(x) - x).flatten(1), self.plan.radius, self.plan.norm)
         look = self.climb.look(self.points(rows, change), rows, ahead=False)

@@ -27,6 +27,7 @@ def pictures(n: int = 4) -> Tensor:
     return SPEC.normalise(torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
 
 
+@pytest.mark.usefixtures("another_thread")
 def test_a_function_meets_raw_inputs_and_is_held_in_the_ball() -> None:
     seen: list[tuple[float, float]] = []
 

@@ -18,13 +18,17 @@ function openSocket() {
   };
   say("Loading the samples …");
   let ended = "The session has ended. Start it again and reload the page.";
+  const send = (/** @type {any} */ message) => {
+    if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+    else say(ended);
+  };
   /** @type {Model} */
   const model = {
     get: (name) => state[name],
     set: (name, value) => (state[name] = value),
-    save_changes: () => socket.send(JSON.stringify({ id: 0, type: "notes", notes: state.notes })),
+    save_changes: () => send({ id: 0, type: "notes", notes: state.notes }),
     on: (event, listener) => event === "msg:custom" && listeners.push(listener),
-    send: (request) => socket.send(JSON.stringify(request)),
+    send,
   };
   socket.onmessage = (event) => {
     const message = JSON.parse(event.data);
