@@ -25,6 +25,7 @@ from interp_plugins.core.errors import InputError, InterpError, unknown
 from interp_plugins.core.random import sample_seed
 from interp_plugins.core.registry import Budget
 from interp_plugins.metrics import metric_info
+from interp_plugins.metrics.registry import REPEATING
 
 BLOCK = 16  # samples of a unit
 BUDGETS: dict[str, Budget] = {
@@ -171,6 +172,7 @@ def run_unit(unit: UnitSpec) -> list[dict[str, Any]]:
     rows = [
         {**base, **row}
         for measure in measures(problem.kind, problem.truth_kind, unit.metrics, unit.size)
+        if not (one.params and metric_info(measure.metric).needs in REPEATING)  # settings show error against passes
         for row in _judged(measure, problem, answers, one)
     ]
     passes = answer.forward + answer.backward
