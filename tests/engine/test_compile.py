@@ -47,7 +47,8 @@ def x() -> Tensor:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_method_is_compiled_with_equal_maps_or_refused(variant: str) -> None:
+def test_every_method_is_compiled_with_equal_maps_or_refused(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interp_plugins.core.global_random.others_run", lambda: False)  # threads of earlier tests
     problem = typical(variant).build()
     method = make(variant, problem)
     if not traits_of(method).compiles:
@@ -59,6 +60,15 @@ def test_every_method_is_compiled_with_equal_maps_or_refused(variant: str) -> No
         found = attribute(variant, problem)
     assert report["compiled_rows"] > 0
     assert distance(found, plain) < 1e-10
+
+
+@pytest.mark.usefixtures("another_thread")
+@pytest.mark.parametrize("variant", ["gradient_shap", "integrated_gradients"])
+def test_calls_that_are_watched_for_draws_beside_another_thread_run_as_they_are(variant: str) -> None:
+    problem = typical(variant).build()
+    plain = attribute(variant, problem)
+    with compilation("eager"):
+        assert distance(attribute(variant, problem), plain) < 1e-10
 
 
 @pytest.mark.parametrize("case", ["two inputs, tensor argument", "tuple of arguments"])

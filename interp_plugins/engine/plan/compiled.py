@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from interp_plugins.core.batching import is_out_of_memory, most_rows
 from interp_plugins.core.caches import ByIdentity
@@ -217,6 +218,8 @@ class Compiled(Wrapper):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The outputs of the rows given; smaller chunks than the first are filled up to its size."""
+        if _get_current_dispatch_mode() is not None:  # a call that is watched for draws: no code can be made under it
+            return self.func(*args, **kwargs)
         rows = len(args[0])
         note(compiled_rows=rows)
         self._size = max(rows, min(self._size, most_rows() or self._size))
