@@ -46,7 +46,15 @@ ALLOWED: dict[str, set[str]] = {
     **{family: {"core", "engine", "attr.shared"} for family in FAMILIES},
     "attr.backward": {"core", "engine", "attr.shared", "attr.cam"},  # Guided Grad-CAM is a product of the two
     "attr.compat": {"core", "viz"},  # Captum's drawing functions stand under `captum.attr`
-    "attr.language": {"core", "engine", "attr.shared", "attr.gradient", "attr.perturbation", "attr.compat"},
+    "attr.language": {
+        "core",
+        "engine",
+        "attr.shared",
+        "attr.backward",
+        "attr.gradient",
+        "attr.perturbation",
+        "attr.compat",
+    },
     "attr._core": {"attr.gradient", "attr.perturbation"},  # these three are Captum's private paths, names alone
     "attr._utils": {"attr.backward", "attr.compat"},
     "_utils": {"attr.perturbation"},

@@ -58,7 +58,9 @@ def explain_text(
         output: what is explained: a text or token ids; `RatherThan(" Rome", " London")`; None: what the model
             generates. Of a classifier: a class by name or index; None: the predicted one.
         method: "feature_ablation" (the default), "shapley_values", "shapley_value_sampling", "kernel_shap", "lime";
-            with gradients "integrated_gradients", "input_x_gradient", "gradient_shap". Several give several results.
+            with gradients "integrated_gradients", "input_x_gradient", "gradient_shap", and "lrp": relevance of the
+            output's logits by the rules for transformers, "attn_lrp" (`composite` has others). Several give several
+            results.
         against: why `output` rather than this one? The score is the difference of the two log probabilities.
         level: the features: "token", "word", "sentence" or "turn".
         task: "generation" or "classification" (a model of sequences, such as AutoModelForSequenceClassification).
@@ -122,15 +124,16 @@ def _one(
     frame = framed(asked, inp, tokens, name, seed, params)
     ask = functools.partial(_scores, asked, inp, tokens, other)
     path = asked.is_path(name)
+    lacks = asked.has_absence(name)
     anything_left = path or inp.absence == "baseline" or bool((inp.feature_of_token < 0).any())
     ends = torch.stack([torch.ones(inp.n_itp_features), torch.zeros(inp.n_itp_features)])
-    scores = ask(ends if anything_left else ends[:1], baseline=path)
+    scores = ask(ends if anything_left and lacks else ends[:1], baseline=path)
     result = replace(
         frame,
         seq_attr=seq.detach().float().cpu(),
         token_attr=None if per_token is None else per_token.detach().float().cpu(),
         score=float(scores[0]),
-        empty=float(scores[1]) if anything_left else None,
+        empty=float(scores[1]) if len(scores) > 1 else None,
         against=None if other is None else "".join(asked.pieces(other)),
         notes=tuple(dict.fromkeys(found.notes)),
         ask=ask,
@@ -190,13 +193,19 @@ def _streamed(
         yield whole
 
 
+def _absence(asked: AskedModel, name: str | None, inp: ChatInput) -> str:
+    """How a method makes a feature miss; "none" where it takes none away."""
+    if name is None or not asked.is_path(name):
+        return inp.absence
+    return "baseline" if asked.has_absence(name) else "none"
+
+
 def framed(
     asked: AskedModel, inp: ChatInput, tokens: Tensor, name: str | None, seed: int, params: dict[str, Any]
 ) -> TextExplanation:
     """An explanation by a method of that name, without its attributions: all zero."""
     n = inp.n_itp_features
     logs = asked.token_scores(inp, tokens, torch.ones(1, n))[0]
-    path = name is not None and asked.is_path(name)
     return TextExplanation(
         text=inp.text,
         spans=tuple(inp.spans),
@@ -210,7 +219,7 @@ def framed(
         empty=None,
         method="" if name is None else asked.name(name),
         level=inp.level,
-        absence="baseline" if path else inp.absence,
+        absence=_absence(asked, name, inp),
         params={**params, "seed": seed},
         ask=functools.partial(_scores, asked, inp, tokens, None),
     )

@@ -32,7 +32,7 @@ class TextFacts:
         empty: the same with every feature absent; None where it was not asked for.
         method: the method's name.
         level: what the features are.
-        absence: how a missing feature was made.
+        absence: how a missing feature was made: "remove", "baseline", or "none" where the method takes none away.
         against: the output that this one is compared with.
         notes: what was shared, what fell back and why, what to beware of.
         params: the method's parameters, and the seed.

@@ -43,6 +43,8 @@ td.number { text-align: right; white-space: nowrap; }
 @supports not selector(:has(*)) { .m { display: block; } }
 """
 
+_MISSING = {"remove": "its tokens are left out", "baseline": "each of its tokens is replaced by a quiet one"}
+
 _SECTION = Template("""<section class="sample say">
 <style>$rules</style>
 <h2>$heading</h2>
@@ -173,8 +175,10 @@ def facts(one: TextFacts) -> list[str]:
             f"attributions sum to {known['sum']:.3f}; with no {one.level} left the score changes by "
             f"{known['change']:.3f} ({known['error']:.1%} apart)"
         )
-    how = "its tokens are left out" if one.absence == "remove" else "each of its tokens is replaced by a quiet one"
-    out.append(f"a missing {one.level}: {how}")
+    else:
+        out.append(f"attributions sum to {known['sum']:.3f}")
+    if one.absence in _MISSING:
+        out.append(f"a missing {one.level}: {_MISSING[one.absence]}")
     out.append(f"share of the first {one.level} in all |attribution|: {one.first_share:.0%}")
     return [*out, *one.notes]
 

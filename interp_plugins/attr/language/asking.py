@@ -20,6 +20,9 @@ from interp_plugins.core.guard import frozen
 from interp_plugins.core.registry import MethodInfo, canonical_name, info_of, list_methods, method_info
 
 
+ATTN_LRP = "attn_lrp"  # relevance by the rules for transformers: a composite, and another name of the method here
+
+
 def _infos(classes: tuple[type, ...]) -> dict[str, MethodInfo]:
     found = [info for info in map(info_of, classes) if info is not None]
     return {info.variant_of or info.name: info for info in found}
@@ -42,6 +45,8 @@ def check_method(name: Any) -> str:
         UnknownNameError: another method.
     """
     known = {**perturbing(), **differentiating()}
+    if name == ATTN_LRP:
+        return "lrp"
     found = canonical_name(name, default=str(name)) if isinstance(name, str) else str(name)
     if found in list_methods() and method_info(found).variant_of in known:
         found = str(method_info(found).variant_of)
@@ -78,6 +83,10 @@ class AskedModel:
     def is_path(self, name: str) -> bool:
         """Whether a method differentiates, and so takes the baseline token."""
         return check_method(name) in differentiating()
+
+    def has_absence(self, name: str) -> bool:
+        """Whether a method asks what the score is without features; relevance does not."""
+        return check_method(name) != "lrp"
 
     def takes(self, name: str) -> frozenset[str]:
         """The parameters of a method."""
@@ -117,9 +126,12 @@ class AskedModel:
             inp, tokens = inp.followed_by(tokens[:first]), tokens[first:]
         known = check_method(name)
         if known in differentiating():
-            cls = differentiating()[known].cls
+            cls, rules = differentiating()[known].cls, {}
+            if known == "lrp":
+                params = {"composite": ATTN_LRP, **params}
+                rules = {"composite": params.pop("composite")}
             owner: LLMAttribution | LLMGradientAttribution = self.graded(
-                cls(self.model, self.embedding()), self.tokenizer
+                cls(self.model, self.embedding(), **rules), self.tokenizer
             )
         else:
             owner = self._perturbed(perturbing()[known].cls(self.model))

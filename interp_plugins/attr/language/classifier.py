@@ -39,10 +39,10 @@ def class_logits(output: Any, rows: int) -> Tensor:
     return logits
 
 
-def class_scores(logits: Tensor, which: Tensor) -> Tensor:
-    """Log probabilities (rows, K) of some classes in float32 at least; of a single output the output itself."""
+def class_scores(logits: Tensor, which: Tensor, raw: bool = False) -> Tensor:
+    """Log probabilities (rows, K) of some classes in float32 at least; of a single output, or `raw`, the logits."""
     wide = logits.to(accumulation_dtype(logits.dtype))
-    return (wide if logits.shape[1] == 1 else wide.log_softmax(1))[:, which.to(logits.device)]
+    return (wide if raw or logits.shape[1] == 1 else wide.log_softmax(1))[:, which.to(logits.device)]
 
 
 class ClassScorer:
@@ -53,7 +53,13 @@ class ClassScorer:
         output: the classes, (K,).
         device: where texts go.
         pad: the token that fills up.
+
+    Attributes:
+        notes: why texts of different lengths did not share a pass, if so.
+        raw: let `in_graph` give logits instead of log probabilities.
     """
+
+    raw = False
 
     def __init__(self, model: Any, output: Tensor, device: torch.device, pad: int):
         self.model, self.output, self.device, self.pad = model, output, device, pad
@@ -117,7 +123,7 @@ class ClassScorer:
     def in_graph(self, ids: Tensor) -> Tensor:
         """Token ids (rows, P) of texts of one length -> scores (rows, K), in the graph of the model."""
         known = {"attention_mask": torch.ones_like(ids)} if "attention_mask" in parameters_of(self.model) else {}
-        return class_scores(class_logits(self.model(input_ids=ids, **known), len(ids)), self.output)
+        return class_scores(class_logits(self.model(input_ids=ids, **known), len(ids)), self.output, self.raw)
 
 
 class _Classes:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.attr.backward.lrp import LayerLRP
 from interp_plugins.attr.gradient.activation import LayerGradientXActivation
 from interp_plugins.attr.gradient.layers import LayerGradientShap, LayerIntegratedGradients
 from interp_plugins.attr.language.chat import ChatInput
@@ -84,12 +85,13 @@ class LLMGradientAttribution(LanguageAttribution):
     """Gradient attribution of a causal language model's output, at its embedding.
 
     Args:
-        attr_method: LayerIntegratedGradients, LayerGradientXActivation or LayerGradientShap on the model and its
-            embedding (`model.get_input_embeddings()`).
+        attr_method: LayerIntegratedGradients, LayerGradientXActivation, LayerGradientShap or LayerLRP on the model and
+            its embedding (`model.get_input_embeddings()`). Relevance is that of the output tokens' logits, all others
+            explain their log probabilities.
         tokenizer: the model's tokenizer.
     """
 
-    SUPPORTED_METHODS = (LayerGradientShap, LayerGradientXActivation, LayerIntegratedGradients)
+    SUPPORTED_METHODS = (LayerGradientShap, LayerGradientXActivation, LayerIntegratedGradients, LayerLRP)
     SUPPORTED_INPUTS = (TextTokenInput, ChatInput)
 
     def attribute(
@@ -139,15 +141,23 @@ class LLMGradientAttribution(LanguageAttribution):
     def _maps(self, inp: TextTokenInput, scorer: OutputScorer, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """Attributions (T, P) of the prompt's tokens to each output token."""
         length, given = ids.shape[1], dict(kwargs)
-        inputs = inp.to_tensor().to(self.device)
+        inputs = inp.to_tensor().to(self.device, torch.float32)  # switches: whole numbers would pass for ids
+        scorer.raw = isinstance(self.attr_method, LayerLRP)  # as Achtibat et al. 2024, not behind another softmax
         self.attr_method.forward_func = _AtOutput(scorer, inp)
         if isinstance(self.attr_method, LayerGradientShap):  # a switch is on or off; embeddings have a way between
             self.attr_method.forward_func = _AtOutput(scorer, None)
             (pool,) = as_tuple(kwargs.get("baselines", torch.zeros_like(inp.to_tensor())))
             given["baselines"], inputs = inp.to_model_input(pool).to(self.device), ids
         asked = "internal_batch_size" if isinstance(self.attr_method, LayerIntegratedGradients) else "batch_size"
-        if not isinstance(self.attr_method, LayerGradientXActivation) and not {asked, "batch_size"} & set(given):
+        if not isinstance(self.attr_method, (LayerGradientXActivation, LayerLRP)) and not {asked, "batch_size"} & set(given):
             given[asked] = rows_of_a_path(self.model, length + len(scorer.output))
         given["target"] = MultiTarget(tuple(Index((k,)) for k in range(len(scorer.output))))
-        found = self.attr_method.attribute(inputs, **given).detach()
-        return found[:, :length].sum(-1)
+        if not scorer.raw:
+            return self.attr_method.attribute(inputs, **given).detach()[:, :length].sum(-1)
+        found, lost = self.attr_method.attribute(inputs, return_convergence_delta=True, **given)
+        arrived = float(found.sum())
+        scorer.notes.append(
+            f"relevance of the output's logits, {arrived + float(lost.sum()):.3g} in sum, of which {arrived:.3g} arrives "
+            "at the embedding"
+        )
+        return found.detach()[:, :length].sum(-1)

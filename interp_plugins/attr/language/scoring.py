@@ -135,7 +135,10 @@ class OutputScorer:
 
     Attributes:
         notes: what was shared, or why nothing could be.
+        raw: let `in_graph` give the tokens' logits instead of their log probabilities.
     """
+
+    raw = False
 
     def __init__(self, model: Any, output: Tensor, device: torch.device, reference: Tensor | None = None):
         self.model, self.device = model, device
@@ -337,11 +340,18 @@ class OutputScorer:
         """What the model's embedding reads for prompts (rows, P): with all but the last token of the output."""
         return torch.cat([ids, self.output[:-1].to(ids.device).expand(len(ids), -1)], 1)
 
+    def _read(self, logits: Tensor) -> Tensor:
+        """What is explained of logits (rows, T, vocabulary), (rows, T)."""
+        if not self.raw:
+            return log_probs(logits, self.output)
+        ids = self.output.to(logits.device).expand(logits.shape[:2])
+        return logits.gather(2, ids[..., None])[..., 0]
+
     def in_graph(self, ids: Tensor) -> Tensor:
         """Token ids (rows, P) of prompts of one length -> log probabilities (rows, T), in the graph of the model."""
         if is_encoder_decoder(self.model):
             given = {"input_ids": ids, "decoder_input_ids": self.decoded_with(len(ids))}
-            return log_probs(logits_of(self.model(**given)), self.output)
+            return self._read(logits_of(self.model(**given)))
         whole = self.read_by_model(ids)
         cache = None if self._lead is None else self._lead.cut(len(self._lead.ids), len(ids))
-        return log_probs(self.logits(whole, len(self.output), cache), self.output)
+        return self._read(self.logits(whole, len(self.output), cache))

@@ -22,6 +22,7 @@ from interp_plugins.attr.backward.rules.relevance import (
     HAS_WEIGHTS,
     Account,
     Epsilon,
+    FixedScale,
     Gamma,
     Pass,
     PositiveWeights,
@@ -32,6 +33,8 @@ from interp_plugins.core.tensors import describe
 
 _GATES = ("sigmoid", "hardsigmoid", "softmax")
 _FAR = 12  # steps between a gate and the product it is used in: views, a cast, 1 - z
+_ROOTS, _SPREADS = {"rsqrt", "sqrt", "pow", "std", "norm"}, {"mean", "var", "std", "norm"}
+_BETWEEN = _ROOTS | _SPREADS | {"reciprocal", "add", "clamp"}  # calls that make a scale of a spread
 
 
 def rule_of(module: nn.Module) -> RelevanceRule | None:
@@ -93,7 +96,7 @@ class RelevanceMode(RuleMode):
 
     def choose(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], carrying: list[Tensor]) -> Rule | None:
         """The composite's rule for the call."""
-        count = len(carrying) if name not in PRODUCTS else len(self._signals(name, carrying))
+        count = len(self._signals(name, carrying))
         rule: RelevanceRule | None = self._by_module(name)
         weighted = name in WEIGHTED or (name in HAS_WEIGHTS and kind_of(name, count) == "linear")
         if weighted and not self.first_done:
@@ -114,10 +117,15 @@ class RelevanceMode(RuleMode):
         return None
 
     def _signals(self, name: str, carrying: list[Tensor]) -> list[Tensor]:
-        """The operands of a product without its gates, unless all of them or none are."""
-        if not self.composite.constant_gates or name not in PRODUCTS or len(carrying) < 2:
+        """The operands of a product without its gates and scales, unless all of them or none are.
+
+        A normalization that is written out, as RMSNorm is in language models, gets the rule of `rms_norm`.
+        """
+        if len(carrying) < 2 or name not in PRODUCTS | {"div"}:
             return carrying
-        signals = [t for t in carrying if not is_gate(t)]
+        gates = self.composite.constant_gates and name in PRODUCTS
+        scales = name in ("mul", "div") and isinstance(self.composite.kinds.get("normalization"), FixedScale)
+        signals = [t for t in carrying if not (gates and is_gate(t)) and not (scales and is_scale(t))]
         return signals if signals else carrying
 
     def operands(self, name: str, leaves: list[Any], where: list[int]) -> list[int]:
@@ -157,6 +165,25 @@ def is_gate(value: Tensor) -> bool:
             return False
         node = before[0]
     return False
+
+
+def is_scale(value: Tensor) -> bool:
+    """Whether a tensor is one over the root of a spread (of a mean of squares, of a variance), or that root."""
+    node: Any = value.grad_fn
+    seen: set[str] = set()
+    for _ in range(_FAR):
+        if node is None or (seen & _ROOTS and seen & _SPREADS):
+            break
+        call = getattr(node, "call", None)
+        if isinstance(call, OpCall):
+            if len(call.where) != 1 or call.name not in _BETWEEN:
+                break
+            seen.add(call.name)
+            node = call.operands[0].grad_fn
+            continue
+        before = [n for n, _ in node.next_functions if n is not None]
+        node = before[0] if len(before) == 1 else None
+    return bool(seen & _ROOTS and seen & _SPREADS)
 
 
 def merged(norm: OpCall) -> OpCall | None:
