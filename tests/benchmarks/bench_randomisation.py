@@ -1,9 +1,9 @@
 """The randomisation check on a large trained network: cascading, as in Adebayo et al., NeurIPS 2018, arXiv:1810.03292.
 
-    python -m tests.benchmarks.bench_randomisation [method ...]      prints what
-    interp_plugins/attr/evidence/randomised.py holds python -m tests.benchmarks.bench_randomisation --draws 3 saliency
-          means over three draws, and their spread python -m tests.benchmarks.bench_randomisation --words [method ...]
-              on MiniLM (`minilm_pairs.py`)
+    python -m tests.benchmarks.bench_randomisation [method ...]             what attr/evidence/randomised.py holds
+    python -m tests.benchmarks.bench_randomisation --draws 3 saliency       means over three draws, and their spread
+    python -m tests.benchmarks.bench_randomisation --words [method ...]     on MiniLM (`minilm_pairs.py`)
+    python -m tests.benchmarks.bench_randomisation --answers [method ...]   on SmolLM2 (`smollm2_answers.py`)
 
 EfficientNet-Lite0 with its ImageNet weights sees three photographs, 128 x 128, at the class it predicts. Its layers
 are drawn anew from the classifier downwards, five stages, each on top of the one before; after each a method's absolute
@@ -35,11 +35,12 @@ from interp_plugins import explain
 from interp_plugins.api.binding import arguments_of, list_methods, method_info
 from interp_plugins.attr import IntegratedGradients
 from interp_plugins.attr.evidence.randomised import TRANSFORMER
+from interp_plugins.attr.language.asking import differentiating, perturbing
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.demo.network import MEAN, STD, lite0
 from interp_plugins.demo.photographs import save_photographs
 from interp_plugins.metrics import spearman_correlation
-from tests.benchmarks import minilm_pairs
+from tests.benchmarks import minilm_pairs, smollm2_answers
 
 SIZE, LAYER = 128, "blocks.4"
 STAGES = (
@@ -159,21 +160,27 @@ def measurable() -> list[str]:
             and method_info(n).applies_to != "transformer"]  # fmt: skip
 
 
-def main(words: bool, draws: int, names: list[str]) -> None:
+def main(where: str, draws: int, names: list[str]) -> None:
     """Print a line of JSON per method."""
-    for name in names or (list(TRANSFORMER) if words else measurable()):
+    known = {"words": list(TRANSFORMER), "answers": [*perturbing(), *differentiating()], "photographs": measurable()}
+    for name in names or known[where]:
         begin = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = minilm_pairs.measure(name, draws) if words else measure(name, lite0(), draws)
+            found = {
+                "words": minilm_pairs.measure,
+                "answers": smollm2_answers.measure,
+                "photographs": lambda name, draws: measure(name, lite0(), draws),
+            }[where](name, draws)
         line = {"method": name, **summary(found), "seconds": round(time.perf_counter() - begin)}
         print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--words", action="store_true")
+    parser.add_argument("--words", dest="where", action="store_const", const="words", default="photographs")
+    parser.add_argument("--answers", dest="where", action="store_const", const="answers")
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("methods", nargs="*")
     given = parser.parse_args()
-    main(given.words, given.draws, given.methods)
+    main(given.where, given.draws, given.methods)

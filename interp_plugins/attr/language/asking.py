@@ -19,7 +19,6 @@ from interp_plugins.core.global_random import preserved_rng, seed_torch
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.registry import MethodInfo, canonical_name, info_of, list_methods, method_info
 
-
 ATTN_LRP = "attn_lrp"  # relevance by the rules for transformers: a composite, and another name of the method here
 
 

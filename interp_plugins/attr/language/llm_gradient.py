@@ -149,7 +149,9 @@ class LLMGradientAttribution(LanguageAttribution):
             (pool,) = as_tuple(kwargs.get("baselines", torch.zeros_like(inp.to_tensor())))
             given["baselines"], inputs = inp.to_model_input(pool).to(self.device), ids
         asked = "internal_batch_size" if isinstance(self.attr_method, LayerIntegratedGradients) else "batch_size"
-        if not isinstance(self.attr_method, (LayerGradientXActivation, LayerLRP)) and not {asked, "batch_size"} & set(given):
+        if not isinstance(self.attr_method, (LayerGradientXActivation, LayerLRP)) and not {asked, "batch_size"} & set(
+            given
+        ):
             given[asked] = rows_of_a_path(self.model, length + len(scorer.output))
         given["target"] = MultiTarget(tuple(Index((k,)) for k in range(len(scorer.output))))
         if not scorer.raw:
@@ -157,7 +159,7 @@ class LLMGradientAttribution(LanguageAttribution):
         found, lost = self.attr_method.attribute(inputs, return_convergence_delta=True, **given)
         arrived = float(found.sum())
         scorer.notes.append(
-            f"relevance of the output's logits, {arrived + float(lost.sum()):.3g} in sum, of which {arrived:.3g} arrives "
-            "at the embedding"
+            f"relevance of the output's logits, {arrived + float(lost.sum()):.3g} in sum, of which {arrived:.3g} "
+            "arrives at the embedding"
         )
         return found.detach()[:, :length].sum(-1)
