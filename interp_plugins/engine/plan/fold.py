@@ -1,12 +1,13 @@
 """Batch normalisation folded into the convolution or linear layer before it.
 
 In eval mode batch normalisation is y = s z + t per channel, with s = weight / sqrt(var + eps) and
-t = bias - mean s. Behind z = W x + b it is W' x + b' with W' = s W and b' = s b + t: one layer fewer.
+t = bias - mean s. Behind z = W x + b it is W' x + b' with W' = s W and b' = s b + t: one layer fewer. timm's norm holds the
+activation behind it, which stays, and its convolution pads before it does what others do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from interp_plugins.engine.plan.view import shallow
 
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_OF_TIMM = "timm.layers."  # where the classes that are known by name live: timm is no dependency
+_CONV_SAME, _NORM_ACT = "Conv2dSame", "BatchNormAct2d"
 
 
 def folded(probe: Tracer, layers: Sequence[Layer]) -> dict[int, nn.Module]:
@@ -28,9 +31,10 @@ def folded(probe: Tracer, layers: Sequence[Layer]) -> dict[int, nn.Module]:
     """
     watched = {id(layer.module) for layer in layers}
     out: dict[int, nn.Module] = {}
-    last = {id(v.gave[0]): v for v in probe.visits if len(v.gave) == 1 and is_plain(v.module, LINEAR)}
+    last = {id(v.gave[0]): v for v in probe.visits if len(v.gave) == 1 and _is_linear(v.module)}
     for norm in probe.visits:
-        if not is_plain(norm.module, NORMS) or len(norm.taken) != 1:
+        behind = _behind(norm.module, watched)
+        if behind is None or len(norm.taken) != 1:
             continue
         before = last.get(id(norm.taken[0]))
         if before is None or probe.uses[id(norm.taken[0])] != 1:
@@ -45,8 +49,27 @@ def folded(probe: Tracer, layers: Sequence[Layer]) -> dict[int, nn.Module]:
             continue  # the norm's channels are not the layer's features
         pair = _fold(before.module, norm.module)
         if pair is not None:
-            out[id(before.module)], out[id(norm.module)] = pair, nn.Identity()
+            out[id(before.module)], out[id(norm.module)] = pair, behind
     return out
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return is_plain(module, LINEAR) or (_of_timm(module, _CONV_SAME) and is_plain(module, (type(module),)))
+
+
+def _of_timm(module: nn.Module, name: str) -> bool:
+    return type(module).__name__ == name and type(module).__module__.startswith(_OF_TIMM)
+
+
+def _behind(norm: nn.Module, watched: Collection[int]) -> nn.Module | None:
+    """What is left of a norm once it is folded: nothing, or its activation; None where it cannot be folded."""
+    if is_plain(norm, NORMS):
+        return nn.Identity()
+    if not (_of_timm(norm, _NORM_ACT) and is_plain(norm, (type(norm),))):
+        return None
+    inside = [norm.drop, norm.act]
+    simple = all(isinstance(m, nn.Module) and not list(m.children()) and id(m) not in watched for m in inside)
+    return nn.Sequential(*(shallow(m) for m in inside)) if simple else None  # type: ignore[arg-type]
 
 
 def _fold(linear: nn.Module, norm: nn.Module) -> nn.Module | None:
