@@ -156,7 +156,9 @@ def learner_items(reader: Reader, ds_idx: int, dl: Any, output: Any, label_key: 
         raise InputError("The data hold no item.")
     func, first = begun
     output = output if output is not None else reader.outputs().get("output")
-    source = ExampleSource(lambda: (batch for _, batch in _batches(found, number, range(found.total or 0))))
+    source = ExampleSource(
+        lambda: (batch for _, batch in _batches(found, number, range(found.total or 0))), found.total
+    )
     return LearnerItems(func, source, tuple(x[:1] for x in first.inputs), found.spec, output)
 
 

@@ -143,7 +143,7 @@ class ModuleItems:
             return
         reader = ModuleReader(pl_module, find_subject(pl_module, module), reading or Reading(), trainer)
         self.items = DataSource(loader_of(data), reader, 0)
-        self.source = ExampleSource(self._batches)
+        self.source = ExampleSource(self._batches, self.items.total)
         self.model = next(iter(self.items.batches())).model
 
     def spec(self, class_names: Any, mean: Any, std: Any, given: InputSpec | None) -> InputSpec | None:

@@ -144,8 +144,10 @@ def looked_at(
     units = asked.units(model, channels_of(asked, capture.shapes, capture.grids), spec)
     readout = Readout(asked, units, how.reduce)
     chunk = how.chunk or samples_chunk(few.inputs)
-    with progress_bar(how.most or 0, "data", how.progress) as bar:
-        found = collect(capture, readout, source, spec, how.k, how.bottom, how.most, chunk, bar)
+    total = min(how.most or source.total or len(few.numbers), source.total or how.most or len(few.numbers))
+    fast = capture if few.kwargs else capture.faster(few.inputs, total, chunk, backward=False)
+    with progress_bar(total if how.most or source.total else 0, "data", how.progress) as bar:
+        found = collect(fast, readout, source, spec, how.k, how.bottom, how.most, chunk, bar)
     sees = _sees(capture, asked, few, spec, how.crop)
     where = name_of_layer(model, asked.layer) if asked.layer is not None else "output"
     return found.examples(sees, spec, where, how.k), found

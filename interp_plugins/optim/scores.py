@@ -48,7 +48,7 @@ def robust(problem: Ascending, pictures: Tensor, objectives: Sequence[Objective]
             draws = ROBUST.draws([generator] * _VIEWS, 1)[0]
             many = picture[None].expand(_VIEWS, *picture.shape)
             views = ROBUST.view(many, draws, problem.size, problem.colour.grey(many))
-            values = [_one(problem, run, v, p, objective) for v, p in zip(views.split(8), many.split(8), strict=True)]
+            values = [_one(problem, run, v, p, objective) for v, p in zip(views.split(4), many.split(4), strict=True)]
             found.append(torch.cat(values).detach().double().mean().cpu())
     mean = torch.stack(found)
     return torch.where(clean > 0, mean / clean.clamp(min=1e-300), torch.nan)

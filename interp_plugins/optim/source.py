@@ -59,9 +59,11 @@ class ExampleSource:
 
     Attributes:
         read: gives a fresh iterator over batches.
+        total: items in all, where that is known.
     """
 
     read: Callable[[], Iterator[ExampleBatch]]
+    total: int | None = None
 
     def batches(self, most: int | None = None) -> Iterator[ExampleBatch]:
         """The first items, all where `most` is None."""
@@ -93,8 +95,14 @@ def source_of(data: Any, model: Any, spec: InputSpec | None, reading: Reading, m
     reader = ItemReader(data)
     if not reader.again:
         kept = list(islice(_until(reader, most), None))
-        return ExampleSource(lambda: (_batch(numbers, raw, model, spec, reading) for numbers, raw in kept))
-    return ExampleSource(lambda: (_batch(numbers, raw, model, spec, reading) for numbers, raw in reader.batches()))
+        return ExampleSource(
+            lambda: (_batch(numbers, raw, model, spec, reading) for numbers, raw in kept),
+            sum(len(numbers) for numbers, _ in kept),
+        )
+    return ExampleSource(
+        lambda: (_batch(numbers, raw, model, spec, reading) for numbers, raw in reader.batches()),
+        None if reader.numbers is None else len(reader.numbers),
+    )
 
 
 def _until(reader: ItemReader, most: int | None) -> Iterator[tuple[list[int], Any]]:

@@ -1,18 +1,24 @@
-"""Pictures of units against lucent and Horama: `python -m tests.benchmarks.bench_optim [speed|batch|quality|examples]`.
+"""Pictures of units against lucent and Horama: `python -m tests.benchmarks.bench_optim [what ...]`.
 
-Seconds of the processor, one thread, variants in turn; ratios are of one round, medians of `--rounds` (5). A step costs
-what more steps cost over few, so that neither side pays for its beginning. lucent (0.1.8, with kornia 0.4.1) and Horama
+What: speed, overhead, batch, quality, examples, memory; all without. Seconds of the processor, one thread, variants in
+turn; ratios are of one round, medians of `--rounds` (5). A step costs what more steps cost over few, so that neither
+side pays for its beginning; both counts are above those from which the engine plans. Memory is the peak of a process of
+its own over what it held before the first step. lucent (0.1.8, with kornia 0.4.1) and Horama
 (0.3) are no dependencies: where they cannot be imported their rows are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +31,8 @@ from interp_plugins.demo.network import lite0
 
 SIZE = 128
 SPEC = InputSpec("image", mean=(0.5,) * 3, std=(0.5,) * 3)
-FEW, MORE = 8, 24
-OF_CROPS = 4  # a step of Horama's sees so many times more
+FEW, MORE = 24, 56
+OF_CROPS = 6  # a step of Horama's sees so many rows: it gets a sixth of the steps
 
 
 def networks() -> dict[str, tuple[nn.Module, str]]:
@@ -171,11 +177,70 @@ def quality(rounds: int) -> None:
         print(f"median activation seen at {size}: {said}", flush=True)
 
 
+def truncated(net: Any) -> nn.Module:
+    """Lite0 up to `blocks.4.2`, its parameters without gradients."""
+    for p in net.parameters():
+        p.requires_grad_(False)
+    return nn.Sequential(net.conv_stem, net.bn1, *net.blocks[:4], *net.blocks[4][:3]).eval()
+
+
+def overhead(rounds: int) -> None:
+    """A step, against a forward and a backward pass of the plain network up to the layer."""
+    net, layer = networks()["Lite0 blocks.4.2"]
+    parts = truncated(net)
+
+    def bare(steps: int, size: int) -> None:
+        for _ in range(steps):
+            x = torch.rand(1, 3, size, size).requires_grad_()
+            torch.autograd.grad(parts(x)[:, 7].mean(), x)
+
+    for size in (128, 224):
+        ratios = []
+        for _ in range(rounds):
+            own = per_step(lambda steps: ours(net, layer, 7, steps, size))  # noqa: B023
+            ratios.append(own / per_step(lambda steps: bare(steps, size)))  # noqa: B023
+        print(f"a step at {size} / forward and backward of the truncated network: {quoted(ratios)}", flush=True)
+
+
+def memory(rounds: int) -> None:
+    """The peak of a process that makes one picture, over what it held before."""
+    for title in networks():
+        peaks: dict[str, list[float]] = {"ours": []} | ({"lucent": []} if there("lucent") else {})
+        for _ in range(rounds):
+            for who, found in peaks.items():
+                made = subprocess.run(
+                    [sys.executable, "-m", "tests.benchmarks.bench_optim", "--peak", who, title],
+                    capture_output=True, text=True, check=True,
+                )  # fmt: skip
+                found.append(float(made.stdout.split()[-1]))
+        said = ", ".join(f"{who} {quoted(found)} MiB" for who, found in peaks.items())
+        print(f"{title}: peak of one picture, {said}", flush=True)
+
+
+def peak(who: str, title: str) -> None:
+    """In a process of its own: MiB of the peak over what was held before."""
+    net, layer = networks()[title]
+    run = {"ours": ours, "lucent": of_lucent}[who]
+    run(net, layer, 7, 1)  # imports
+    clean(net)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    held = memory_of("VmRSS")
+    run(net, layer, 7, 32)
+    print(held, memory_of("VmHWM"), memory_of("VmHWM") - held)
+
+
+def memory_of(what: str) -> float:
+    """MiB of this process, as Linux tells them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(what))) / 1024
+
+
 def examples(rounds: int) -> None:
     """All channels of a layer over data, against the bare forward passes up to it."""
     net, layer = networks()["Lite0 blocks.4.2"]
     x = torch.rand(256, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    parts = nn.Sequential(net.conv_stem, net.bn1, *net.blocks[:4], *net.blocks[4][:3]).eval()
+    parts = truncated(net)
 
     def bare() -> None:
         with torch.no_grad():
@@ -189,16 +254,30 @@ def examples(rounds: int) -> None:
     print(f"dataset_examples of a whole layer / bare passes: {quoted(ratios)}", flush=True)
 
 
+MEASURED: dict[str, Callable[[int], None]] = {
+    "speed": speed,
+    "overhead": overhead,
+    "batch": batch,
+    "quality": quality,
+    "examples": examples,
+    "memory": memory,
+}
+
+
 def main() -> None:
     """Run what is asked for."""
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", default=["speed", "batch", "quality", "examples"])
+    parser.add_argument("what", nargs="*", default=list(MEASURED))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peak", nargs=2, metavar=("WHO", "WHAT"), help="used by memory")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.peak:
+        peak(*given.peak)
+        return
     for what in given.what:
-        {"speed": speed, "batch": batch, "quality": quality, "examples": examples}[what](given.rounds)
+        MEASURED[what](given.rounds)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Batch normalisation folded into the convolution or linear layer before it.
 
 In eval mode batch normalisation is y = s z + t per channel, with s = weight / sqrt(var + eps) and
-t = bias - mean s. Behind z = W x + b it is W' x + b' with W' = s W and b' = s b + t: one layer fewer. timm's norm holds the
-activation behind it, which stays, and its convolution pads before it does what others do.
+t = bias - mean s. Behind z = W x + b it is W' x + b' with W' = s W and b' = s b + t: one layer fewer. timm's norm
+holds the activation behind it, which stays, and its convolution pads before it does what others do.
 """
 
 from __future__ import annotations
