@@ -40,22 +40,7 @@ def save(items: Sequence[Any], path: str | Path) -> Path:
     stored: dict[str, Tensor] = {}
     records = []
     for i, exp in enumerate(items):
-        layout: dict[str, int | None] = {}
-        record: dict[str, Any] = {}
-        for f in dataclasses.fields(exp):
-            value = getattr(exp, f.name)
-            if f.name in names_of(exp, TENSORS):
-                if value is None:
-                    continue
-                many = value if isinstance(value, tuple) else (value,)
-                layout[f.name] = len(many) if isinstance(value, tuple) else None
-                for j, t in enumerate(many):
-                    stored[f"{i}/{f.name}/{j}"] = t.detach().clone().contiguous()
-            elif f.name == "spec":
-                record["spec"] = to_json(dataclasses.asdict(value))
-            else:
-                record[f.name] = to_json(dict(value) if f.name in ("params", "meta") else value)
-        records.append({"fields": record, "layout": layout})
+        records.append(packed(exp, i, stored))
     header = json.dumps({"digest": seal.BLANK, "format": FORMAT, "items": records}, allow_nan=False)
     with replacing(path) as draft:
         try:
@@ -65,6 +50,32 @@ def save(items: Sequence[Any], path: str | Path) -> Path:
             reason = no_room(err) or str(err)
             raise FileError(f"{path} could not be written: {reason}. What stood there before is as it was.") from err
     return Path(path)
+
+
+def packed(exp: Any, place: int | str, stored: dict[str, Tensor]) -> dict[str, Any]:
+    """An explanation as JSON, with its tensors put beside it.
+
+    Args:
+        exp: the explanation.
+        place: what the names of its tensors begin with.
+        stored: where they go.
+    """
+    layout: dict[str, int | None] = {}
+    record: dict[str, Any] = {}
+    for f in dataclasses.fields(exp):
+        value = getattr(exp, f.name)
+        if f.name in names_of(exp, TENSORS):
+            if value is None:
+                continue
+            many = value if isinstance(value, tuple) else (value,)
+            layout[f.name] = len(many) if isinstance(value, tuple) else None
+            for j, t in enumerate(many):
+                stored[f"{place}/{f.name}/{j}"] = t.detach().clone().contiguous()
+        elif f.name == "spec":
+            record["spec"] = to_json(dataclasses.asdict(value))
+        else:
+            record[f.name] = to_json(dict(value) if f.name in ("params", "meta") else value)
+    return {"fields": record, "layout": layout}
 
 
 def load(path: str | Path, cls: Callable[..., E]) -> list[E]:
@@ -85,7 +96,7 @@ def load(path: str | Path, cls: Callable[..., E]) -> list[E]:
             header = json.loads((file.metadata() or {}).get(_KEY, "null"))
             _check_seal(path, header)
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
-        found = [_explanation(record, i, tensors, cls) for i, record in enumerate(header["items"])]
+        found = [unpacked(record, i, tensors, cls) for i, record in enumerate(header["items"])]
     if header["format"] == _UNSEALED:
         warnings.warn(
             f"{path} was written without a digest, so damage would not be noticed. Saving it anew adds one.",
@@ -104,13 +115,18 @@ def _check_seal(path: Path, header: Any) -> None:
         raise InputError("its digest does not fit: bytes have changed since it was written; take another copy")
 
 
-def _explanation(record: Mapping[str, Any], i: int, tensors: Mapping[str, Tensor], cls: Callable[..., E]) -> E:
+def unpacked(record: Mapping[str, Any], place: int | str, tensors: Mapping[str, Tensor], cls: Callable[..., E]) -> E:
+    """What `packed` was given, as an object of `cls`.
+
+    Raises:
+        InputError: fields that do not fit each other.
+    """
     fields = {k: from_json(v) for k, v in record["fields"].items()}
     fields["spec"] = InputSpec(**fields["spec"])
     for name, count in record["layout"].items():
         if count is not None and not (_is_int(count) and 0 < count <= len(tensors)):
             raise InputError(f"{name} is said to have {count!r} tensors")
-        many = tuple(tensors[f"{i}/{name}/{j}"] for j in range(1 if count is None else count))
+        many = tuple(tensors[f"{place}/{name}/{j}"] for j in range(1 if count is None else count))
         fields[name] = many[0] if count is None else many
     found = cls(**fields)
     _check(found)

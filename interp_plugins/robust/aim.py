@@ -49,6 +49,7 @@ class Aim:
         asked = Asked.of_classes(self.goal if self.goal is not None else self.left, spec, prediction)
         self.loss, self.sign = Loss(asked.target, n, largest=nearest), 1.0 if self.goal is None else -1.0
         self.margin = Loss(asked.target, n)  # what is told, whatever is climbed
+        self._wanted = torch.tensor(self.goal if self.goal is not None else self.left)
 
     def _classes(self, given: Any) -> tuple[int, ...]:
         found = ask(given, self.prediction, self.spec, self.n).indices
@@ -63,7 +64,8 @@ class Aim:
 
     def reached(self, output: Tensor, rows: Tensor) -> Tensor:
         """Whether outputs say the goal, or without one another class than that to be left, bool (R,)."""
-        said, wanted = self.classes(output), torch.tensor(self.goal or self.left, device=output.device)[rows]
+        self._wanted = self._wanted.to(output.device)
+        said, wanted = self.classes(output), self._wanted[rows]
         return said == wanted if self.goal is not None else said != wanted
 
     def height(self, output: Tensor, rows: Tensor) -> Tensor:

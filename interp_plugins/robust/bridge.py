@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.core.errors import InputError, ModelError
+from interp_plugins.core.forward import Forward
 from interp_plugins.core.global_random import around_others_code, drew, seed_torch
 from interp_plugins.core.tensors import describe
 from interp_plugins.robust.search import Search
+
+_AUTOATTACK = ("autoattack", "pyautoattack")  # the authors' package, and the same as a registry has it
 
 
 class OutsideAttack:
@@ -43,11 +46,18 @@ class OutsideAttack:
             )
             return torch.as_tensor(raw[1])
         if self.kind == "torchattacks":
-            with _put(self.attack, model=module, normalization_used=None):
+            with contextlib.ExitStack() as stack:
+                for one in _torchattacks(self.attack):
+                    stack.enter_context(
+                        _put(one, model=module, device=x.device, normalization_used=None, _normalization_applied=None)
+                    )
                 return torch.as_tensor(self.attack(x, labels))
         if self.kind == "autoattack":
-            with _put(self.attack, model=module):
-                return torch.as_tensor(self.attack.run_standard_evaluation(x, labels))
+            with contextlib.ExitStack() as stack:
+                for one, names in _autoattacks(self.attack):
+                    stack.enter_context(_put(one, **dict.fromkeys(names, module), device=x.device))
+                found = self.attack.run_standard_evaluation(x, labels)
+                return torch.as_tensor(found[0] if isinstance(found, tuple) else found)
         found = self.attack(module, x, labels)
         if not isinstance(found, Tensor) or found.shape != x.shape:
             raise ModelError(
@@ -55,6 +65,21 @@ class OutsideAttack:
                 f"{tuple(x.shape)}."
             )
         return found
+
+
+def _torchattacks(attack: Any) -> list[Any]:
+    """An attack of torchattacks and all that it is put together of; each holds a model of its own."""
+    found = [attack]
+    for one in found:
+        found += [a for a in getattr(one, "_attacks", {}).values() if not any(a is b for b in found)]
+    return found
+
+
+def _autoattacks(attack: Any) -> list[tuple[Any, list[str]]]:
+    """An AutoAttack and its parts, and the names under which each holds the model."""
+    model = attack.model
+    parts = [attack, *(v for v in vars(attack).values() if type(v).__module__.partition(".")[0] in _AUTOATTACK)]
+    return [(one, [name for name, value in vars(one).items() if value is model]) for one in parts]
 
 
 class _Raw(nn.Module):
@@ -104,7 +129,9 @@ def as_attack(attack: Any) -> OutsideAttack:
 def _kind(attack: Any) -> str:
     """Which package an attack is from."""
     names = {cls.__module__.partition(".")[0] for cls in type(attack).__mro__}
-    return next((known for known in ("foolbox", "torchattacks", "autoattack") if known in names), "function")
+    if names & set(_AUTOATTACK):
+        return "autoattack"
+    return next((known for known in ("foolbox", "torchattacks") if known in names), "function")
 
 
 @contextlib.contextmanager
@@ -140,7 +167,7 @@ class Outside(Search):
             return
         low, high = (float(torch.as_tensor(b).min()) for b in (self.bounds.lower, self.bounds.upper))
         x, forward = self.inputs[0][rows], self.climb.forward
-        model = lambda v: forward.readable(forward.called([v], rows if len(v) == len(rows) else rows[: len(v)]))  # noqa: E731
+        model = lambda v: forward.readable(forward.called([v], _rows_of(v, rows, forward)))  # noqa: E731
         with torch.enable_grad(), around_others_code():
             drew("torch")
             seed_torch(self.plan.generator.initial_seed() % 2**63)
@@ -150,3 +177,15 @@ class Outside(Search):
         self.change[rows], self.height[rows] = change, look.height.to(self.height)
         self.fooled[rows] = self.turned(look.output, rows)
         self.steps[rows] = 1
+
+
+def _rows_of(points: Tensor, rows: Tensor, forward: Forward) -> Tensor:
+    """The samples that an attack asks about: all of them, or points of its own choice, which have no arguments."""
+    if len(points) == len(rows):
+        return rows
+    if forward.args or forward.kwargs:
+        raise InputError(
+            f"The attack asks about {len(points)} of {len(rows)} samples and does not say which, and the model takes "
+            "further arguments with a row per sample. Bind them to the model, or attack the samples one by one."
+        )
+    return rows[:1].expand(len(points))

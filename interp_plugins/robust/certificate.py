@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from interp_plugins.core.errors import concise
+from interp_plugins.robust.saved import load, save
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,3 +62,29 @@ class Certificate:
         if self.p_low is not None and self.capped is not None:
             columns |= {"p_low": self.p_low.tolist(), "capped": self.capped.tolist()}
         return pd.DataFrame(columns)
+
+    def save(self, path: str | Path) -> Path:
+        """Write all of it to one file, whole or not at all. Returns the path.
+
+        Raises:
+            FileError: it cannot be written.
+
+        Example:
+            from interp_plugins.robust import Certificate, certify
+
+            found = certify(nn.Linear(4, 2), torch.randn(2, 4), n=50)
+            found.save("certificate.safetensors")
+            repr(Certificate.load("certificate.safetensors")) == repr(found)  # -> True
+        """
+        return save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Certificate:
+        """Read what `save` wrote, whole.
+
+        Raises:
+            FileNotFoundError: there is no file.
+            InputError: a file of another kind, or a damaged one.
+        """
+        with concise():
+            return load(path, cls)

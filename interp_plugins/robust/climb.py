@@ -29,6 +29,8 @@ class Climb:
         sign: 1 where it is climbed, -1 where it is descended (towards a class).
         threshold: elements of the gradient up to this size are zeros.
         chunk: rows per pass; None: automatic.
+        fast: a view of the model that is faster and equal but for rounding, for steps (`engine.planned`). Whatever is
+            decided at the end, without a gradient, is asked of the model itself.
     """
 
     forward: Forward
@@ -36,6 +38,7 @@ class Climb:
     sign: float
     threshold: float = 0.0
     chunk: int | None = None
+    fast: Forward | None = None
 
     @classmethod
     def of(cls, forward: Forward, loss_func: Any, target: Any, targeted: bool, threshold: float) -> Climb:
@@ -58,18 +61,24 @@ class Climb:
         """
         check_float(inputs)
         samples = torch.arange(len(inputs[0])) if rows is None else rows
+        forward = self.fast if ahead and self.fast is not None else self.forward
         found: list[tuple[Tensor, ...]] = []
 
         def work(start: int, stop: int) -> tuple[Tensor, ...]:
             whole = rows is None and stop - start == len(samples)
             some = samples[start:stop].to(inputs[0].device)
-            return _seen(self.forward, [x[start:stop] for x in inputs], None if whole else some, some, self.loss, ahead)
+            return _seen(forward, [x[start:stop] for x in inputs], None if whole else some, some, self.loss, ahead)
 
         for _, _, seen in chunks(len(samples), self.forward.samples_per_pass(inputs, self.chunk), work):
             found.append(seen)
-        output, loss, *grads = (torch.cat(column) for column in zip(*found, strict=True))
-        up = [g.reshape(len(g), -1) * self.sign for g in grads]
-        return Look(output, loss * self.sign, [torch.where(g.abs() > self.threshold, g, 0.0) for g in up])
+        output, loss, *grads = found[0] if len(found) == 1 else (torch.cat(c) for c in zip(*found, strict=True))
+        return Look(output, loss * self.sign, [self._up(g.reshape(len(g), -1)) for g in grads])
+
+    def _up(self, grad: Tensor) -> Tensor:
+        """The way up of a gradient (R, D); what is no number leads nowhere."""
+        up = torch.nan_to_num(grad, nan=0.0)
+        up = up if self.sign > 0 else -up
+        return torch.where(up.abs() > self.threshold, up, 0.0) if self.threshold else up
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,11 @@ class Look:
     output: Tensor
     height: Tensor
     directions: list[Tensor]
+
+    @property
+    def up(self) -> Tensor:
+        """The directions over all inputs, (R, D)."""
+        return self.directions[0] if len(self.directions) == 1 else torch.cat(self.directions, 1)
 
 
 @keeping_values

@@ -63,6 +63,7 @@ class DeepFoolSearch(Shortened):
     def _faces(self, inputs: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs (R, ...), how far behind each face the points are (R, C), and the gradients of that (R, C, D)."""
         climb = self.climb
+        forward = climb.forward if climb.fast is None else climb.fast
         samples = (self.everyone if rows is None else rows).to(inputs[0].device)
         found: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -77,7 +78,7 @@ class DeepFoolSearch(Shortened):
         def work(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
             whole = rows is None and stop - start == len(samples)
             some = samples[start:stop]
-            return _looked(climb.forward, [x[start:stop] for x in inputs], None if whole else some, some, faces)
+            return _looked(forward, [x[start:stop] for x in inputs], None if whole else some, some, faces)
 
         for _, _, seen in chunks(len(samples), climb.forward.samples_per_pass(inputs, climb.chunk), work):
             found.append(seen)

@@ -10,6 +10,7 @@ from interp_plugins.core import files
 from interp_plugins.core.errors import InputError, concise
 from interp_plugins.robust.explained_picture import page, picture
 from interp_plugins.robust.explained_rows import ExplainedRows
+from interp_plugins.robust.saved import load, save
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,6 +73,32 @@ class ExplanationRobustness(ExplainedRows):
         """
         with concise():
             return files.Page(files.write(path, page(self, self._shown(max_n), title)))
+
+    def save(self, path: str | Path) -> Path:
+        """Write all of it to one file, whole or not at all. Returns the path.
+
+        Raises:
+            FileError: it cannot be written.
+
+        Example:
+            from interp_plugins.robust import ExplanationRobustness, explanation_robustness
+
+            found = explanation_robustness(model, x, "saliency", eps=0.2, n_random=2, steps=2)
+            found.save("maps.safetensors")
+            repr(ExplanationRobustness.load("maps.safetensors")) == repr(found)  # -> True
+        """
+        return save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ExplanationRobustness:
+        """Read what `save` wrote, whole.
+
+        Raises:
+            FileNotFoundError: there is no file.
+            InputError: a file of another kind, or a damaged one.
+        """
+        with concise():
+            return load(path, cls)
 
     def _shown(self, max_n: int) -> int:
         if isinstance(max_n, bool) or not isinstance(max_n, int) or max_n < 1:

@@ -13,7 +13,7 @@ A search for the smallest change takes max_{j != t} z_j - z_t instead: it is zer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,26 +27,25 @@ from interp_plugins.core.tensors import describe, take_rows
 from interp_plugins.core.two_classes import OneLogit
 
 
-def margins(output: Tensor, indices: list[IndexTuple], largest: bool = False) -> Tensor:
+def margins(output: Tensor, at: Tensor, largest: bool = False) -> Tensor:
     """By how much all other classes together stand above one class, per row.
 
     Args:
         output: (R, C, ...) logits or probabilities, at least two classes.
-        indices: per row the class, and its place where the output has places.
+        at: per row the class, and its place where the output has places, (R, 1 + places).
         largest: the largest of the others instead of all together.
 
     Returns:
         (R,), in nats; negative where the class is the likeliest by more than all others together, with `largest` where
         it is the likeliest.
     """
-    own, others = own_and_others(output, indices)
+    own, others = own_and_others(output, at)
     return (others.amax(1) if largest else others.logsumexp(1)) - own
 
 
-def own_and_others(output: Tensor, indices: list[IndexTuple]) -> tuple[Tensor, Tensor]:
+def own_and_others(output: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """The logit of one class (R,), and those of all classes (R, C) with that one's minus infinity; as for `margins`."""
-    rows = torch.arange(len(indices), device=output.device)
-    at = torch.tensor(indices, device=output.device)
+    rows, at = torch.arange(len(at), device=output.device), at.to(output.device)
     places = tuple(at[:, 1:].unbind(1))
     classes = output.movedim(1, -1)[(rows, *places)] if places else output  # (R, C)
     if are_probabilities(classes):
@@ -72,6 +71,8 @@ class Loss:
 
     def __init__(self, target: Target, n: int, largest: bool = False):
         self.target, self.largest, self._indices = target, largest, target.indices_of_rows(n)
+        self._at = _one_each(self._indices)
+        self._fits: set[tuple[int, ...]] = set()  # shapes of outputs that have all of them
 
     def __call__(self, output: Tensor, rows: Tensor) -> Tensor:
         """One number per row (R,), of outputs (R, ...) that belong to the samples `rows`."""
@@ -81,21 +82,26 @@ class Loss:
         lowered = -one_per_row(self.target.at(rows)(output), len(rows))
         return lowered + self.target.total / 2 if self.largest and isinstance(self.target, OneLogit) else lowered
 
-    def classes(self, output: Tensor, rows: Tensor) -> list[IndexTuple] | None:
-        """The class of each row where the target is one of several; None: it is another scalar."""
-        if self._indices is None or output.ndim < 2 or output.shape[1] < 2:
+    def classes(self, output: Tensor, rows: Tensor) -> Tensor | None:
+        """The class of each row, (R, 1 + places), where the target is one of several; None: it is another scalar."""
+        if self._at is None or output.ndim < 2 or output.shape[1] < 2 or self._at.shape[1] != output.ndim - 1:
             return None
-        chosen = [self._indices[r] for r in rows.tolist()]
-        if not all(_names_one(index, output) for index in chosen):
-            return None
-        for index in chosen:
-            check_index(output, index)
-        return chosen
+        shape = tuple(output.shape[1:])
+        if shape not in self._fits:
+            for index in self._indices or ():
+                check_index(output, index)
+            self._fits.add(shape)
+        if self._at.device != output.device:
+            self._at = self._at.to(output.device)
+        return self._at[rows.to(output.device)]
 
 
-def _names_one(index: IndexTuple, output: Tensor) -> bool:
-    """Whether an index names one number of every row."""
-    return len(index) == output.ndim - 1 and all(isinstance(i, int) for i in index)
+def _one_each(indices: Sequence[IndexTuple] | None) -> Tensor | None:
+    """Indices as rows of numbers, where each names one number of every output; else None."""
+    if not indices or len({len(index) for index in indices}) > 1 or not indices[0]:
+        return None
+    whole = all(isinstance(i, int) for index in indices for i in index)
+    return torch.tensor([list(index) for index in indices]) if whole else None
 
 
 class UsersLoss:

@@ -109,7 +109,7 @@ class SamePrediction:
         climb = Climb(self.subject.forward, _Score(self), 1.0, chunk=self.subject.asking.batch_size)
         seen = climb.look(points, rows)
         off = seen.height - self.clean()[rows]
-        back = -torch.cat(seen.directions, 1) * off.sign()[:, None]
+        back = -seen.up * off.sign()[:, None]
         return self._same(seen.output, off, rows), off, back
 
     def holds(self, points: Sequence[Tensor], rows: Tensor) -> Tensor:

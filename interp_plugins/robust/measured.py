@@ -14,6 +14,8 @@ from interp_plugins.core.errors import concise
 from interp_plugins.robust.binomial import interval
 from interp_plugins.robust.measured_page import curve, page
 from interp_plugins.robust.measured_rows import MeasuredRows
+from interp_plugins.robust.perturbed import Perturbed
+from interp_plugins.robust.saved import load, save
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,3 +113,29 @@ class Robustness(MeasuredRows):
         """
         with concise():
             return files.Page(files.write(path, page(self, self.to_df(), title)))
+
+    def save(self, path: str | Path) -> Path:
+        """Write all of it to one file, whole or not at all. Returns the path.
+
+        Raises:
+            FileError: it cannot be written.
+
+        Example:
+            from interp_plugins.robust import Robustness, robustness
+
+            found = robustness(model, x, eps=(0.2,), steps=3, check=False)
+            found.save("robustness.safetensors")
+            repr(Robustness.load("robustness.safetensors")) == repr(found)  # -> True
+        """
+        return save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Robustness:
+        """Read what `save` wrote, whole.
+
+        Raises:
+            FileNotFoundError: there is no file.
+            InputError: a file of another kind, or a damaged one.
+        """
+        with concise():
+            return load(path, cls, {"Perturbed": Perturbed})

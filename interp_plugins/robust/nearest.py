@@ -68,7 +68,7 @@ class Nearest(Shortened):
             share = _SHRINK if plan.norm == "L2" else _SHRINK * _cosine(k, plan.steps)
             reach = torch.minimum(torch.where(now, radius[rows] * (1 - share), radius[rows] * (1 + share)), best)
             radius[rows], reach = reach, reach[:, None]
-            up = self.movable(points, torch.cat(look.directions, 1), rows)
+            up = self.movable(points, look.up, rows)
             moved = change[rows] + _STEP * reach * _cosine(k, plan.steps) * steepest(up, plan.norm)
             if plan.norm == "L2":  # onto the sphere
                 size = sizes(moved, "L2")[:, None]

@@ -184,7 +184,7 @@ class Perturbed:
             InputError: a file of another kind, or a damaged one.
         """
         with concise():
-            return cls(**load(path))
+            return load(path, cls)
 
     def show(self, max_n: int = 4) -> Any:
         """Draw pictures before and after and the change between them, made visible by a factor that is written there.

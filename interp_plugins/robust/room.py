@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,11 +24,63 @@ class Room:
     def __init__(self, inputs: Sequence[Tensor], free: Sequence[Tensor], bounds: Bounds):
         self.inputs, self.bounds = inputs, bounds
         self.free = torch.cat(list(free), 1)
+        self._edges: tuple[float, Tensor, Tensor] | None = None  # of the last ball in Linf
+
+    def some(self, rows: Tensor) -> Room:
+        """The same of some samples alone."""
+        if len(rows) == len(self.free):
+            return self
+        start, parts = 0, []
+        for x in self.inputs:
+            parts.append(self.free[rows, start : start + x[0].numel()])
+            start += x[0].numel()
+        return Room([x[rows] for x in self.inputs], parts, self.bounds)
 
     @property
     def everyone(self) -> Tensor:
         """The numbers of all samples, (N,)."""
         return torch.arange(len(self.free), device=self.free.device)
+
+    @cached_property
+    def _flat(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """All samples as rows (N, D), and the smallest and largest values of their elements; None: no such bound."""
+        low, high = self.box(self.inputs)
+        flat = torch.cat([x.reshape(len(x), -1) for x in self.inputs], 1)
+        return flat, None if bool((low == -torch.inf).all()) else low, None if bool((high == torch.inf).all()) else high
+
+    @cached_property
+    def _all_free(self) -> bool:
+        return bool((self.free == 1).all())
+
+    def placed(self, change: Tensor) -> tuple[Tensor, Tensor]:
+        """All samples changed and put between the bounds, as rows (N, D), and the changes that this leaves."""
+        flat, low, high = self._flat
+        moved = flat + change
+        if low is None and high is None:
+            return moved, change
+        moved = moved.clamp(low, high)
+        return moved, moved - flat
+
+    def shaped(self, rows: Tensor) -> list[Tensor]:
+        """Rows (N, D) in the shapes of the inputs."""
+        parts = rows.split([x[0].numel() for x in self.inputs], 1)
+        return [p.reshape(x.shape) for p, x in zip(parts, self.inputs, strict=True)]
+
+    def stepped(self, at: Tensor, step: Tensor, radius: float, norm: str) -> tuple[Tensor, Tensor]:
+        """All samples a step further from where they are, as `placed`: in the ball and between the bounds."""
+        flat, low, high = self._flat
+        if norm != "Linf":
+            return self.placed(into_ball(at - flat + step, radius, norm))
+        if self._edges is None or self._edges[0] != radius:
+            least, most = flat - radius, flat + radius
+            least = least if low is None else torch.maximum(least, low)
+            self._edges = radius, least, most if high is None else torch.minimum(most, high)
+        moved = torch.clamp(at + step, *self._edges[1:])
+        return moved, moved - flat
+
+    def freed(self, up: Tensor) -> Tensor:
+        """Directions (N, D) of all samples, without what may not change."""
+        return up if self._all_free else up * self.free
 
     def points(self, rows: Tensor, change: Tensor) -> list[Tensor]:
         """The samples of some rows, changed."""

@@ -1,53 +1,58 @@
-"""`Perturbed` on disk: one safetensors file, JSON metadata, no pickle."""
+"""Results on disk: one safetensors file with its digest, JSON metadata, no pickle; all results of this room alike."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from interp_plugins.core.errors import InputError, MissingFileError, decoding
-from interp_plugins.core.files import check_path, replacing
+from interp_plugins.core import seal
+from interp_plugins.core.errors import FileError, InputError, MissingFileError, decoding
+from interp_plugins.core.explanation import Explanation, Explanations
+from interp_plugins.core.files import check_path, no_room, replacing
 from interp_plugins.core.metadata import from_json, to_json
+from interp_plugins.core.saving import packed, unpacked
 from interp_plugins.core.spec import InputSpec
 
-_FORMAT = 1
-_KEY = "interp_plugins_perturbed"
-_ENDLESS = "no limit"  # JSON has no infinity
+_FORMAT = 2
+_KEY = "interp_plugins_robust"
+R = TypeVar("R")
 
 
 def save(found: Any, path: str | Path) -> Path:
-    """Write a result, whole or not at all."""
+    """Write a result, whole or not at all.
+
+    Raises:
+        FileError: it cannot be written; an earlier file is as it was.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors: dict[str, Tensor] = {}
-    facts: dict[str, Any] = {}
-    several: list[str] = []
-    for one in dataclasses.fields(found):
-        value = getattr(found, one.name)
-        if isinstance(value, Tensor):
-            tensors[one.name] = value.contiguous()
-        elif isinstance(value, tuple) and value and isinstance(value[0], Tensor):
-            several.append(one.name)
-            tensors |= {f"{one.name}/{k}": t.contiguous() for k, t in enumerate(value)}
-        elif one.name == "spec":
-            facts[one.name] = to_json(dataclasses.asdict(value))
-        elif one.name == "params":
-            facts[one.name] = to_json({k: _ENDLESS if v == math.inf else v for k, v in value.items()})
-        else:
-            facts[one.name] = to_json(value)
-    header = json.dumps({"format": _FORMAT, "facts": facts, "several": several}, allow_nan=False)
+    stored: dict[str, Tensor] = {}
+    fields = _fields(found, "", stored)
+    record = {"digest": seal.BLANK, "format": _FORMAT, "kind": type(found).__name__, "fields": fields}
+    header = json.dumps(record, allow_nan=False)
     with replacing(path) as draft:
-        save_file(tensors, draft, metadata={_KEY: header})
+        try:
+            save_file(stored, draft, metadata={_KEY: header})
+            seal.close(draft)
+        except SafetensorError as err:
+            reason = no_room(err) or str(err)
+            raise FileError(f"{path} could not be written: {reason}. What stood there before is as it was.") from err
     return Path(path)
 
 
-def load(path: str | Path) -> dict[str, Any]:
-    """The fields of a result that was saved.
+def load(path: str | Path, cls: Callable[..., R], inner: Mapping[str, Callable[..., Any]] | None = None) -> R:
+    """A result that was saved.
+
+    Args:
+        path: of the file.
+        cls: what it is to be.
+        inner: kinds of results that stand in it, by name.
 
     Raises:
         FileNotFoundError: there is no file.
@@ -56,19 +61,70 @@ def load(path: str | Path) -> dict[str, Any]:
     from safetensors import safe_open
 
     check_path(path)
+    name = cls.__name__
     if not Path(path).is_file():
-        raise MissingFileError(f"No saved attack at {path}. Write one with Perturbed.save(path).")
-    with decoding(InputError, f"{path} is not a file written by Perturbed.save, or it is damaged"):
+        raise MissingFileError(f"No saved {name} at {path}. Write one with {name}.save(path).")
+    with decoding(InputError, f"{path} is not a file written by {name}.save, or it is damaged"):
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[_KEY])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
+            stored = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
         if header["format"] != _FORMAT:
-            raise InputError(f"{path} was written by another version, format {header['format']}.")
-        facts = {name: from_json(value) for name, value in header["facts"].items()}
-        facts["spec"] = InputSpec(**facts["spec"])
-        facts["params"] = {k: math.inf if v == _ENDLESS else v for k, v in facts["params"].items()}
-        found: dict[str, Any] = {**facts, **{k: t for k, t in tensors.items() if "/" not in k}}
-        for name in header["several"]:
-            parts = sorted((int(k.partition("/")[2]), t) for k, t in tensors.items() if k.startswith(f"{name}/"))
-            found[name] = tuple(t for _, t in parts)
-    return found
+            raise InputError(f"it was written by another version, format {header['format']}")
+        if header["kind"] != name:
+            raise InputError(f"it holds a {header['kind']}: read it with {header['kind']}.load(path)")
+        if not seal.holds(Path(path), header["digest"]):
+            raise InputError("its digest does not fit: bytes have changed since it was written; take another copy")
+        return cls(**{k: _read(v, stored, inner or {}) for k, v in header["fields"].items()})
+
+
+def _fields(found: Any, place: str, stored: dict[str, Tensor]) -> dict[str, Any]:
+    return {f.name: _put(getattr(found, f.name), f"{place}{f.name}", stored) for f in dataclasses.fields(found)}
+
+
+def _put(value: Any, place: str, stored: dict[str, Tensor]) -> Any:
+    """A value as JSON that says what it is; tensors go into `stored`."""
+    if isinstance(value, Tensor):
+        stored[place] = value.detach().clone().contiguous()
+        return {"is": "tensor", "at": place}
+    if isinstance(value, InputSpec):
+        return {"is": "spec", "of": to_json(dataclasses.asdict(value))}
+    if isinstance(value, Explanation):
+        return {"is": "map", "at": place, "of": packed(value, place, stored)}
+    if isinstance(value, Explanations):
+        return {"is": "maps", "of": [_put(v, f"{place}/{k}", stored) for k, v in enumerate(value)]}
+    if dataclasses.is_dataclass(value):
+        return {"is": type(value).__name__, "of": _fields(value, f"{place}/", stored)}
+    if isinstance(value, tuple) and any(_is_large(v) for v in value):
+        return {"is": "tuple", "of": [_put(v, f"{place}/{k}", stored) for k, v in enumerate(value)]}
+    if isinstance(value, dict) and any(isinstance(v, Tensor) for v in value.values()):
+        return {"is": "dict", "of": [[n, _put(v, f"{place}/{k}", stored)] for k, (n, v) in enumerate(value.items())]}
+    return {"is": "plain", "of": to_json(value)}
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, (Tensor, Explanation, Explanations)) or (
+        isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value)
+    )
+
+
+def _read(given: Mapping[str, Any], stored: Mapping[str, Tensor], inner: Mapping[str, Callable[..., Any]]) -> Any:
+    """What `_put` was given."""
+    kind = given["is"]
+    if kind == "tensor":
+        return stored[given["at"]]
+    of = given["of"]
+    if kind == "plain":
+        return from_json(of)
+    if kind == "spec":
+        return InputSpec(**from_json(of))
+    if kind == "map":
+        return unpacked(of, given["at"], stored, Explanation)
+    if kind == "maps":
+        return Explanations([_read(v, stored, inner) for v in of])
+    if kind == "tuple":
+        return tuple(_read(v, stored, inner) for v in of)
+    if kind == "dict":
+        return {name: _read(v, stored, inner) for name, v in of}
+    if kind not in inner:
+        raise InputError(f"it holds a {kind!r}, which is none of {', '.join(inner) or 'nothing'}")
+    return inner[kind](**{k: _read(v, stored, inner) for k, v in of.items()})

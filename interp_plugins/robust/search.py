@@ -78,6 +78,11 @@ class Search(Room, ABC):
     def run(self, skipped: Tensor, progress: bool | None) -> None:
         """Search for changes of all rows but those that are skipped, bool (N,)."""
 
+    def adopt(self, other: Search, rows: Tensor) -> None:
+        """Take what another search found of some samples, bool (N,)."""
+        for name in ("change", "fooled", "height", "steps", "flat"):
+            getattr(self, name)[rows] = getattr(other, name)[rows]
+
     def together(self) -> bool:
         """Whether rows of a pass feel each other, so that none may leave the batch."""
         return bool(self.climb.forward.row_facts(self.inputs).together)

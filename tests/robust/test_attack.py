@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from interp_plugins.core.errors import InterpError
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.robust import Perturbed, attack
+from interp_plugins.robust import Perturbed, attack, attacking
 
 DUAL = {"Linf": 1.0, "L2": 2.0, "L1": math.inf}
 
@@ -27,6 +28,24 @@ def small_net(classes: int = 4) -> nn.Module:
 
 def pictures(n: int = 4) -> Tensor:
     return torch.rand(n, 3, 8, 8, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("name", "early"), [("pgd", True), ("pgd", False), ("fmn", True), ("deepfool", True)])
+def test_what_a_faster_view_gets_wrong_is_asked_of_the_model_itself(
+    name: str, early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x = small_net(), pictures(3)
+    asked = {"eps": 0.4, "stop_early": early, "steps": 8, "bounds": None}
+    alone = attack(net, x, name, **asked)
+
+    def wrong(subject: Any, plan: Any) -> Any:
+        return replace(subject.forward, func=lambda v: subject.forward.func(v) + torch.tensor([0, 0, 0, 9.0]))
+
+    monkeypatch.setattr(attacking, "_faster", wrong)
+    found = attack(net, x, name, **asked)
+    said = net(found.perturbed).argmax(1).tolist()
+    assert list(found.prediction_after) == said and found.state == alone.state
+    assert all((s == "turned") == (a != b) for s, a, b in zip(found.state, found.prediction, said, strict=True))
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,20 @@ from torch import Tensor, nn
 
 from interp_plugins.core.errors import InterpError
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.robust import FMN, PGD, DeepFool, Perturbed, as_attack, attack, counterfactual, robustness
+from interp_plugins.robust import (
+    FMN,
+    PGD,
+    DeepFool,
+    Perturbed,
+    Robustness,
+    as_attack,
+    attack,
+    certify,
+    corruptions,
+    counterfactual,
+    explanation_robustness,
+    robustness,
+)
 
 SPEC = InputSpec("image", mean=(0.5,), std=(0.25,), vocab=("a", "b", "c"))
 
@@ -59,18 +73,25 @@ def others() -> list[str]:
     return [name for name in ("foolbox", "torchattacks") if importlib.util.find_spec(name) is not None]
 
 
+def peer(name: str) -> Any:
+    """A package, whose own imports may warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(name)
+
+
 @pytest.mark.parametrize("package", others() or ["none of them"])
 def test_attacks_of_other_packages_find_what_they_find_alone(package: str) -> None:
     model, raw = net(), SPEC.denormalise(pictures())
     labels = model(SPEC.normalise(raw)).argmax(1)
     behind = lambda v: model(SPEC.normalise(v))  # noqa: E731
     if package == "foolbox":
-        theirs = importlib.import_module("foolbox")
+        theirs = peer("foolbox")
         made = theirs.attacks.LinfPGD(steps=5, random_start=False)
         whole = nn.Sequential(_Normalise(), model).eval()
         _, alone, _ = made(theirs.PyTorchModel(whole, bounds=(0, 1)), raw, labels, epsilons=0.05)
     elif package == "torchattacks":
-        theirs = importlib.import_module("torchattacks")
+        theirs = peer("torchattacks")
         whole = nn.Sequential(_Normalise(), model).eval()
         made = theirs.PGD(whole, eps=0.05, alpha=0.02, steps=5, random_start=False)
         alone = made(raw, labels)
@@ -81,6 +102,56 @@ def test_attacks_of_other_packages_find_what_they_find_alone(package: str) -> No
     assert torch.allclose(found.delta, alone - raw, atol=1e-5)
     if package == "torchattacks":
         assert made.model is whole
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchattacks") is None, reason="torchattacks is not installed")
+def test_an_attack_that_is_put_together_meets_the_model_in_every_part() -> None:
+    theirs, model, x = peer("torchattacks"), net(), pictures()
+    made_of = lambda m: [theirs.PGD(m, eps=0.05, alpha=0.02, steps=3, random_start=False) for _ in range(2)]  # noqa: E731
+    inner, behind = made_of(nn.Identity()), made_of(nn.Sequential(_Normalise(), model))
+    made, labels = theirs.MultiAttack(inner), model(x).argmax(1)
+    alone = theirs.MultiAttack(behind)(SPEC.denormalise(x), labels)
+    found = attack(model, x, as_attack(made), eps=0.05, input_spec=SPEC)
+    assert torch.allclose(found.delta, alone - SPEC.denormalise(x), atol=1e-5)
+    assert all(isinstance(one.model, nn.Identity) for one in inner)
+
+
+class _Part:
+    __module__ = "autoattack.part"
+
+    def __init__(self, model: Any):
+        self.predict, self.device = model, "elsewhere"
+
+
+class _AutoAttack:
+    """As the package's is built: parts that hold the model under names of their own."""
+
+    __module__ = "autoattack.autoattack"
+
+    def __init__(self, model: Any):
+        self.model, self.part, self.device = model, _Part(model), "elsewhere"
+
+    def run_standard_evaluation(self, x: Tensor, labels: Tensor) -> Tensor:
+        assert torch.device(self.part.device).type == "cpu"
+        v = x.clone().requires_grad_(True)
+        loss = nn.functional.cross_entropy(self.part.predict(v), labels) + 0 * self.model(x).sum()
+        return (x + 0.05 * torch.autograd.grad(loss, v)[0].sign()).clamp(0, 1)
+
+
+def test_autoattack_meets_the_model_in_every_part() -> None:
+    model, x, given = net(), pictures(), _AutoAttack(nn.Identity())
+    found = attack(model, x, as_attack(given), eps=0.05, input_spec=SPEC)
+    assert torch.allclose(found.delta, attack(model, x, "fgsm", eps=0.05, input_spec=SPEC).delta, atol=1e-6)
+    assert isinstance(given.model, nn.Identity) and isinstance(given.part.predict, nn.Identity)
+    assert given.device == given.part.device == "elsewhere"
+
+
+def test_an_attack_of_some_samples_is_refused_where_they_have_arguments() -> None:
+    model, x, bias = net(), pictures(), torch.randn(4, 3)
+    some = lambda m, v, labels: v + 0 * m(v[:2]).sum()  # noqa: E731
+    assert attack(model, x, some, eps=0.05, input_spec=SPEC).state == ("held",) * 4
+    with pytest.raises(InterpError, match="asks about 2 of 4 samples and does not say which"):
+        attack(lambda v, b: model(v) + b, x, some, eps=0.05, input_spec=SPEC, additional_forward_args=bias)
 
 
 class _Normalise(nn.Module):
@@ -114,8 +185,35 @@ def test_what_is_saved_comes_back_whole(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"nothing of ours")
     with pytest.raises(InterpError, match=r"not a file written by Perturbed\.save"):
         Perturbed.load(tmp_path / "other")
-    with pytest.raises(FileNotFoundError, match="No saved attack"):
+    with pytest.raises(FileNotFoundError, match="No saved Perturbed"):
         Perturbed.load(tmp_path / "none")
+
+
+def test_measurements_and_certificates_come_back_whole(tmp_path: Path) -> None:
+    model, x = net(), pictures()
+    asked = {"steps": 3, "check": False, "methods": "saliency", "input_spec": SPEC}
+    results = [
+        robustness(model, x, eps=(0.05, 0.3), **asked),
+        corruptions(model, x, names=["fog"], severities=(1,), input_spec=SPEC),
+        explanation_robustness(model, x, ("saliency", "ig"), n_random=2, steps=2, keep=0.5, input_spec=SPEC),
+        certify(model, x, n=50, input_spec=SPEC),
+    ]
+    for found in results:
+        path = found.save(tmp_path / "found.safetensors")
+        back = type(found).load(path)
+        assert back.to_df().equals(found.to_df()) and repr(back) == repr(found) and back.params == found.params
+    curve, maps = Robustness.load(results[0].save(path)), results[2]
+    assert curve.examples is not None and curve.maps is not None and results[0].maps is not None
+    assert torch.equal(curve.maps[0][0].attribution, results[0].maps[0][0].attribution)
+    sizes = [Path(one.to_html(tmp_path / "a.html")).stat().st_size for one in (curve, results[0])]
+    assert sizes[0] == sizes[1]
+    with pytest.raises(InterpError, match=r"it holds a Robustness: read it with Robustness\.load"):
+        type(maps).load(path)
+    bytes_ = bytearray(path.read_bytes())
+    bytes_[-3] ^= 1
+    path.write_bytes(bytes_)
+    with pytest.raises(InterpError, match="its digest does not fit"):
+        Robustness.load(path)
 
 
 def _parts(value: Any) -> tuple[Tensor, ...]:
