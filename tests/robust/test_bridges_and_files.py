@@ -192,7 +192,7 @@ def test_what_is_saved_comes_back_whole(tmp_path: Path) -> None:
 def test_measurements_and_certificates_come_back_whole(tmp_path: Path) -> None:
     model, x = net(), pictures()
     asked = {"steps": 3, "check": False, "methods": "saliency", "input_spec": SPEC}
-    results = [
+    results: list[Any] = [
         robustness(model, x, eps=(0.05, 0.3), **asked),
         corruptions(model, x, names=["fog"], severities=(1,), input_spec=SPEC),
         explanation_robustness(model, x, ("saliency", "ig"), n_random=2, steps=2, keep=0.5, input_spec=SPEC),
