@@ -17,7 +17,9 @@ from interp_plugins.attr.perturbation.extremal import smooth_mask
 from interp_plugins.attr.shared.images import blurred
 from interp_plugins.attr.shared.quadrature import quadrature
 from interp_plugins.core.errors import InputError, InputTypeError
+from interp_plugins.core.multi_target import MultiTarget
 from interp_plugins.core.report import collect
+from interp_plugins.core.target import Index
 from tests.conformance.cases import Mlp
 
 
@@ -56,25 +58,74 @@ def gradient(f: Any, at: Tensor) -> Tensor:
 # -- LayerConductance ----------------------------------------------------------------------------------------------
 
 
-def test_conductance_reads_the_edge_between_two_cells_once(cnn: nn.Module, picture: Tensor) -> None:
-    method = attr.LayerConductance(cnn, [cnn[0], cnn[2]])
+@pytest.mark.parametrize("n_steps", [2, 5, 53])
+def test_conductance_reads_the_layer_with_the_gradient(cnn: nn.Module, picture: Tensor, n_steps: int) -> None:
+    """Of 53 nodes changes over cells by cubics, of fewer the slopes of one polynomial, as this net is smooth."""
     expected = [torch.zeros(2, 4, 10, 12).double(), torch.zeros(2, 4, 5, 6).double()]
-    edges = torch.tensor([0.0, *cell_ends(5)]).double()
+    rule = quadrature("gausslegendre", n_steps)
+    places, ends = np.array([0.0, *rule.nodes, 1.0]), np.array([0.0, *np.cumsum(rule.weights)])
     for i, head in enumerate((cnn[1:], cnn[3:])):
-        layer = cnn[: 1 if i == 0 else 3]
-        for k, node in enumerate(quadrature("gausslegendre", 5).nodes):
-            grad = gradient(lambda y, head=head: head(y)[:, 1], layer(node * picture))
-            expected[i] += grad * (layer(edges[k + 1] * picture) - layer(edges[k] * picture)).detach()
-    for size in (None, 1, 3, 4, 7, 50):
+        read = torch.stack([cnn[: 1 if i == 0 else 3](a * picture).detach() for a in places])
+        values = read.flatten(1).numpy()
+        for k, weight in enumerate(rule.weights):
+            if n_steps > 50:
+                four = [slice(min(max(q - 1, 0), n_steps - 2), None) for q in (k, k + 1)]
+                begin, end = (
+                    polynomial(places[f][:4], values[f][:4], ends[q], 0) for f, q in zip(four, (k, k + 1), strict=True)
+                )
+                change = end - begin
+            else:
+                change = weight * polynomial(places, values, places[k + 1], 1)
+            at = places[k + 1] * picture
+            grad = gradient(lambda y, head=head: head(y)[:, 1], cnn[: 1 if i == 0 else 3](at))
+            expected[i] += grad * torch.from_numpy(change).reshape(grad.shape)
+    method = attr.LayerConductance(cnn, [cnn[0], cnn[2]])
+    for size in (None, 1, 3, 4, 7, 50, 106):
         with collect() as report:
-            found = method.attribute(picture, target=1, n_steps=5, internal_batch_size=size)
+            found = method.attribute(picture, target=1, n_steps=n_steps, internal_batch_size=size)
         assert all(close(a, b) for a, b in zip(found, expected, strict=True)), size
-        assert report["forward_passes"] == 2 * (5 + 6) and report["backward_passes"] == 2 * 5
+        assert report["forward_passes"] == 2 * (n_steps + 2) and report["backward_passes"] == 2 * n_steps
+    two = attr.LayerConductance(cnn, cnn[0]).attribute(picture, target=MultiTarget((Index((2,)), Index((1,)))),
+                                                       n_steps=n_steps, internal_batch_size=7)  # fmt: skip
+    assert close(two.unflatten(0, (2, 2))[:, 1], expected[0]) and not close(two.unflatten(0, (2, 2))[:, 0], expected[0])
 
 
-def cell_ends(steps: int) -> list[float]:
-    """Where the cells of the Gauss-Legendre rule end."""
-    return np.cumsum(quadrature("gausslegendre", steps).weights).tolist()
+def polynomial(places: np.ndarray, values: np.ndarray, at: float, derivatives: int) -> np.ndarray:
+    """The polynomial through values (K, elements) at places (K,), or its slope, at another place."""
+    coefficients = np.polynomial.chebyshev.chebfit(2 * places - 1, values, len(places) - 1)
+    found: np.ndarray = np.polynomial.chebyshev.chebval(
+        2 * at - 1, np.polynomial.chebyshev.chebder(coefficients, derivatives, 2)
+    )
+    return found
+
+
+def test_conductance_of_a_smooth_net_converges_exponentially(cnn: nn.Module, picture: Tensor) -> None:
+    method, far = attr.LayerConductance(cnn, cnn[0]), 4 * picture
+    score = (cnn(far) - cnn(0 * far))[:, 1].detach()
+    fine = method.attribute(far, target=1, n_steps=50)
+    for n_steps, most in ((8, 1e-5), (16, 1e-9), (32, 1e-12)):
+        found = method.attribute(far, target=1, n_steps=n_steps)
+        assert close(found, fine, most) and close(found.sum((1, 2, 3)), score, most), n_steps
+    cells = method.attribute(far, target=1, n_steps=32, method="riemann_middle")
+    assert not close(cells, fine, 1e-6) and close(cells, fine, 1e-3)
+
+
+def test_conductance_with_kinks_is_as_exact_as_with_passes_at_the_ends_of_cells(picture: Tensor) -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(640, 3)
+    net, start, ratios = nn.Sequential(*layers).double(), 4 * picture - 2, []
+    method = attr.LayerConductance(net, net[1])
+    for n_steps in (13, 21, 34):
+        edges = torch.tensor([0.0, *np.cumsum(quadrature("gausslegendre", n_steps).weights)]).double()
+        x, b = start, start.flip(0)
+        how: dict[str, Any] = {"baselines": b, "target": 1}
+        fine = method.attribute(x, n_steps=1500, **how)
+        cells = torch.zeros_like(fine)
+        for k, node in enumerate(quadrature("gausslegendre", n_steps).nodes):
+            grad = gradient(lambda y: net[2:](y)[:, 1], net[:2](b + node * (x - b)))
+            cells += grad * (net[:2](b + edges[k + 1] * (x - b)) - net[:2](b + edges[k] * (x - b))).detach()
+        ratios.append(float((method.attribute(x, n_steps=n_steps, **how) - fine).norm() / (cells - fine).norm()))
+    assert np.mean(ratios) < 1.25, ratios
 
 
 # -- Blur IG -------------------------------------------------------------------------------------------------------

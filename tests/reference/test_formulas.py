@@ -156,7 +156,7 @@ def test_layer_integrated_gradients_moves_the_activation(net: Mlp, x: Tensor, ba
     assert close(result, slow)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "gausslegendre"])
 def test_conductance_cell_by_cell(net: Mlp, x: Tensor, base: Tensor, rule: str) -> None:
     """Gradient at the rule's node times the change of the layer over the node's cell; the cells cover [0, 1]."""
     n = 5

@@ -5,8 +5,9 @@ InternalInfluence (Leino et al. 2018, arXiv:1802.03788): mean over the path of d
 NeuronConductance: sum over the path of dF/dy_j * dy_j/dx * (x - x').
 
 The conductance integral is evaluated on intervals that cover all of [0, 1]: they are as long as the rule's weights, the
-gradient is taken at the rule's node, and the change of y over the whole interval, so that a linear layer is exact.
-Cost: two forward passes (at the node and at the next edge) and one backward pass per interval, for all layers at once.
+gradient is taken at the rule's node, and the change of y over the whole interval, so that a linear layer is exact. With
+Gauss-Legendre what y is there is read off the values at the nodes (`attr/gradient/slopes.py`): a pass each way per node
+and two per path, for all layers at once. Other rules read it: two forward passes and one backward pass per interval.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.gradient.integrated_gradients import IntegratedGradients
+from interp_plugins.attr.gradient.slopes import AlongNodes, add_along
 from interp_plugins.attr.shared.arguments import args_from, layer_with_delta
 from interp_plugins.attr.shared.at_layer import layer_tensors
 from interp_plugins.attr.shared.base import (
@@ -61,9 +63,16 @@ def path_conductance(
         return tuple((a + b) / 2 for a, b in zip(left[0], right[0], strict=True)), left[1]
     n, size = inputs[0].shape[0], forward.rows_per_pass(inputs, chunk)
     forward, planned_layers = planned(forward, inputs, rows=n * n_steps, chunk=size, wrt=layers, backward=True)
-    cells = _Cells(forward, inputs, baselines, planned_layers or layers, *_intervals(method, n_steps), size)
-    total = RowSum(n * forward.target.count)
+    layers, total = planned_layers or layers, RowSum(n * forward.target.count)
     counts: tuple[int, ...] = ()
+    if method == "gausslegendre" and not as_captum():
+        along = AlongNodes(forward, inputs, baselines, layers, n_steps)
+        with progress_bar(n * n_steps, "gradients", progress) as bar:
+            for _, _, found in chunks(n * n_steps, size, along, step=n_steps, bar=bar):
+                add_along(total, along, found)
+                counts = found.counts
+        return total.result(), counts
+    cells = _Cells(forward, inputs, baselines, layers, *_intervals(method, n_steps), size)
     with progress_bar(n * n_steps, "gradients", progress) as bar:
         for _, _, (rows, parts, counts, last) in chunks(n * n_steps, size, cells, step=n_steps, bar=bar):  # noqa: B007
             cells.last = last
@@ -145,7 +154,7 @@ class _Cells:
     reference="Dhamdhere et al. 2018, arXiv:1805.12233",
     shares_targets=True,
     embeds_ids=True,
-    cost="3n forward, n backward",
+    cost="n forward, n backward",
     axioms=("completeness", "linearity"),
     assumes="the baseline stands for nothing",
 )
@@ -182,7 +191,8 @@ class LayerConductance(LayerAttribution, GradientAttribution):
 
         Args:
             n_steps: intervals of the path.
-            method: rule whose intervals and nodes are used.
+            method: rule whose intervals and nodes are used; Gauss-Legendre costs one forward pass per node, and
+                converges exponentially where the model is smooth, others cost two.
         """
         check_steps(method, n_steps)
         layers = self.resolved_layers(attribute_to_layer_input)
