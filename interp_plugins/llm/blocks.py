@@ -202,10 +202,3 @@ def one_token(tokenizer: Any, text: Any) -> int:
     if not ids:
         raise InputError("The output has no token; give at least one word.")
     return int(ids[0])
-
-
-def device_of(model: Any) -> torch.device:
-    """Where the prompt goes: the device of the input embedding."""
-    layer = getattr(model, "get_input_embeddings", _nothing)()
-    weight = next(iter(layer.parameters()), None) if isinstance(layer, nn.Module) else None
-    return weight.device if weight is not None else torch.device(getattr(model, "device", "cpu"))

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.attr.language.tokens import home_of
 from interp_plugins.core.errors import ModelError
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.hooks import hooked
-from interp_plugins.llm.blocks import Blocks, Stream, device_of, first_tensor, one_token, prompt_ids
+from interp_plugins.llm.blocks import Blocks, Stream, first_tensor, one_token, prompt_ids
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, new_figure
 
@@ -83,7 +84,7 @@ def direct_logits(
     Raises:
         ModelError: no blocks, no head, or a block that does not add two parts to the stream.
     """
-    ids, _ = prompt_ids(tokenizer, prompt, device_of(model), bos=bos)
+    ids, _ = prompt_ids(tokenizer, prompt, home_of(model), bos=bos)
     with frozen(model), torch.no_grad():
         blocks = Blocks(model)
         stream, inner = _read(blocks, ids)

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.language.tokens import decoded
+from interp_plugins.attr.language.tokens import decoded, home_of
 from interp_plugins.core import files
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.tensors import accumulation_dtype
-from interp_plugins.llm.blocks import Blocks, device_of, one_token, prompt_ids
+from interp_plugins.llm.blocks import Blocks, one_token, prompt_ids
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, new_figure, png_of_figure
 
@@ -99,7 +99,7 @@ def lens(
     Raises:
         ModelError: no blocks or no head can be found.
     """
-    ids, names = prompt_ids(tokenizer, prompt, device_of(model), bos=bos)
+    ids, names = prompt_ids(tokenizer, prompt, home_of(model), bos=bos)
     start = 0 if last is None else max(0, ids.shape[1] - last)
     with frozen(model), torch.no_grad():
         blocks = Blocks(model)

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins.attr.language.scoring import log_probs, parameters_of
-from interp_plugins.attr.language.tokens import logits_of
+from interp_plugins.attr.language.tokens import home_of, logits_of
 from interp_plugins.core.batching import progress_bar
+from interp_plugins.core.differentiate import no_gradient_text, without_gradient
 from interp_plugins.core.errors import InputError, ModelError, unknown
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.hooks import hooked
 from interp_plugins.llm.blocks import (
     Blocks,
-    device_of,
     first_tensor,
     given_states,
     one_token,
@@ -131,7 +131,7 @@ def patch(
         raise unknown("site", site, SITES)
     if method not in _METHODS:
         raise unknown("method", method, _METHODS)
-    device = device_of(model)
+    device = home_of(model)
     ids, names = prompt_ids(tokenizer, clean, device, bos=bos)
     other, other_names = prompt_ids(tokenizer, corrupt, device, bos=bos)
     if ids.shape != other.shape:
@@ -249,6 +249,8 @@ class _Patching:
     def attribution(self) -> tuple[Tensor, None]:
         """First order at every place, from one pass each way."""
         states, metric = self._read(self.other, leaf=True)
+        if without_gradient([metric]):
+            raise ModelError(no_gradient_text("places"))
         grads = torch.autograd.grad(metric, states)
         found = []
         for clean, now, grad in zip(self.states, states, grads, strict=True):

@@ -145,7 +145,7 @@ class AskedModel:
         """The module that makes vectors of token ids.
 
         Raises:
-            InputError: the model does not name one, or its weights have no gradients to go through.
+            InputError: the model does not name one.
         """
         inner = getattr(self.model, "get_encoder", None) if self._encodes() else None
         owner = inner() if callable(inner) else self.model
@@ -155,11 +155,6 @@ class AskedModel:
             raise InputError(
                 f"{type(self.model).__name__} has no get_input_embeddings(), which gradient methods start at; take "
                 f"one that asks for forward alone: {', '.join(perturbing())}."
-            )
-        if getattr(self.model, "quantization_method", None) is not None or getattr(self.model, "is_quantized", False):
-            raise InputError(
-                "The model is quantised; its integer weights may pass no gradient on. Take a method that asks for "
-                f"forward alone: {', '.join(perturbing())}."
             )
         return layer
 

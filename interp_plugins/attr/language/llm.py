@@ -15,7 +15,7 @@ from copy import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp_plugins.attr.language.chat import ChatInput
 from interp_plugins.attr.language.interpretable import (
@@ -27,7 +27,7 @@ from interp_plugins.attr.language.interpretable import (
 from interp_plugins.attr.language.llm_result import LLMAttributionResult
 from interp_plugins.attr.language.remote import RemoteLLMProvider
 from interp_plugins.attr.language.scoring import OutputScorer, log_probs
-from interp_plugins.attr.language.tokens import decoded, logits_of, readable_tokens, token_ids
+from interp_plugins.attr.language.tokens import decoded, home_of, logits_of, readable_tokens, token_ids
 from interp_plugins.attr.perturbation.ablation import FeatureAblation
 from interp_plugins.attr.perturbation.kernel_shap import KernelShap
 from interp_plugins.attr.perturbation.lime import Lime
@@ -78,11 +78,8 @@ class LanguageAttribution(Attribution):
 
     @property
     def device(self) -> torch.device:
-        """The device of the model; the CPU where it does not say."""
-        known = getattr(self.model, "device", None)
-        if known is None and isinstance(self.model, nn.Module):
-            known = next((p.device for p in self.model.parameters()), None)
-        return torch.device(known) if known is not None else torch.device("cpu")
+        """Where token ids go: the input embedding's device; the CPU where the model does not say."""
+        return home_of(self.model)
 
     def _check_input(self, inp: Any) -> None:
         if not isinstance(inp, self.SUPPORTED_INPUTS):

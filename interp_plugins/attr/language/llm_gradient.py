@@ -18,6 +18,7 @@ from interp_plugins.attr.language.chat import ChatInput
 from interp_plugins.attr.language.interpretable import InterpretableInput, TextTokenInput
 from interp_plugins.attr.language.llm import LanguageAttribution
 from interp_plugins.attr.language.llm_result import LLMAttributionResult
+from interp_plugins.attr.language.quantised import check_gradients, quantised
 from interp_plugins.attr.language.scoring import OutputScorer, is_encoder_decoder
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.layers import AtLayer
@@ -142,6 +143,9 @@ class LLMGradientAttribution(LanguageAttribution):
         """Attributions (T, P) of the prompt's tokens to each output token."""
         length, given = ids.shape[1], dict(kwargs)
         inputs = inp.to_tensor().to(self.device, torch.float32)  # switches: whole numbers would pass for ids
+        layer = getattr(self.model, "get_input_embeddings", _none)()
+        if isinstance(layer, nn.Module) and quantised(self.model):
+            check_gradients(self.model, layer, lambda: scorer.in_graph(ids[:1]))
         scorer.raw = isinstance(self.attr_method, LayerLRP)  # as Achtibat et al. 2024, not behind another softmax
         self.attr_method.forward_func = _AtOutput(scorer, inp)
         if isinstance(self.attr_method, LayerGradientShap):  # a switch is on or off; embeddings have a way between

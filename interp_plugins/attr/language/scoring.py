@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.attr.language.quantised import quantised
 from interp_plugins.attr.language.tokens import logits_of
 from interp_plugins.core.batching import chunks
 from interp_plugins.core.errors import ModelError
@@ -150,6 +151,7 @@ class OutputScorer:
         self._lead: Prefix | None = None
         self._whole: Tensor | None = None
         self._asked_prefix = self._checked = False
+        self._quantised, self._alone = quantised(model), False
         self._plain = is_encoder_decoder(model) and "attention_mask" not in self.takes
         self._vocabulary = int(getattr(getattr(model, "config", None), "vocab_size", 0) or 2**15)
 
@@ -227,7 +229,8 @@ class OutputScorer:
         if self._plain:
             return self._by_length(rows)
         found = self._fitting(rows, start)
-        if self._checked or not (start or len(set(lengths)) > 1):
+        shares = bool(start) or len(set(lengths)) > 1 or (self._quantised and len(rows) > 1)
+        if self._checked or not shares:
             return found
         self._checked = True
         odd = lengths.index(min(lengths))
@@ -237,14 +240,16 @@ class OutputScorer:
             return found
         why = f"a row differs by {float(error.max()):.2g} from itself alone"
         self.notes[:] = [f"prompts of one length per pass, in full: {why}"]
-        self._plain, self._prefix = True, None
+        self._plain, self._prefix, self._alone = True, None, self._quantised
+        if self._alone:
+            self.notes[:] = [f"a prompt per pass, in full: the model is quantised by what goes together, and {why}"]
         return self._by_length(rows)
 
     def _by_length(self, rows: list[Tensor]) -> Tensor:
-        """Rows of one length together, from their first token."""
-        groups: dict[int, list[int]] = {}
+        """Rows of one length together (of a model whose rows feel each other, each alone), from their first token."""
+        groups: dict[tuple[int, int], list[int]] = {}
         for i, row in enumerate(rows):
-            groups.setdefault(len(row), []).append(i)
+            groups.setdefault((len(row), i if self._alone else 0), []).append(i)
         found = {i: value for g in groups.values() for i, value in zip(g, self._fitting([rows[i] for i in g], 0))}
         return torch.stack([found[i] for i in range(len(rows))])
 

@@ -6,10 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp_plugins.core.errors import ModelError
 from interp_plugins.core.tensors import describe
+
+
+def home_of(model: Any) -> torch.device:
+    """The device that a model takes token ids on: its input embedding's, or where hooks bring the weights to.
+
+    Weights that were offloaded (accelerate) stand on "meta" between calls; their hooks know where they run.
+    """
+    find = getattr(model, "get_input_embeddings", None)
+    layer = find() if callable(find) and isinstance(model, nn.Module) else None
+    owners = [m for m in (layer, model) if isinstance(m, nn.Module)]
+    known = next((p.device for m in owners for p in m.parameters()), None) or getattr(model, "device", None)
+    device = torch.device(known) if known is not None else torch.device("cpu")
+    if device.type != "meta":
+        return device
+    hooks = (getattr(m, "_hf_hook", None) for m in owners)
+    runs = next((d for d in (getattr(h, "execution_device", None) for h in hooks) if d is not None), "cpu")
+    return torch.device("cuda", runs) if isinstance(runs, int) else torch.device(runs)
 
 
 def decoded(tokenizer: Any, ids: Tensor) -> str:
