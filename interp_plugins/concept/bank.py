@@ -266,7 +266,7 @@ class ConceptBank:
         """
         from interp_plugins.concept.pictures import bank_page
 
-        return Page(write(path, bank_page(self, [self.explain(item) for item in items])))
+        return Page(write(path, bank_page(self, items).html()))
 
     def save(self, path: str | Path) -> Path:
         """Write concepts, numbers and pictures to one safetensors file; the model is not in it.

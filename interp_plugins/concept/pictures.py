@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -13,7 +14,8 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.text import legible
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import Plot, bare, compact, data_uri, new_figure, png_of_figure
-from interp_plugins.viz.template import section, whole_page
+from interp_plugins.viz.template import Document, section, sections
+from interp_plugins.viz.titles import shorten
 
 _ROW = 10  # parts in a row
 _COLOURED = 6  # concepts with a colour of their own; the rest is grey
@@ -70,9 +72,13 @@ def _bar(ax: Any, bank: Any, k: int, most: float) -> None:
     bare(ax)
     doubt = "" if bank.is_stable(k) else ", unstable"
     said = f"{compact(value)}{doubt}"
-    ax.text(0.0, 0.98, legible(bank.label(k)), transform=ax.transAxes, fontsize=9, va="top", color=colour.INK)
     more = f"{said}  {bank.suggested[k]}" if bank.suggested[k] else said
-    ax.text(0.0, 0.02, legible(more), transform=ax.transAxes, fontsize=7.5, va="bottom", color=colour.FAINT_INK)
+    for text, at, va, size, ink in (
+        (bank.label(k), 0.98, "top", 9, colour.INK),
+        (more, 0.02, "bottom", 7.5, colour.FAINT_INK),
+    ):
+        one = ax.text(0.0, at, shorten(text, 44), transform=ax.transAxes, fontsize=size, va=va, color=ink)
+        one.set_in_layout(False)  # a long name takes no room from the parts
 
 
 def _outlined(ax: Any, shown: np.ndarray, where: np.ndarray | None) -> None:
@@ -162,17 +168,17 @@ def _sum(ax: Any, item: Any, order: list[int], own: dict[int, str]) -> None:
         ax.spines[side].set_visible(False)
 
 
-def bank_page(bank: Any, items: list[Any]) -> str:
-    """One self-contained page.
+def bank_page(bank: Any, items: Sequence[Any] = ()) -> Document:
+    """The page of a `ConceptBank`.
 
     Args:
         bank: a `ConceptBank`.
-        items: `ItemConcepts` to show below.
+        items: items that are shown taken apart below, as for `ConceptBank.explain`.
     """
     parts = [_picture(bank_figure(bank, len(bank)), "Concepts")] if bank.pictures else []
     parts += [_table(bank)]
-    parts += [_picture(item_figure(item), f"Item {item.item}") for item in items]
-    return whole_page(f"Concepts of {bank.target}", repr(bank), parts, _LEGEND)
+    parts += [_picture(item_figure(item), f"Item {item.item}") for item in map(bank.explain, items)]
+    return sections(f"Concepts of {bank.target}", repr(bank), parts, _LEGEND)
 
 
 def _picture(plot: Plot, name: str) -> str:

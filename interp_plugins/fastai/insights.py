@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from interp_plugins.fastai.reader import SampleSource, reader_of
 from interp_plugins.insights import Ask, Live, Made, Session, serve, widget
 from interp_plugins.insights.forms import forms, typed
 from interp_plugins.insights.outcomes import Truth
+from interp_plugins.insights.records import as_records
 from interp_plugins.insights.report import PAGE, catalogue
 from interp_plugins.insights.subject import prediction_of
 from interp_plugins.viz.figure import in_notebook
@@ -55,6 +57,7 @@ def insights(
     show: str | None = None,  # "notebook", "server", "file"; None: a notebook's cell where there is one, else a server
     path: str | Path = "insights.html",  # where the file is written, for "file"
     curves: bool = False,  # insertion and deletion curves of what is explained beforehand
+    records: Sequence[Any] = (),  # results shown beside, each in a tab: `learn.suspects()`, `learn.influence(...)`, ...
     title: str = "Insights",  # heading of the page
     port: int = 0,  # of the server; 0: a free one
     **params: Any,  # further arguments of `explain` and of the methods
@@ -75,11 +78,15 @@ def insights(
     Example:
         learn.insights(get_image_files("pictures"))
         learn.insights(ds_idx=1, idxs=slice(200), methods=("gradcam", "ig"), show="file", path="look.html")
+        learn.insights(records=[learn.suspects()])
     """
     with concise():
         host = show if show is not None else "notebook" if in_notebook() else "server"
         if host not in _HOSTS:
             raise unknown("host", host, _HOSTS)
+        beside = as_records(records)
+        if beside and item is None and dl is None and ds_idx is None and xb is None and idxs is None:
+            return _shown(lambda: Session.of_records(*beside, title=title), host, path, title, port)
         subject = LearnerSubject(
             self,
             SampleSource(item, dl, ds_idx, idxs, xb),
@@ -94,13 +101,18 @@ def insights(
         else:
             _show_at_once(subject)
         about = catalogue(subject, title=title)
-        if host == "file":
-            return files.write(path, Session.over(subject, about).to_html())
-        if host == "notebook":
-            return widget(Session.over(subject, about))
-        server = serve(lambda: Session.over(subject, about), port=port, title=title, open_browser=hasattr(sys, "ps1"))
-        print(server.url)
-        return server
+        return _shown(lambda: Session.over(subject, about, records=beside), host, path, title, port)
+
+
+def _shown(new_session: Callable[[], Session], host: str, path: str | Path, title: str, port: int) -> Any:
+    """The viewer in a file, a notebook, or on a page of this machine."""
+    if host == "file":
+        return files.write(path, new_session().to_html())
+    if host == "notebook":
+        return widget(new_session())
+    server = serve(new_session, port=port, title=title, open_browser=hasattr(sys, "ps1"))
+    print(server.url)
+    return server
 
 
 def _show_at_once(subject: Any) -> None:

@@ -1,8 +1,7 @@
-"""A query with the training items that speak for it and against it beside."""
+"""A query with the training items that speak for it and against it beside, as a figure."""
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import numpy as np
@@ -10,17 +9,21 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.viz import colour
-from interp_plugins.viz.figure import Plot, bare, compact, data_uri, new_figure, png_of_figure
-from interp_plugins.viz.page import cells
-from interp_plugins.viz.template import section, whole_page
+from interp_plugins.viz.figure import Plot, bare, compact, new_figure
 from interp_plugins.viz.titles import shorten
 
 FOR, AGAINST = colour.POSITIVE_COLOUR, colour.NEGATIVE_COLOUR
-_LEGEND = (
+LEGEND = (
     ("Score", "positive: training on the item made the model say so; negative: it spoke against."),
     ("Bar", "the score's size, beside the largest of the query; orange spoke for it, blue against it."),
     ("Label", "of the training item; in brackets what the model says of it, where that is another class."),
 )
+
+
+def drawable(found: Any) -> bool:
+    """Whether queries and items are pictures of one or three channels."""
+    x, items = found.inputs, found.item_inputs
+    return x is not None and items is not None and x.ndim == 4 and x.shape[found.spec.channel_axis(4) or 1] in (1, 3)
 
 
 def picture(found: Any, max_n: int, k: int, maps: Any) -> Plot:
@@ -36,7 +39,7 @@ def picture(found: Any, max_n: int, k: int, maps: Any) -> Plot:
         InputError: the inputs are no pictures.
     """
     x, items, spec = found.inputs, found.item_inputs, found.spec
-    if x is None or items is None or x.ndim != 4 or x.shape[spec.channel_axis(4) or 1] not in (1, 3):
+    if not drawable(found):
         shape = None if x is None else tuple(x.shape)
         raise InputError(
             f"Only pictures (N, C, H, W) of one or three channels are drawn, and the inputs have shape {shape}. "
@@ -48,7 +51,7 @@ def picture(found: Any, max_n: int, k: int, maps: Any) -> Plot:
     fig = new_figure(1.35 * (k + 1) + 0.6, 1.85 * rows * n + 0.35)
     axes = np.asarray(fig.subplots(rows * n, k + 1, squeeze=False))
     own, theirs = pixels(x, spec), pixels(items, spec)
-    over = (None, None) if maps is None else (_heat(maps[0]), _heat(maps[1]))
+    over = (None, None) if maps is None else (heat(maps[0]), heat(maps[1]))
     place = {number: i for i, number in enumerate(found.numbers)}
     for q in range(n):
         first = axes[rows * q, 0]
@@ -73,30 +76,6 @@ def picture(found: Any, max_n: int, k: int, maps: Any) -> Plot:
     return Plot(fig, axes)
 
 
-def page(found: Any, maps: Any) -> str:
-    """One page that loads nothing: the picture, where the inputs are pictures, and a table.
-
-    Args:
-        found: `Influences`.
-        maps: as for `picture`.
-    """
-    parts = []
-    with contextlib.suppress(InputError):  # no pictures
-        image = data_uri(png_of_figure(picture(found, len(found), 8, maps).fig))
-        parts.append(section("Items", f'<img alt="queries, and the training items behind them" src="{image}">'))
-    table = found.to_df()
-    head, rows = cells("th", list(table)), (cells("td", [_text(v) for v in row]) for row in table.to_numpy())
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    grid = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    parts.append(section("Scores", f'<div class="scroll" tabindex="0">{grid}</div>'))
-    glow = () if maps is None else (("Glow", f"how strong the map of {maps[0].title or maps[0].method} is there."),)
-    return whole_page("Which training items made it say so?", repr(found), parts, (*_LEGEND, *glow))
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _below(ax: Any, found: Any, number: int, score: float, largest: float) -> None:
     """A bar as long as the score, and what is known of the item."""
     ink = FOR if score > 0 else AGAINST
@@ -118,7 +97,7 @@ def _draw(ax: Any, rgb: np.ndarray, heat: np.ndarray | None) -> None:
     bare(ax)
 
 
-def _heat(exp: Any) -> np.ndarray:
+def heat(exp: Any) -> np.ndarray:
     """A map summed over its channels, (N, H, W)."""
     found: np.ndarray = exp.attributions.detach().double().sum(1).numpy()
     return found

@@ -185,15 +185,16 @@ class Influences:
         return explain(model, self.inputs, method, **asked)[0], explain(model, self.item_inputs, method, **asked)[0]
 
     def to_html(self, path: str | Path, maps: Any = None) -> files.Page:
-        """Write one HTML file: the picture, where the inputs are pictures, and a table.
+        """Write one HTML file: each query with its items, where the inputs are pictures, and a table.
 
         Args:
             path: the file.
-            maps: as for `show`.
+            maps: (queries' maps, items' maps) as `explain` gives them: pointing at an item shows its map and the
+                query's.
         """
-        from interp_plugins.influence.picture import page
+        from interp_plugins.influence.page import page
 
-        return files.Page(files.write(path, page(self, maps)))
+        return files.Page(files.write(path, page(self, maps).html()))
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one safetensors file, whole or not at all.

@@ -17,35 +17,7 @@ _DIGITS = 4
 
 @dataclass(frozen=True, eq=False)
 class SuspectRows:
-    """What was found of every item.
-
-    All but `order` stands in the items' order: entry r belongs to item `items[r]`.
-
-    Attributes:
-        items: (N,) numbers of the items in their data set.
-        order: (N,) entries, the most suspicious first; of equal scores the one with the smaller number.
-        score: (N,) from 0 to 1, the mean rank of the votes; 0 where nothing can be said.
-        given: the label of each item: an index, a tuple of indices, a value or several; of a mask the largest class.
-        suggested: what the votes prefer, likewise; the given label where they prefer that.
-        likely: (N,) whether neighbours and head prefer one other label, and the head is as sure of it as it usually is
-            of that class's own items (Northcutt et al. 2021).
-        reasons: (N,) each: "knn" (neighbours' margin for the label), "head" (that of a head that has not learned the
-            item), "margin" (of a training's history, else of the outputs now), "loss".
-        more: further columns: "label" (the doubted one of several), "share" (of a mask's places that are doubted).
-        outlier: (N,) mean distance to the 10 nearest neighbours, 1 - cosine.
-        neighbours: (N, 10) entries of the nearest items, -1 where there is none.
-        cosines: (N, 10) their cosines.
-        copies: items that are the same as others, in the data and across to the validation data.
-        pred_probs: (N, C) out-of-fold probabilities, as cleanlab's `pred_probs` takes them; None for values and masks.
-        names: of the items, or None.
-        votes: the reasons whose ranks were averaged.
-        kind: "classes", "labels", "values" or "pixels".
-        layer: where the features were read.
-        spec: kind of data and class names.
-        notes: what concerns more than single items.
-        searched_valid: whether copies in validation data were looked for.
-        gallery: item numbers -> what is shown of them: pictures (H, W, 3) in [0, 1], texts, or dicts of columns.
-    """
+    """What was found of every item, in the items' order; `Suspects`, which shows and writes it, says what they are."""
 
     items: Tensor
     order: Tensor

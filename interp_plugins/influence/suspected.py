@@ -12,6 +12,7 @@ from interp_plugins.influence import saved
 from interp_plugins.influence.suspect_page import page
 from interp_plugins.influence.suspect_picture import grid, table
 from interp_plugins.influence.suspect_rows import SuspectRows
+from interp_plugins.influence.tags import read_tags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Suspects(SuspectRows):
-    """What was found of every item; nothing of the data is changed.
+    """Items in the order in which their labels are doubted; nothing of the data is changed.
 
     All but `order` stands in the items' order: entry r belongs to item `items[r]`.
 
@@ -104,17 +105,58 @@ class Suspects(SuspectRows):
         with concise():
             return (grid if self.pictures else table)(self, max_n, neighbours, ncols)
 
-    def to_html(self, path: str | Path, n: int = 100, neighbours: int = 3, title: str = "Suspects") -> files.Page:
+    def to_html(
+        self, path: str | Path, n: int = 100, neighbours: int = 3, title: str = "Suspects", tags: Any = None
+    ) -> files.Page:
         """Write a page on which each of the n most suspicious items is tagged by a key: keep, fix, drop.
 
-        The page loads nothing and needs no server; "Save tags" gives a CSV with a row per tagged item (item, name,
-        given, suggested, score, tag, label).
+        The page loads nothing and needs no server; "Save tags" gives a CSV or JSON file with a row per tagged item
+        (item, name, given, suggested, score, tag, label), which `tags` reads.
+
+        Args:
+            path: the file.
+            n: items at most.
+            neighbours: shown of each.
+            title: heading.
+            tags: what was said before, as for `tags`: the page begins with it.
 
         Returns:
             The page's path; notebooks show it as a link.
         """
         with concise():
-            return files.Page(files.write(path, page(self, n, neighbours, title)))
+            return files.Page(files.write(path, page(self, n, neighbours, title, tags).html()))
+
+    def tags(self, source: Any) -> pd.DataFrame:
+        """What a person said of the items: a row per tag with item, name, given, suggested, score, tag, label.
+
+        `label` is the right one: what was typed for "fix", the given one for "keep", none for "drop". You alone change
+        labels.
+
+        Args:
+            source: a file that the page saved (CSV or JSON), or what `Session.said` of the viewer gives.
+
+        Raises:
+            MissingFileError: there is no such file.
+            InputError: it holds something else, or tags of other data.
+        """
+        import pandas as pd
+
+        with concise():
+            known = read_tags(source, self)
+        place = {int(item): r for r, item in enumerate(self.items.tolist())}
+        rows = [
+            {
+                "item": item,
+                "name": self.names[place[item]] if self.names is not None else "",
+                "given": self.label(self.given[place[item]]),
+                "suggested": self.label(self.suggested[place[item]]),
+                "score": float(self.score[place[item]]),
+                "tag": tag,
+                "label": label,
+            }
+            for item, (tag, label) in known.items()
+        ]
+        return pd.DataFrame(rows, columns=["item", "name", "given", "suggested", "score", "tag", "label"])
 
     def cleaner(self, n: int = 100) -> Any:
         """Fastai's `ImageClassifierCleaner` widget on the n most suspicious items, in our order.

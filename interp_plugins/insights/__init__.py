@@ -24,6 +24,7 @@ from interp_plugins.insights.captum import (
     TextFeature,
 )
 from interp_plugins.insights.precomputed import Precomputed
+from interp_plugins.insights.records import Record
 from interp_plugins.insights.report import report_html, write_report
 from interp_plugins.insights.server import Server, serve
 from interp_plugins.insights.session import Session
@@ -41,6 +42,7 @@ __all__ = [
     "ImageFeature",
     "Live",
     "Made",
+    "Record",
     "Server",
     "Session",
     "Subject",

@@ -19,6 +19,7 @@ from interp_plugins.core.text import legible
 
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async function|function|class|const|let)\b)", re.MULTILINE)
+_BEHAVIOURS = "({})"  # in kinds.js, and nowhere else
 
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -43,7 +44,7 @@ def asset(name: str) -> str:
 
 
 @cache
-def script(entry: str) -> str:
+def script(entry: str, behaviours: str = "{}") -> str:
     """A module of `static/` and all that it imports, as the text of one module.
 
     Its import lines and the word "export" before a declaration are taken out. The modules then share one scope, so no
@@ -52,6 +53,7 @@ def script(entry: str) -> str:
     Args:
         entry: "app.js" for the viewer in anywidget's convention, or the host that starts it: "file_host.js" in a saved
             file, "socket_host.js" behind the local server.
+        behaviours: what records do (`records.behaviours`).
     """
     texts: dict[str, str] = {}
 
@@ -60,7 +62,7 @@ def script(entry: str) -> str:
         for needed in _IMPORT.findall(text):
             if needed not in texts:
                 add(needed)
-        texts[name] = _EXPORT.sub("", _IMPORT.sub("", text)).strip()
+        texts[name] = _EXPORT.sub("", _IMPORT.sub("", text)).strip().replace(_BEHAVIOURS, f"({behaviours})")
 
     add(entry)
     return "\n\n".join(texts.values()) + "\n"

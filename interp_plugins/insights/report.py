@@ -17,17 +17,21 @@ from interp_plugins.core import files
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.insights.page import page, script
 from interp_plugins.insights.precomputed import Precomputed
-from interp_plugins.insights.subject import Subject
+from interp_plugins.insights.records import Record, as_records, behaviours, entries
+from interp_plugins.insights.subject import NoSamples, Subject
 from interp_plugins.insights.wire import SCHEMA, as_json, input_record, made_records, palettes, plain
 
 
-def catalogue(subject: Subject, *, title: str = "Insights", method: str = DEFAULT_METHOD) -> dict[str, Any]:
+def catalogue(
+    subject: Subject, *, title: str = "Insights", method: str = DEFAULT_METHOD, records: Sequence[Record] = ()
+) -> dict[str, Any]:
     """All that the page needs before it asks for a map: samples, classes, methods, palettes.
 
     Args:
         subject: the samples.
         title: heading.
         method: the method chosen at first.
+        records: results that are shown beside.
     """
     vocab, methods = subject.spec.vocab, subject.forms()
     return {
@@ -42,6 +46,7 @@ def catalogue(subject: Subject, *, title: str = "Insights", method: str = DEFAUL
         "baselines": list(subject.baselines),
         "palettes": palettes(),
         "samples": subject.samples(),
+        "records": entries(records),
         "notes": {},
     }
 
@@ -51,6 +56,7 @@ def file_html(
     inputs: Iterable[Mapping[str, Any]],
     maps: Iterable[Sequence[Mapping[str, Any]]],
     run: str = "",
+    records: Sequence[Record] = (),
 ) -> str:
     """The text of one HTML file with the viewer in it.
 
@@ -59,10 +65,12 @@ def file_html(
         inputs: the input's record of each sample.
         maps: the maps' records of each sample.
         run: what the run is called, where others will follow.
+        records: those of the catalogue.
     """
     data = _block("insights-data", {**about, "live": False, "saves": False, "run": run})
-    head = page(script("file_host.js"), about["title"], data)
-    return head + "".join(_samples(0, inputs, maps))
+    head = page(script("file_host.js", behaviours(records)), about["title"], data)
+    beside = "".join(_block(f"insights-record-{k}", record.page()) for k, record in enumerate(records))
+    return head + "".join(_samples(0, inputs, maps)) + beside
 
 
 def run_blocks(
@@ -121,6 +129,7 @@ def report_html(
     title: str = "Explanations",
     *,
     model: Callable[..., Any] | None = None,
+    records: Iterable[Any] = (),
     **call: Any,
 ) -> str:
     """The viewer with these explanations, as the text of one HTML file.
@@ -131,14 +140,17 @@ def report_html(
         title: heading of the page.
         model: the model that was explained: its insertion and deletion curves are then shown beside each map (they cost
             42 forward rows per map).
+        records: results that are shown beside, each in a tab: suspects, influences, concepts, explained answers, units,
+            or a `Record` of one; without explanations (`()`) they stand alone.
         **call: further arguments of `interp_plugins.explain` that the model was called with (`baselines`, `output`,
             `additional_forward_args`, ...), for the curves.
 
     Raises:
-        InputError: no explanation, explanations of different samples, or labels that do not fit.
+        InputError: nothing to show, explanations of different samples, labels that do not fit, or an unknown record.
     """
-    subject = Precomputed(exps, labels, model, **call)
-    return file_html(catalogue(subject, title=title), *records_of(subject))
+    beside = as_records(records)
+    subject = Precomputed(exps, labels, model, **call) if exps or not beside else NoSamples()
+    return file_html(catalogue(subject, title=title, records=beside), *records_of(subject), records=beside)
 
 
 def write_report(exps: Sequence[Explanation], path: str | Path, **kwargs: Any) -> Path:

@@ -25,6 +25,7 @@ from typing import Any
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.insights.page import page, script
+from interp_plugins.insights.records import behaviours
 from interp_plugins.insights.session import Session
 from interp_plugins.insights.worker import Worker, tell_trace
 
@@ -60,7 +61,7 @@ def make_app(new_session: Callable[[], Session], token: str, title: str = "Insig
     async def index(request: Request) -> Response:
         if not _admitted(token, request.headers.get("host", ""), request.query_params.get("token")):
             return PlainTextResponse("The token in this address is missing or wrong.", status_code=403)
-        html = page(script("socket_host.js"), title, connect=f"ws://{request.headers['host']}")
+        html = page(script("socket_host.js", behaviours()), title, connect=f"ws://{request.headers['host']}")
         return HTMLResponse(html, headers=_HEADERS)
 
     async def socket(ws: WebSocket) -> None:

@@ -8,9 +8,10 @@ in a thread of the session's own, one job at a time, and can be cancelled: it en
 from __future__ import annotations
 
 import base64
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,16 @@ from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.literals import rather_than
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
+from interp_plugins.insights.records import Record, as_records, entries
 from interp_plugins.insights.report import catalogue, file_html
-from interp_plugins.insights.subject import Ask, Made, Subject
+from interp_plugins.insights.subject import Ask, Made, NoSamples, Subject
 from interp_plugins.insights.tensors import Tensors
 from interp_plugins.insights.wire import as_json, input_record, made_records
 from interp_plugins.insights.worker import Worker
 
 Send = Callable[[dict[str, Any]], None]
 Work = Callable[[Mapping[str, Any], Send], Any]
+_PLACE = re.compile(r"[0-9]+(/[0-9]+)?")  # a sample, or an item of a record
 _LARGEST = 2**53  # beyond, numbers of a page are not exact
 
 
@@ -58,6 +61,7 @@ class Session:
         method: the method chosen at first.
         title: heading of the page.
         seed: seed of random methods.
+        records: results that are shown beside, as for `write_report`.
 
     Raises:
         InputError: labels or names for another number of samples; no model.
@@ -87,6 +91,7 @@ class Session:
         method: str = DEFAULT_METHOD,
         title: str = "Insights",
         seed: int = 0,
+        records: Iterable[Any] = (),
     ):
         with concise():
             subject = Tensors(
@@ -106,23 +111,50 @@ class Session:
                 target=rather_than(target, against),
                 seed=seed,
             )
-            self._begin(subject, catalogue(subject, title=title, method=method))
+            beside = as_records(records)
+            self._begin(subject, catalogue(subject, title=title, method=method, records=beside), beside)
 
     @classmethod
-    def over(cls, subject: Subject, about: Mapping[str, Any] | None = None, **words: Any) -> Session:
+    def of_records(cls, *records: Any, title: str = "Insights") -> Session:
+        """A session without samples, which shows results alone.
+
+        Args:
+            *records: the results, as for `write_report`.
+            title: heading of the page.
+
+        Raises:
+            InputError: none, or one of an unknown kind.
+
+        Example:
+            from interp_plugins.influence import influence
+            from interp_plugins.insights import Session
+
+            x, y = torch.rand(40, 3, 24, 24), torch.arange(40) % 10
+            Session.of_records(influence(model, x[:2], (x, y), k=3)).to_html()
+        """
+        if not records:
+            raise InputError("There is nothing to show: give at least one result.")
+        return cls.over(NoSamples(), title=title, records=records)
+
+    @classmethod
+    def over(
+        cls, subject: Subject, about: Mapping[str, Any] | None = None, *, records: Iterable[Any] = (), **words: Any
+    ) -> Session:
         """A session over a subject, which others may look at as well.
 
         Args:
             subject: the samples.
             about: its `catalogue`, where that is known already.
+            records: results that are shown beside, as for `write_report`.
             **words: of `catalogue`.
         """
-        session = cls.__new__(cls)
-        session._begin(subject, dict(about) if about is not None else catalogue(subject, **words))
+        session, beside = cls.__new__(cls), as_records(records)
+        known = dict(about) if about is not None else catalogue(subject, **words)
+        session._begin(subject, {**known, "records": entries(beside)}, beside)
         return session
 
-    def _begin(self, subject: Subject, about: dict[str, Any]) -> None:
-        self.subject, self.catalogue = subject, as_json(about)
+    def _begin(self, subject: Subject, about: dict[str, Any], records: Sequence[Record]) -> None:
+        self.subject, self.catalogue, self.records = subject, as_json(about), records
         self.notes: dict[str, Any] = {}  # see `as_notes`
         self._made: dict[int, list[Made]] = {}
         self._jobs: Counter[int] = Counter()  # ids of what waits or runs
@@ -135,7 +167,12 @@ class Session:
         """Answer a message through `send`, which may be called from another thread. Never raises for its content."""
         send = _through(as_json, send)
         quick = {"input": self._input, "maps": self._maps}
-        slow = {"explain": self._explain, "curves": self._curves, "export": self._export}
+        slow = {
+            "explain": self._explain,
+            "curves": self._curves,
+            "export": self._export,
+            "record": self._record,  # some read their data
+        }
         number = None
         try:
             number, kind = _identified(message)
@@ -198,6 +235,26 @@ class Session:
 
     def _input(self, message: Mapping[str, Any], send: Send) -> dict[str, Any]:
         return input_record(self.subject.input(self._row(message)), 0)
+
+    def _record(self, message: Mapping[str, Any], send: Send) -> dict[str, Any]:
+        return self.records[self._numbered(message.get("record"))].page()
+
+    def _numbered(self, k: Any) -> int:
+        if isinstance(k, bool) or not isinstance(k, int) or not 0 <= k < len(self.records):
+            raise InputError(f"There is no record {k!r}; there are {len(self.records)}.")
+        return k
+
+    def said(self, record: int = 0) -> dict[int, dict[str, Any]]:
+        """What a person said of a record's items: item -> {"tags": [text], "note": text}.
+
+        Args:
+            record: number of the record, in their order.
+
+        Raises:
+            InputError: there is no such record.
+        """
+        begin = f"{self._numbered(record)}/"
+        return {int(key[len(begin) :]): dict(one) for key, one in self.notes.items() if key.startswith(begin)}
 
     def _maps(self, message: Mapping[str, Any], send: Send) -> list[dict[str, Any]]:
         i = self._row(message)
@@ -287,6 +344,7 @@ class Session:
             {**self.catalogue, "notes": self.notes},
             (self._input(row, lambda _: None) for row in rows),
             (self._maps(row, lambda _: None) for row in rows),
+            records=self.records,
         )
 
 
@@ -307,7 +365,7 @@ def _identified(message: Any) -> tuple[int, str]:
 
 
 def as_notes(given: Any) -> dict[str, Any]:
-    """What a person has written: sample number (as text) -> {"tags": [text], "note": text}.
+    """What a person has written: sample number (as text), or "record/item" -> {"tags": [text], "note": text}.
 
     Raises:
         InputError: anything else; a file made of it would not open.
@@ -318,7 +376,7 @@ def as_notes(given: Any) -> dict[str, Any]:
         known = isinstance(remark, Mapping) and set(remark) <= {"tags", "note"}
         tags, note = (remark.get("tags", []), remark.get("note", "")) if known else (None, None)
         words = isinstance(tags, list) and all(isinstance(tag, str) for tag in tags) and isinstance(note, str)
-        if not known or not words or not str(sample).isdecimal():
+        if not known or not words or not _PLACE.fullmatch(str(sample)):
             raise InputError(f'A remark is {{"tags": [texts], "note": text}} by sample number, got {remark!r:.80}.')
     return {str(sample): {"tags": list(r.get("tags", [])), "note": r.get("note", "")} for sample, r in given.items()}
 

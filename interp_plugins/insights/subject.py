@@ -130,6 +130,17 @@ class Subject:
         raise InputError("There is no model behind this page, so no curve can be computed here.")
 
 
+class NoSamples(Subject):
+    """Nothing to explain: a viewer of records alone."""
+
+    n = 0
+    spec = InputSpec()
+
+    def samples(self) -> list[dict[str, Any]]:
+        """None."""
+        return []
+
+
 class Live(Subject):
     """A subject with models: all follows from what the core's `explain` would be called with.
 

@@ -10,6 +10,7 @@ from typing import Any
 from interp_plugins.core.concat import joined
 from interp_plugins.core.errors import InputError
 from interp_plugins.insights.page import asset, script
+from interp_plugins.insights.records import behaviours
 from interp_plugins.insights.session import Session
 
 
@@ -62,7 +63,7 @@ def _live(session: Session) -> Any:
     class Insights(anywidget.AnyWidget):
         """The viewer with its session behind it."""
 
-        _esm = script("app.js")
+        _esm = script("app.js", behaviours(session.records))
         _css = asset("insights.css")
         catalogue = traitlets.Dict().tag(sync=True)
         notes = traitlets.Dict().tag(sync=True)

@@ -19,7 +19,7 @@ from interp_plugins.llm.picture import draw_map
 from interp_plugins.viz import colour
 from interp_plugins.viz.figure import compact, data_uri, png_of_figure
 from interp_plugins.viz.scale import Scale, ScaleRule
-from interp_plugins.viz.template import STYLE, whole_page
+from interp_plugins.viz.template import STYLE, Document, sections
 from interp_plugins.viz.text import ink_on
 
 _STYLE = """
@@ -66,11 +66,11 @@ _LEGEND = [
 ]  # fmt: skip
 
 
-def page(explanations: Sequence[TextFacts], title: str) -> str:
-    """One self-contained page (HTML) of explained answers."""
+def page(explanations: Sequence[TextFacts], title: str = "Explained answers") -> Document:
+    """One self-contained page of explained answers."""
     methods = ", ".join(dict.fromkeys(_named(one) for one in explanations)) or "nothing explained"
-    sections = "".join(_section(one, k) for k, one in enumerate(explanations))
-    return whole_page(title, methods, [sections], _LEGEND, _STYLE)
+    answers = "".join(_section(one, k) for k, one in enumerate(explanations))
+    return sections(title, methods, [answers], _LEGEND, _STYLE)
 
 
 def fragment(one: TextFacts) -> str:

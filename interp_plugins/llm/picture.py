@@ -27,7 +27,8 @@ def draw_map(one: TextFacts) -> Plot:
     data = values.numpy()
     scale = ScaleRule("max").fit(data, signed=True)
     longest = max(len(_short(word)) for word in one.inputs)
-    figure = new_figure(2.6 + _CELL * data.shape[1], 0.8 + 0.07 * longest + _LINE * len(rows))
+    size = (2.6 + _CELL * data.shape[1], 0.8 + 0.07 * longest + _LINE * len(rows))
+    figure = new_figure(max(5.0, size[0]), max(2.2, size[1]))  # room for title and colour bar
     ax: Any = figure.add_subplot()
     ax.imshow(scale.unit(data), cmap=colour.DIVERGING, vmin=-1, vmax=1, aspect="auto")
     style: dict[str, Any] = {"fontsize": 8, "parse_math": False}

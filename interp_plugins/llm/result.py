@@ -121,7 +121,7 @@ class TextExplanations(tuple[TextExplanation, ...]):
 
     def to_html(self, path: str | Path | None = None, title: str = "Explained answers") -> Any:
         """One self-contained page with all of them; see `TextExplanation.to_html`."""
-        text = page(self, title)
+        text = page(self, title).html()
         return text if path is None else files.write(path, text)
 
     def _repr_html_(self) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 from interp_plugins.optim.page import image
 from interp_plugins.optim.picture import board, pixels
+from interp_plugins.viz.template import Document
 
 _STYLE = """
-:root { --side: 40px; }
 .tools { display: flex; gap: 1rem; align-items: center; margin-bottom: .75rem; color: var(--faint); }
 .frame { display: grid; grid-template-columns: minmax(0, 1fr) 17rem; gap: 1rem; align-items: start; }
-#map { display: grid; overflow: auto; max-height: 85vh; justify-content: start;
-  grid-template-columns: repeat($columns, var(--side)); grid-auto-rows: var(--side); }
+#map { --side: 40px; display: grid; overflow: auto; max-height: 85vh; justify-content: start;
+  grid-auto-rows: var(--side); }
 #map button { padding: 0; border: 0; background: none; cursor: pointer; }
 #map button:focus-visible, #map button:hover { outline: 3px solid #c25a00; z-index: 1; }
 #map img { width: 100%; height: 100%; display: block; }
@@ -24,18 +24,18 @@ _STYLE = """
 #told img { width: 100%; border-radius: .3rem; margin-bottom: .5rem; }
 @media (max-width: 50rem) { .frame { grid-template-columns: minmax(0, 1fr); } }
 """
-_SCRIPT = """
-const told = [...document.getElementById('told').children], tiles = [...document.querySelectorAll('#map button')];
+SCRIPT = """
+const told = [...root.getElementById('told').children], tiles = [...root.querySelectorAll('#map button')];
 const choose = i => told.forEach((t, k) => t.classList.toggle('on', k === i));
 tiles.forEach((t, i) => ['click', 'focus', 'mouseenter'].forEach(e => t.addEventListener(e, () => choose(i))));
-document.getElementById('zoom').addEventListener('input', e =>
-  document.documentElement.style.setProperty('--side', e.target.value + 'px'));
+root.getElementById('zoom').addEventListener('input', e =>
+  root.getElementById('map').style.setProperty('--side', e.target.value + 'px'));
 if (told.length) choose(0);
 """
 _BODY = Template("""<div class="tools">
 <label>Zoom <input id="zoom" type="range" min="16" max="160" value="40"></label></div>
 <div class="frame">
-<div id="map">
+<div id="map" style="grid-template-columns: repeat($columns, var(--side))">
 $tiles
 </div>
 <div id="told">
@@ -44,15 +44,13 @@ $told
 </div>""")
 
 
-def atlas_page(found: Any, title: str) -> str:
-    """The text of the page.
+def atlas_page(found: Any, title: str = "Activation atlas") -> Document:
+    """The page of an `Atlas`.
 
     Args:
         found: `Atlas`.
         title: of the page.
     """
-    from interp_plugins.viz.template import scripted_page
-
     made, tiles, told = pixels(found.images, found.spec), [], []
     for i, (row, column) in enumerate(found.place.tolist()):
         picture = image(made[i], f"direction of {int(found.count[i])} items")
@@ -64,6 +62,5 @@ def atlas_page(found: Any, title: str) -> str:
         f"{found.layer}: the directions that {found.seen} items take, laid out by {found.params['embed']} so that "
         "neighbours are alike; of each cell of the map the mean direction as a picture."
     )
-    style = Template(_STYLE).safe_substitute(columns=str(found.grid[1]))
-    body = _BODY.substitute(tiles="\n".join(tiles), told="\n".join(told))
-    return scripted_page(title, lead, body, style, _SCRIPT)
+    body = _BODY.substitute(columns=str(found.grid[1]), tiles="\n".join(tiles), told="\n".join(told))
+    return Document(title, lead, body, _STYLE, SCRIPT)

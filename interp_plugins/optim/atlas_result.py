@@ -94,7 +94,7 @@ class Atlas:
 
     def to_html(self, path: str | Path, title: str = "Activation atlas") -> files.Page:
         """Write the map as a page that opens without a network: tiles to zoom, for each its items and classes."""
-        return files.Page(files.write(path, atlas_page(self, title)))
+        return files.Page(files.write(path, atlas_page(self, title).html()))
 
     def save(self, path: str | Path) -> Path:
         """Write all of it to a safetensors file. Returns the path."""

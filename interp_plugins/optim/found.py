@@ -161,7 +161,7 @@ class Examples:
         """Write a page of all units that opens without a network, sortable by value. Returns the path."""
         from interp_plugins.optim.page import examples_page
 
-        return files.Page(files.write(path, examples_page(self, title)))
+        return files.Page(files.write(path, examples_page(self, title).html()))
 
     def _repr_html_(self) -> str | None:
         from interp_plugins.optim.page import in_cell

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.optim.picture import STATES, as_columns, board, features_figure, pixels
+from interp_plugins.viz.template import Document
 
 _SIDE = 208
 _STYLE = """
@@ -31,9 +32,9 @@ _STYLE = """
 .unit ol { font-size: .8rem; margin: 0; padding-left: 1.4rem; overflow-wrap: anywhere; }
 .warning { border-left: 3px solid #c25a00; padding-left: .6rem; }
 """
-_SCRIPT = """
-const box = document.getElementById('units'), sort = document.getElementById('sort'),
-  find = document.getElementById('find'), cards = [...box.children];
+SCRIPT = """
+const box = root.getElementById('units'), sort = root.getElementById('sort'),
+  find = root.getElementById('find'), cards = [...box.children];
 function arrange() {
   const [key, way] = sort.value.split(' '), sign = way === 'down' ? -1 : 1;
   const of = c => { const v = parseFloat(c.dataset[key]); return Number.isNaN(v) ? -Infinity * sign : v; };
@@ -59,8 +60,8 @@ SORTS = {
 }
 
 
-def cards_page(title: str, lead: str, notes: Sequence[str], cards: Sequence[str], sorts: Sequence[str]) -> str:
-    """The text of a page of cards.
+def cards_page(title: str, lead: str, notes: Sequence[str], cards: Sequence[str], sorts: Sequence[str]) -> Document:
+    """A page of cards.
 
     Args:
         title: of the page.
@@ -69,18 +70,16 @@ def cards_page(title: str, lead: str, notes: Sequence[str], cards: Sequence[str]
         cards: one per unit.
         sorts: by what they can be sorted, of `SORTS`.
     """
-    from interp_plugins.viz.template import scripted_page
-
     options = "".join(f'<option value="{key}">{escape(SORTS[key])}</option>' for key in sorts)
     body = _BODY.substitute(
         notes="".join(f'<p class="warning">{escape(note)}</p>' for note in notes),
         sorts=options,
         cards="\n".join(cards),
     )
-    return scripted_page(title, lead, body, _STYLE, _SCRIPT)
+    return Document(title, lead, body, _STYLE, SCRIPT)
 
 
-def features_page(found: Any, title: str) -> str:
+def features_page(found: Any, title: str = "What these units look for") -> Document:
     """The page of a `Visualization`."""
     examples = found.examples
     dead = [found.names[i] for i, s in enumerate(found.state) if s == "dead"]
@@ -138,7 +137,7 @@ def _labels(examples: Any, u: int) -> str:
     return ", ".join(dict.fromkeys(label for label in examples.label[u] if label))
 
 
-def examples_page(found: Any, title: str) -> str:
+def examples_page(found: Any, title: str = "What these units are active for") -> Document:
     """The page of `Examples`: of a layer all channels."""
     quiet = [found.names[u] for u in range(len(found)) if found.silent[u] >= 1]
     notes = [f"The same value for every item, so nothing to see: {', '.join(quiet)}."] if quiet else []

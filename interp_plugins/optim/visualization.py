@@ -144,7 +144,7 @@ class Visualization:
         """Write a page of all pictures that opens without a network, sortable by each score. Returns the path."""
         from interp_plugins.optim.page import features_page
 
-        return files.Page(files.write(path, features_page(self, title)))
+        return files.Page(files.write(path, features_page(self, title).html()))
 
     def save(self, path: str | Path) -> Path:
         """Write all of it to a safetensors file. Returns the path."""

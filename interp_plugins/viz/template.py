@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from html import escape
 from string import Template
 from typing import Any
@@ -109,10 +110,53 @@ dd { margin: 0; max-width: 46rem; color: var(--faint); }
 """
 
 
-def whole_page(
+@dataclass(frozen=True)
+class Document:
+    """What a page says below its heading, before it has a frame; the viewer shows the same in one of its own.
+
+    Attributes:
+        title: heading.
+        lead: what stands below it.
+        body: HTML.
+        style: CSS beside the common one.
+        script: JavaScript, the body of a function of `root` (the document, or a part of one: it is searched by
+            `getElementById` and `querySelectorAll`), of `facts`, and of `kept`, where `get(key)` and `set(key, remark)`
+            find what a person said of something: `{tags: [texts], note: text}`.
+        facts: plain values for the script.
+    """
+
+    title: str
+    lead: str
+    body: str
+    style: str = ""
+    script: str = ""
+    facts: Any = None
+
+    def html(self) -> str:
+        """One HTML page that loads nothing, and runs nothing but the script."""
+        policy, scripts = _POLICY, ""
+        if self.script:
+            data = 'JSON.parse(document.getElementById("facts")?.textContent ?? "null")'
+            script = f"({function_of(self.script)})(document, {data}, new Map());"
+            digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+            policy += f"; script-src 'sha256-{digest}'"
+            scripts = f'<script type="module">{script}</script>\n'
+        if self.facts is not None:
+            data = json.dumps(self.facts).replace("<", "\\u003c")
+            scripts = f'<script type="application/json" id="facts">{data}</script>\n{scripts}'
+        texts = {"title": escape(self.title), "lead": escape(self.lead), "body": self.body, "scripts": scripts}
+        return legible(_FRAME.substitute(policy=policy, style=STYLE + self.style, **texts))
+
+
+def function_of(script: str) -> str:
+    """A document's script as a JavaScript function."""
+    return f"(root, facts, kept) => {{\n{script.strip()}\n}}"
+
+
+def sections(
     title: str, lead: str, parts: Iterable[str], legend: Iterable[tuple[str, str]] = (), style: str = ""
-) -> str:
-    """One HTML page that loads nothing.
+) -> Document:
+    """A document of several parts.
 
     Args:
         title: heading of the page.
@@ -122,30 +166,14 @@ def whole_page(
         style: CSS beside the common one.
     """
     told = "\n".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in legend)
-    return scripted_page(title, lead, "".join(parts) + _LEGEND.substitute(legend=told), style)
+    return Document(title, lead, "".join(parts) + _LEGEND.substitute(legend=told), style)
 
 
-def scripted_page(title: str, lead: str, body: str, style: str = "", script: str = "", facts: Any = None) -> str:
-    """One HTML page that loads nothing, and runs one script of ours.
-
-    Args:
-        title: heading of the page.
-        lead: what stands below it.
-        body: HTML.
-        style: CSS beside the common one.
-        script: JavaScript, the only one that the page may run.
-        facts: plain values for the script, as JSON in the element "facts".
-    """
-    policy, scripts = _POLICY, ""
-    if script:
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-        policy += f"; script-src 'sha256-{digest}'"
-        scripts = f'<script type="module">{script}</script>\n'
-    if facts is not None:
-        data = json.dumps(facts).replace("<", "\\u003c")
-        scripts = f'<script type="application/json" id="facts">{data}</script>\n{scripts}'
-    texts = {"title": escape(title), "lead": escape(lead), "body": body, "scripts": scripts}
-    return legible(_FRAME.substitute(policy=policy, style=STYLE + style, **texts))
+def whole_page(
+    title: str, lead: str, parts: Iterable[str], legend: Iterable[tuple[str, str]] = (), style: str = ""
+) -> str:
+    """One HTML page that loads nothing; arguments as for `sections`."""
+    return sections(title, lead, parts, legend, style).html()
 
 
 def section(heading: str, content: str) -> str:

@@ -378,7 +378,7 @@ def test_the_page_tags_by_keys_and_saves_them(digits: Flipped, tmp_path: Any, pa
     for key in ("f", "k", "d", "ArrowRight", "k", "ArrowLeft", "u"):  # the last takes the fifth's tag away again
         page.keyboard.press(key)
     with page.expect_download() as saved:
-        page.click("#save")
+        page.click("#csv")
     head, *rows = Path(saved.value.path()).read_text(encoding="utf-8").splitlines()
     assert head == "item,name,given,suggested,score,tag,label"
     assert [row.split(",")[0] for row in rows] == [str(i) for i in found.top(3)]

@@ -25,7 +25,7 @@ STATIC = ROOT / "interp_plugins" / "insights" / "static"
 MODULES = {path.name: path.read_text(encoding="utf-8") for path in STATIC.glob("*.js")}
 
 # Each may import what stands before it. The hosts start the viewer and are imported by nothing.
-ORDER = ["wire.js", "elements.js", "maps.js", "card.js", "controls.js", "app.js"]
+ORDER = ["wire.js", "elements.js", "kinds.js", "records.js", "maps.js", "card.js", "controls.js", "app.js"]
 HOSTS = ["file_host.js", "socket_host.js"]
 MOST_LINES = 320
 

@@ -53,6 +53,7 @@ SHOWN = {
     "fastai.dataset": ["explain_dataset"],
     "fastai.interpretation": ["plot_top_losses_explained", "show_explanations"],
     "fastai.learner": ["explain"],
+    "insights.records": ["Record"],
     "insights.report": ["write_report"],
     "insights.session": ["Session"],
     "lightning.callback": ["AttributionCallback"],

@@ -2,8 +2,9 @@
 // and an element, and knows nothing of its host.
 
 import { Card } from "./card.js";
-import { chosen, filterBar, looksBar, MethodForm, runBar } from "./controls.js";
+import { chosen, filterBar, keysHelp, looksBar, MethodForm, runBar } from "./controls.js";
 import { button, h, offer } from "./elements.js";
+import { Records } from "./records.js";
 import { bytes, Host, reason } from "./wire.js";
 
 /**
@@ -11,15 +12,6 @@ import { bytes, Host, reason } from "./wire.js";
  * @import { Looks, Palettes } from "./maps.js"
  * @import { Want } from "./controls.js"
  */
-
-const KEYS = [
-  ["j k", "next and previous sample"],
-  ["← →", "turn pages"],
-  ["e", "explain this sample, or the page"],
-  ["/", "search"],
-  ["Ctrl + wheel", "zoom all maps of a sample"],
-  ["?", "show or hide these keys"],
-];
 
 /** Colour tables as bytes. @param {Catalogue["palettes"]} texts @returns {Palettes} */
 function decoded(texts) {
@@ -58,14 +50,16 @@ class App {
     this.pager = h("nav", { class: "bar pager", "aria-label": "Pages" });
     this.tools = h("div", {});
     this.search = /** @type {?HTMLInputElement} */ (null);
-    const keys = KEYS.map(([key, text]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)));
-    this.help = h("details", { class: "keys" }, h("summary", {}, "Keys"), h("dl", {}, keys));
+    this.help = keysHelp();
     const { live, methods, title } = this.catalogue;
     const explain = () => this.explain(this.visible());
     this.form = live && methods.length ? new MethodForm(this.catalogue, explain, () => this.cancel()) : null;
     el.classList.add("insights");
+    const samples = h("div", {}, this.form?.el, this.tools, this.status, this.list, this.pager);
+    this.records = new Records(this.catalogue, this.host, samples, () => this.notes,
+      (key, remark) => this.remember(key, remark));
     el.replaceChildren(h("header", { class: "top" }, h("h1", {}, title), this.files()),
-      this.form?.el ?? "", this.tools, this.status, this.list, this.pager);
+      this.records.tabs, samples, this.records.place);
     const see = (/** @type {IntersectionObserverEntry[]} */ entries) => entries.forEach((entry) => this.see(entry));
     this.seen = new IntersectionObserver(see, { rootMargin: "400px" });
     this.keys = (/** @type {KeyboardEvent} */ event) => this.key(event);
@@ -199,7 +193,7 @@ class App {
 
   /** @param {KeyboardEvent} event */
   key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || this.records.shown >= 0) return;
     if (event.target instanceof HTMLElement && event.target.closest("input, select, textarea")) return;
     const all = /** @type {HTMLElement[]} */ ([...this.list.children]);
     const at = all.findIndex((el) => el.contains(document.activeElement));
@@ -267,16 +261,19 @@ class App {
       button("Save notes", () => this.saveNotes()), button("Load notes", () => file.click()), file, this.help);
   }
 
-  /** @param {number} index @param {Remark} remark */
-  remember(index, remark) {
-    this.notes = { ...this.notes, [index]: remark };
+  /** @param {number | string} key the sample's number, or "record/item" @param {Remark} remark */
+  remember(key, remark) {
+    this.notes = { ...this.notes, [key]: remark };
     this.model.set("notes", this.notes);
     this.model.save_changes();
   }
 
   saveNotes() {
-    const rows = Object.entries(this.notes).map(([index, remark]) =>
-      ({ sample: Number(index), name: this.samples[Number(index)]?.name, ...remark }));
+    const rows = Object.entries(this.notes).map(([key, remark]) => {
+      const [at, item] = key.split("/").map(Number);
+      const whose = item === undefined ? { sample: at, name: this.samples[at]?.name } : { record: at, item };
+      return { ...whose, ...remark };
+    });
     offer(new Blob([JSON.stringify(rows, null, 1)], { type: "application/json" }), "notes.json");
   }
 
@@ -284,9 +281,11 @@ class App {
   async loadNotes(file) {
     try {
       const rows = JSON.parse(await file.text());
-      for (const { sample, tags, note } of rows)
-        this.remember(Number(sample), { tags: tags.map(String), note: String(note) });
+      for (const { sample, record, item, tags, note } of rows)
+        this.remember(record === undefined ? Number(sample) : `${Number(record)}/${Number(item)}`,
+          { tags: tags.map(String), note: String(note) });
       this.cards.clear();
+      this.records.redraw();
       this.refresh();
     } catch {
       this.status.textContent = `${file.name} holds no notes as "Save notes" writes them.`;

@@ -30,6 +30,21 @@ function plainOptions(texts) {
   return texts.map((text) => [text, text]);
 }
 
+const KEYS = [
+  ["j k", "next and previous sample"],
+  ["← →", "turn pages"],
+  ["e", "explain this sample, or the page"],
+  ["/", "search"],
+  ["Ctrl + wheel", "zoom all maps of a sample"],
+  ["?", "show or hide these keys"],
+];
+
+/** What each key does. */
+export function keysHelp() {
+  const keys = KEYS.map(([key, text]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)));
+  return h("details", { class: "keys" }, h("summary", {}, "Keys"), h("dl", {}, keys));
+}
+
 // -- which samples, in which order ------------------------------------------------------------------------------------
 
 /** What each order sorts by. @type {Record<string, (sample: Sample, i: number) => number | string>} */

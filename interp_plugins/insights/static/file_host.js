@@ -22,7 +22,8 @@ async function block(id) {
 }
 
 /** @param {Request} request */
-async function answer({ type, sample, run = 0 }) {
+async function answer({ type, sample, record, run = 0 }) {
+  if (type === "record") return block(`insights-record-${record}`);
   if (type === "maps") return block(`insights-maps-${run}-${sample}`);
   if (type !== "input") return undefined;
   const own = run ? await block(`insights-input-${run}-${sample}`) : undefined;

@@ -38,9 +38,13 @@
  * A class, a target or a default as JSON.
  * @typedef {string | number | boolean | null} Plain
  *
- * What a person has written about a sample; notes go by the sample's number.
+ * What a person has written about a sample, or an item of a record; notes go by the sample's number, or "record/item".
  * @typedef {{tags: string[], note: string}} Remark
- * @typedef {Record<number, Remark>} Notes
+ * @typedef {Record<string, Remark>} Notes
+ *
+ * A result beside the samples, and its page: `body` is HTML, `style` CSS, `facts` what its kind's script needs.
+ * @typedef {{kind: string, tab: string}} Entry
+ * @typedef {{title: string, lead: string, body: string, style: string, facts: any}} RecordPage
  *
  * A method to choose, with a control per parameter.
  * @typedef {{name: string, type: "int" | "float" | "bool" | "text", default: Plain, min: Plain, max: Plain}} Parameter
@@ -50,7 +54,7 @@
  * `palettes`: 256 RGB bytes each as base64 text, by name; `run`: what the first run is called.
  * @typedef {{schema: number, title: string, live: boolean, saves: boolean, classes: ?string[],
  *   models: {name: string}[], methods: Method[], method: string, baselines: string[], samples: Sample[], notes: Notes,
- *   run?: string, palettes: Record<"signed" | "unsigned", Record<string, string>>}} Catalogue
+ *   records: Entry[], run?: string, palettes: Record<"signed" | "unsigned", Record<string, string>>}} Catalogue
  */
 
 /**
@@ -66,7 +70,8 @@
  * @typedef {{name: string, type: string, data: string}} SavedFile
  *
  * What each type of request is answered with.
- * @typedef {{input: InputRecord, maps: MapRecord[], explain: Explained, curves: Curves, export: SavedFile}} Answers
+ * @typedef {{input: InputRecord, maps: MapRecord[], explain: Explained, curves: Curves, export: SavedFile,
+ *   record: RecordPage}} Answers
  */
 
 /** Bytes of base64 text. @param {string} text */

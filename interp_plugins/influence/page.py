@@ -1,0 +1,123 @@
+"""The page of influences: each query with its proponents and opponents; a pointer over an item shows both maps."""
+
+from __future__ import annotations
+
+from html import escape
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from interp_plugins.influence.picture import AGAINST, FOR, LEGEND, drawable, heat, pixels
+from interp_plugins.viz.figure import compact, data_uri, png_of_pixels
+from interp_plugins.viz.page import cells
+from interp_plugins.viz.template import Document, section, sections
+
+_MOST = 8  # items of each kind in a row
+_SIDE = 224
+
+_STYLE = f"""
+.asked {{ display: grid; grid-template-columns: minmax(8rem, 13rem) minmax(0, 1fr); gap: 1.25rem; }}
+.strip {{ display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); }}
+.asked h3 {{ font-size: .9rem; margin: 0 0 .4rem; }}
+.asked .strip + h3 {{ margin-top: 1rem; }}
+.asked figcaption {{ font-size: .8rem; margin: .3rem 0 0; }}
+.asked .score {{ height: .3rem; border-radius: .15rem; margin-top: .3rem; min-width: 1px; }}
+.for {{ --ink-of: {FOR}; }} .against {{ --ink-of: {AGAINST}; }}
+.asked .score {{ background: var(--ink-of); }}
+.asked .layers {{ position: relative; display: block; }}
+.asked .layers img {{ width: 100%; margin: 0; image-rendering: pixelated; }}
+.asked .layers .map {{ position: absolute; inset: 0; height: 100%; opacity: 0; background: none; }}
+.asked figure:focus-visible {{ outline: 2px solid var(--ink); outline-offset: 2px; }}
+.asked figure:is(:hover, :focus) .map, .asked:has(figure:is(:hover, :focus)) .query .map,
+.sample:has(.all:checked) .map {{ opacity: 1; }}
+.hint {{ color: var(--faint); font-size: .85rem; margin: 0 0 .75rem; }}
+@media (max-width: 40rem) {{ .asked {{ grid-template-columns: minmax(0, 1fr); }} }}
+"""
+
+_QUERY = Template("""$hint<div class="asked">
+<figure class="query" tabindex="0">$picture<figcaption>$told</figcaption></figure>
+<div>$rows</div>
+</div>""")
+_HINT = """<p class="hint">Point at an item, or choose it with Tab, to see what $method finds in it and in the query:
+which part do they share? <label><input type="checkbox" class="all"> all maps</label></p>"""
+
+
+def page(found: Any, maps: Any = None) -> Document:
+    """Where the inputs are pictures, each query beside its items; and a table.
+
+    Args:
+        found: `Influences`.
+        maps: (of the queries, of the items), explanations that are shown below the pointer, or None.
+    """
+    parts = _queries(found, maps) if drawable(found) else []
+    table = found.to_df()
+    head, rows = cells("th", list(table)), (cells("td", [_text(v) for v in row]) for row in table.to_numpy())
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    grid = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    parts.append(section("Scores", f'<div class="scroll" tabindex="0">{grid}</div>'))
+    glow = () if maps is None else (("Glow", f"how strong the map of {_of(maps)} is there."),)
+    return sections("Which training items made it say so?", repr(found), parts, (*LEGEND, *glow), _STYLE)
+
+
+def _of(maps: Any) -> str:
+    return str(maps[0].title or maps[0].method)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _queries(found: Any, maps: Any) -> list[str]:
+    own, theirs = pixels(found.inputs, found.spec), pixels(found.item_inputs, found.spec)
+    over = (None, None) if maps is None else (heat(maps[0]), heat(maps[1]))
+    place = {number: i for i, number in enumerate(found.numbers)}
+    hint = "" if maps is None else Template(_HINT).substitute(method=escape(_of(maps)))
+    parts = []
+    for q in range(len(found)):
+        name = str(found.query_names[q]) if found.query_names and found.query_names[q] else f"query {q}"
+        both = (
+            ("for", "Speak for it", found.indices, found.scores),
+            ("against", "Speak against it", found.opponent_indices, found.opponent_scores),
+        )
+        largest = max([abs(v) for *_, scores in both for v in scores[q].tolist()] or [1.0]) or 1.0
+        rows = ""
+        for kind, title, numbers, scores in both:
+            shown = list(zip(numbers[q].tolist(), scores[q].tolist(), strict=True))[:_MOST]
+            items = [
+                _item(found, number, score / largest, score, _layers(theirs, over[1], place[number]))
+                for number, score in shown
+            ]
+            if items:
+                rows += f'<h3>{title}</h3><div class="strip {kind}">{"".join(items)}</div>'
+        told = f"asked: {found.asked[q]}"
+        content = _QUERY.substitute(hint=hint, picture=_layers(own, over[0], q), told=escape(told), rows=rows)
+        parts.append(section(name, content))
+    return parts
+
+
+def _item(found: Any, number: int, share: float, score: float, picture: str) -> str:
+    label, said = found.labels.get(number, ""), found.predictions.get(number, "")
+    wrong = f", says {said}" if said and said != label else ""
+    name = found.names.get(number, "") or f"item {number}"
+    caption = f"{compact(score)} <b>{escape(label)}</b>{escape(wrong)}<span>{escape(name)}</span>"
+    bar = f'<div class="score" style="width: {abs(share):.1%}"></div>'
+    return f'<figure tabindex="0">{picture}{bar}<figcaption>{caption}</figcaption></figure>'
+
+
+def _layers(pictures: np.ndarray, maps: np.ndarray | None, i: int) -> str:
+    """A picture, and its map on top, which is seen when it is asked for."""
+    shown = f'<img alt="" src="{data_uri(png_of_pixels(pictures[i], _SIDE))}">'
+    if maps is not None:
+        shown += f'<img class="map" alt="" src="{data_uri(png_of_pixels(_glow(maps[i]), _SIDE))}">'
+    return f'<span class="layers">{shown}</span>'
+
+
+def _glow(values: np.ndarray) -> np.ndarray:
+    """Strengths as colours that are the more solid the stronger they are, (H, W, 4)."""
+    from matplotlib import colormaps
+
+    strength = np.abs(values) / (float(np.abs(values).max()) or 1.0)
+    colours: np.ndarray = np.asarray(colormaps["inferno"](strength))
+    colours[..., 3] = 0.25 + 0.65 * strength
+    return colours
