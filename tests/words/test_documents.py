@@ -33,6 +33,7 @@ RUN = {
     ("docs/fastai.md", None): "fastai",
     ("docs/influence.md", None): "plain",
     ("docs/index.md", None): "front page",
+    ("docs/insights.md", "Results beside the maps"): "plain",
     ("docs/install.md", None): "plain",
     ("docs/lightning.md", None): "lightning",
     ("docs/llm.md", None): "language model",
