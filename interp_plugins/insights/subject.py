@@ -137,7 +137,7 @@ class NoSamples(Subject):
     spec = InputSpec()
 
     def samples(self) -> list[dict[str, Any]]:
-        """None."""
+        """There are none here."""
         return []
 
 
