@@ -12,6 +12,7 @@
     learn.concepts(target="cat").show()
     learn.influence("cat.jpg").show()
     learn.visualize("layer4", channel=3).show()
+    learn.caricature("cat.jpg", "layer4").show()
     learn.suspects().show()
     learn.fit_one_cycle(5, cbs=AttributionCallback())
 
@@ -33,6 +34,7 @@ from interp_plugins.fastai import features as _features  # noqa: F401 - adds vis
 from interp_plugins.fastai import influence as _influence  # noqa: F401 - adds influence to Learner
 from interp_plugins.fastai import insights as _insights  # noqa: F401 - adds insights to Learner
 from interp_plugins.fastai import interpretation as _interpretation  # noqa: F401 - adds methods to Learner and Interpretation
+from interp_plugins.fastai import layer_pictures as _pictures  # noqa: F401 - adds caricature, invert, accentuate, atlas
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - adds the methods to Learner
 from interp_plugins.fastai.callback import AttributionCallback
 from interp_plugins.fastai.captum import CaptumInterpretation

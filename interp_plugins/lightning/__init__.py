@@ -6,7 +6,7 @@
 
 `AttributionWriter` explains whole data sets under `Trainer.predict`; `top_losses` the samples that are most wrong;
 `suspects` finds wrong labels, with `MarginHistory` by what training said of them; `visualize` shows what units look
-for.
+for, `caricature` and `atlas` what a layer makes of data.
 
 Works with `pytorch_lightning` and with `lightning.pytorch`. This room finds the model, its inputs and the place for
 the pictures; what is computed is `interp_plugins.explain`.
@@ -21,6 +21,7 @@ from interp_plugins.lightning.callback import AttributionCallback
 from interp_plugins.lightning.concepts import concept_test, concepts
 from interp_plugins.lightning.features import dataset_examples, visualize
 from interp_plugins.lightning.influence import influence
+from interp_plugins.lightning.layer_pictures import accentuate, atlas, caricature, invert
 from interp_plugins.lightning.neurons import NeuronCallback
 from interp_plugins.lightning.prompts import PromptCallback
 from interp_plugins.lightning.robustness import (
@@ -42,6 +43,9 @@ __all__ = [
     "NeuronCallback",
     "PromptCallback",
     "RobustnessCallback",
+    "accentuate",
+    "atlas",
+    "caricature",
     "concept_test",
     "concepts",
     "corruptions",
@@ -50,6 +54,7 @@ __all__ = [
     "explain",
     "explanation_robustness",
     "influence",
+    "invert",
     "robustness",
     "suspects",
     "top_losses",

@@ -12,7 +12,7 @@ from interp_plugins.optim.atlas_result import Atlas
 from interp_plugins.optim.circuits import expanded_weights
 from interp_plugins.optim.examples import dataset_examples
 from interp_plugins.optim.found import Examples
-from interp_plugins.optim.invert import accentuate, caricature, invert
+from interp_plugins.optim.inverting import accentuate, caricature, invert
 from interp_plugins.optim.objective import Objective
 from interp_plugins.optim.visualization import Visualization
 from interp_plugins.optim.visualize import visualize
@@ -33,3 +33,7 @@ __all__ = [
     "transforms",
     "visualize",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

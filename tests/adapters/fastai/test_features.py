@@ -15,6 +15,7 @@ from torch import nn
 
 from interp_plugins import dataset_examples
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
+from interp_plugins.optim import caricature as core_caricature
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,26 @@ def test_examples_are_rows_of_the_split_in_its_order(learn: Learner, unchanged: 
     assert torch.equal(plain.index, found.index) and torch.allclose(plain.value, found.value, atol=1e-5)
     assert found.item[0][0] == Path(order.items[int(found.index[0, 0])]).name
     assert learn.dataset_examples("2", channel=0, k=1).layer == "0.2" or "2" in dict(learn.model.named_modules())
+
+
+def test_a_layer_and_an_item_of_the_learner(learn: Learner, unchanged: Any) -> None:
+    path = learn.dls.valid_ds.items[1]
+    how = {"steps": 4, "progress": False}
+    with unchanged(learn):
+        drawn, same = learn.caricature(path, "0.2", **how), learn.caricature(1, "0.2", **how)
+        back = learn.invert(path, "0.2", smooth=0.1, **how)
+        named = learn.accentuate(path, target=str(learn.dls.vocab[1]), **how)
+        found = learn.atlas("0.2", ds_idx=0, grid=(2, 2), min_count=1, embed="pca", size=16, steps=4, progress=False)
+    assert drawn.names == ("caricature at 0.2",) and torch.equal(drawn.images, same.images)
+    x = learn.dls.test_dl([path]).one_batch()[0].cpu()
+    spec = drawn.spec
+    assert torch.equal(
+        core_caricature(learn.model, torch.Tensor(x), "0.2", input_spec=spec, **how).images, drawn.images
+    )
+    assert back.names == ("inverted at 0.2",) and named.names == (str(learn.dls.vocab[1]),)
+    assert found.seen == len(learn.dls.train_ds) and len(found) > 0 and all(found.label)
+    with pytest.raises(InputError, match="made of one item; got 2"):
+        learn.invert([path, path], "0.2", **how)
 
 
 def test_rows_of_a_table_and_words(tmp_path: Path) -> None:

@@ -11,11 +11,19 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from interp_plugins import InputSpec
+from interp_plugins import InputSpec, optim
 from interp_plugins import dataset_examples as core_examples
 from interp_plugins import visualize as core_visualize
 from interp_plugins.core.errors import InputError, LayerError
-from interp_plugins.lightning import NeuronCallback, dataset_examples, visualize
+from interp_plugins.lightning import (
+    NeuronCallback,
+    accentuate,
+    atlas,
+    caricature,
+    dataset_examples,
+    invert,
+    visualize,
+)
 
 X = torch.rand(18, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -40,6 +48,24 @@ def test_a_module_and_its_loader(make_net: Callable[[], nn.Module]) -> None:
         dataset_examples(net, None, layer)
     with pytest.raises(InputError, match="not both"):
         visualize(net, layer, loader, mean=[0.5], std=[0.5], input_spec=spec, channel=0)
+
+
+def test_a_layer_of_a_module(make_net: Callable[[], nn.Module]) -> None:
+    net = make_net().train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    layer = next(n for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
+    how = {"mean": [0.5], "std": [0.25], "steps": 4, "progress": False}
+    core = {"input_spec": InputSpec("image", mean=(0.5,), std=(0.25,)), "steps": 4, "progress": False}
+    for own, theirs in ((caricature, optim.caricature), (invert, optim.invert)):
+        assert torch.equal(own(net, X[:1], layer, **how).images, theirs(net, X[:1], layer, **core).images)
+    named = accentuate(net, X[:1], target="b", class_names=["a", "b", "c"], **how)
+    assert named.names == ("b",) and named.images.shape == X[:1].shape
+    loader = DataLoader(TensorDataset(X, torch.arange(18) % 3), batch_size=5)
+    found = atlas(net, loader, layer, grid=(2, 2), min_count=1, embed="pca", size=8, **how)
+    assert found.seen == 18 and found.spec.normalised
+    with pytest.raises(InputError, match="give a loader"):
+        atlas(net, None, layer)
+    assert net.training and all(torch.equal(v, net.state_dict()[k]) for k, v in before.items())
 
 
 def test_L4_training_is_bit_identical_while_units_are_shown(
