@@ -34,6 +34,8 @@ class ExplanationRobustness(ExplainedRows):
         after: per method the maps at its worst.
         params: what was asked.
         spec: facts about the inputs.
+        wanted_before: with `towards`, likeness of the clean maps to that map, (M, N); else None.
+        wanted_after: likeness of the maps at the end to it, likewise; `attacked` is their likeness to the clean ones.
     """
 
     def __repr__(self) -> str:
@@ -44,7 +46,10 @@ class ExplanationRobustness(ExplainedRows):
         ]
         for name, row in zip(self.methods, self.summary().to_dict("records"), strict=True):
             numbers = ", ".join(f"{row[c]:.2f}" for c in ("random_mean", "random_worst", "attacked"))
-            lines.append(f"  {name}: {numbers} ({row['how']}{', holds' if row['holds'] else ''})")
+            drawn = (
+                "" if self.wanted_after is None else f"; wanted {row['wanted_before']:.2f} -> {row['wanted_after']:.2f}"
+            )
+            lines.append(f"  {name}: {numbers} ({row['how']}{', holds' if row['holds'] else ''}){drawn}")
         return "\n".join(lines)
 
     def plot(self, max_n: int = 3) -> Any:

@@ -37,6 +37,8 @@ class ExplainedRows:
     after: tuple[Explanation, ...]
     params: dict[str, Any]
     spec: InputSpec
+    wanted_before: Tensor | None = None
+    wanted_after: Tensor | None = None
 
     def __len__(self) -> int:
         return self.attacked.shape[1]
@@ -60,6 +62,9 @@ class ExplainedRows:
         columns: dict[str, Any] = {"method": self.methods}
         for name in ("random_mean", "random_worst", "attacked"):
             columns[name] = torch.nanmean(getattr(self, name), 1).tolist()
+        for name in ("wanted_before", "wanted_after"):
+            if (value := getattr(self, name)) is not None:
+                columns[name] = torch.nanmean(value, 1).tolist()
         held = self._held()
         return pd.DataFrame(columns | {"held": held, "holds": [h >= _MOST for h in held], "how": self.how})
 
@@ -79,4 +84,7 @@ class ExplainedRows:
                         "attacked": float(self.attacked[m, i]), "by": self.by[m][i], "kept": float(self.kept[i]),
                     }
                 )  # fmt: skip
+                for column in ("wanted_before", "wanted_after"):
+                    if (value := getattr(self, column)) is not None:
+                        rows[-1][column] = float(value[m, i])
         return pd.DataFrame(rows)

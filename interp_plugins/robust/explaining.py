@@ -18,9 +18,10 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import ask
 from interp_plugins.core.tensors import like
 from interp_plugins.metrics.maps import asked_methods
+from interp_plugins.metrics.rows import element_rows
 from interp_plugins.robust.explained import ExplanationRobustness
 from interp_plugins.robust.map_attack import MapAttack, Worst
-from interp_plugins.robust.map_change import Likeness, Maps, SamePrediction, refuse_mates
+from interp_plugins.robust.map_change import Likeness, Maps, SamePrediction, refuse_mates, wanted_rows
 from interp_plugins.robust.norms import check_norm
 from interp_plugins.robust.opening import Asking, Opened, as_size, opened
 from interp_plugins.robust.smooth_maps import SmoothMaps
@@ -38,6 +39,7 @@ def explanation_robustness(
     norm: str = "Linf",
     keep: float = 0.1,
     similarity: Any = "spearman",
+    towards: Any = None,
     target: Any = None,
     n_random: int = 16,
     steps: int = 40,
@@ -74,8 +76,11 @@ def explanation_robustness(
         eps: largest change of a sample, in raw units: a number, or a fraction as text ("8/255").
         norm: "Linf", "L2" or "L1".
         keep: by how much the explained score may change, as a share, above 0.
-        similarity: "spearman" (of sizes), "topk" (overlap of the largest tenth), "cosine", or a function of two tensors
-            of maps (N, D), one number per place, that gives (N,).
+        similarity: "spearman" (of sizes), "topk" (overlap of the largest tenth), "cosine", "centre" (1 less the way
+            that the centre of mass moves, in halves of the diagonal), or a function of two tensors of maps (N, D), one
+            number per place, that gives (N,).
+        towards: a map or a region (ones where the map should lie) that the maps are drawn towards: a tensor of the
+            maps' places (H, W), of any size, or one per sample; None: away from the clean map.
         target: what is explained, as for `explain`; None: the predicted class.
         n_random: random changes of each sample, at least 1.
         steps: steps of the attack; of a search as many pairs of maps.
@@ -108,7 +113,7 @@ def explanation_robustness(
     with concise():
         size, norm = as_size(eps, 8 / 255), check_norm(norm)
         _check(keep, n_random, steps, how)
-        plan = _Plan(size, norm, keep, Likeness(similarity), n_random, steps, how)
+        plan = _Plan(size, norm, keep, Likeness(similarity), n_random, steps, how, towards)
         asking = Asking(
             input_spec, bounds, mask, activation, output, additional_forward_args, forward_kwargs, batch_size, seed
         )
@@ -138,6 +143,7 @@ class _Plan:
     n_random: int
     steps: int
     how: str
+    towards: Any
 
 
 class _Run:
@@ -151,6 +157,10 @@ class _Run:
         rows = self.room.everyone
         self.clean = [one.at(subject.raw, rows) for one in self.maps]
         self.labels = Explanations(self.clean).labels
+        for one in self.clean:
+            plan.likeness.places(one)  # refuses maps without places where they are asked for
+        drawn = plan.towards is not None
+        self.wanted = [wanted_rows(plan.towards, one, len(subject)) if drawn else None for one in self.clean]
         self.smooth = [self._smooth(clean) for clean in self.clean]
         self.generator = make_generator(subject.asking.seed)
 
@@ -168,12 +178,13 @@ class _Run:
         """All of it: random changes, an attack on each method, and each method shown what turned the others."""
         plan, n, many = self.plan, len(self.subject), len(self.maps)
         attacks = [
-            MapAttack(m, c, self.kept, plan.likeness, self.room, plan.radius, plan.norm, plan.steps)
-            for m, c in zip(self.maps, self.clean, strict=True)
+            MapAttack(m, c, self.kept, plan.likeness, self.room, plan.radius, plan.norm, plan.steps, w)
+            for m, c, w in zip(self.maps, self.clean, self.wanted, strict=True)
         ]
         with progress_bar(plan.n_random + many * 2, "explanation robustness", progress) as bar:
             drawn, share, worst = self._at_random(attacks, bar)
-            random_worst = torch.stack([w.likeness for w in worst])
+            random_worst = torch.where(drawn.isnan(), torch.inf, drawn).amin(2)
+            random_worst = torch.where(random_worst.isinf(), math.nan, random_worst)
             for k, attack in enumerate(attacks):
                 smooth = self.smooth[k]
                 if smooth is None:
@@ -191,7 +202,7 @@ class _Run:
             methods=tuple(self.labels),
             random_mean=mean,
             random_worst=random_worst,
-            attacked=torch.stack([w.likeness for w in worst]),
+            attacked=self._alike(after, worst),
             kept=share,
             by=tuple(tuple(w.by) for w in worst),
             how=tuple("search" if s is None else "gradient" for s in self.smooth),
@@ -205,7 +216,30 @@ class _Run:
                 "samples": n,
             },
             spec=spec,
+            wanted_before=self._near(self.clean, None),
+            wanted_after=self._near(after, worst),
         )  # fmt: skip
+
+    def _alike(self, after: Sequence[Explanation], worst: Sequence[Worst]) -> Tensor:
+        """Likeness of maps to the clean ones, (M, N); NaN where nothing was kept."""
+        rows, alike = self.room.everyone, self.plan.likeness
+        found = [
+            w.likeness if wanted is None else torch.where(w.likeness.isnan(), math.nan, alike(a, c, rows))
+            for a, c, w, wanted in zip(after, self.clean, worst, self.wanted, strict=True)
+        ]
+        return torch.stack(found)
+
+    def _near(self, maps: Sequence[Explanation], worst: Sequence[Worst] | None) -> Tensor | None:
+        """Likeness of maps to the wanted ones, (M, N); None without those."""
+        if self.plan.towards is None:
+            return None
+        found = []
+        for k, (one, wanted) in enumerate(zip(maps, self.wanted, strict=True)):
+            assert wanted is not None
+            alike = self.plan.likeness
+            near = alike.between(element_rows(one, "sum"), wanted, alike.places(self.clean[k]))
+            found.append(near if worst is None else torch.where(worst[k].likeness.isnan(), math.nan, near))
+        return torch.stack(found)
 
     def _start(self, worst: Worst) -> Tensor:
         """The worst random changes; where none was kept, small ones, since a clean map has no way down."""
@@ -230,8 +264,8 @@ class _Run:
             known = self.kept.holds(self.room.points(rows, change), rows)
             held += known.cpu().double()
             for k, attack in enumerate(attacks):
-                drawn[k, :, d] = attack.judged(change, rows, known)
-                worst[k].take(rows, change, drawn[k, :, d], "random")
+                sought, drawn[k, :, d] = attack.compared(change, rows, known)
+                worst[k].take(rows, change, sought, "random")
             bar.update(1)
         return drawn, held / plan.n_random, worst
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp_plugins.core.batching import chunks
 from interp_plugins.core.explanation import Explanation
+from interp_plugins.metrics.rows import element_rows
 from interp_plugins.robust.map_change import Likeness, Maps, SamePrediction
 from interp_plugins.robust.norms import random_in_ball, steepest
 from interp_plugins.robust.room import Room
@@ -30,7 +31,8 @@ class Worst:
 
     Attributes:
         change: in raw units, (N, D).
-        likeness: of its map to the clean one, (N,); NaN where no change was kept.
+        likeness: what is made small, (N,): likeness of its map to the clean one, or with a wanted map minus its
+            likeness to that; NaN where no change was kept.
         by: what found it, per sample.
     """
 
@@ -59,6 +61,7 @@ class MapAttack:
         radius: of the ball.
         norm: its norm.
         steps: steps of a gradient attack, pairs of maps of a search.
+        wanted: the map that each sample's is drawn towards, (N, D); None: away from the clean one.
     """
 
     maps: Maps
@@ -69,22 +72,37 @@ class MapAttack:
     radius: float
     norm: str
     steps: int
+    wanted: Tensor | None = None
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """How many places a map has along each axis, where the likeness asks."""
+        return self.likeness.places(self.clean)
 
     def judged(self, change: Tensor, rows: Tensor, known: Tensor | None = None) -> Tensor:
-        """How alike maps of changed samples are to the clean ones, (R,); NaN where the prediction is not kept.
+        """What is made small, of changed samples (R,); NaN where the prediction is not kept.
 
         Args:
             change: of some samples, (R, D).
             rows: their numbers.
             known: whether they are kept, where that was asked before.
         """
+        return self.compared(change, rows, known)[0]
+
+    def compared(self, change: Tensor, rows: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`judged`, and how alike the maps are to the clean ones, (R,) each."""
         points = self.room.points(rows, change)
         holds = self.kept.holds(points, rows) if known is None else known
         value = torch.full((len(rows),), math.nan, dtype=torch.float64)
+        sought, at = value.clone(), holds.cpu()
         if bool(holds.any()):
             found = self.maps.at([p[holds] for p in points], rows[holds])
-            value[holds.cpu()] = self.likeness(found, self.clean, rows[holds])
-        return value
+            value[at] = self.likeness(found, self.clean, rows[holds])
+            if self.wanted is not None:
+                sought[at] = -self.likeness.between(
+                    element_rows(found, "sum"), self.wanted[rows[holds].cpu()], self.places
+                )
+        return (value, value) if self.wanted is None else (sought, value)
 
     def climb(self, worst: Worst, smooth: SmoothMaps, start: Tensor) -> None:
         """Steps along the slope of the softened map's likeness, from some changes (N, D).
@@ -93,7 +111,8 @@ class MapAttack:
         """
         before = worst.likeness.clone()
         self._climb(worst, smooth, self.room.everyone, start)
-        stuck = ~(worst.likeness < before - _LITTLE) & ~(before.isnan() & (worst.likeness < 1 - _LITTLE))
+        least = 1.0 if self.wanted is None else 0.0
+        stuck = ~(worst.likeness < before - _LITTLE) & ~(before.isnan() & (worst.likeness < least - _LITTLE))
         rows = stuck.nonzero().flatten().to(start.device)
         if len(rows):
             self._climb(worst, smooth, rows, self.room.within(rows, -start[rows]))
@@ -101,12 +120,13 @@ class MapAttack:
     def _climb(self, worst: Worst, smooth: SmoothMaps, rows: Tensor, start: Tensor) -> None:
         """Where the score is about to leave what is allowed, steps lead back as well; what has left does not count."""
         change, step = start.clone(), _TRAVEL * self.radius / self.steps
-        goal = self._smooth_clean(smooth, rows)
+        goal = self._smooth_clean(smooth, rows) if self.wanted is None else self.wanted[rows.cpu()].to(start)
+        away = 1.0 if self.wanted is None else -1.0
         allowed = self.kept.room()[rows]
         often = max(1, self.steps // _LOOKS)
         for k in range(self.steps):
             points = self.room.points(rows, change)
-            down = _unit(-self._slope(smooth, points, rows, goal))
+            down = _unit(-away * self._slope(smooth, points, rows, goal))
             _, off, back = self.kept.look(points, rows)
             far = (off.abs() / allowed.clamp_min(1e-30)).to(down)[:, None]
             down = down + _DRAW_BACK * _unit(back) * (far - _NEAR).clamp(0, 1)
@@ -128,19 +148,21 @@ class MapAttack:
                 worst.take(rows, tried, self.judged(tried, rows), "search")
 
     def _part(self, generator: torch.Generator, share: float) -> Tensor:
-        """A direction for each sample in a part of it: a box of its places, or some of its features, (N, D)."""
+        """A direction in a part of the samples: a box of their places, or some of their features, (N, D).
+
+        It is the same for all, so that a sample gets the same alone and in any batch.
+        """
         made = []
         for x in self.room.inputs:
-            mask = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
-            for i in range(len(x)):
-                _box(mask[i], share, generator)
-            made.append(mask.reshape(len(x), -1))
+            mask = torch.zeros(x.shape[1:], dtype=x.dtype)
+            _box(mask, share, generator)
+            made.append(mask.to(x.device).reshape(1, -1))
         part = torch.cat(made, 1) * self.room.free
         if self.norm != "Linf":
-            return random_in_ball(part, part, self.radius, self.norm, generator)
+            return random_in_ball(part, part, self.radius, self.norm, generator, shared=True)
         signs = []
         for x in self.room.inputs:  # one sign per channel and box
-            shape = (len(x), x.shape[1] if x.ndim >= 3 else x[0].numel(), *[1] * (x.ndim - 2 if x.ndim >= 3 else 0))
+            shape = (1, x.shape[1] if x.ndim >= 3 else x[0].numel(), *[1] * (x.ndim - 2 if x.ndim >= 3 else 0))
             drawn = (torch.rand(shape, generator=generator) < 0.5).to(x) * 2 - 1
             signs.append(drawn.expand(x.shape).reshape(len(x), -1))
         return 2 * self.radius * part * torch.cat(signs, 1)
@@ -160,7 +182,7 @@ class MapAttack:
         def work(start: int, stop: int) -> Tensor:
             leaves = [p[start:stop].detach().requires_grad_(True) for p in points]
             with Softened():
-                value = self.likeness.slope(smooth(leaves, rows[start:stop]), goal[start:stop])
+                value = self.likeness.slope(smooth(leaves, rows[start:stop]), goal[start:stop], self.places)
             grads = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
             flat = [
                 (torch.zeros_like(x) if g is None else g).reshape(len(x), -1)

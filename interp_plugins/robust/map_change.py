@@ -31,14 +31,71 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "spearman": lambda a, b: spearman_correlation(a.abs(), b.abs()),
     "topk": lambda a, b: top_k_overlap(a, b, k=max(1, round(TOP * a.shape[1])), ties="index"),
     "cosine": cosine_similarity,
+    "centre": lambda a, b: _near_centres(a, b, (a.shape[1],)),
 }
+
+
+def _near_centres(a: Tensor, b: Tensor, places: Sequence[int]) -> Tensor:
+    """1 less the distance of two maps' centres of mass in halves of the diagonal, (R,) of sizes of maps (R, D)."""
+    apart, diagonal = torch.zeros_like(a[:, 0]), 0.0
+    for axis, size in enumerate(places):
+        at = torch.arange(size, dtype=a.dtype, device=a.device)
+        shape = [1] * len(places)
+        shape[axis] = size
+        flat = at.reshape(shape).expand(tuple(places)).reshape(1, -1)
+        apart = apart + (_centre(a, flat) - _centre(b.to(a), flat)) ** 2
+        diagonal += (size - 1) ** 2
+    return 1 - (apart + 1e-20).sqrt() / (0.5 * max(diagonal, 1.0) ** 0.5)
+
+
+def _centre(rows: Tensor, at: Tensor) -> Tensor:
+    mass = rows.abs()
+    total = mass.sum(1)
+    middle = torch.where(total > 0, (mass * at).sum(1), at.mean())
+    return middle / torch.where(total > 0, total, 1.0)
+
+
+def wanted_rows(given: Any, clean: Explanation, n: int) -> Tensor:
+    """A map that others are drawn towards, in the places of some maps, (N, D) float64.
+
+    Args:
+        given: a map or a region: places alone, (N or 1, *places) or (N or 1, C, *places), of any size;
+            of a table a row of features.
+        clean: the maps.
+        n: number of samples.
+
+    Raises:
+        InputError: another shape, or a map without differences.
+    """
+    one = clean.attributions
+    if isinstance(one, tuple) or clean.spec.kind == "text":
+        raise InputError("towards= is of models with one input that is no text.")
+    places = tuple(one.shape[2:]) if one.ndim >= 3 else tuple(one.shape[1:])
+    flat = element_rows(given, "sum") if isinstance(given, Explanation) else None
+    made = torch.as_tensor(flat.reshape(len(flat), *places) if flat is not None else given).detach().cpu().double()
+    if made.ndim == len(places) + 2 and one.ndim >= 3:
+        made = made.sum(1)
+    made = made[None] if made.ndim == len(places) else made
+    right = made.ndim == len(places) + 1 and len(made) in (1, n) and (one.ndim >= 3 or made.shape[1:] == places)
+    if not right or not bool(made.isfinite().all()):
+        raise InputError(
+            f"towards= is a map or a region of places {places}, alone or one for each of {n} samples, of finite "
+            f"numbers; got shape {tuple(torch.as_tensor(given).shape) if flat is None else tuple(made.shape)}."
+        )
+    if made.shape[1:] != places:
+        made = torch.nn.functional.interpolate(made[:, None], size=places, mode="area")[:, 0]
+    rows = made.reshape(len(made), -1).expand(n, -1)
+    if bool((rows.amax(1) == rows.amin(1)).any()):
+        raise InputError("towards= is the same everywhere, so no map could be drawn towards it.")
+    return rows
 
 
 class Likeness:
     """How alike maps are to the clean ones, 1 for the same.
 
     Args:
-        similarity: "spearman", "topk", "cosine", or a function of two tensors (N, D) of maps, one number per place.
+        similarity: "spearman", "topk", "cosine", "centre", or a function of two tensors (N, D) of maps, one number per
+            place.
     """
 
     def __init__(self, similarity: Any):
@@ -55,14 +112,37 @@ class Likeness:
     def __call__(self, found: Explanation, clean: Explanation, rows: Tensor) -> Tensor:
         """(R,) of maps that belong to the samples `rows`; maps that are equal are alike, also if they are constant."""
         a, b = element_rows(clean, "sum")[rows.cpu()], element_rows(found, "sum")
-        value = torch.as_tensor(self.function(a, b)).double().reshape(-1)
-        if len(value) != len(rows):
-            raise InputError(f"similarity gave {len(value)} numbers for {len(rows)} maps; expected one for each.")
+        return self.between(a, b, self.places(clean))
+
+    def places(self, clean: Explanation) -> tuple[int, ...]:
+        """How many places maps have along each axis, where that matters ("centre"); else none.
+
+        Raises:
+            InputError: "centre" of maps without places.
+        """
+        if self.name != "centre" or self.function is not SIMILARITIES["centre"]:
+            return ()
+        one = clean.attributions
+        if isinstance(one, tuple) or one.ndim < 3 or clean.spec.kind == "text":
+            raise InputError(
+                "similarity='centre' compares where the middle of two maps lies, and these maps have no places: choose "
+                "'spearman', 'topk' or 'cosine'."
+            )
+        return tuple(one.shape[2:])
+
+    def between(self, a: Tensor, b: Tensor, places: tuple[int, ...] = ()) -> Tensor:
+        """(R,) of maps as rows (R, D), of so many places along each axis."""
+        made = _near_centres(a, b, places) if places else self.function(a, b)
+        value = torch.as_tensor(made).double().reshape(-1)
+        if len(value) != len(b):
+            raise InputError(f"similarity gave {len(value)} numbers for {len(b)} maps; expected one for each.")
         same = ((a - b).abs() <= 1e-9 * a.abs().amax(1, keepdim=True)).all(1)
         return torch.where(same, 1.0, value)
 
-    def slope(self, maps: Tensor, clean: Tensor) -> Tensor:
+    def slope(self, maps: Tensor, clean: Tensor, places: tuple[int, ...] = ()) -> Tensor:
         """Something that falls as maps (R, D) become less alike, with a slope, (R,)."""
+        if places:
+            return _near_centres(maps, clean, places)
         if self.name == "topk":
             top = clean.abs().topk(max(1, round(TOP * clean.shape[1])), dim=1).indices
             mass = maps.abs()

@@ -52,7 +52,7 @@ class Nearest(Shortened):
     def _anywhere(self) -> Tensor:
         """Random points in the balls of the best that is known, (N, D)."""
         radius = sizes(self.change, self.plan.norm)[:, None]
-        drawn = random_in_ball(self.free, self.free, radius, self.plan.norm, self.plan.generator)
+        drawn = random_in_ball(self.free, self.free, radius, self.plan.norm, self.plan.generator, shared=True)
         return self.within(self.everyone, drawn)
 
     def _shrink(self, wanted: Tensor, change: Tensor, bar: object) -> None:

@@ -78,20 +78,23 @@ def into_ball(change: Tensor, radius: float | Tensor, norm: str) -> Tensor:
     return torch.where(outside, change.sign() * (change.abs() - threshold).clamp_min(0), change)
 
 
-def random_in_ball(like: Tensor, free: Tensor, radius: float | Tensor, norm: str, generator: torch.Generator) -> Tensor:
+def random_in_ball(
+    like: Tensor, free: Tensor, radius: float | Tensor, norm: str, generator: torch.Generator, shared: bool = False
+) -> Tensor:
     """A point for each row, uniform in the ball, of a radius per row (N, 1), over the elements that are free (0 or 1).
 
-    It is drawn on the CPU.
+    It is drawn on the CPU. With `shared` all rows have one draw, so that a row gets the same in any batch.
     """
-    uniform = torch.rand(like.shape, generator=generator)
+    many_rows = (1 if shared else len(like), like.shape[1])
+    uniform = torch.rand(many_rows, generator=generator)
     if norm == "Linf":
         return (uniform.to(like) * 2 - 1) * radius * free
     many = free.sum(1, keepdim=True).clamp_min(1)
-    reach = torch.rand(len(like), 1, generator=generator).to(like) ** (1 / many)
+    reach = torch.rand(many_rows[0], 1, generator=generator).to(like) ** (1 / many)
     if norm == "L2":
-        direction = torch.randn(like.shape, generator=generator).to(like) * free
+        direction = torch.randn(many_rows, generator=generator).to(like) * free
     else:  # Laplace draws over their L1 norm are uniform on its sphere
-        sign = torch.where(torch.rand(like.shape, generator=generator) < 0.5, -1.0, 1.0)
+        sign = torch.where(torch.rand(many_rows, generator=generator) < 0.5, -1.0, 1.0)
         direction = (sign * -torch.log1p(-uniform)).to(like) * free
     size = sizes(direction, norm)[:, None]
     return direction / torch.where(size > 0, size, 1.0) * reach * radius

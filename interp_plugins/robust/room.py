@@ -116,8 +116,12 @@ class Room:
         return torch.as_tensor(bound, dtype=points.dtype, device=points.device).expand(points.shape).flatten(1)
 
     def drawn(self, radius: float, norm: str, generator: torch.Generator) -> Tensor:
-        """A random change of each sample, uniform in its ball and then put between the bounds, (N, D)."""
-        return self.within(self.everyone, random_in_ball(self.free, self.free, radius, norm, generator))
+        """A random change, uniform in the ball and then put between the bounds, the same for all samples, (N, D).
+
+        So that a sample gets the same alone and in any batch.
+        """
+        drawn = random_in_ball(self.free, self.free, radius, norm, generator, shared=True)
+        return self.within(self.everyone, drawn)
 
     def held(self, rows: Tensor, change: Tensor, radius: float, norm: str) -> Tensor:
         """The nearest allowed changes of some rows, (R, D): free elements, in the ball, between the bounds."""

@@ -130,7 +130,10 @@ def _noisy(maps: SmoothMaps, xs: Sequence[Tensor], rows: Tensor) -> list[Tensor]
     for _ in range(_DRAWS):
         noisy = []
         for x in xs:
-            size = float(sized[0]) if sized else _NOISE * float(x.detach().max() - x.detach().min())
+            size: Any = float(sized[0]) if sized else 0.0
+            if not sized:  # of each sample's own range
+                flat = x.detach().reshape(len(x), -1)
+                size = _NOISE * (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (x.ndim - 1))
             noisy.append(x + size * torch.randn(x.shape[1:], generator=generator).to(x))
         many = inner(maps, noisy, rows)
         total = [t + (m**2 if squared else m) / _DRAWS for t, m in zip(total, many, strict=True)]

@@ -48,6 +48,15 @@ def test_what_a_faster_view_gets_wrong_is_asked_of_the_model_itself(
     assert all((s == "turned") == (a != b) for s, a, b in zip(found.state, found.prediction, said, strict=True))
 
 
+@pytest.mark.parametrize(("name", "norm"), [("pgd", "Linf"), ("pgd", "L2"), ("pgd", "L1"), ("fmn", "Linf")])
+def test_restarts_of_a_sample_are_the_same_alone_and_in_a_batch(name: str, norm: str) -> None:
+    net, x = small_net(), pictures(3)
+    asked: dict[str, Any] = {"eps": 0.003 if norm == "Linf" else 0.05, "norm": norm, "restarts": 2, "steps": 4}
+    asked = {**asked, "eps": None} if name == "fmn" else asked
+    alone, batch = attack(net, x[1:2], name, **asked), attack(net, x, name, **asked)
+    assert torch.allclose(alone.delta[0], batch.delta[1], atol=1e-12) and alone.state[0] == batch.state[1]
+
+
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_a_linear_model_turns_just_beyond_its_margin(norm: str) -> None:
     net, x = linear(), torch.randn(5, 6, dtype=torch.float64)

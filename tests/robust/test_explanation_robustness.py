@@ -14,6 +14,7 @@ from interp_plugins.core.errors import InterpError
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.metrics import spearman_correlation
 from interp_plugins.robust import ExplanationRobustness, explanation_robustness
+from interp_plugins.robust.map_change import Likeness
 
 SPEC = InputSpec("image", mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), vocab=("ant", "bee", "cat"))
 
@@ -104,6 +105,57 @@ def test_other_likenesses_and_norms(similarity: Any) -> None:
     assert bool((found.attacked <= found.random_worst).all())
     delta = SPEC.denormalise(found.changed[0]) - SPEC.denormalise(pictures(2))
     assert float(delta.flatten(1).norm(dim=1).max()) <= 0.8 + 1e-9
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_sample_is_answered_alone_as_in_a_batch(norm: str) -> None:
+    asked: dict[str, Any] = {
+        "eps": 0.05 if norm == "Linf" else 0.4, "norm": norm, "n_random": 2, "steps": 4, "input_spec": SPEC,
+        "sliding_window_shapes": (3, 2, 2), "strides": (3, 2, 2), "keep": 0.4, "nt_samples": 3,
+    }  # fmt: skip
+    methods = ["saliency", "noise_tunnel", "occlusion"]
+    net, x = conv_net(), pictures()
+    alone, batch = (explanation_robustness(net, v, methods, **asked) for v in (x[1:2], x))
+    for name in ("random_mean", "random_worst", "attacked"):
+        assert torch.allclose(getattr(alone, name)[:, 0], getattr(batch, name)[:, 1], atol=1e-9, equal_nan=True)
+    assert alone.kept[0] == batch.kept[1] and [b[0] for b in alone.by] == [b[1] for b in batch.by]
+
+
+def test_maps_are_drawn_towards_a_region() -> None:
+    net, x, region = conv_net(), pictures(2), torch.zeros(8, 8)
+    region[:4, :4] = 1
+    asked: dict[str, Any] = {"eps": 0.08, "n_random": 2, "steps": 12, "keep": 0.5, "input_spec": SPEC}
+    asked |= {"similarity": "cosine"}
+    windows = {"sliding_window_shapes": (3, 2, 2), "strides": (3, 2, 2)}
+    found = explanation_robustness(net, x, ["saliency", "gradcam", "occlusion"], towards=region, **asked, **windows)
+    before, after = found.wanted_before, found.wanted_after
+    assert before is not None and after is not None and bool((after[:2] > before[:2] + 0.01).all())
+    share = lambda one: one.attributions.sum(1)[:, :4, :4].sum((1, 2)) / one.attributions.sum((1, 2, 3))  # noqa: E731
+    assert bool((share(found.after[0]) > share(found.before[0])).all())
+    assert "wanted_after" in found.summary() and "wanted_before" in found.to_df() and "; wanted " in repr(found)
+    assert "wanted" in found.show(1).axes[0, 3].get_title()
+    as_batch = region.expand(2, 1, 8, 8)
+    again = explanation_robustness(net, x, ["saliency"], towards=as_batch, **{**asked, "n_random": 1, "steps": 1})
+    assert again.wanted_before is not None and torch.allclose(again.wanted_before[0], before[0])
+    for wrong in (torch.ones(8, 8), torch.rand(3, 8, 8), torch.full((8, 8), torch.nan)):
+        with pytest.raises(InterpError, match=r"towards= is"):
+            explanation_robustness(net, x, "saliency", towards=wrong, **asked)
+
+
+def test_the_way_of_the_centre_of_mass_is_told_in_halves_of_the_diagonal() -> None:
+    weights = torch.zeros(2, 1, 5, 5)
+    weights[0, 0, 0, 0] = weights[1, 0, 4, 4] = 1.0  # one map lies in one corner, the other in the opposite
+    alike = Likeness("centre").between(weights[:1].flatten(1), weights[1:].flatten(1), (5, 5))
+    assert float(alike) == pytest.approx(-1.0, abs=1e-6)
+    beside = weights[:1].roll(1, 3)
+    moved = Likeness("centre").between(weights[:1].flatten(1), beside.flatten(1), (5, 5))
+    assert float(moved) == pytest.approx(1 - 1 / (2 * 2**0.5))
+    found = explanation_robustness(
+        conv_net(), pictures(1), "saliency", similarity="centre", eps=0.05, n_random=2, steps=6, input_spec=SPEC
+    )
+    assert float(found.attacked) < float(found.random_worst) <= 1
+    with pytest.raises(InterpError, match="these maps have no places"):
+        explanation_robustness(nn.Linear(4, 2), torch.rand(1, 4), "saliency", similarity="centre")
 
 
 def test_nothing_is_kept_where_the_score_must_not_move() -> None:
