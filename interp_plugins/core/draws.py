@@ -23,12 +23,16 @@ def drawn_so_far(x: Tensor) -> Any:
     return torch.get_rng_state().numpy().tobytes()
 
 
-def tell_if_drawing(forward: Forward, inputs: Sequence[Tensor]) -> None:
+_MEANING = "The draws are part of the maps, and completeness errors say nothing."
+
+
+def tell_if_drawing(forward: Forward, inputs: Sequence[Tensor], meaning: str = _MEANING) -> None:
     """Warn where two passes on the same samples differ; for calls during which random numbers were drawn.
 
     Args:
         forward: the model call.
         inputs: the samples, inside `frozen`.
+        meaning: what that does to an answer, in words.
     """
     key = ("draws", id(forward.func))
     if key in call_cache():
@@ -43,9 +47,9 @@ def tell_if_drawing(forward: Forward, inputs: Sequence[Tensor]) -> None:
         return
     warnings.warn(
         f"The model draws random numbers in eval mode: two passes on the same samples differ by up to "
-        f"{float((one - other).abs().max()):.3g}, where outputs reach {float(one.abs().max()):.3g}. The draws are part "
-        "of the maps, and completeness errors say nothing. F.dropout(x, p) always acts: write F.dropout(x, p, "
-        "training=self.training). Of a model that draws on purpose, explain the mean of many passes.",
+        f"{float((one - other).abs().max()):.3g}, where outputs reach {float(one.abs().max()):.3g}. {meaning} "
+        "F.dropout(x, p) always acts: write F.dropout(x, p, training=self.training). Of a model that draws on purpose, "
+        "ask about the mean of many passes.",
         InterpWarning,
         stacklevel=5,
     )

@@ -17,6 +17,7 @@ from interp_plugins.core.tensors import as_tuple, is_float
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
 from interp_plugins.fastai.reader import SampleSource, reader_of
 from interp_plugins.fastai.sample_stream import named_or_first, sample_stream
+from interp_plugins.robust.aim import is_value
 from interp_plugins.robust.attacking import attack as core_attack
 from interp_plugins.robust.perturbed import Perturbed, joined
 
@@ -32,7 +33,7 @@ def attack(
     eps: float | str | None = None,  # largest change, in raw units: of a picture from 0 to 1, "8/255"; None: that
     norm: str = "Linf",  # or "L2", "L1"
     target: Any = None,  # the class to be left: a name, an index, "label": ground truth; None: what is predicted
-    goal: Any = None,  # the class to be said instead, by name or index; None: any other
+    goal: Any = None,  # the class to be said instead, or ("below", value) of a score; None: any other class
     dl: Any = None,  # or a loader
     ds_idx: int | None = None,  # or a split of the data: 0 training, 1 validation
     idxs: Any = None,  # which rows of `dl` or of the split
@@ -70,24 +71,28 @@ def attack(
         with reader.unchanged():
             found = []
             for batch in sample_stream(reader, source, target, **beside):
-                check_numbers(batch)
+                check_numbers(batch, of_score=is_value(goal))
                 options = {name: batch.options[name] for name in _TAKEN if name in batch.options}
                 left = None if target is None else batch.target
                 found.append(core_attack(batch.model, batch.inputs, attack, target=left, **options, **asked))
         return joined(found)
 
 
-def check_numbers(batch: SampleBatch) -> None:
+def check_numbers(batch: SampleBatch, of_score: bool = False) -> None:
     """Refuse what an attack by gradients cannot be of.
+
+    Args:
+        batch: of the data.
+        of_score: whether the value of one score is what is wanted, and no other class.
 
     Raises:
         TargetError: several labels.
         InputTypeError: ids.
     """
-    if batch.options.get("threshold") is not None:
+    if batch.options.get("threshold") is not None and not of_score:
         raise TargetError(
-            "The labels of these data do not exclude each other, so there is no other class to be said. PGD lowers one "
-            "label's score: interp_plugins.robust.PGD(learn.model).perturb(x, ..., target=index)."
+            "The labels of these data do not exclude each other, so there is no other class to be said. Name a label "
+            "and what its score (a logit) is to become: learn.attack(item, target='label', goal=('below', 0))."
         )
     if not isinstance(batch.inputs, (torch.Tensor, tuple)) or not all(is_float(x) for x in as_tuple(batch.inputs)):
         raise InputTypeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import TargetError
+from interp_plugins.core.forward import one_per_row
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Asked, ask
@@ -34,8 +36,14 @@ class Aim:
         if prediction.classes is None:
             raise TargetError(
                 f"The model's output of shape {tuple(prediction.output.shape)} is no score per class, so there is "
-                "no other class to be said. FGSM and PGD lower any score: PGD(model).perturb(x, ..., target=...). "
-                "Or counterfactual takes goal=('above', value) or ('below', value)."
+                "no other class to be said. Say what its score is to become: goal=('below', value), ('above', value) "
+                "or ('change', difference), with target= where there are several numbers (an index, ClassRegion() of "
+                "a segmentation, a detection's Box)."
+            )
+        if prediction.several is not None:
+            raise TargetError(
+                "The labels of this model do not exclude each other, so there is no other class to be said. Name one "
+                "and what its score is to become: target='label', goal=('below', value) or ('above', value)."
             )
         self.prediction, self.spec, self.n = prediction, spec, n
         self.left = self._classes(target) if target is not None else prediction.classes
@@ -82,33 +90,51 @@ class Aim:
 
 
 class ValueAim:
-    """A number that is to lie above or below a value, in place of classes.
+    """A score that is to lie above or below a value, or to change by one, in place of classes.
+
+    The score is the one number of a regression, or what `target` selects: one label of several, a class of a
+    segmentation where the model sees it, a detector's box.
 
     Args:
-        output: the model's clean output, one number per sample.
-        goal: ("above", value) or ("below", value).
+        prediction: what the model says of the samples as they are.
+        spec: names of outputs.
+        target: whose score, as for `explain`; None: what is predicted.
+        goal: ("above", value), ("below", value) or ("change", difference), in units of the score.
+        n: number of samples.
 
     Raises:
-        TargetError: another goal, or several numbers per sample.
+        TargetError: another goal, or no score per sample.
     """
 
     goal: tuple[Any, ...] | None
 
-    def __init__(self, output: Tensor, goal: Any):
-        if not (isinstance(goal, tuple) and len(goal) == 2 and goal[0] in ("above", "below")):
+    def __init__(self, prediction: Prediction, spec: InputSpec, target: Any, goal: Any, n: int):
+        if not is_value(goal):
             raise TargetError(
-                f"The model gives one number per sample, so goal is ('above', value) or ('below', value), got {goal!r}."
+                "What is to be reached is ('above', value), ('below', value) or ('change', difference) of a score, got "
+                f"{goal!r}."
             )
-        if output.numel() != len(output):
-            raise TargetError(f"The output of shape {tuple(output.shape)} is no single number per sample.")
-        self.sign, self.value = 1.0 if goal[0] == "above" else -1.0, float(goal[1])
-        self.text = f"{goal[0]} {self.value:g}"
-        self.left = tuple(output.reshape(-1).tolist())
-        self.goal = (self.text,) * len(output)
+        self.prediction, self.spec, self.n = prediction, spec, n
+        asked = ask(target, prediction, spec, n)
+        self.target, word, number = asked.target, str(goal[0]), float(goal[1])
+        clean = self.scores(prediction.output, torch.arange(n, device=prediction.output.device))
+        self.sign = 1.0 if word == "above" or (word == "change" and number > 0) else -1.0
+        self.value = clean + number if word == "change" else torch.full_like(clean, number)
+        self.left = tuple(clean.tolist()) if prediction.output.numel() == n else asked.labels
+        self.goal = (f"{word} {number:+g}" if word == "change" else f"{word} {number:g}",) * n
+        self.loss = self.margin = self._beyond
+
+    def scores(self, output: Tensor, rows: Tensor) -> Tensor:
+        """The score of outputs that belong to the samples `rows`, (R,)."""
+        return one_per_row(self.target.at(rows)(output), len(rows))
+
+    def _beyond(self, output: Tensor, rows: Tensor) -> Tensor:
+        scores = self.scores(output, rows)
+        return scores - self.value.to(scores)[rows.to(scores.device)]
 
     def height(self, output: Tensor, rows: Tensor) -> Tensor:
-        """By how much the number is beyond the value, (R,)."""
-        return self.sign * (output.reshape(-1) - self.value)
+        """By how much the score is beyond the value, (R,)."""
+        return self.sign * self._beyond(output, rows)
 
     def reached(self, output: Tensor, rows: Tensor) -> Tensor:
         """Whether it is beyond the value, bool (R,)."""
@@ -119,12 +145,27 @@ class ValueAim:
         return tuple(f"{v:.4g}" if isinstance(v, float) else v for v in values)
 
     def said(self, output: Tensor) -> tuple[Any, ...]:
-        """The numbers that outputs hold."""
-        return self.words(output.reshape(-1).tolist())
+        """The scores that outputs hold."""
+        return self.words(self.scores(output, torch.arange(len(output), device=output.device)).tolist())
 
 
-def aim_of(prediction: Prediction, spec: InputSpec, target: Any, goal: Any, n: int) -> Aim | ValueAim:
-    """The aim of a counterfactual: a class, or of a model without classes a value."""
-    if prediction.classes is None and isinstance(goal, tuple):
-        return ValueAim(prediction.output, goal)
-    return Aim(prediction, spec, target, goal, n, nearest=True)
+def is_value(goal: Any) -> bool:
+    """Whether a goal is a value of a score: ("above", 0.5), ("below", 0.5), ("change", -1)."""
+    return (
+        isinstance(goal, tuple)
+        and len(goal) == 2
+        and goal[0] in ("above", "below", "change")
+        and isinstance(goal[1], (int, float))
+        and not isinstance(goal[1], bool)
+        and math.isfinite(goal[1])
+        and (goal[0] != "change" or goal[1] != 0)
+    )
+
+
+def aim_of(
+    prediction: Prediction, spec: InputSpec, target: Any, goal: Any, n: int, nearest: bool = True
+) -> Aim | ValueAim:
+    """What is wanted: a class, or where `goal` says so the value of a score."""
+    if is_value(goal) or (prediction.classes is None and isinstance(goal, tuple)):
+        return ValueAim(prediction, spec, target, goal, n)
+    return Aim(prediction, spec, target, goal, n, nearest=nearest)

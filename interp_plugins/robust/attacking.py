@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.core.errors import InputError, concise
+from interp_plugins.core.differentiate import UnconnectedError
+from interp_plugins.core.errors import InputError, ModelError, concise
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import like
 from interp_plugins.engine import planned
-from interp_plugins.robust.aim import Aim
+from interp_plugins.robust.aim import Aim, ValueAim, aim_of
 from interp_plugins.robust.ascent import Ascent
 from interp_plugins.robust.bounds import Bounds
 from interp_plugins.robust.bridge import Outside, OutsideAttack, as_attack
@@ -79,7 +80,9 @@ def attack(
         norm: "Linf", "L2" or "L1".
         target: the class that the model is to leave: an index or a name of `input_spec.vocab`, for all, or one per
             sample; None: what it predicts.
-        goal: the class that it is to say instead, likewise; None: any other.
+        goal: the class that it is to say instead, likewise; None: any other. Or what a score is to become:
+            ("below", value), ("above", value) or ("change", difference); the score is what `target` selects, as for
+            `explain`: the number of a regression, one label of several, a class's region, a detector's box.
         mask: 1 where an element may change, 0 where not; shapes that broadcast over the inputs.
         steps: number of steps; None: 40 of "pgd", 40 of "fmn", 50 of "deepfool".
         step_size: size of a step of "pgd", in the norm; None: 2.5 eps / steps.
@@ -118,36 +121,58 @@ def attack(
             input_spec, bounds, mask, activation, output, additional_forward_args, forward_kwargs, batch_size, seed
         )
         with opened(model, inputs, asking) as subject:
-            raw, n = subject.raw, len(subject)
-            aim = Aim(subject.prediction, subject.spec, target, goal, n, name in SMALLEST)
-            rows = torch.arange(n, device=raw[0].device)
-            climb = Climb(subject.forward, aim.loss, aim.sign, chunk=batch_size)
-            climb = climb if outside is not None else replace(climb, fast=_faster(subject, plan))
+            aim = aim_of(subject.prediction, subject.spec, target, goal, len(subject), name in SMALLEST)
             plan = replace(plan, bounds=subject.bounds, generator=make_generator(seed))
-            made = _search(outside, name, aim)
-            found = made(climb, raw, subject.free, plan, aim.reached)
-            done = aim.reached(aim.prediction.output, rows)
-            found.run(done, progress)
-            after = _seen_after(found, aim)
-            unsure = found.fooled & ~aim.reached(after.output, rows)
-            if climb.fast is not None and bool(unsure.any()):  # the faster view was off by its rounding
-                again = made(replace(climb, fast=None), raw, subject.free, plan, aim.reached)
-                again.run(~unsure, False)
-                found.adopt(again, unsure)
-                after = _seen_after(found, aim)
+            found, after, done = _searched(subject, aim, plan, name, outside, progress)
             told = {"attack": name, "eps": radius, "norm": norm, "steps": plan.steps, "restarts": restarts}
             if name not in SMALLEST:
                 told["step_size"] = plan.step_size
+            if isinstance(aim, ValueAim):
+                told["goal"] = f"{goal[0]} {goal[1]:g}"
             return _result(subject, found, aim, done, after, told)
 
 
-def _search(outside: OutsideAttack | None, name: str, aim: Aim) -> Callable[..., Search]:
+def _search(outside: OutsideAttack | None, name: str, aim: Aim | ValueAim) -> Callable[..., Search]:
     """What searches: by name, or an attack that was made elsewhere."""
     if outside is None:
         return SMALLEST.get(name, Ascent)
-    if aim.goal is not None:
+    if aim.goal is not None or isinstance(aim, ValueAim):
         raise InputError("Attacks of other packages leave a class; a goal is of the attacks by name.")
     return lambda *args: Outside(*args).asked(outside, torch.tensor(aim.left, device=args[1][0].device))
+
+
+def _searched(
+    subject: Opened,
+    aim: Aim | ValueAim,
+    plan: AttackPlan,
+    name: str,
+    outside: OutsideAttack | None,
+    progress: bool | None,
+) -> tuple[Search, Look, Tensor]:
+    """What was found, what the model itself says of it, and which samples needed nothing, bool (N,)."""
+    raw, rows = subject.raw, torch.arange(len(subject), device=subject.raw[0].device)
+    climb = Climb(subject.forward, aim.loss, aim.sign, chunk=subject.asking.batch_size)
+    climb = climb if outside is not None else replace(climb, fast=_faster(subject, plan))
+    made = _search(outside, name, aim)
+    found = made(climb, raw, subject.free, plan, aim.reached)
+    done = aim.reached(aim.prediction.output, rows)
+    try:
+        found.run(done, progress)
+    except UnconnectedError as error:
+        raise ModelError(
+            "No gradient leads from the model's output to its inputs, so there is nothing to climb: somewhere it "
+            "detaches, rounds, runs under torch.no_grad(), or is no network. smallest_flip and, of tables, "
+            "counterfactual(kind='row') ask by forward passes alone; so do attacks of other packages (Square, "
+            "boundary attacks), as_attack(...)."
+        ) from error
+    after = _seen_after(found, aim)
+    unsure = found.fooled & ~aim.reached(after.output, rows)
+    if climb.fast is not None and bool(unsure.any()):  # the faster view was off by its rounding
+        again = made(replace(climb, fast=None), raw, subject.free, plan, aim.reached)
+        again.run(~unsure, False)
+        found.adopt(again, unsure)
+        after = _seen_after(found, aim)
+    return found, after, done
 
 
 def _faster(subject: Opened, plan: AttackPlan) -> Forward | None:
@@ -165,12 +190,14 @@ def _faster(subject: Opened, plan: AttackPlan) -> Forward | None:
     return None if found is forward else found
 
 
-def _seen_after(found: Search, aim: Aim) -> Look:
+def _seen_after(found: Search, aim: Aim | ValueAim) -> Look:
     """What the model itself says of the changed samples."""
     return replace(found.climb, loss=aim.margin).look(found.points(found.everyone, found.change), None, ahead=False)
 
 
-def _result(subject: Opened, found: Search, aim: Aim, done: Tensor, after: Look, params: dict[str, Any]) -> Perturbed:
+def _result(
+    subject: Opened, found: Search, aim: Aim | ValueAim, done: Tensor, after: Look, params: dict[str, Any]
+) -> Perturbed:
     xs, inputs, n = subject.xs, subject.given, len(subject)
     rows = torch.arange(n, device=xs[0].device)
     points = found.points(rows, found.change)
@@ -185,16 +212,15 @@ def _result(subject: Opened, found: Search, aim: Aim, done: Tensor, after: Look,
         "already" if bool(done[i]) else "turned" if bool(reached[i]) else "masked" if bool(found.flat[i]) else "held"
         for i in range(n)
     )
-    words = lambda classes: tuple(aim.spec.label(c) for c in classes)  # noqa: E731
     return Perturbed(
         inputs=like(inputs, [x.cpu() for x in xs]),
         perturbed=like(inputs, [x.cpu() for x in moved]),
         delta=like(inputs, [(p - x).cpu() for p, x in zip(points, found.inputs, strict=True)]),
         state=state,
-        target_label=words(aim.left),
-        goal_label=words(aim.goal) if aim.goal is not None else None,
-        prediction=words(aim.prediction.classes or ()),
-        prediction_after=words(aim.classes(after.output).tolist()),
+        target_label=aim.words(aim.left),
+        goal_label=aim.words(aim.goal) if aim.goal is not None else None,
+        prediction=aim.said(aim.prediction.output),
+        prediction_after=aim.said(after.output),
         margin=-before.cpu(),
         margin_after=-after.height.cpu(),
         steps=found.steps.cpu(),
@@ -204,7 +230,7 @@ def _result(subject: Opened, found: Search, aim: Aim, done: Tensor, after: Look,
     )
 
 
-def _rounded(found: Search, points: Sequence[Tensor], aim: Aim, rows: Tensor) -> Tensor | None:
+def _rounded(found: Search, points: Sequence[Tensor], aim: Aim | ValueAim, rows: Tensor) -> Tensor | None:
     """Whether a picture of 8 bits turns the model as well; None for what is no picture."""
     low, high = aim.spec.value_range
     if aim.spec.kind != "image" or len(points) > 1:

@@ -39,9 +39,17 @@ class Bounds:
             if float((x - self(x)).abs().max()) > _NEAR * (width if width < torch.inf else 1.0):
                 raise InputError(
                     f"inputs[{i}] has values from {float(x.min()):.4g} to {float(x.max()):.4g}, outside of lower_bound "
-                    f"{self.lower} and upper_bound {self.upper}. Bounds are in the units that the model gets: are the "
-                    "inputs normalised, or pictures of 0 to 255?"
+                    f"{self.lower} and upper_bound {self.upper}. {self._looks_like(x)}"
                 )
+
+    def _looks_like(self, x: Tensor) -> str:
+        """What such values may be, and what to do."""
+        if float(x.min()) >= 0 and 2 < float(x.max()) <= 255 and float(torch.as_tensor(self.upper).max()) <= 1:
+            return "These look like pictures of 0 to 255: divide by 255."
+        return (
+            "These look normalised by other numbers than are known here: say by which, "
+            "InputSpec('image', mean=..., std=...), or which bounds= your data have."
+        )
 
 
 def check_masks(mask: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -65,4 +73,6 @@ def check_masks(mask: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
                 f"mask[{i}] has shape {tuple(one.shape)}, which does not broadcast to the input's {tuple(x.shape)}."
             ) from None
         found.append(full.reshape(len(x), -1))
+    if found and all(not bool(one.any()) for one in found):
+        raise InputError("mask is zero everywhere (0: stays as it is), so nothing may change.")
     return found

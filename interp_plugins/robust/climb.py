@@ -34,7 +34,7 @@ class Climb:
     """
 
     forward: Forward
-    loss: Loss | UsersLoss
+    loss: Callable[[Tensor, Tensor], Tensor]
     sign: float
     threshold: float = 0.0
     chunk: int | None = None

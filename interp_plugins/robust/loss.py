@@ -47,6 +47,7 @@ def own_and_others(output: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """The logit of one class (R,), and those of all classes (R, C) with that one's minus infinity; as for `margins`."""
     rows, at = torch.arange(len(at), device=output.device), at.to(output.device)
     places = tuple(at[:, 1:].unbind(1))
+    output = output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
     classes = output.movedim(1, -1)[(rows, *places)] if places else output  # (R, C)
     if are_probabilities(classes):
         classes = classes.clamp_min(torch.finfo(classes.dtype).tiny).log()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -11,18 +12,20 @@ from typing import Any
 from torch import Tensor
 
 from interp_plugins.api.prediction import predict
-from interp_plugins.core.errors import InputError
+from interp_plugins.core.draws import drawn_so_far, tell_if_drawing
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 from interp_plugins.core.forward import Call, Forward
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.prediction import Prediction
 from interp_plugins.core.random import check_seed
 from interp_plugins.core.spec import InputSpec, as_spec
-from interp_plugins.core.tensors import check_float, check_inputs, is_float
+from interp_plugins.core.tensors import check_inputs, is_float
 from interp_plugins.robust.bounds import Bounds, check_masks
 from interp_plugins.robust.norms import check_size
-from interp_plugins.robust.raw import OfRawInputs
+from interp_plugins.robust.raw import HALVES, OfRawInputs
 from interp_plugins.robust.room import Room
 
+_DRAWN = "Whether a change turns a sample depends on the draws, so another pass may say otherwise."
 _PICTURES = ("image", "volume", "clip")  # kinds whose spec says between which values they lie
 
 
@@ -113,9 +116,10 @@ def opened(model: Callable[..., Any], inputs: Any, asking: Asking, ids: bool = F
     with frozen(model, seed=check_seed(asking.seed)):
         xs = check_inputs(inputs)
         if not ids:
-            check_float(xs)
+            _refuse_ids(xs)
         spec = as_spec(asking.input_spec, xs[0])
-        func = OfRawInputs(model, [spec.of_input(k, x) for k, x in enumerate(xs)])
+        func = OfRawInputs(model, [spec.of_input(k, x) for k, x in enumerate(xs)], [x.dtype for x in xs])
+        _tell_halves(xs)
         raw = func.raw(xs)
         box = as_bounds(asking.bounds, spec)
         box.check([x for x in raw if is_float(x)])
@@ -123,9 +127,34 @@ def opened(model: Callable[..., Any], inputs: Any, asking: Asking, ids: bool = F
         call = Call(func, asking.forward_kwargs, asking.output)
         forward = Forward.of(call, len(xs[0]), None, asking.additional_forward_args)
         forward.samples = tuple(raw)
+        before = drawn_so_far(raw[0])
         prediction = predict(forward, raw, asking.activation, names=spec.vocab)
+        if drawn_so_far(raw[0]) != before:
+            tell_if_drawing(forward, raw, _DRAWN)
         free = check_masks(asking.mask, raw)
         yield Opened(model, inputs, xs, raw, spec, func, box, free, forward, prediction, asking)
+
+
+def _refuse_ids(xs: Sequence[Tensor]) -> None:
+    for i, x in enumerate(xs):
+        if not is_float(x):
+            raise InputTypeError(
+                f"inputs[{i}] is {str(x.dtype).removeprefix('torch.')}: ids of words or categories do not change by a "
+                "little. Which words turn the prediction: smallest_flip(model, ids, baselines=id of a mask); which "
+                "columns of a table: counterfactual(model, rows, data=...). For quantities: x.float()."
+            )
+
+
+def _tell_halves(xs: Sequence[Tensor]) -> None:
+    """Changes are float32 whatever the model takes; its own rounding stays."""
+    named = sorted({str(x.dtype).removeprefix("torch.") for x in xs if x.dtype in HALVES})
+    if named:
+        warnings.warn(
+            f"The inputs are {', '.join(named)}: changes are searched in float32 and rounded on the way into the "
+            "model, which is blind to those below its resolution. A copy of the model in float32 says more.",
+            InterpWarning,
+            stacklevel=6,
+        )
 
 
 def as_size(eps: Any, otherwise: float, name: str = "eps") -> float:

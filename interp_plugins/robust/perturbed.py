@@ -134,10 +134,17 @@ class Perturbed:
             before, after = attack(model, x, eps=0.5, norm="L2", steps=10).explain(model, "saliency")
             before[0].attribution.shape == after[0].attribution.shape  # -> True
         """
-        asked = {"target": list(self.target_label), "input_spec": self.spec, **options}
-        if isinstance(asked["target"], list):
-            asked["target"] = torch.tensor([self.index(c) for c in asked["target"]])
+        asked = {"input_spec": self.spec, **options}
+        if "target" not in asked:
+            asked["target"] = self._explained()
         return explain(model, self.inputs, methods, **asked), explain(model, self.perturbed, methods, **asked)
+
+    def _explained(self) -> Tensor | None:
+        """The classes that were to be left; None where a number was asked about."""
+        if "goal" not in self.params:
+            return torch.tensor([self.index(c) for c in self.target_label])
+        known = self.spec.vocab is not None and all(c in self.spec.vocab for c in self.target_label)
+        return torch.tensor([self.index(c) for c in self.target_label]) if known else None
 
     def plot(self, max_n: int = 4) -> Any:
         """`show`, under the name that all results have."""

@@ -20,7 +20,7 @@ from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Asked
-from interp_plugins.core.tensors import as_tuple, like
+from interp_plugins.core.tensors import as_tuple, is_float, like
 from interp_plugins.robust.aim import Aim, ValueAim, aim_of
 from interp_plugins.robust.opening import Asking, Opened, opened
 from interp_plugins.robust.perturbed import Perturbed
@@ -93,7 +93,7 @@ def smallest_flip(
         asking = Asking(
             input_spec, None, None, activation, output, additional_forward_args, forward_kwargs, batch_size, seed
         )
-        with opened(model, inputs, asking) as subject:
+        with opened(model, inputs, asking, ids=True) as subject:
             aim = aim_of(subject.prediction, subject.spec, target, goal, len(subject))
             features = _features(subject, feature_mask)
             if search == "exact" and len(features) > EXACT:
@@ -234,10 +234,11 @@ class _Flip:
         with torch.no_grad():
             output = subject.forward.raw(raw, rows)
         clean = subject.prediction.output
+        change = [a - b for a, b in zip(raw, subject.raw, strict=True)]
         return Perturbed(
             inputs=like(subject.given, [x.cpu() for x in subject.xs]),
             perturbed=like(subject.given, [x.cpu() for x in moved]),
-            delta=like(subject.given, [(a - b).cpu() for a, b in zip(raw, subject.raw, strict=True)]),
+            delta=like(subject.given, [d.cpu() if is_float(d) else d.float().cpu() for d in change]),
             state=tuple(
                 "already" if d else "none found" if f is None else "turned" for d, f in zip(done, found, strict=True)
             ),

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interp_plugins.core.errors import InterpError
+from interp_plugins.core.detection import Box
+from interp_plugins.core.errors import InterpError, InterpWarning
+from interp_plugins.core.region import ClassRegion
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.robust import Perturbed, attack, attacking
 
@@ -55,6 +57,57 @@ def test_restarts_of_a_sample_are_the_same_alone_and_in_a_batch(name: str, norm:
     asked = {**asked, "eps": None} if name == "fmn" else asked
     alone, batch = attack(net, x[1:2], name, **asked), attack(net, x, name, **asked)
     assert torch.allclose(alone.delta[0], batch.delta[1], atol=1e-12) and alone.state[0] == batch.state[1]
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_a_score_reaches_its_value_by_the_smallest_change(norm: str) -> None:
+    net, x = linear(4), torch.randn(3, 6, dtype=torch.float64)
+    found = attack(net, x, "fmn", norm=norm, target=2, goal=("below", -2.0))
+    exact = (net(x)[:, 2] + 2) / torch.linalg.vector_norm(net.weight[2], DUAL[norm])
+    assert torch.allclose(found.norms[norm], exact.clamp_min(0), rtol=1e-3)
+    assert found.goal_label == ("below -2",) * 3 and found.target_label == (2, 2, 2)
+    assert torch.allclose(found.margin, net(x)[:, 2] + 2) and bool((net(found.perturbed)[:, 2] <= -2 + 1e-9).all())
+    up = attack(lambda v: net(v)[:, 0], x, eps=0.1, norm=norm, goal=("change", 0.01))
+    assert up.state == ("turned",) * 3 and bool((net(up.perturbed)[:, 0] >= net(x)[:, 0] + 0.01).all())
+    with pytest.raises(InterpError, match="a goal is of the attacks by name"):
+        attack(net, x, lambda model, v, labels: v, target=2, goal=("below", 0.0))
+
+
+def test_scores_of_regions_boxes_and_single_labels_can_be_lowered() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, 8, 8)
+    segments = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1)).eval()
+    found = attack(segments, x, eps=0.1, target=ClassRegion(), goal=("change", -0.05))
+    assert found.success.all() and found.explain(segments, "saliency", target=ClassRegion())
+    score = nn.Linear(64, 1)
+    box = torch.tensor([1.0, 1.0, 6.0, 6.0])
+
+    def detector(v: Tensor) -> list[dict[str, Tensor]]:
+        said = score(v.flatten(1)).sigmoid()
+        return [{"boxes": box[None], "scores": s, "labels": torch.tensor([1])} for s in said]
+
+    clean = torch.stack([d["scores"][0] for d in detector(x)])
+    gone = attack(detector, x, eps=0.05, target=Box(box, 1), goal=("change", -0.02))
+    after = torch.stack([d["scores"][0] for d in detector(gone.perturbed)])
+    assert gone.success.all() and bool((after <= clean - 0.02).all())
+    with pytest.raises(InterpError, match=r"no score per class.*ClassRegion"):
+        attack(segments, x, eps=0.1)
+
+
+def test_half_precision_is_attacked_in_float32_and_told() -> None:
+    net, x = small_net().float().bfloat16(), pictures().bfloat16()
+    with pytest.warns(InterpWarning, match="inputs are bfloat16: changes are searched in float32"):
+        found = attack(net, x, eps=0.5)
+    assert found.perturbed.dtype == torch.bfloat16 and found.delta.dtype == torch.float32
+    assert list(found.prediction_after) == net(found.perturbed).argmax(1).tolist()
+
+
+def test_a_model_that_draws_is_told_of() -> None:
+    net, x = nn.Linear(6, 3), torch.randn(3, 6)
+    drawing = lambda v: net(nn.functional.dropout(v, 0.3, training=True))  # noqa: E731
+    with pytest.warns(InterpWarning, match=r"draws random numbers in eval mode.*depends on the draws"):
+        found = [attack(drawing, x, eps=0.1) for _ in range(2)]
+    assert torch.equal(found[0].delta, found[1].delta)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
@@ -204,6 +257,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"bounds": 3}, "bounds must be"),
     ({"bounds": (1.0, 2.0)}, "outside of lower_bound 1.0"),
     ({"seed": -1}, "seed must be an int"),
+    ({"mask": torch.zeros(1, 6)}, "mask is zero everywhere"),
     ({"target": "cat"}, "no class names are known"),
     ({"target": (0, 1)}, "Cannot choose target|are classes"),
 ]
@@ -215,7 +269,25 @@ def test_wrong_calls_say_what_to_do(wrong: dict[str, Any], text: str) -> None:
         attack(linear(), torch.zeros(2, 6, dtype=torch.float64), **wrong)
 
 
+def test_wrong_data_and_models_say_what_to_do() -> None:
+    net, x = small_net(), pictures(2)
+
+    def sealed(v: Tensor) -> Tensor:
+        with torch.no_grad():
+            return net(v)
+
+    for model, given, text in (
+        (net, x * 255, r"look like pictures of 0 to 255: divide by 255"),
+        (net, x * 4 - 2, r"look normalised by other numbers than are known here"),
+        (net, (x * 255).long(), r"ids of words or categories.*smallest_flip\(model, ids, baselines="),
+        (sealed, x, r"nothing to climb.*as_attack"),
+        (lambda v: net(v) * torch.nan, x, r"returned NaN in 2 of 2 rows"),
+    ):
+        with pytest.raises(InterpError, match=text):
+            attack(model, given, eps=0.1)
+
+
 def test_a_regression_is_sent_to_the_classes() -> None:
-    with pytest.raises(InterpError, match=r"no score per class.*PGD"):
+    with pytest.raises(InterpError, match=r"no score per class.*goal=\('below', value\)"):
         attack(linear(1), torch.zeros(2, 6, dtype=torch.float64))
     assert isinstance(attack(linear(), torch.zeros(1, 6, dtype=torch.float64), eps=0), Perturbed)

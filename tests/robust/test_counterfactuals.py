@@ -81,7 +81,7 @@ def test_a_regression_goes_beyond_a_value() -> None:
     found = counterfactual(net, x, data=data, goal=("above", 1.0), kind="row")
     assert found.state == ("turned",) and 1.0 < float(net(found.perturbed)[0]) < 1.01
     assert found.goal_label == ("above 1",)
-    with pytest.raises(InterpError, match=r"goal is \('above', value\)"):
+    with pytest.raises(InterpError, match=r"What is to be reached is \('above', value\)"):
         counterfactual(net, x, data=data, goal=("near", 1.0), kind="row")
 
 
@@ -187,3 +187,12 @@ def test_exact_search_and_ids_are_refused() -> None:
         smallest_flip(nn.Linear(20, 3), torch.zeros(2, 20), search="exact")
     with pytest.raises(InterpError, match="ids, as of words"):
         counterfactual(nn.Embedding(9, 3), torch.zeros(2, 3, 4, dtype=torch.long))
+
+
+def test_words_go_until_the_prediction_turns() -> None:
+    torch.manual_seed(0)
+    weight = torch.tensor([0.0, 3.0, 2.0, -1.0, -0.5])
+    model = lambda ids: torch.stack([weight[ids].sum(1), torch.zeros(len(ids))], 1)  # noqa: E731
+    found = smallest_flip(model, torch.tensor([[1, 3, 2, 4], [1, 3, 3, 4]]), baselines=0)
+    assert found.regions == ((0, 2), (0,)) and found.prediction_after == (1, 1)
+    assert found.perturbed.tolist() == [[0, 3, 0, 4], [0, 3, 3, 4]] and len(found.to_df()) == 2
