@@ -22,7 +22,7 @@ from interp_plugins.core.hooks import hooked
 from interp_plugins.core.layers import Layer, layer_name, refuse_script, resolve_layer
 from interp_plugins.core.wrapper import Wrapper
 from interp_plugins.engine import planned
-from interp_plugins.optim.objective import SeenLayer
+from interp_plugins.optim.objective import SeenLayer, whole
 
 
 class _Reached(BaseException):
@@ -189,7 +189,7 @@ class Running:
         """Run some rows; the output, where it is asked for."""
         found = self.forward.called(inputs, rows)
         self.forward.passes["forward"] += len(inputs[0])
-        return self.forward.readable(found) if self.capture.output else None
+        return whole(self.forward.readable(found)) if self.capture.output else None
 
     def tensors(self) -> dict[Any, Tensor]:
         """What the last pass showed, per layer."""

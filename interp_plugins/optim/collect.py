@@ -94,7 +94,10 @@ class KeptExamples:
         if self.bytes:
             low, high = self.spec.value_range
             return x[None].float() / 255 * (high - low) + low
-        return self.spec.denormalise(x.float()) if is_float(x) else x
+        if not is_float(x):
+            return x
+        axis, raw = self.spec.channel_axis(x.ndim), self.spec.denormalise(x.float())
+        return raw if axis in (None, 1) else raw.movedim(axis, 1)
 
     def crop(self, number: int, box: Sequence[int]) -> Tensor:
         """A part of a picture as bytes (h, w, 3), no side longer than 96."""

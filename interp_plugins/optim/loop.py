@@ -44,7 +44,8 @@ class Ascending:
         place: of the picture among the model's inputs.
         beside: the other inputs, one row each.
         transform: views of the picture.
-        dtype: of the model's input.
+        dtype: of the climb.
+        given: of the model's input, which may be half of that.
         sign: 1, or -1 to descend.
         steps: at most.
         min_steps: before a row may leave.
@@ -70,6 +71,7 @@ class Ascending:
     beside: tuple[Tensor, ...]
     transform: Transform | UsersTransform
     dtype: torch.dtype
+    given: torch.dtype
     device: torch.device
     sign: float = 1.0
     steps: int = 512
@@ -115,7 +117,7 @@ class Ascending:
         placed = views if axis in (None, 1) else views.movedim(1, axis)
         rows = len(views)
         found = [x.expand(rows, *x.shape[1:]) for x in self.beside]
-        found.insert(self.place, self.spec.normalise(placed))
+        found.insert(self.place, self.spec.normalise(placed).to(self.given))
         return found
 
     def shown(self, run: Running, views: Tensor, pictures: Tensor, per_row: int) -> Seen:

@@ -131,8 +131,8 @@ class Making:
         problem = Ascending(
             plain=self.capture, fast=self.capture, param=param, colour=self.colour, space=self.space, size=s.size,
             channels=s.channels, spec=s.spec, place=s.place, beside=beside, transform=transform,
-            dtype=s.dtype, device=s.device, sign=r.sign, steps=r.steps, min_steps=r.min_steps, tol=r.tol,
-            lr=param.lr if r.lr is None else r.lr,
+            dtype=s.dtype, given=s.row[s.place].dtype, device=s.device, sign=r.sign, steps=r.steps,
+            min_steps=r.min_steps, tol=r.tol, lr=param.lr if r.lr is None else r.lr,
             optimizer=r.optimizer, snapshots=tuple(t for t in r.snapshots if t <= r.steps),
             init=None if isinstance(init, str) and init == "noise" else init, alpha=isinstance(param, Phases),
             penalty=r.penalty, group=r.n if r.n > 1 else 1,

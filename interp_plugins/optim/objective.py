@@ -22,6 +22,11 @@ from interp_plugins.core.layers import Layer, plain_name
 from interp_plugins.core.tensors import describe
 
 
+def whole(x: Tensor) -> Tensor:
+    """Numbers in half precision as float32, so that their means are exact; others as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 @dataclass(frozen=True)
 class SeenLayer:
     """A layer's tensor in one pass, and how it lies.
@@ -53,8 +58,8 @@ class SeenLayer:
         return found[self.start : self.start + len(self.tensor)].detach()
 
     def laid_out(self) -> Tensor:
-        """(R, C, *space), class and register tokens left out."""
-        return self.grid.lay_out(self.tensor)
+        """(R, C, *space), class and register tokens left out; float32 of half precision."""
+        return whole(self.grid.lay_out(self.tensor))
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Seen:
             return found.laid_out()
         if found.tensor.ndim != 3:
             raise InputError(f"token= is of layers of tokens (N, T, C); this one gives {describe(found.tensor)}.")
-        return found.tensor[:, token]
+        return whole(found.tensor[:, token])
 
     def split(self, counts: Sequence[int]) -> list[Seen]:
         """The same for consecutive groups of rows; their gradients are put side by side, not added up."""

@@ -146,6 +146,60 @@ class Visualization:
 
         return files.Page(files.write(path, features_page(self, title).html()))
 
+    def transfer(
+        self, other: Any, classes: Any = None, *, input_spec: InputSpec | None = None, size: Any = None
+    ) -> Tensor:
+        """The probability that another network gives each picture's class, (N,): does it see the class as well?
+
+        Args:
+            other: a classifier; it is left as it was. Its output counts as probabilities where it is some.
+            classes: of the pictures in its output, by index or name: one each, or one for all; None: those of
+                `visualize(target=...)`, by name.
+            input_spec: its normalisation and class names; None: those of these pictures.
+            size: of its input; None: that of the pictures.
+
+        Raises:
+            InputError: pictures that are of no class; an output without these classes.
+
+        Example:
+            from interp_plugins import visualize
+
+            visualize(model, target=[0, 2], like=x, steps=4).transfer(model).shape  # -> (2,)
+        """
+        from interp_plugins.optim.requested import transfer
+
+        return transfer(self, other, classes, input_spec, size)
+
+    def plausibility(
+        self, features: Any, layer: Any = None, *, input_spec: InputSpec | None = None, size: Any = None
+    ) -> dict[str, Any]:
+        """How near the pictures are to the data's most active crops, as a network of the user's sees both.
+
+        Args:
+            features: the network; it is left as it was. An independent one says more than the visualised one.
+            layer: of it, averaged over space; None: its output.
+            input_spec: its normalisation; None: that of these pictures.
+            size: of its input; None: that of the pictures.
+
+        Returns:
+            "plausibility": (N,) float64, 1 minus the kernel distance (KID) of each unit's pictures to its crops; an
+            unbiased estimate, so for equal sets it lies about 1, on either side. "frechet": the Frechet distance (FID)
+            of all pictures to all crops; for few pictures it is too large.
+
+        Raises:
+            InputError: no crops of data.
+            SampleError: one picture of a unit: a distance of sets needs `n=` of two at least.
+
+        Example:
+            from interp_plugins import visualize
+
+            found = visualize(model, "0", channel=1, n=2, data=x, steps=4)
+            found.plausibility(model, "0")["plausibility"].shape  # -> (2,)
+        """
+        from interp_plugins.optim.requested import plausibility
+
+        return plausibility(self, features, layer, input_spec, size)
+
     def save(self, path: str | Path) -> Path:
         """Write all of it to a safetensors file. Returns the path."""
         return saved.save(self, path)
