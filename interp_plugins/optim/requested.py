@@ -22,13 +22,12 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.optim.capture import Capture
 from interp_plugins.optim.subject import check_size
 from interp_plugins.optim.transforms import resized
-from interp_plugins.optim.visualization import Visualization
 
 _ROWS = 16
 _SUM = 1e-3  # how far rows may be from adding up to 1 to be probabilities
 
 
-def transfer(found: Visualization, other: Any, classes: Any, spec: InputSpec | None, size: Any) -> Tensor:
+def transfer(found: Any, other: Any, classes: Any, spec: InputSpec | None, size: Any) -> Tensor:
     """As `Visualization.transfer`."""
     spec = found.spec if spec is None else spec
     numbers = [_class_of(found, i, spec) for i in range(len(found))] if classes is None else _listed(classes, spec)
@@ -45,7 +44,7 @@ def transfer(found: Visualization, other: Any, classes: Any, spec: InputSpec | N
     return shares[torch.arange(len(found)), numbers]
 
 
-def plausibility(found: Visualization, features: Any, layer: Any, spec: InputSpec | None, size: Any) -> dict[str, Any]:
+def plausibility(found: Any, features: Any, layer: Any, spec: InputSpec | None, size: Any) -> dict[str, Any]:
     """As `Visualization.plausibility`."""
     examples, spec = found.examples, found.spec if spec is None else spec
     if examples is None or examples.crops is None or found.images.shape[1] not in (1, 3):
@@ -98,7 +97,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     return float((x.mean(0) - y.mean(0)).square().sum() + spread - 2 * cross)
 
 
-def _class_of(found: Visualization, i: int, spec: InputSpec) -> int:
+def _class_of(found: Any, i: int, spec: InputSpec) -> int:
     """The class that a picture is of, by its name."""
     name = found.names[i].rsplit(" (", 1)[0] if found.names[i].endswith(")") else found.names[i]
     for one in dict.fromkeys((found.names[i], name)):
