@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import acceleration, attr, explain
+from interp_plugins.attr.shared import gradients_in_both
 from interp_plugins.core.errors import InputTypeError, UnknownNameError
 from interp_plugins.core.report import collect
 from interp_plugins.engine import asked_precision, precision_limit
 from interp_plugins.engine.plan import lower as lowering
 from interp_plugins.engine.plan import lowered
 from interp_plugins.engine.plan.lower import Lower, LowerWayBack
+from tests.thorough import times
 
 NAMES = ("bfloat16", "float16")
 
@@ -54,11 +57,43 @@ def test_the_stated_error_of_a_map_holds_nine_times_of_ten(name: str) -> None:
         net, x = net_of(seed), torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
         found, exact, report = both(ig(net, x), name)
         said = report["precision"]
-        assert said["ran"] == name and said["rows_in_both"] == 4
+        assert said["ran"] == name and said["rows_in_both"] == 6
         assert 0 < said["map_error"] < 0.03
         assert found.dtype == torch.float32
         held += apart(found, exact) <= said["map_error"]
     assert held >= 18
+
+
+def test_the_stated_error_holds_where_rows_near_black_have_no_part_in_it() -> None:
+    """Rows' errors as they were measured on EfficientNet-Lite0 between black and a photograph, of 20 steps."""
+    generator, held, uniform = torch.Generator().manual_seed(0), 0, 0
+    sizes = torch.tensor([0, 2, 6, 12, 18, 22, 17, 15, 14, 11, 9, 8, 7, 7, 6, 5, 4, 3, 2, 1]).double()[:, None]
+    for _ in range(400):
+        shared, own = torch.randn(1, 200, generator=generator), torch.randn(20, 200, generator=generator)
+        rows = sizes * (0.3 * shared + own)  # more than half of the square comes from what rows share
+        true = float(rows.sum(0).norm())
+        picked = gradients_in_both.one_of_each_part(20, gradients_in_both._ROWS, generator)
+        assert (picked.diff() > 0).all() and picked[0] >= 0 and picked[-1] < 20
+        held += true <= gradients_in_both._MARGIN * gradients_in_both.estimated_error(20, [rows[picked]])
+        anywhere = torch.randperm(20, generator=generator)[:4]
+        uniform += true <= gradients_in_both._MARGIN * gradients_in_both.estimated_error(20, [rows[anywhere]])
+    assert held >= 360 > 320 > uniform  # four rows from anywhere, as it was, do not do
+
+
+def test_the_stated_error_holds_on_a_network_trained_on_photographs(tmp_path: Path) -> None:
+    from interp_plugins.demo import lite0, save_photographs
+    from tests.benchmarks.bench_tolerance import photograph
+
+    net, held = lite0(), []
+    names = ("chelsea", "coffee", "camera", "rocket", "motorcycle")[: times(1, 5)]
+    for path in save_photographs(tmp_path, names):
+        x = nn.functional.interpolate(photograph(path), (144, 144), mode="area")
+        method, target = attr.IntegratedGradients(net), int(net(x).argmax())
+        for steps in (20, 30)[: times(1, 2)]:
+            how: dict[str, Any] = {"baselines": -1.0, "target": target, "n_steps": steps, "progress": False}
+            found, exact, report = both(lambda x=x, how=how, method=method: method.attribute(x, **how), "bfloat16")
+            held.append(apart(found, exact) <= report["precision"]["map_error"] < 0.02)
+    assert sum(held) >= 0.9 * len(held)
 
 
 CELLS = (torch.arange(12)[:, None] // 3 * 4 + torch.arange(12) // 3)[None, None]
@@ -121,8 +156,6 @@ def test_differences_that_drown_run_in_float32() -> None:
 
 
 def test_auto_takes_what_is_faster_and_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    from interp_plugins.attr.shared import gradients_in_both
-
     net, x = net_of(1), torch.randn(2, 3, 12, 12)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     for pays, limit, ran in ((0.0, 0.5, "bfloat16"), (1e9, 0.5, "float32"), (0.0, 1e-9, "float32")):
