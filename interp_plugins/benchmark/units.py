@@ -25,7 +25,7 @@ from interp_plugins.core.errors import InputError, InterpError, unknown
 from interp_plugins.core.random import sample_seed
 from interp_plugins.core.registry import Budget
 from interp_plugins.metrics import metric_info
-from interp_plugins.metrics.registry import REPEATING
+from interp_plugins.metrics.registry import ASKING, REPEATING
 
 BLOCK = 16  # samples of a unit
 BUDGETS: dict[str, Budget] = {
@@ -34,6 +34,9 @@ BUDGETS: dict[str, Budget] = {
     "full": "normal",
 }  # size -> the budget that methods run with
 NOISE, NOISES = "control.random", 16  # its maps a sample, whose verdicts are averaged: what chance gets is then known
+ASKED_NOISES = 4  # of them are judged by metrics that ask the model about each
+REPEATED = {"tiny": 2, "small": 4, "full": 16}  # samples of a task about which methods are asked again, many times
+DEAR = {"tiny": 100, "small": 300, "full": 2000}  # passes a sample, above which they are not
 _THUMB = 48  # pixels of a side that are kept of maps, for the report
 TINY = ("saliency", "input_x_gradient", "integrated_gradients", "kernel_shap", "grad_cam", "occlusion")
 
@@ -173,7 +176,7 @@ def run_unit(unit: UnitSpec) -> list[dict[str, Any]]:
         {**base, **row}
         for measure in measures(problem.kind, problem.truth_kind, unit.metrics, unit.size)
         if not (one.params and metric_info(measure.metric).needs in REPEATING)  # settings show error against passes
-        for row in _judged(measure, problem, answers, one)
+        for row in _judged(measure, problem, answers, one, unit.size)
     ]
     passes = answer.forward + answer.backward
     rows += [
@@ -197,13 +200,34 @@ def _averaged(verdicts: Sequence[Verdict]) -> Verdict:
     return replace(verdicts[0], value=math.fsum(values) / len(values), reason=None) if values else verdicts[0]
 
 
-def _judged(measure: Measure, problem: Problem, answers: Sequence[Answer], one: Entrant) -> list[dict[str, Any]]:
-    info = metric_info(measure.metric)
+def _first(problem: Problem, answers: Sequence[Answer], many: int) -> tuple[Problem, list[Answer]]:
+    """What of a block is among the first samples of its task."""
+    n = min(max(0, many - problem.first), len(problem))
+    cut = [replace(a, maps=a.maps[:n], exp=None if a.exp is None else a.exp[:n]) for a in answers] if n else []
+    return problem.rows(slice(0, n)), cut
+
+
+def _verdicts(measure: Measure, problem: Problem, answers: Sequence[Answer], one: Entrant) -> list[Verdict]:
+    asks = metric_info(measure.metric).needs in ASKING
     try:
-        found = [judge(measure, problem, a.maps, one.game, a.exp) for a in answers]
+        found = [judge(measure, problem, a.maps, one.game, a.exp) for a in answers[: ASKED_NOISES if asks else None]]
     except InterpError as err:  # a model without weights, say, cannot be asked with others
-        found = [[Verdict(math.nan, " ".join(str(err).split())[:300], None)] * len(problem)]
-    verdicts = [_averaged(v) for v in zip(*found, strict=True)]
+        return [Verdict(math.nan, " ".join(str(err).split())[:300], None)] * len(problem)
+    return [_averaged(v) for v in zip(*found, strict=True)]
+
+
+def _judged(
+    measure: Measure, problem: Problem, answers: Sequence[Answer], one: Entrant, size: str
+) -> list[dict[str, Any]]:
+    info = metric_info(measure.metric)
+    passes, most = answers[0].forward + answers[0].backward, DEAR[size]
+    if info.needs in REPEATING:
+        problem, answers = _first(problem, answers, REPEATED[size])
+    if info.needs in REPEATING and passes > most:
+        why = f"{passes:.0f} passes a sample: above {most} a method is not asked again in the size {size!r}"
+        verdicts = [Verdict(math.nan, why, None)] * len(problem)
+    else:
+        verdicts = _verdicts(measure, problem, answers, one) if len(problem) else []
     about = {
         "metric": measure.name,
         "column": measure.column,

@@ -6,11 +6,14 @@ from interp_plugins.benchmark.tasks import (
     grid,
     object_scene,
     parts,
+    real,
     series,
     tables,
     tetris,
     text,
+    text_minilm,
     transparent,
+    vqa,
     watermark,
 )
 
@@ -20,10 +23,13 @@ __all__ = [
     "grid",
     "object_scene",
     "parts",
+    "real",
     "series",
     "tables",
     "tetris",
     "text",
+    "text_minilm",
     "transparent",
+    "vqa",
     "watermark",
 ]
