@@ -23,7 +23,9 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    TensorDataset,
     WeightedRandomSampler,
+    default_collate,
 )
 from torch.utils.data.distributed import DistributedSampler
 
@@ -103,6 +105,12 @@ class ItemReader:
     def _read(self, numbers: list[int]) -> Iterator[tuple[list[int], Any]]:
         given = self._loader
         assert given is not None
+        tensors = _tensors_of(given.dataset) if given.collate_fn is default_collate else None
+        if tensors is not None:
+            for begin in range(0, len(numbers), self.size):
+                rows = numbers[begin : begin + self.size]
+                yield rows, [t[torch.tensor(rows)] for t in tensors]
+            return
         made: DataLoader[Any] = DataLoader(
             _Drawn(given.dataset, self.seed),
             batch_size=self.size,
@@ -147,6 +155,17 @@ class _Parts(Dataset[Any]):
     def __getitem__(self, i: int) -> Any:
         """Input i and label i."""
         return pytree.tree_map(lambda t: t[i] if isinstance(t, Tensor) else t, self.inputs), self.labels[i]
+
+
+def _tensors_of(data: Any) -> list[Tensor] | None:
+    """The tensors of a data set that is nothing else: rows of them are what its items would be stacked to."""
+    if type(data) is _Parts:
+        found = [data.inputs, data.labels]
+    elif type(data) is TensorDataset:
+        found = list(data.tensors)
+    else:
+        return None
+    return found if all(type(t) is Tensor for t in found) else None
 
 
 def _is_set(data: Any) -> bool:

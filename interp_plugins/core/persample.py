@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -100,6 +101,19 @@ def sample_gradients(
             yield SampleGradients(func, params)
 
 
+@dataclass
+class Checks:
+    """What comparisons with plain gradients have shown; it holds for the same model with other weights.
+
+    Attributes:
+        kinds: the kinds of batches that were compared.
+        second: weights whose samples lie in the second axis where both are as long.
+    """
+
+    kinds: set[Any] = field(default_factory=set)
+    second: set[str] = field(default_factory=set)
+
+
 class SampleGradients:
     """Made by `sample_gradients`.
 
@@ -107,14 +121,14 @@ class SampleGradients:
         func: the model.
         params: the weights by name.
         fallbacks: per weight that is differentiated sample by sample, how.
+        checks: what is known of batches; another checkpoint of the same model may go on with it.
     """
 
     def __init__(self, func: Any, params: dict[str, Tensor]):
         self.func, self.params = func, params
         self.shapes = {name: p.shape for name, p in params.items()}
         self.fallbacks: dict[str, str] = {}
-        self._checked: set[Any] = set()
-        self._second: set[str] = set()  # weights whose samples lie in the second axis where both are as long
+        self.checks = Checks()
 
     def of(self, inputs: tuple[Any, ...], labels: Any, measure: Measure, kwargs: Any = None) -> Factors:
         """Gradients of one batch.
@@ -170,7 +184,7 @@ class SampleGradients:
     ) -> dict[str, list[Part]]:
         n = len(values)
         key = (n, tuple((t.shape, t.names) for t in taps))
-        check = key not in self._checked
+        check = key not in self.checks.kinds
         left = [p for name, p in self.params.items() if name not in self.fallbacks]
         sources: list[Any] = [tap.edge for tap in taps]
         plain: list[Sequence[Tensor | None]] = []
@@ -184,15 +198,15 @@ class SampleGradients:
         if check and left:
             plain.append(found[len(sources) :])
             bad |= self._wrong(parts, plain, n)
-            if bad - self._second:  # as many samples as positions: the other axis may be the samples'
-                self._second |= bad
+            if bad - self.checks.second:  # as many samples as positions: the other axis may be the samples'
+                self.checks.second |= bad
                 parts, bad = self._collected(taps, grads, n)
                 bad |= self._wrong(parts, plain, n)
             self._check_alone(args, labels, measure, values)
         for name in bad:
             self.fallbacks.setdefault(name, "sample by sample")
             parts[name] = []
-        self._checked.add(key)
+        self.checks.kinds.add(key)
         return parts
 
     def _collected(
@@ -204,7 +218,7 @@ class SampleGradients:
             if d is None:
                 continue
             try:
-                axis = SampleAxis(n, not self._second.isdisjoint(tap.names))
+                axis = SampleAxis(n, not self.checks.second.isdisjoint(tap.names))
                 made = tap.parts(d, axis) if tap.unchanged() else {}
             except (ValueError, RuntimeError) as error:
                 if is_out_of_memory(error):

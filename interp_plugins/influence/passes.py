@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp_plugins.core.batching import chunks, progress_bar
 from interp_plugins.core.factors import Factors, LookedUp, Outer, merged
-from interp_plugins.core.persample import Measure, SampleGradients, parameters_of, sample_gradients
+from interp_plugins.core.persample import Checks, Measure, SampleGradients, parameters_of, sample_gradients
 from interp_plugins.core.report import note
 from interp_plugins.core.weights import Checkpoint, LoadFunction, with_weights
 from interp_plugins.influence.walk import Items, ItemWalk
@@ -36,6 +36,7 @@ class GradientPasses:
         batch_size: samples per pass; None: as many as fit.
         progress: None: a bar for long work.
         fallbacks: weights that were differentiated sample by sample, and how.
+        checks: what was found when gradients were compared with plain ones, at the first checkpoint of a question.
     """
 
     model: Any
@@ -46,6 +47,7 @@ class GradientPasses:
     batch_size: int | None = None
     progress: bool | None = None
     fallbacks: dict[str, str] = field(default_factory=dict)
+    checks: Checks = field(default_factory=Checks)
 
     def __post_init__(self) -> None:
         self.chosen = list(parameters_of(self.model, self.names, self.modules))
@@ -56,6 +58,7 @@ class GradientPasses:
         """The model at one moment, for the length of a `with` block; and its learning rate."""
         with with_weights(self.model, checkpoint, self.load) as lr, sample_gradients(self.model, self.chosen) as made:
             made.fallbacks.update(self.fallbacks)
+            made.checks = self.checks
             try:
                 yield made, lr
             finally:
@@ -104,7 +107,7 @@ class GradientPasses:
             cosine: divide by the lengths of both gradients.
         """
         total: Tensor | None = None
-        n = walk.size
+        n, self.checks = walk.size, Checks()
         bar = progress_bar(
             (n or 0) * len(self.checkpoints), "influence", self.progress if progress is None else progress
         )
@@ -168,6 +171,7 @@ class GradientPasses:
             inner: how checkpoints are put together: their sum, or side by side.
         """
         per: list[Tensor] = []
+        self.checks = Checks()
         bar = progress_bar(
             (walk.size or 0) * len(self.checkpoints), "influence", self.progress if progress is None else progress
         )
