@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import interp_plugins as ip
+from interp_plugins.api.items import ItemReader
 from interp_plugins.core.errors import InputError, UnknownNameError
 from interp_plugins.core.target import RatherThan
 from interp_plugins.influence import EKFAC, Influences, influence
@@ -258,3 +259,17 @@ def test_losses_of_every_reduction_are_one_per_sample():
     assert torch.allclose(SampleLoss()(z, several), each.mean(1))
     with pytest.raises(InputError, match="No loss is known"):
         SampleLoss()(z, ["a"] * 4)
+
+
+def test_a_data_set_of_tensors_is_cut_as_its_items_are_stacked():
+    class Items(TensorDataset):  # another class is read item by item
+        pass
+
+    tensors = torch.randn(11, 3), torch.arange(11), torch.rand(11) > 0.5
+    for loader in (lambda d: d, lambda d: DataLoader(d, 4, sampler=[7, 2, 9], drop_last=True)):
+        cut, stacked = (list(ItemReader(loader(kind(*tensors)), size=2).batches()) for kind in (TensorDataset, Items))
+        assert [numbers for numbers, _ in cut] == [numbers for numbers, _ in stacked]
+        for (_, one), (_, other) in zip(cut, stacked, strict=True):
+            assert type(one) is type(other) and all(
+                a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, other)
+            )
