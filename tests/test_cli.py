@@ -192,7 +192,7 @@ def test_suspects_influence_and_concepts_of_an_exported_learner(tmp_path: Path) 
     given = ["--train", str(tmp_path / "pictures"), "--k", "2", "--maps", "saliency", "--out", str(page)]
     given += ["--index", str(tmp_path / "small.index")]
     result = runner.invoke(app, ["influence", str(tmp_path / "small.pkl"), asked, *given])
-    assert result.exit_code == 0 and "1 queries of 12 training items" in result.output, result.output
+    assert result.exit_code == 0 and "1 query of 12 training items" in result.output, result.output
     assert "Glow" in page.read_text(encoding="utf-8") and page.with_suffix(".csv").is_file()
     result = runner.invoke(app, ["influence", str(tmp_path / "small.pkl"), asked, "--train", str(tmp_path / "empty")])
     assert result.exit_code == 2 and "No picture in" in result.output

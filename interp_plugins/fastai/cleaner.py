@@ -20,9 +20,10 @@ def suspects_cleaner(source: Any, found: SuspectRows, n: int) -> Any:
         n: how many.
 
     Raises:
-        InputError: items that are no files, or labels that are no classes.
+        InputError: items that are no files, labels that are no classes, or no notebook.
         ImportError: fastai's widgets need ipywidgets.
     """
+    from fastai.vision import widgets
     from fastai.vision.widgets import ImageClassifierCleaner, ImagesCleaner
     from ipywidgets import Dropdown, VBox  # type: ignore[import-untyped]
 
@@ -32,6 +33,11 @@ def suspects_cleaner(source: Any, found: SuspectRows, n: int) -> Any:
         raise InputError(
             "cleaner() is fastai's widget for pictures in files with one class each. to_html('suspects.html') writes a "
             "page on which any data are tagged."
+        )
+    if not hasattr(widgets, "display"):  # fastai has it in notebooks alone
+        raise InputError(
+            "cleaner() is a widget of fastai's, which draws in notebooks alone. to_html('suspects.html') writes a page "
+            "on which items are tagged anywhere."
         )
     info = [(p, found.label(found.given[r]), float(found.score[r])) for p, r in zip(paths, rows, strict=True)]
 

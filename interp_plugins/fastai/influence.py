@@ -176,7 +176,7 @@ def checkpoints_of_fit(learn: Any) -> list[Checkpoint]:
     files = [folder / f"{stem}_{i}.pth" for i in range(stems[stem])]
     if not _are_now(files[-1], get_model(learn.model)):
         return []
-    rates = mean_rates(list(getattr(learn.recorder, "lrs", None) or []), len(files))
+    rates = mean_rates(rates_of_fit(learn), len(files))
     return [Checkpoint(f, lr=r) for f, r in zip(files, rates)]
 
 
@@ -197,6 +197,21 @@ def _are_now(file: Path, model: Any) -> bool:
         own = dict(model.named_parameters())
         return state.keys() >= own.keys() and all(torch.equal(state[k], p.detach().cpu()) for k, p in own.items())
     return False
+
+
+def rates_of_fit(learn: Any) -> list[float]:
+    """The learning rate of each step of the last fit; empty where it is not known.
+
+    The Recorder forgets its own when `learn.validate` or `learn.get_preds` runs, which nearly everybody calls before
+    asking; what a schedule wrote down stays, and belongs to the last fit if the optimiser still has its last value.
+
+    Args:
+        learn: the Learner.
+    """
+    own = list(getattr(learn.recorder, "lrs", None) or [])
+    scheduled = list((getattr(learn.recorder, "hps", None) or {}).get("lr", []))
+    now = learn.opt.hypers[-1]["lr"] if learn.opt is not None else None
+    return own or (scheduled if scheduled and scheduled[-1] == now else [])
 
 
 def mean_rates(rates: Sequence[float], epochs: int) -> list[float | None]:

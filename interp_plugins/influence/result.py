@@ -75,7 +75,8 @@ class Influences:
 
     def __repr__(self) -> str:
         share = ", ".join(f"{s:.0%}" for s in self.share[:4].tolist()) + (", ..." if len(self) > 4 else "")
-        told = [f"{self.method}, {len(self)} queries of {self.n} training items", self.params.get("weights", "")]
+        asked = "query" if len(self) == 1 else "queries"
+        told = [f"{self.method}, {len(self)} {asked} of {self.n} training items", self.params.get("weights", "")]
         checkpoints = self.params.get("checkpoints", ())
         if checkpoints:
             told.append(f"{len(checkpoints)} checkpoint{'s' if len(checkpoints) > 1 else ''}")

@@ -56,8 +56,15 @@ def test_checkpoints_of_the_last_fit_are_found(dls: Any, tmp_path: Path) -> None
     files = checkpoints_of_fit(learn)
     assert [c.title for c in files] == ["model_0.pth", "model_1.pth", "model_2.pth"]
     assert [c.lr for c in files] == pytest.approx(mean_rates(learn.recorder.lrs, 3)) and files[2].lr > 1e-4
+    learn.validate()  # the Recorder forgets its rates; the schedule keeps them
+    assert learn.recorder.lrs == [] and [c.lr for c in checkpoints_of_fit(learn)] == pytest.approx(
+        [c.lr for c in files]
+    )
     found = learn.influence(ds_idx=1, idxs=[0], k=2)
     assert "TracIn (last layer)" in repr(found) and "3 checkpoints" in repr(found)
+    assert "no learning rates" not in repr(found)
+    learn.opt.hypers[-1]["lr"] = 0.5  # trained on without a schedule: what an earlier one wrote down is not its own
+    assert [c.lr for c in checkpoints_of_fit(learn)] == [None] * 3
     with torch.no_grad():
         learn.model[5].weight.add_(1)  # the files are of another training now
     assert checkpoints_of_fit(learn) == []

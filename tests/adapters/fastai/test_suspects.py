@@ -56,6 +56,25 @@ def test_pictures_in_item_order(train: Callable[..., Learner], unchanged: Any, t
     assert len(valid) == len(learn.dls.valid_ds) and not valid.searched_valid
 
 
+def test_fastai_s_cleaner_shows_them_in_our_order(train: Callable[..., Learner], monkeypatch: Any) -> None:
+    pytest.importorskip("ipywidgets")
+    from fastai.vision import widgets
+
+    found = train().suspects(k=5, valid=None)
+    monkeypatch.delattr(widgets, "display", raising=False)
+    with pytest.raises(InputError, match="in notebooks alone"):
+        found.cleaner()
+    monkeypatch.setattr(widgets, "display", lambda *shown: None, raising=False)
+    cleaner = found.cleaner(6)
+    rows = found.order[:6].tolist()
+    for label in found.spec.vocab or ():
+        cleaner.dd_cats.value = label
+        assert [p.name for p in cleaner.iw.fns] == [
+            (found.names or ())[r] for r in rows if found.label(found.given[r]) == label
+        ]
+    assert list(cleaner.delete()) == [] and list(cleaner.change()) == []
+
+
 def test_the_same_picture_in_both_splits_is_leakage(tmp_path: Path, make_learner: Callable[..., Learner]) -> None:
     rng = np.random.default_rng(0)
     for i in range(16):
