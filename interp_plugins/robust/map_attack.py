@@ -170,7 +170,7 @@ class MapAttack:
     def _smooth_clean(self, smooth: SmoothMaps, rows: Tensor) -> Tensor:
         with Softened():
             parts = [
-                smooth([x[i : i + 1].detach().requires_grad_(True) for x in self.room.inputs], rows[k : k + 1]).detach()
+                smooth.value([x[i : i + 1].detach().requires_grad_(True) for x in self.room.inputs], rows[k : k + 1])
                 for k, i in enumerate(rows.tolist())
             ]
         return torch.cat(parts)
@@ -181,14 +181,10 @@ class MapAttack:
 
         def work(start: int, stop: int) -> Tensor:
             leaves = [p[start:stop].detach().requires_grad_(True) for p in points]
+            judge = lambda maps: self.likeness.slope(maps, goal[start:stop], self.places)  # noqa: E731
             with Softened():
-                value = self.likeness.slope(smooth(leaves, rows[start:stop]), goal[start:stop], self.places)
-            grads = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
-            flat = [
-                (torch.zeros_like(x) if g is None else g).reshape(len(x), -1)
-                for x, g in zip(leaves, grads, strict=True)
-            ]
-            return torch.nan_to_num(torch.cat(flat, 1))
+                grads = smooth.slope(leaves, rows[start:stop], judge)
+            return torch.nan_to_num(torch.cat([g.reshape(len(g), -1) for g in grads], 1))
 
         for _, _, slope in chunks(len(rows), max(1, smooth.forward.samples_per_pass(self.room.inputs) // 4), work):
             found.append(slope)

@@ -16,12 +16,13 @@ from interp_plugins.core.errors import InterpError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.forward import Call, Forward, one_per_row
 from interp_plugins.core.layers import Layer, resolve_layer
-from interp_plugins.core.random import make_generator
+from interp_plugins.core.random import make_generator, sample_seed
 from interp_plugins.core.target import Asked
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.robust.opening import Opened
 from interp_plugins.robust.softened import Softened
 
+Piece = Callable[[Sequence[Tensor]], list[Tensor]]  # inputs in the model's units -> a part of their maps, which add up
 _NODES = 8
 _DRAWS = 4
 _NOISE = 0.15  # of the input's range, where a method does not say
@@ -55,16 +56,35 @@ class SmoothMaps:
             made = cls(subject, asked, clean)
             points = [x[:1].detach().requires_grad_(True) for x in subject.raw]
             with Softened():
-                probe = made(points, torch.zeros(1, dtype=torch.long))
-            slopes = torch.autograd.grad(probe.sum(), points, allow_unused=True)
-            return made if any(s is not None and bool((s != 0).any()) for s in slopes) else None
+                slopes = made.slope(points, torch.zeros(1, dtype=torch.long), lambda m: m.sum(1))
+            return made if any(bool((s != 0).any()) for s in slopes) else None
         except (InterpError, RuntimeError, ValueError):  # no second derivative, or a layer without places
             return None
 
-    def __call__(self, points: Sequence[Tensor], rows: Tensor) -> Tensor:
-        """Maps of raw points of some samples, (R, D), one number per place."""
+    def value(self, points: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """Maps of raw points of some samples, (R, D), one number per place, without a graph."""
+        return sum(self._piece(piece, points, rows).detach() for piece in self.make(self, rows))  # type: ignore[return-value]
+
+    def slope(self, leaves: Sequence[Tensor], rows: Tensor, judge: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """The gradient of what is judged of the maps (R, D), for every input; zeros where there is none.
+
+        A map that is a sum (over nodes, over noise) is judged whole, and then its parts lead back one after the other:
+        one part's graph is in memory at a time.
+        """
+        pieces = self.make(self, rows)
+        if len(pieces) == 1:
+            return _back(judge(self._piece(pieces[0], leaves, rows)).sum(), leaves)
+        whole = self.value(leaves, rows).requires_grad_(True)
+        (weights,) = _back(judge(whole).sum(), [whole])
+        total = [torch.zeros_like(x) for x in leaves]
+        for piece in pieces:
+            for t, g in zip(total, _back((self._piece(piece, leaves, rows) * weights).sum(), leaves), strict=True):
+                t += g
+        return total
+
+    def _piece(self, piece: Piece, points: Sequence[Tensor], rows: Tensor) -> Tensor:
         xs = self.subject.func.normalised(points)
-        return torch.cat([_per_place(m) for m in self.make(self, xs, rows)], 1)
+        return torch.cat([_per_place(m) for m in piece(xs)], 1)
 
     def gradients(self, xs: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
         """Gradients of the explained score at points in the model's units."""
@@ -93,31 +113,42 @@ def _per_place(values: Tensor) -> Tensor:
     return (values.sum(1) if values.ndim >= 3 else values).reshape(len(values), -1)
 
 
-def _saliency(maps: SmoothMaps, xs: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
-    grads = maps.gradients(xs, rows)
-    return [g.abs() for g in grads] if maps.clean.params.get("abs", True) else grads
+def _back(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of a number; zeros where nothing leads to it."""
+    if not value.requires_grad:
+        return [torch.zeros_like(x) for x in leaves]
+    grads = torch.autograd.grad(value, leaves, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
 
 
-def _input_x_gradient(maps: SmoothMaps, xs: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
-    return [x * g for x, g in zip(xs, maps.gradients(xs, rows), strict=True)]
+def _saliency(maps: SmoothMaps, rows: Tensor) -> list[Piece]:
+    sized = maps.clean.params.get("abs", True)
+    return [lambda xs: [g.abs() if sized else g for g in maps.gradients(xs, rows)]]
 
 
-def _integrated(maps: SmoothMaps, xs: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
-    given = maps.clean.baselines
-    starts = [torch.zeros_like(x) for x in xs]
-    if given is not None:
-        starts = [b.to(x).expand(maps.forward.n, *x.shape[1:])[rows] for b, x in zip(as_tuple(given), xs, strict=True)]
-    total = [torch.zeros_like(x) for x in xs]
-    for k in range(_NODES):
-        share = (k + 0.5) / _NODES
-        nodes = [b + share * (x - b) for b, x in zip(starts, xs, strict=True)]
-        total = [t + g / _NODES for t, g in zip(total, maps.gradients(nodes, rows), strict=True)]
-    if not maps.clean.params.get("multiply_by_inputs", True):
-        return total
-    return [(x - b) * t for x, b, t in zip(xs, starts, total, strict=True)]
+def _input_x_gradient(maps: SmoothMaps, rows: Tensor) -> list[Piece]:
+    return [lambda xs: [x * g for x, g in zip(xs, maps.gradients(xs, rows), strict=True)]]
 
 
-def _noisy(maps: SmoothMaps, xs: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
+def _integrated(maps: SmoothMaps, rows: Tensor) -> list[Piece]:
+    given, whole = maps.clean.baselines, maps.clean.params.get("multiply_by_inputs", True)
+
+    def node(share: float) -> Piece:
+        def piece(xs: Sequence[Tensor]) -> list[Tensor]:
+            starts = [torch.zeros_like(x) for x in xs]
+            if given is not None:
+                known = zip(as_tuple(given), xs, strict=True)
+                starts = [b.to(x).expand(maps.forward.n, *x.shape[1:])[rows] for b, x in known]
+            grads = maps.gradients([b + share * (x - b) for b, x in zip(starts, xs, strict=True)], rows)
+            ways = zip(xs, starts, grads, strict=True)
+            return [((x - b) * g if whole else g) / _NODES for x, b, g in ways]
+
+        return piece
+
+    return [node((k + 0.5) / _NODES) for k in range(_NODES)]
+
+
+def _noisy(maps: SmoothMaps, rows: Tensor) -> list[Piece]:
     """The same noise at every step, or a map would change where nothing did."""
     told = maps.clean.params
     inner = _integrated if " of I" in maps.clean.title else _saliency  # "SmoothGrad of IG"
@@ -125,33 +156,41 @@ def _noisy(maps: SmoothMaps, xs: Sequence[Tensor], rows: Tensor) -> list[Tensor]
         inner = _input_x_gradient
     stdevs, squared = told.get("stdevs"), "sq" in str(told.get("nt_type", ""))
     sized = [s for s in stdevs if s is not None] if isinstance(stdevs, tuple) else []
-    total = [torch.zeros_like(x) for x in xs]
-    generator = make_generator(maps.subject.asking.seed)
-    for _ in range(_DRAWS):
-        noisy = []
-        for x in xs:
-            size: Any = float(sized[0]) if sized else 0.0
-            if not sized:  # of each sample's own range
+
+    def draw(k: int) -> Piece:
+        def piece(xs: Sequence[Tensor]) -> list[Tensor]:
+            generator = make_generator(sample_seed(maps.subject.asking.seed, k))
+            noisy = []
+            for x in xs:
                 flat = x.detach().reshape(len(x), -1)
-                size = _NOISE * (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (x.ndim - 1))
-            noisy.append(x + size * torch.randn(x.shape[1:], generator=generator).to(x))
-        many = inner(maps, noisy, rows)
-        total = [t + (m**2 if squared else m) / _DRAWS for t, m in zip(total, many, strict=True)]
-    return total
+                own = (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (x.ndim - 1))  # each sample's range
+                size = float(sized[0]) if sized else _NOISE * own
+                noisy.append(x + size * torch.randn(x.shape[1:], generator=generator).to(x))
+            total = [torch.zeros_like(x) for x in xs]
+            for part in inner(maps, rows):  # squares are of the whole
+                total = [t + m for t, m in zip(total, part(noisy), strict=True)]
+            return [(t**2 if squared else t) / _DRAWS for t in total]
+
+        return piece
+
+    return [draw(k) for k in range(_DRAWS)]
 
 
-def _cam(maps: SmoothMaps, xs: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
-    activation, grad = maps.at_layer(xs, rows)
-    if maps.clean.method == "hi_res_cam":
-        weighed = grad * activation
-    elif maps.clean.method == "layer_cam":
-        weighed = grad.relu() * activation
-    else:
-        weighed = grad.flatten(2).mean(2).reshape(*grad.shape[:2], *[1] * (grad.ndim - 2)) * activation
-    return [weighed.sum(1, keepdim=True).relu()]
+def _cam(maps: SmoothMaps, rows: Tensor) -> list[Piece]:
+    def piece(xs: Sequence[Tensor]) -> list[Tensor]:
+        activation, grad = maps.at_layer(xs, rows)
+        if maps.clean.method == "hi_res_cam":
+            weighed = grad * activation
+        elif maps.clean.method == "layer_cam":
+            weighed = grad.relu() * activation
+        else:
+            weighed = grad.flatten(2).mean(2).reshape(*grad.shape[:2], *[1] * (grad.ndim - 2)) * activation
+        return [weighed.sum(1, keepdim=True).relu()]
+
+    return [piece]
 
 
-_MAPS: dict[str, Callable[[Any, Sequence[Tensor], Tensor], list[Tensor]]] = {
+_MAPS: dict[str, Callable[[Any, Tensor], list[Piece]]] = {
     "saliency": _saliency,
     "input_x_gradient": _input_x_gradient,
     "integrated_gradients": _integrated,
