@@ -17,7 +17,7 @@ from torch import nn
 
 import interp_plugins as ip
 from interp_plugins.core.spec import InputSpec
-from interp_plugins.robust import attack
+from interp_plugins.robust import attack, explanation_robustness
 
 
 def fit(model, inputs, labels, steps=400, rate=3e-3, batch=64, seed=0):
@@ -96,6 +96,16 @@ def image_two_objects(quick):
     collage = torch.cat([x[:1], x[1:]], 3)
     exps = ip.explain(model, collage, "gradcam", target=["tiger cat", "espresso"], input_spec=spec)
     return exps.plot(kind="classes").fig
+
+
+def image_robust(quick):
+    """A photograph's maps before and after a change that keeps the prediction and turns them."""
+    model, x, spec = photographs(["coffee"])
+    how = {"n_random": 1, "steps": 1} if quick else {"n_random": 4, "steps": 20}
+    found = explanation_robustness(
+        model, x, "saliency" if quick else ("gradcam", "saliency"), eps="8/255", budget="fast", input_spec=spec, **how
+    )
+    return found.show().fig
 
 
 # -- digits --------------------------------------------------------------------------------------------------------
@@ -407,9 +417,9 @@ def input_shares(quick):
 PICTURES = {
     f.__name__.replace("_", "-"): f
     for f in (
-        image_kinds, image_methods, image_classes, image_two_objects, image_channels, image_attack, grey, table_bars,
-        table_beeswarm, table_importance, series_line, series_band, volume_slices, volume_planes, text, layers,
-        inputs_grid, input_shares,
+        image_kinds, image_methods, image_classes, image_two_objects, image_channels, image_attack,
+        image_robust, grey, table_bars, table_beeswarm, table_importance, series_line, series_band, volume_slices,
+        volume_planes, text, layers, inputs_grid, input_shares,
     )
 }  # fmt: skip
 

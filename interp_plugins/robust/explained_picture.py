@@ -128,10 +128,10 @@ def _likeness(found: ExplainedRows, m: int, i: int) -> str:
     value = float(found.attacked[m, i])
     if value != value:
         return "no change was kept"
-    drawn = ""
     if found.wanted_before is not None and found.wanted_after is not None:
-        drawn = f", wanted {_number(found.wanted_before[m, i])} → {_number(found.wanted_after[m, i])}"
-    return f"likeness {_number(value)} ({'attack' if found.by[m][i] != 'random' else 'at random'}){drawn}"
+        way = f"{_number(found.wanted_before[m, i])} → {_number(found.wanted_after[m, i])}"
+        return f"likeness {_number(value)}, wanted {way}"
+    return f"likeness {_number(value)} ({'attack' if found.by[m][i] != 'random' else 'at random'})"
 
 
 def _number(value: Any) -> str:

@@ -16,6 +16,7 @@ from interp_plugins.core.errors import InputError, concise
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import Inputs, as_tuple
+from interp_plugins.robust.contrast_map import ContrastMaps, contrast_maps
 from interp_plugins.robust.norms import NORMS, sizes
 from interp_plugins.robust.picture import page, picture
 from interp_plugins.robust.saved import load, save
@@ -193,11 +194,42 @@ class Perturbed:
         with concise():
             return load(path, cls)
 
-    def show(self, max_n: int = 4) -> Any:
+    def contrast(self, model: Callable[..., Any], method: Any = None, **options: Any) -> ContrastMaps:
+        """Of samples whose class changed: the map of why the class before, rather than the one afterwards.
+
+        It is of the inputs as they were: where a map sees the difference, a counterfactual should change something.
+
+        Args:
+            model: the model that was asked.
+            method: one method, as for `explain`; None: its default.
+            **options: further arguments of `explain`.
+
+        Returns:
+            `ContrastMaps`: `.rows` (samples), `.maps` (an `Explanation`), `.agreement` of each with the change.
+
+        Raises:
+            InputError: no class changed, or it is no class that was asked about.
+
+        Example:
+            from interp_plugins.robust import attack
+
+            attack(model, x, "fmn").contrast(model, "saliency").agreement.shape  # -> (2,)
+        """
+        with concise():
+            if "goal" in self.params:
+                raise InputError("A value was to be reached and no class, so there are no two classes to be compared.")
+            pairs = zip(self.prediction, self.prediction_after, strict=True)
+            classes = [(self.index(a), self.index(b)) for a, b in pairs]
+            return contrast_maps(model, self.inputs, self.delta, classes, self.spec, method, options)
+
+    def show(self, max_n: int = 4, model: Callable[..., Any] | None = None, method: Any = None, **options: Any) -> Any:
         """Draw pictures before and after and the change between them, made visible by a factor that is written there.
 
         Args:
             max_n: samples at most.
+            model: the model that was asked: the map of `contrast` stands beside the change; None: no map.
+            method: of that map, as for `explain`.
+            **options: further arguments of `explain`.
 
         Returns:
             A `Plot`: the figure and its axes. Data that are no pictures have `to_df()`.
@@ -205,7 +237,8 @@ class Perturbed:
         Raises:
             InputError: the inputs are no pictures.
         """
-        return picture(self.inputs, self.perturbed, self.delta, self.spec, self.captions(), max_n)
+        maps = None if model is None else self.contrast(model, method, **options)
+        return picture(self.inputs, self.perturbed, self.delta, self.spec, self.captions(), max_n, maps)
 
     def index(self, label: Any) -> int:
         """The class of a name as it is told here."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
+from interp_plugins.robust.contrast_map import ContrastMaps
 from interp_plugins.viz.figure import Plot, bare, data_uri, new_figure, png_of_figure
 
 if TYPE_CHECKING:
@@ -20,7 +21,13 @@ _FACTORS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def picture(
-    inputs: Any, perturbed: Any, delta: Any, spec: InputSpec, captions: Sequence[tuple[str, str]], max_n: int
+    inputs: Any,
+    perturbed: Any,
+    delta: Any,
+    spec: InputSpec,
+    captions: Sequence[tuple[str, str]],
+    max_n: int,
+    contrast: ContrastMaps | None = None,
 ) -> Plot:
     """A row per sample: the picture, the changed picture, and the change around middle grey, enlarged.
 
@@ -31,6 +38,7 @@ def picture(
         spec: normalisation, range of the raw values.
         captions: what to write below the first and the second picture of each row.
         max_n: rows at most.
+        contrast: maps that stand beside it; None: none.
 
     Raises:
         InputError: the inputs are no pictures.
@@ -50,18 +58,38 @@ def picture(
     low, high = spec.value_range
     shown = [(_pixels(spec.denormalise(t), spec) - low) / (high - low) for t in (x, perturbed)]
     change = _pixels(delta, spec) / (high - low)
-    fig = new_figure(7.2, 2.6 * n)
-    axes = np.atleast_2d(fig.subplots(n, 3, squeeze=False))
+    many = 3 if contrast is None else 4
+    fig = new_figure(2.4 * many, 2.6 * n)
+    axes = np.atleast_2d(fig.subplots(n, many, squeeze=False))
     for i in range(n):
         largest = float(np.abs(change[i]).max())
         factor = max((f for f in _FACTORS if f * largest <= 0.5), default=1) if largest > 0 else 1
         drawn = (shown[0][i], shown[1][i], 0.5 + factor * change[i])
         below = (*captions[i], f"change × {factor}" if largest > 0 else "no change")
-        for ax, rgb, text in zip(axes[i], drawn, below, strict=True):
+        for ax, rgb, text in zip(axes[i][:3], drawn, below, strict=True):
             ax.imshow(np.clip(rgb, 0, 1).repeat(3 // rgb.shape[-1], axis=-1), interpolation="nearest")
             bare(ax)
             ax.set_xlabel(text, fontsize=9)
+        if contrast is not None:
+            _contrast(axes[i][3], contrast, i)
     return Plot(fig, axes)
+
+
+def _contrast(ax: Any, contrast: ContrastMaps, i: int) -> None:
+    """The map of one sample, or an empty place where its class is what it was."""
+    from interp_plugins.viz.renderer import attribution_renderer, fit_scale, in_own_size
+    from interp_plugins.viz.scale import ScaleRule
+
+    if i not in contrast.rows:
+        ax.axis("off")
+        return
+    row = contrast.rows.index(i)
+    exp, own = in_own_size(contrast.maps, row)
+    attribution_renderer(exp).draw(ax, exp, own, "overlay", fit_scale(exp, own, ScaleRule()))
+    why = contrast.maps.target_label[row] if contrast.maps.target_label is not None else ""
+    alike = float(contrast.agreement[row])
+    words = f"why {why}".replace(" rather than ", "\nrather than ")
+    ax.set_xlabel(f"{words}\nagrees with the change: {alike:.2f}", fontsize=9)
 
 
 def page(table: pd.DataFrame, drawn: Plot | None, lead: str, title: str) -> str:

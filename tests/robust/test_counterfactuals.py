@@ -196,3 +196,21 @@ def test_words_go_until_the_prediction_turns() -> None:
     found = smallest_flip(model, torch.tensor([[1, 3, 2, 4], [1, 3, 3, 4]]), baselines=0)
     assert found.regions == ((0, 2), (0,)) and found.prediction_after == (1, 1)
     assert found.perturbed.tolist() == [[0, 3, 0, 4], [0, 3, 3, 4]] and len(found.to_df()) == 2
+
+
+def test_the_map_of_the_two_classes_stands_beside_the_change() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
+    spec = InputSpec("image", vocab=("a", "b", "c"))
+    x = torch.rand(3, 1, 8, 8)
+    found = attack(net, x, "deepfool", norm="L2", bounds=None, input_spec=spec)
+    maps = found.contrast(net, "saliency")
+    assert maps.rows == (0, 1, 2) and bool((maps.agreement > 0.999).all())  # the change lies along w_a - w_b
+    assert maps.maps.target_label[0] == f"{found.prediction[0]} rather than {found.prediction_after[0]}"
+    axes = found.show(model=net, method="saliency").axes
+    assert axes.shape == (3, 4) and "agrees with the change: 1.00" in axes[0, 3].get_xlabel()
+    held = attack(net, x, eps=1e-6, input_spec=spec)
+    with pytest.raises(InterpError, match="No class changed"):
+        held.show(model=net)
+    with pytest.raises(InterpError, match="One method at a time"):
+        found.contrast(net, ["saliency", "ig"])
