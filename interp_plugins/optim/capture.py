@@ -80,6 +80,26 @@ class _Pass(Wrapper):
         return seen
 
 
+class _UpTo(Wrapper):
+    """A model that ends at its layers, and gives them: what a plan is made of, so that it ends there too."""
+
+    def __init__(self, func: Callable[..., Any], layers: Sequence[Layer], calls: Sequence[int]):
+        self.func, self.layers, self.calls = func, list(layers), list(calls)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        wanted = [_Wanted(layer, call, True) for layer, call in zip(self.layers, self.calls, strict=True)]
+        until = _Pass(self.func, wanted, False)
+        with hooked() as hooks:
+            for one in wanted:
+                module: Any = one.layer.module
+                if one.layer.io == "input":
+                    hooks.before(module, until.hook(one), with_kwargs=True)
+                else:
+                    hooks.behind(module, until.hook(one))  # behind those that read a pass of this
+            until(*args, **kwargs)
+        return tuple(one.found for one in wanted)
+
+
 @dataclass
 class Capture:
     """A model as what it shows at some layers.
@@ -92,6 +112,7 @@ class Capture:
         output: whether the output is asked for.
         shapes: likewise, the layer's shape for one row.
         trace: what every module gave, in order, for one row.
+        until: the model that ends at the layers, once it is asked for.
     """
 
     forward: Forward
@@ -101,6 +122,7 @@ class Capture:
     output: bool
     shapes: dict[Any, tuple[int, ...]] = field(default_factory=dict)
     trace: list[ModuleOutput] = field(default_factory=list)
+    until: _UpTo | None = None
 
     @classmethod
     def of(cls, forward: Forward, inputs: Sequence[Tensor], names: Sequence[Any], output: bool) -> Capture:
@@ -153,8 +175,12 @@ class Capture:
         """
         wrt = list(self.layers.values())
         ours = replace(self.forward, passes=dict(self.forward.passes))
+        if wrt and not self.output:
+            if self.until is None:  # kept, since plans are remembered by what they are of
+                self.until = _UpTo(self.forward.func, wrt, list(self.calls.values()))
+            ours = replace(ours, func=self.until)
         forward, found = planned(ours, inputs, rows=rows, chunk=chunk, wrt=wrt or None, backward=backward)
-        if forward.args != self.forward.args:
+        if forward.args != self.forward.args or forward.func is self.until:
             return self
         places = found if found is not None else wrt
         return replace(self, forward=forward, layers=dict(zip(self.layers, places, strict=True)))

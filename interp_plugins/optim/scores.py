@@ -26,7 +26,7 @@ from interp_plugins.optim.objective import Objective, numbers
 from interp_plugins.optim.params import frequencies, to_spectrum
 from interp_plugins.optim.transforms import ROBUST, resized
 
-_VIEWS = 32
+_VIEWS, _TOGETHER = 32, 4
 _RINGS = 16
 _LAYERS = 12  # in front of the unit, at even steps
 
@@ -45,10 +45,11 @@ def robust(problem: Ascending, pictures: Tensor, objectives: Sequence[Objective]
     with torch.set_grad_enabled(graph), problem.plain.running() as run:
         for picture, objective in zip(pictures, objectives, strict=True):
             generator = torch.Generator().manual_seed(seed + 1)
-            draws = ROBUST.draws([generator] * _VIEWS, 1)[0]
-            many = picture[None].expand(_VIEWS, *picture.shape)
-            views = ROBUST.view(many, draws, problem.size, problem.colour.grey(many))
-            values = [_one(problem, run, v, p, objective) for v, p in zip(views.split(4), many.split(4), strict=True)]
+            values = []
+            for draws in ROBUST.draws([generator] * _VIEWS, 1)[0].split(_TOGETHER):
+                some = picture[None].expand(len(draws), *picture.shape)
+                views = ROBUST.view(some, draws, problem.size, problem.colour.grey(some))
+                values.append(_one(problem, run, views, some, objective))
             found.append(torch.cat(values).detach().double().mean().cpu())
     mean = torch.stack(found)
     return torch.where(clean > 0, mean / clean.clamp(min=1e-300), torch.nan)

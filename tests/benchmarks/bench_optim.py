@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import os
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from interp_plugins.demo.network import lite0
 SIZE = 128
 SPEC = InputSpec("image", mean=(0.5,) * 3, std=(0.5,) * 3)
 FEW, MORE = 24, 56
+GIVEN_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"}  # at once
 OF_CROPS = 6  # a step of Horama's sees so many rows: it gets a sixth of the steps
 
 
@@ -210,7 +212,7 @@ def memory(rounds: int) -> None:
             for who, found in peaks.items():
                 made = subprocess.run(
                     [sys.executable, "-m", "tests.benchmarks.bench_optim", "--peak", who, title],
-                    capture_output=True, text=True, check=True,
+                    capture_output=True, text=True, check=True, env={**os.environ, **GIVEN_BACK},
                 )  # fmt: skip
                 found.append(float(made.stdout.split()[-1]))
         said = ", ".join(f"{who} {quoted(found)} MiB" for who, found in peaks.items())
@@ -227,7 +229,7 @@ def peak(who: str, title: str) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     held = memory_of("VmRSS")
     run(net, layer, 7, 32)
-    print(held, memory_of("VmHWM"), memory_of("VmHWM") - held)
+    print(memory_of("VmHWM") - held)
 
 
 def memory_of(what: str) -> float:
