@@ -144,7 +144,8 @@ class Capture:
         for one in layers.values():
             assert isinstance(one.module, nn.Module)
             refuse_script(one.module)
-        _, trace = trace_shapes(forward, inputs)
+        with torch.no_grad():
+            _, trace = trace_shapes(forward, inputs)
         counts = _counts(forward, inputs, layers)
         calls = {}
         for name, one in layers.items():
@@ -162,6 +163,7 @@ class Capture:
             for name, t in run.tensors().items():
                 made.shapes[name] = tuple(t.shape)
                 made.grids[name] = find_grid(layers[name].module, t.shape, inputs, trace)  # type: ignore[arg-type]
+        made.trace = [replace(one, tensor=None) for one in trace]  # shapes alone: tensors are as much as a pass
         return made
 
     def faster(self, inputs: Sequence[Tensor], rows: int, chunk: int, backward: bool = True) -> Capture:
