@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.explanation import Explanations
@@ -89,7 +89,7 @@ def size_of(inputs: Any) -> int:
     first = next((x for x in many if isinstance(x, Tensor) and x.ndim), None)
     if first is None:
         raise InputTypeError(
-            f"Samples are a tensor, a tuple or dict of tensors (batch first), or a loader of batches; got "
+            f"Samples are a tensor, a tuple or dict of tensors (batch first), a loader of batches, or a data set; got "
             f"{describe(inputs)}."
         )
     return int(first.shape[0])
@@ -136,7 +136,7 @@ class SampleStream:
 
     Attributes:
         model: as for `interp_plugins.explain`.
-        data: a tensor, a tuple or dict of tensors, or batches.
+        data: a tensor, a tuple or dict of tensors, batches, or a data set with a length, which is read in order.
         target: as for `interp_plugins.explain`, "label" for the ground truth.
         options: further arguments of `interp_plugins.explain`.
         reading: which part of a batch is what.
@@ -160,6 +160,12 @@ class SampleStream:
     def __post_init__(self) -> None:
         if self.n is not None and (isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1):
             raise InputError(f"n is a number of samples of at least 1, or None for all; got {self.n!r}.")
+        if (
+            isinstance(self.data, Dataset)
+            and not isinstance(self.data, IterableDataset)
+            and hasattr(self.data, "__len__")
+        ):
+            object.__setattr__(self, "data", DataLoader(self.data, batch_size=PIECE))
 
     def __iter__(self) -> Iterator[SampleBatch]:
         left = self.n

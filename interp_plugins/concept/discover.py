@@ -61,7 +61,8 @@ def concepts(
 
     Args:
         model: an `nn.Module`, a LightningModule, or any callable around one.
-        data: tensor, tuple or dict of tensors (batch first), or a loader of batches.
+        data: the inputs (a tensor, or a tuple or dict of tensors, batch first), or a data set or loader of (input,
+            label).
         target: the class, by index or by a name of `input_spec.vocab`, or what else `explain` takes for one target;
             None: each item's predicted class (then all items count).
         n_concepts: number of concepts.

@@ -47,7 +47,8 @@ def concept_test(
         concept: examples of it as the model takes them (a tensor, a list of batches, a loader), several by name in a
             dict, or `Concept`s.
         random: examples of anything else of the same kind.
-        data: samples of which those of the class are asked: tensor, tuple or dict of tensors, or a loader.
+        data: samples of which those of the class are asked: tensor, tuple or dict of tensors, or a
+            data set or loader of (input, label).
         target: the class, by index or by a name of `input_spec.vocab`.
         layers: names, modules or `Layer`s; None: the last one with places that the score depends on.
         runs: as for `TCAV.test`, and so is `permutations`.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def of_trainer(given: Any) -> tuple[Any, str | None]:
         files |= {str(f) for f in getattr(callback, "best_k_models", {})}
         folder = getattr(callback, "dirpath", None)
         if not files and folder is not None:  # without a monitor all are kept, and none is best
-            files |= {str(f) for f in Path(folder).glob("*.ckpt")}
+            files |= _of_last_training(Path(folder).glob("*.ckpt"))
         files |= {str(f) for f in (callback.best_model_path,) if f}
     there = [f for f in files if Path(f).is_file()]
     if not there:
@@ -109,6 +110,18 @@ def of_trainer(given: Any) -> tuple[Any, str | None]:
         )
     found = sorted(as_checkpoints(there), key=lambda c: _step(c.source))
     return found, HINT if len(found) == 1 else None
+
+
+def _of_last_training(files: Iterable[Path]) -> set[str]:
+    """Without those of earlier trainings, which may lie in the same folder: back in time, steps only fall."""
+    kept: set[str] = set()
+    below = math.inf
+    for file in sorted(files, key=lambda f: f.stat().st_mtime_ns, reverse=True):
+        step, _ = _step(file)
+        if step < below:
+            kept.add(str(file))
+            below = step
+    return kept
 
 
 def _step(file: Any) -> tuple[int, str]:

@@ -79,6 +79,7 @@ def test_the_order_and_the_batches_of_items_change_nothing() -> None:
     whole = concepts(net, x, target=1, n_concepts=3, items="all")
     others = [
         concepts(net, x[order], target=1, n_concepts=3, items="all"),
+        concepts(net, data, target=1, n_concepts=3, items="all"),
         concepts(net, DataLoader(data, batch_size=3), target=1, n_concepts=3, items="all"),
         concepts(net, DataLoader(data, batch_size=4, shuffle=True), target=1, n_concepts=3, items="all"),
     ]

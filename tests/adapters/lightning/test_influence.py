@@ -61,6 +61,19 @@ def test_the_trainers_checkpoints_are_read_in_order(make_trainer: Any) -> None:
         influence(module, dataset[:2], dataset[:2][0])
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")
+def test_files_of_an_earlier_training_in_the_folder_do_not_count(make_trainer: Any, tmp_path: Any) -> None:
+    def trained(epochs: int) -> Any:
+        keep = ModelCheckpoint(tmp_path, save_top_k=-1)
+        trainer = make_trainer(keep, max_epochs=epochs, enable_checkpointing=True, logger=False)
+        trainer.fit(Classifier(), Rows())
+        return trainer
+
+    trained(4)
+    files, _ = of_trainer(trained(2))
+    assert [f.source.name for f in files] == ["epoch=0-step=4-v1.ckpt", "epoch=1-step=8-v1.ckpt"]
+
+
 def test_without_files_the_weights_as_they_are_serve(make_trainer: Any) -> None:
     found = influence(Classifier(), torch.randn(1, 4), Rows(), checkpoints=make_trainer(), k=2)
     assert "kept no checkpoint" in repr(found)
