@@ -74,7 +74,7 @@ class ConceptBank:
         pictures: their pixels, and where in them the concept is.
         names: given by `name`, or None.
         suggested: of each concept what the data's labels suggest, or None.
-        facts: numbers of items and rows, share of the crops' side (None: places), seed.
+        facts: numbers of items and rows, share of the crops' side ("segments", None: places), seed.
         spec: of the inputs.
         source: how items are read; None after `load` without a model.
     """
@@ -108,7 +108,10 @@ class ConceptBank:
         stable = [k for k in range(len(self)) if self.is_stable(k)]
         kind = "adds" if self.linear else "has the total Sobol index"
         share = self.facts.get("share")
-        where = "places of the layer" if share is None else f"crops of {share:.0%} of the side"
+        if isinstance(share, str):
+            where = share
+        else:
+            where = "places of the layer" if share is None else f"crops of {share:.0%} of the side"
         best = ", ".join(f"{self.label(k)} {kind} {float(self.importance[k]):.3g}" for k in range(min(3, len(self))))
         rows, items, how = self.facts["rows"], self.facts["items"], "semi-NMF" if self.signed else "NMF"
         return (

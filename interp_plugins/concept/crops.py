@@ -1,4 +1,4 @@
-"""Parts of pictures: squares of a share of the side on a grid, each brought back to the input's size."""
+"""Parts of pictures, squares on a grid or segments of like colour, each brought back to the input's size."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.spec import InputSpec
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right
+SEGMENTS = "segments"  # of `crops=`: parts of like colour instead of squares
+_SEGMENTS = 15  # of a picture, about
 _SHOWN = 96  # pixels of a side that are kept for pictures
 
 
@@ -58,22 +60,76 @@ def around(place: int, grid: Sequence[int], size: Sequence[int]) -> Box:
     return top, left, min(size[0], round((row + 2) * tall)), min(size[1], round((column + 2) * wide))
 
 
-def cropped(x: Tensor, box: Box) -> Tensor:
-    """A part of pictures (n, C, H, W), enlarged to their size."""
-    top, left, bottom, right = box
-    return F.interpolate(x[:, :, top:bottom, left:right], size=x.shape[2:], mode="bilinear", align_corners=False)
+def part_of(x: Tensor, part: Box | Segment) -> Tensor:
+    """A part of pictures (n, C, H, W), as large as it is there."""
+    if isinstance(part, Segment):
+        return part.of(x)
+    top, left, bottom, right = part
+    return x[:, :, top:bottom, left:right]
 
 
-def share_of(crops: Any) -> float | None:
-    """What `crops=` asks for: the share of the side, or None for places.
+def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
+    """A part of pictures, brought to their size."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a picture with its own outline.
+
+    Attributes:
+        box: around it, in pixels.
+        mask: (h, w) within the box, bool.
+    """
+
+    box: Box
+    mask: Tensor
+
+    def of(self, x: Tensor) -> Tensor:
+        """The part of a picture (1, C, H, W) within the box (1, C, h, w); outside the outline its mean colour."""
+        top, left, bottom, right = self.box
+        mean = x.mean((2, 3), keepdim=True)
+        return torch.where(self.mask.to(x.device), x[:, :, top:bottom, left:right], mean)
+
+
+def segments_of(x: Tensor) -> list[Segment]:
+    """About 15 parts of like colour that cover a picture (C, H, W): SLIC (Achanta et al. 2012), as in ACE.
 
     Raises:
-        InputError: neither a bool nor a number in (0, 1].
+        ImportError: scikit-image is missing; the text says what else can be done.
+    """
+    try:
+        from skimage.segmentation import slic
+    except ModuleNotFoundError as err:
+        raise ImportError(
+            'crops="segments" cuts pictures with scikit-image: pip install scikit-image. crops=True takes squares.'
+        ) from err
+    colours = x[:3] if len(x) >= 3 else x[:1].expand(3, -1, -1)
+    low, high = colours.amin(), colours.amax()
+    scaled = ((colours - low) / (high - low).clamp_min(1e-12)).movedim(0, -1).detach().cpu().double().numpy()
+    labels = torch.from_numpy(
+        slic(scaled, n_segments=_SEGMENTS, compactness=20, sigma=1, start_label=0, channel_axis=-1)
+    )
+    found = []
+    for number in labels.unique().tolist():
+        rows, columns = (labels == number).nonzero(as_tuple=True)
+        box = (int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+        found.append(Segment(box, labels[box[0] : box[2], box[1] : box[3]] == number))
+    return found
+
+
+def share_of(crops: Any) -> float | str | None:
+    """What `crops=` asks for: the share of the side, "segments", or None for places.
+
+    Raises:
+        InputError: neither a bool nor a number in (0, 1], nor "segments".
     """
     if isinstance(crops, bool):
         return 0.5 if crops else None
+    if isinstance(crops, str) and crops == SEGMENTS:
+        return SEGMENTS
     if not isinstance(crops, (int, float)) or not 0 < crops <= 1:
-        raise InputError(f"crops must be True, False, or a share of the side in (0, 1], got {crops!r}.")
+        raise InputError(f'crops must be True, False, "segments", or a share of the side in (0, 1], got {crops!r}.')
     return float(crops)
 
 

@@ -20,7 +20,17 @@ from torch import Tensor
 from interp_plugins.api.samples import SampleBatch, SampleStream
 from interp_plugins.attr.perturbation.sensitivity import Sobol
 from interp_plugins.concept.bank import BankSource, ConceptBank
-from interp_plugins.concept.crops import Box, Crop, around, boxes_of, cropped, pixels, share_of
+from interp_plugins.concept.crops import (
+    Crop,
+    Segment,
+    around,
+    boxes_of,
+    enlarged,
+    part_of,
+    pixels,
+    segments_of,
+    share_of,
+)
 from interp_plugins.concept.factor import ConceptFactors, factorise, matched
 from interp_plugins.concept.items import OpenBatch, chosen, is_picture, keys_of, labels_of, opened
 from interp_plugins.concept.place import FromAmounts, Place, amounts_at, shares_of
@@ -47,7 +57,7 @@ def concepts(
     n_concepts: int = 10,
     *,
     layer: Any = None,
-    crops: bool | float = True,
+    crops: bool | float | str = True,
     items: Any = None,
     most: int = 100,
     seed: int = 0,
@@ -67,8 +77,9 @@ def concepts(
             None: each item's predicted class (then all items count).
         n_concepts: number of concepts.
         layer: module, dotted name or `Layer`; None: the last one with places that the score depends on.
-        crops: find concepts in parts of the pictures: True, squares of half the side, or another share of it; False, or
-            other data than pictures: at the places of the layer.
+        crops: find concepts in parts of the pictures: True, squares of half the side, or another share of it;
+            "segments", about 15 parts of like colour of each, cut out (SLIC; needs scikit-image); False, or other data
+            than pictures: at the places of the layer.
         items: which items: None, those that the model says are of the class; "all"; or their ids (places in the data).
         most: how many items at most, the first of them.
         seed: of the draws that only judge (other beginnings, halves).
@@ -105,7 +116,7 @@ def find(
     n_concepts: int,
     *,
     layer: Any = None,
-    crops: bool | float = True,
+    crops: bool | float | str = True,
     items: Any = None,
     most: int = 100,
     seed: int = 0,
@@ -170,7 +181,7 @@ class _Parts:
         rows: (n, C).
         where: of each row the batch, the row in it, and the box (or the place of the layer).
         place: the layer.
-        share: of the side of crops, None for places.
+        share: of the side of crops, "segments", None for places.
         keys: of each row the item's id.
         spec: of the inputs.
         laid: of crops the activations at every place (n, C, P), in half precision; empty for places.
@@ -179,13 +190,13 @@ class _Parts:
     rows: Tensor
     where: list[tuple[int, int, Any]]
     place: Place
-    share: float | None
+    share: float | str | None
     keys: list[Any]
     spec: InputSpec
     laid: list[Tensor]
 
     @classmethod
-    def of(cls, batches: Sequence[SampleBatch], target: Any, layer: Any, share: float | None) -> _Parts:
+    def of(cls, batches: Sequence[SampleBatch], target: Any, layer: Any, share: float | str | None) -> _Parts:
         rows: list[Tensor] = []
         laid: list[Tensor] = []
         where: list[tuple[int, int, Any]] = []
@@ -194,22 +205,33 @@ class _Parts:
             with opened(batch, target) as one:
                 place, spec = place or Place.of(one.forward, one.xs, layer), one.spec
                 share = share if is_picture(one) else None
-                for box, found in _cut(one, place, share):
+                for samples, boxes, found in _cut(one, place, share):
                     rows.append(found.mean(2))
                     laid += found.half().unbind(0) if share is not None else []
-                    where += [(b, i, box) for i in range(len(batch))]
+                    where += [(b, i, box) for i, box in zip(samples, boxes, strict=True)]
         assert place is not None
         keys = [batches[b].keys[i] for b, i, _ in where]
         return cls(torch.cat(rows), where, place, share, keys, spec, laid)
 
 
-def _cut(one: OpenBatch, place: Place, share: float | None) -> Iterable[tuple[Any, Tensor]]:
-    """Boxes and the activations of a batch in them (n, C, P), or places and those there (n, C, 1)."""
+def _cut(
+    one: OpenBatch, place: Place, share: float | str | None
+) -> Iterable[tuple[range | list[int], list[Any], Tensor]]:
+    """Samples of a batch, the parts of them, and the activations there (n, C, P); of places those (n, C, 1)."""
+    x = one.xs[0]
+    every = range(len(x))
     if share is None:
-        yield from enumerate(place.activations(one.forward, one.xs).split(1, 2))
-        return
-    for box in boxes_of(one.xs[0].shape[2:], share):
-        yield box, place.activations(one.forward, [cropped(one.xs[0], box)])
+        for at, found in enumerate(place.activations(one.forward, one.xs).split(1, 2)):
+            yield every, [at] * len(x), found
+    elif isinstance(share, str):
+        for i in every:
+            parts = segments_of(x[i])
+            rows = [i] * len(parts)
+            shown = torch.cat([enlarged(part.of(x[i : i + 1]), x.shape[2:]) for part in parts])
+            yield rows, parts, place.activations(one.forward.of_rows(torch.tensor(rows)), [shown])
+    else:
+        for box in boxes_of(x.shape[2:], share):
+            yield every, [box] * len(x), place.activations(one.forward, [enlarged(part_of(x, box), x.shape[2:])])
 
 
 @dataclass(frozen=True)
@@ -300,6 +322,7 @@ def _best(amounts: Tensor, parts: _Parts, items: int) -> list[tuple[Crop, int]]:
         counts[key] = counts.get(key, 0) + 1
         if counts[key] <= few:
             box = parts.where[row][2] if parts.share is not None else None
+            box = box.box if isinstance(box, Segment) else box
             found.append((Crop(key, box, float(amounts[row])), row))
     return found
 
@@ -332,15 +355,10 @@ def _picture(one: OpenBatch, parts: _Parts, row: int, atoms: Tensor, k: int) -> 
     x, size = one.xs[0][i : i + 1], parts.place.size
     if parts.share is None:
         whole = len(size) != 2
-        return pixels(x if whole else _part(x, around(int(box), size, x.shape[2:])), one.spec), None
+        return pixels(x if whole else part_of(x, around(int(box), size, x.shape[2:])), one.spec), None
     amounts = amounts_at(parts.laid[row][None].to(atoms), atoms)[0, :, k]
     where = (amounts / amounts.max().clamp_min(1e-12)).reshape(size).numpy() if len(size) == 2 else None
-    return pixels(_part(x, box), one.spec), where
-
-
-def _part(x: Tensor, box: Box) -> Tensor:
-    top, left, bottom, right = box
-    return x[:, :, top:bottom, left:right]
+    return pixels(part_of(x, box), one.spec), where
 
 
 def _suggested(amounts: Tensor, batches: Sequence[SampleBatch], spec: InputSpec) -> list[str | None]:

@@ -35,7 +35,7 @@ def concepts(
     n_concepts: int = 10,
     *,
     layer: Any = None,  # module, name or `Layer`; None: the last one with places
-    crops: bool | float = True,  # parts of pictures: half the side, another share; False: places of the layer
+    crops: bool | float | str = True,  # parts: half the side, another share, "segments"; False: places of the layer
     items: Any = None,  # None: what the model says is of the class; "all"; or row numbers
     item: Any = None,  # items to look through, as for `explain`; None: the first `n` rows of a split
     dl: Any = None,  # or a loader

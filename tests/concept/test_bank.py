@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from interp_plugins import InputSpec
 from interp_plugins.concept import ConceptBank, concepts
-from interp_plugins.concept.crops import boxes_of
+from interp_plugins.concept.crops import boxes_of, segments_of
 from interp_plugins.core.errors import InputError, LayerError, MissingFileError, SampleError
 
 SPEC = InputSpec("image", vocab=("ant", "bee", "cat"))
@@ -36,7 +37,7 @@ def pictures(n: int = 10) -> Tensor:
     return torch.rand(n, 3, 12, 12, generator=torch.Generator().manual_seed(4))
 
 
-@pytest.mark.parametrize("crops", [True, False])
+@pytest.mark.parametrize("crops", [True, False, "segments"])
 @pytest.mark.parametrize("make", [pooled, deep])
 def test_the_sum_is_complete(make: Any, crops: bool) -> None:
     net, x = make(), pictures()
@@ -179,6 +180,33 @@ def test_signed_layers_are_seen() -> None:
     net[1] = nn.GELU()
     bank = concepts(net, 4 * pictures() - 2, target=1, n_concepts=3, items="all")
     assert bank.signed and "semi-NMF" in repr(bank)
+
+
+def test_segments_cover_the_picture_and_show_nothing_else() -> None:
+    x = torch.zeros(1, 3, 24, 24)
+    x[0, 0, 4:12, 4:12] = 1
+    x[0, 2, 14:20, 10:22] = 1
+    count = torch.zeros(24, 24, dtype=torch.long)
+    for part in segments_of(x[0]):
+        top, left, bottom, right = part.box
+        count[top:bottom, left:right] += part.mask
+        cut, whole = part.of(x), x[0, :, top:bottom, left:right]
+        assert cut.shape[2:] == part.mask.shape and torch.equal(cut[0, :, part.mask], whole[:, part.mask])
+        assert torch.allclose(cut[0, :, ~part.mask], x.mean((2, 3)).T.expand(3, int((~part.mask).sum())))
+    assert bool((count == 1).all())
+
+
+def test_concepts_of_segments_are_saved_with_their_boxes(tmp_path: Any, monkeypatch: Any) -> None:
+    net, x = pooled(), pictures(6)
+    bank = concepts(net, x, target=1, n_concepts=2, items="all", crops="segments")
+    assert "segments)" in repr(bank) and bank.show().fig is not None
+    back = ConceptBank.load(bank.save(tmp_path / "b.safetensors"), net)
+    assert back.crops == bank.crops and repr(back) == repr(bank)
+    top, left, bottom, right = bank.crops[0][0].box or ()
+    assert bank.pictures[0][0][0].shape[:2] == (bottom - top, right - left)
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    with pytest.raises(ImportError, match="pip install scikit-image"):
+        concepts(net, x, target=1, n_concepts=2, items="all", crops="segments")
 
 
 def test_crops_cover_the_picture() -> None:
