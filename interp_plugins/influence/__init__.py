@@ -25,7 +25,7 @@ _LAZY: dict[str, str] = {  # public name -> file of this room
     "TracInCP": "tracin",
     "TracInCPBase": "tracin",
     "TracInCPFast": "tracin",
-    "TracInCPFastRandProj": "tracin",
+    "TracInCPFastRandProj": "projected",
     "suspects": "suspecting",
 }
 

@@ -159,6 +159,13 @@ class NaiveInfluenceFunction(_InfluenceFunction):
 
     Raises:
         ModelError: no positive eigenvalue.
+
+    Example:
+        from interp_plugins.influence import NaiveInfluenceFunction
+        net = torch.nn.Sequential(torch.nn.Linear(4, 3))
+        data = torch.utils.data.TensorDataset(torch.randn(20, 4), torch.randint(0, 3, (20,)))
+        found = NaiveInfluenceFunction(net, data, net.state_dict(), loss_fn=torch.nn.CrossEntropyLoss())
+        tuple(found.influence((torch.randn(2, 4), torch.tensor([0, 1])), k=3).indices.shape)  # -> (2, 3)
     """
 
     def __init__(
@@ -199,24 +206,35 @@ class ArnoldiInfluenceFunction(_InfluenceFunction):
     """Influence functions by products with the Hessian, in the space of its largest eigenvalues.
 
     Args:
-        model: as for `NaiveInfluenceFunction`.
-        train_dataset: likewise.
-        checkpoint: likewise.
-        checkpoints_load_func: likewise.
-        layers: likewise.
-        loss_fn: likewise.
-        batch_size: likewise.
-        hessian_dataset: likewise.
-        test_loss_fn: likewise.
-        sample_wise_grads_per_batch: likewise.
-        projection_dim: likewise.
+        model: an `nn.Module`; it keeps its weights and mode.
+        train_dataset: a data set whose items are (inputs, ..., label), or a loader of batches.
+        checkpoint: a file, a state dict or a `Checkpoint`.
+        checkpoints_load_func: (model, checkpoint) -> learning rate, which is not used.
+        layers: names of modules whose weights count; None: all that require a gradient.
+        loss_fn: (output, labels) -> loss, of any reduction.
+        batch_size: samples per pass; 1 leaves it to what fits.
+        hessian_dataset: the data of the Hessian; None: the training data.
+        test_loss_fn: the loss of queries; None: `loss_fn`.
+        sample_wise_grads_per_batch: accepted; it changes nothing.
+        projection_dim: eigenvalues that are kept, the largest.
         seed: of the first vector.
         arnoldi_dim: products with the Hessian at most: dimensions of the space.
         arnoldi_tol: accepted; the space ends where nothing new is found.
-        hessian_reg: as for `NaiveInfluenceFunction`.
-        hessian_inverse_tol: likewise.
-        projection_on_cpu: likewise.
-        show_progress: likewise.
+        hessian_reg: added to the eigenvalues.
+        hessian_inverse_tol: eigenvalues up to it are left out.
+        projection_on_cpu: accepted; the projection lies beside the weights.
+        show_progress: accepted.
+
+    Raises:
+        ModelError: no positive eigenvalue.
+
+    Example:
+        from interp_plugins.influence import ArnoldiInfluenceFunction
+        net = torch.nn.Sequential(torch.nn.Linear(4, 3))
+        data = torch.utils.data.TensorDataset(torch.randn(20, 4), torch.randint(0, 3, (20,)))
+        loss = torch.nn.CrossEntropyLoss()
+        found = ArnoldiInfluenceFunction(net, data, net.state_dict(), loss_fn=loss, arnoldi_dim=8)
+        tuple(found.influence((torch.randn(2, 4), torch.tensor([0, 1])), k=3).indices.shape)  # -> (2, 3)
     """
 
     def __init__(
