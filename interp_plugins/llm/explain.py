@@ -165,8 +165,10 @@ def _beware(result: TextExplanation, inp: ChatInput, asked: AskedModel) -> list[
             f"the first {result.level} has {result.first_share:.0%} of all attribution: language models rest on the "
             "first position, whatever stands there; bos=True puts the begin-of-text token before it"
         )
-    apart = result.completeness.get("error", 0.0)
-    if "n_steps" in asked.takes(result.method) and apart > _APART:
+    known = result.completeness
+    apart = known.get("error", 0.0)
+    missed = abs(known["sum"] - known.get("change", known["sum"])) / max(float(result.seq_attr.abs().sum()), 1e-12)
+    if "n_steps" in asked.takes(result.method) and min(apart, missed) > _APART:  # the change may be next to nothing
         first = int(inp.feature_of_token[0]) >= 0
         out.append(
             f"the steps of the path miss the change of the score by {apart:.0%}: take more n_steps"

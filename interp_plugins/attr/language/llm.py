@@ -37,6 +37,7 @@ from interp_plugins.core.errors import InputError, InputTypeError, unknown
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.registry import contract_of
+from interp_plugins.core.rows import INDEPENDENT
 from interp_plugins.core.tensors import describe
 from interp_plugins.core.wrapper import Wrapper
 
@@ -141,6 +142,8 @@ class LanguageAttribution(Attribution):
 class _Scorer(Wrapper):
     """The score as a function of switches (rows, features): (rows,), or (rows, 1 + T) with each token's."""
 
+    known_rows = INDEPENDENT  # a row is a prompt of its own; what shares a pass is checked where it is shared
+
     def __init__(self, owner: LLMAttribution, inp: InterpretableInput, target: Tensor, inspect_forward: Any):
         self.owner, self.inp, self.target, self.inspect_forward = owner, inp, target, inspect_forward
         self.scorer = owner.scorer_of(inp, target)
@@ -183,6 +186,7 @@ class LLMAttribution(LanguageAttribution):
             raise unknown("attr_target", attr_target, _TARGETS)
         self.attr_target = attr_target
         self.include_per_token_attr = isinstance(attr_method, self.SUPPORTED_PER_TOKEN_ATTR_METHODS)
+        self.scorers: dict[Any, Any] | None = None  # those of one question, where its asker keeps them
 
     def attribute(
         self,
@@ -246,7 +250,12 @@ class LLMAttribution(LanguageAttribution):
         """What scores the output after many prompts; None where prompts are more than token ids."""
         if isinstance(inp, ImageMaskInput) or set(self._model_input(inp.to_model_input())) != {"input_ids"}:
             return None
-        return self.output_scorer(inp, target)
+        if self.scorers is None:
+            return self.output_scorer(inp, target)
+        key = (tuple(target.tolist()), tuple(self._model_input(inp.to_model_input())["input_ids"][0].tolist()))
+        if key not in self.scorers:
+            self.scorers[key] = self.output_scorer(inp, target)
+        return self.scorers[key]
 
     def token_scores(
         self, inp: InterpretableInput, target: Tensor, switches: Tensor, scorer: OutputScorer | None = None
