@@ -13,6 +13,7 @@ from interp_plugins.viz.scale import ScaleRule
 
 _CELL, _LINE = 0.26, 0.24  # inches
 _LONGEST = 24  # characters of a label
+_WORDED = 6  # rows beside which a colour bar's words stand
 
 
 def _short(text: str) -> str:
@@ -41,5 +42,5 @@ def draw_map(one: TextFacts) -> Plot:
     ax.tick_params(which="minor", length=0)
     rather = f" rather than {one.against.strip()!r}" if one.against is not None else ""
     ax.set_title(f"{one.method.replace('_', ' ')}{rather}: answer (rows) by {one.level} of the prompt", fontsize=9)
-    add_colorbar(ax, scale.mappable(), scale)
+    add_colorbar(ax, scale.mappable(), scale, label=len(rows) >= _WORDED)
     return Plot(figure, np.array([[ax]]))
