@@ -18,7 +18,7 @@ from interp_plugins.metrics.registry import register_metric
 
 Model = Callable[..., Any]
 N_NEIGHBOURS = 10
-_COST = "n_neighbours + 1, and as many E"
+_AGARWAL = "Agarwal et al. 2022, arXiv:2203.06877"
 
 
 def _count(params: Mapping[str, Any]) -> int:
@@ -38,22 +38,25 @@ def _rows_and_search(n: int, own: tuple[int, int], params: Mapping[str, Any]) ->
     return forward + n * (params.get("representation") is None), backward
 
 
+def _register(name: str, reference: str, says: str, **others: Any) -> Any:
+    """Register what all of these have in common: neighbours are explained again, and low is stable."""
+    shared: dict[str, Any] = {
+        "kind": "robustness",
+        "needs": "explainer",
+        "higher_is_better": False,
+        "sign_invariant": True,
+        "cost": "n_neighbours + 1, and as many E",
+        "options": OPTIONS,
+        "rows": rows_of_neighbours,
+    }
+    return register_metric(name, reference=reference, says=says, **{**shared, **others})
+
+
 def _near(args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     return explained_neighbours(*args, **{"representation": False, **options})
 
 
-@register_metric(
-    "sensitivity_max",
-    kind="robustness",
-    needs="explainer",
-    higher_is_better=False,
-    sign_invariant=True,
-    reference="Yeh et al. 2019, arXiv:1901.09392, definition 3.1",
-    cost=_COST,
-    says="max |a(x') - a(x)| / |a(x)|",
-    options=OPTIONS,
-    rows=rows_of_neighbours,
-)
+@_register("sensitivity_max", "Yeh et al. 2019, arXiv:1901.09392, definition 3.1", "max |a(x') - a(x)| / |a(x)|")
 def largest_sensitivity(forward_func: Model, inputs: Any, attributions: Any = None, **options: Any) -> Tensor:
     """Largest relative change of the map over neighbours: what `metric("sensitivity_max")` computes.
 
@@ -75,18 +78,7 @@ def largest_sensitivity(forward_func: Model, inputs: Any, attributions: Any = No
     return found
 
 
-@register_metric(
-    "sensitivity_avg",
-    kind="robustness",
-    needs="explainer",
-    higher_is_better=False,
-    sign_invariant=True,
-    reference="Yeh et al. 2019, arXiv:1901.09392",
-    cost=_COST,
-    says="mean of |a(x') - a(x)| / |a(x)|",
-    options=OPTIONS,
-    rows=rows_of_neighbours,
-)
+@_register("sensitivity_avg", "Yeh et al. 2019, arXiv:1901.09392", "mean of |a(x') - a(x)| / |a(x)|")
 def sensitivity_avg(forward_func: Model, inputs: Any, attributions: Any = None, **options: Any) -> Tensor:
     """Mean relative change of the map over neighbours of the same class.
 
@@ -106,18 +98,11 @@ def sensitivity_avg(forward_func: Model, inputs: Any, attributions: Any = None, 
     return found
 
 
-@register_metric(
+@_register(
     "local_lipschitz",
-    kind="robustness",
-    needs="explainer",
-    higher_is_better=False,
+    "Alvarez-Melis and Jaakkola 2018, arXiv:1806.08049",
+    "max |a(x') - a(x)| / |x' - x|",
     scale_invariant=False,
-    sign_invariant=True,
-    reference="Alvarez-Melis and Jaakkola 2018, arXiv:1806.08049",
-    cost=_COST,
-    says="max |a(x') - a(x)| / |x' - x|",
-    options=OPTIONS,
-    rows=rows_of_neighbours,
 )
 def local_lipschitz(forward_func: Model, inputs: Any, attributions: Any = None, **options: Any) -> Tensor:
     """Largest change of the map per change of the input, over neighbours of the same class.
@@ -140,18 +125,7 @@ def local_lipschitz(forward_func: Model, inputs: Any, attributions: Any = None, 
     return found
 
 
-@register_metric(
-    "relative_input_stability",
-    kind="robustness",
-    needs="explainer",
-    higher_is_better=False,
-    sign_invariant=True,
-    reference="Agarwal et al. 2022, arXiv:2203.06877",
-    cost=_COST,
-    says="max |(a(x') - a(x)) / a(x)| / |(x' - x) / x|",
-    options=OPTIONS,
-    rows=rows_of_neighbours,
-)
+@_register("relative_input_stability", _AGARWAL, "max |(a(x') - a(x)) / a(x)| / |(x' - x) / x|")
 def relative_input_stability(forward_func: Model, inputs: Any, attributions: Any = None, **options: Any) -> Tensor:
     """Largest relative change of the map per relative change of the input, over neighbours of the same class.
 
@@ -174,18 +148,7 @@ def relative_input_stability(forward_func: Model, inputs: Any, attributions: Any
     return found
 
 
-@register_metric(
-    "relative_output_stability",
-    kind="robustness",
-    needs="explainer",
-    higher_is_better=False,
-    sign_invariant=True,
-    reference="Agarwal et al. 2022, arXiv:2203.06877",
-    cost=_COST,
-    says="max |(a(x') - a(x)) / a(x)| / |h(x') - h(x)|, h the output",
-    options=OPTIONS,
-    rows=rows_of_neighbours,
-)
+@_register("relative_output_stability", _AGARWAL, "max |(a(x') - a(x)) / a(x)| / |h(x') - h(x)|, h the output")
 def relative_output_stability(forward_func: Model, inputs: Any, attributions: Any = None, **options: Any) -> Tensor:
     """Largest relative change of the map per change of the model's whole output, over neighbours of the same class.
 
@@ -207,15 +170,11 @@ def relative_output_stability(forward_func: Model, inputs: Any, attributions: An
     return found
 
 
-@register_metric(
+@_register(
     "relative_representation_stability",
-    kind="robustness",
-    needs="explainer",
-    higher_is_better=False,
-    sign_invariant=True,
-    reference="Agarwal et al. 2022, arXiv:2203.06877",
+    _AGARWAL,
+    "max |(a(x') - a(x)) / a(x)| / |(l(x') - l(x)) / l(x)|, l a layer",
     cost="n_neighbours + 2, and n_neighbours + 1 E",
-    says="max |(a(x') - a(x)) / a(x)| / |(l(x') - l(x)) / l(x)|, l a layer",
     options=(*OPTIONS, "representation"),
     rows=_rows_and_search,
 )
