@@ -7,6 +7,7 @@ A part of a row that is not the sample is the baseline. `Questions` cuts the row
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +26,6 @@ from interp_plugins.core.random import check_seed
 from interp_plugins.core.report import note
 from interp_plugins.core.target import as_target
 from interp_plugins.core.tensors import as_tuple, check_inputs, widest
-from interp_plugins.metrics.draws import numbers
 from interp_plugins.metrics.masks import enlarged
 from interp_plugins.metrics.rows import as_rows, reduced
 from interp_plugins.metrics.sheet import Sheet, problem_key, scope
@@ -193,16 +193,14 @@ class Questions:
 
 
 def _contents(samples: list[int], switches: Tensor, shapes: tuple[torch.Size, ...]) -> list[Hashable]:
-    """What rows hold, in few bytes: all or nothing of a sample, or a sum of 64-bit numbers, one for each element kept.
-
-    Two rows that differ have one sum with a chance of 2**-64.
-    """
-    own = numbers(switches.shape[1]).to(switches.device)
-    sums = (switches * own).sum(1).tolist()
-    whole = int(own.sum())
-    return [
-        (i, "all" if s == whole else "nothing") if s in (0, whole) else (i, s, shapes) for i, s in zip(samples, sums)
-    ]
+    """What rows hold, in few bytes: all or nothing of a sample, or a digest of which elements are kept."""
+    rows = switches.cpu().contiguous().view(torch.uint8).numpy()
+    ends = {hashlib.blake2b(bytes([k]) * rows.shape[1], digest_size=16).digest(): k for k in (0, 1)}
+    found: list[Hashable] = []
+    for i, row in zip(samples, rows):
+        held = hashlib.blake2b(row, digest_size=16).digest()
+        found.append((i, ("nothing", "all")[ends[held]]) if held in ends else (i, held, shapes))
+    return found
 
 
 @contextlib.contextmanager

@@ -24,11 +24,14 @@ def feature_numbers(maps: tuple[Tensor, ...], features: Any) -> tuple[Tensor | N
     if features is None:
         return None, torch.full((n,), sum(m[0].numel() for m in maps))
     positions = MaskFeatures(maps, features).positions()
-    numbers = torch.cat([p.expand(m.shape).reshape(n, -1) for p, m in zip(positions, maps)], 1)
+    one = all(len(p) == 1 for p in positions)  # the same features for all samples
+    shapes = [(1 if one else n, *m.shape[1:]) for m in maps]
+    numbers = torch.cat([p.expand(shape).flatten(1) for p, shape in zip(positions, shapes)], 1)
     ordered, where = numbers.sort(dim=1)
     new = torch.zeros_like(ordered)
     new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     own = torch.empty_like(ordered).scatter_(1, where, new.cumsum(1))
+    own = own.expand(n, -1)
     return own, (own.amax(1) + 1).cpu()
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.metrics.draws import element_keys
-from interp_plugins.metrics.rows import wide
+from interp_plugins.metrics.rows import ascending, wide
 
 TIES = ("random", "index")
 
@@ -94,8 +94,7 @@ def expected_inside(rows: Tensor, inside: Tensor, counts: Tensor) -> Tensor:
         inside: bool (N, D).
         counts: int64 (N,), from 1 to D.
     """
-    ordered = rows.sort(dim=1, descending=True).values
-    last = ordered.gather(1, (counts - 1).clamp(0, rows.shape[1] - 1)[:, None])
+    last = ascending(rows).gather(1, (rows.shape[1] - counts).clamp(0, rows.shape[1] - 1)[:, None])
     above, tied = rows > last, rows == last
     open_places = wide(counts - above.sum(1))
     return (above & inside).sum(1) + open_places * (tied & inside).sum(1) / tied.sum(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,6 +90,13 @@ def row_sum(rows: Tensor) -> Tensor:
 def row_norm(rows: Tensor) -> Tensor:
     """Euclidean norms of the rows of (N, D), as exactly repeatable as `row_sum`."""
     return row_sum(rows * rows).sqrt()
+
+
+def ascending(rows: Tensor) -> Tensor:
+    """The numbers of each row of (N, D) from the smallest, without their places: numpy sorts them many times faster."""
+    if rows.device.type != "cpu":
+        return rows.sort(dim=1).values
+    return torch.from_numpy(np.sort(rows.numpy(), axis=1))
 
 
 def unit_scale(rows: Tensor) -> Tensor:

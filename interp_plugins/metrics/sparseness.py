@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.metrics.registry import register_metric
-from interp_plugins.metrics.rows import Judged, element_rows, mass, row_norm, row_sum, unit_scale, wide
+from interp_plugins.metrics.rows import Judged, ascending, element_rows, mass, row_norm, row_sum, unit_scale, wide
 from interp_plugins.metrics.undefined import defined
 
 
@@ -53,7 +53,7 @@ def gini_index(attributions: Judged, *, sign: str = "absolute", reduce: str | No
         gini_index(torch.tensor([[0.0, 0.0, 0.0, 5.0]]))  # 0.75
     """
     rows, amount, why = _amounts(attributions, sign, reduce)
-    amount = amount.sort(dim=1).values
+    amount = ascending(amount)
     d = amount.shape[1]
     weights = (d - torch.arange(1, d + 1, dtype=rows.dtype, device=rows.device) + 0.5) / d
     # Rounding alone could leave the range at its ends.
@@ -193,7 +193,7 @@ def mass_share(attributions: Judged, *, q: float = 0.9, sign: str = "absolute", 
     if isinstance(q, bool) or not isinstance(q, (int, float)) or not 0 < q <= 1:
         raise InputError(f"q must be a share of the mass in (0, 1], got {q!r}.")
     rows, amount, why = _amounts(attributions, sign, reduce)
-    carried = amount.sort(dim=1, descending=True).values.cumsum(1)
+    carried = ascending(amount).flip(1).cumsum(1)
     enough = carried >= carried[:, -1:] * (q - 1e-12)  # sums of equal parts round
     return defined(wide(rows.shape[1] - enough.sum(1) + 1) / rows.shape[1], rows, why)
 

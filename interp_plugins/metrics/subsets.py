@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from interp_plugins.metrics.asking import About, Questions, about, asking
 from interp_plugins.metrics.draws import draw_keys, sample_numbers
 from interp_plugins.metrics.feature_rows import feature_numbers, feature_sums
 from interp_plugins.metrics.rows import as_rows, row_sum
+from interp_plugins.metrics.sheet import digest
 
 # What the metrics of this family take beside the formula's own parameters.
 OPTIONS = ("target", "additional_forward_args", "features", "reduce", "batch_size", "seed", "ids")
@@ -71,6 +72,11 @@ class Subsets:
 
     def __len__(self) -> int:
         return len(self.where)
+
+    def name(self, count: int, seed: int, ids: Tensor | None) -> Hashable:
+        """What tells these subsets from others of the same samples."""
+        who = None if ids is None else tuple(ids.tolist())
+        return ("subsets", count, seed, who, tuple(self.totals.tolist()), tuple(map(tuple, self.sizes.tolist())))
 
     def removed(self, at: Tensor) -> Tensor:
         """Which features are gone: numbers of rows (B,) -> bool (B, most)."""
@@ -145,27 +151,34 @@ def falls(
     ) as questions:
         own, totals = feature_numbers(what.maps, features)
         subsets = Subsets(totals, planner(totals), count, seed, ids)
-        removed = _removed(questions, subsets, (count, seed, None if ids is None else tuple(ids.tolist())))
-        scores = _scores(questions, what, own, subsets, removed)
+        name = subsets.name(count, seed, ids)
+        removed = _removed(questions, subsets, name)
+        scores = _scores(questions, what, own, subsets, removed, name)
     maps = as_rows(what.maps)
     return Falls(
         *_tables(feature_sums(maps, own, totals), subsets, removed, scores), subsets.sizes, maps, scores[: len(maps)]
     )
 
 
-def _removed(questions: Questions, subsets: Subsets, name: Any) -> Callable[[Tensor], Tensor]:
+def _removed(questions: Questions, subsets: Subsets, name: Hashable) -> Callable[[Tensor], Tensor]:
     """`Subsets.removed`, from a table that all methods of a scope share where it is small enough."""
     if questions.sheet is None:
         return subsets.removed
-    key = ("subsets", *name, tuple(subsets.totals.tolist()), tuple(map(tuple, subsets.sizes.tolist())))
-    table = questions.sheet.drawn(key, len(subsets) * subsets.most, lambda: subsets.removed(torch.arange(len(subsets))))
+    table = questions.sheet.drawn(
+        name, len(subsets) * subsets.most, lambda: subsets.removed(torch.arange(len(subsets)))
+    )
     return subsets.removed if table is None else lambda at: table[at]
 
 
 def _scores(
-    questions: Questions, what: About, own: Tensor | None, subsets: Subsets, removed: Callable[[Tensor], Tensor]
+    questions: Questions,
+    what: About,
+    own: Tensor | None,
+    subsets: Subsets,
+    removed: Callable[[Tensor], Tensor],
+    name: Hashable,
 ) -> Tensor:
-    """Scores of the samples (N,) and of the rows, one after the other."""
+    """Scores of the samples (N,) and of the rows; none follows a map, so that all methods of a scope share them."""
     n = questions.n
     rows = torch.cat([torch.arange(n), subsets.where[:, 0]])
 
@@ -174,9 +187,20 @@ def _scores(
         gone[at >= n] = removed(at[at >= n] - n)
         if own is None:
             return ~gone
-        return ~gone.to(own.device).gather(1, own[rows[at].to(own.device)])
+        same = own.stride(0) == 0  # for all samples
+        where = own[:1].expand(len(at), -1) if same else own[rows[at].to(own.device)]
+        return ~gone.to(own.device).gather(1, where)
 
-    return questions.masked(rows, kept, [m.shape[1:] for m in what.maps])
+    shapes = [m.shape[1:] for m in what.maps]
+
+    def asked() -> Tensor:
+        return questions.masked(rows, kept, shapes)
+
+    if questions.sheet is None:
+        return asked()
+    features = None if own is None else digest(own[:1] if own.stride(0) == 0 else own)
+    found = questions.sheet.drawn(("scores", name, features, tuple(shapes)), 8 * len(rows), asked)
+    return asked() if found is None else found
 
 
 def _tables(

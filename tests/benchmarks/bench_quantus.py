@@ -1,8 +1,10 @@
-"""Eight jobs of Quantus 0.6 beside ours: seconds of the processor, interleaved, one thread, medians of rounds.
+"""Nine jobs of Quantus 0.6 beside ours: seconds of the processor, interleaved, one thread, medians of rounds.
+
+ROAD is asked about grey pictures: with three channels Quantus's ends with an IndexError.
 
 Quantus is in no extra, since it asks for older packages: `pip install --no-deps --target FOLDER quantus==0.6.0`.
 
-PYTHONPATH=.:FOLDER python -m tests.benchmarks.bench_quantus [ROUNDS] [small | resnet18]
+PYTHONPATH=.:FOLDER python -m tests.benchmarks.bench_quantus [ROUNDS] [small | resnet18] [JOB ...]
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,14 +30,16 @@ N, SIDE = 8, 64
 PATCHES = (torch.arange(SIDE)[:, None] // 4 * (SIDE // 4) + torch.arange(SIDE) // 4)[None, None]
 
 
-def network(name: str) -> nn.Module:
+def network(name: str, channels: int = 3) -> nn.Module:
     """ResNet-18 with ten classes, or four convolutions that cost a thirtieth of it."""
     torch.manual_seed(0)
     if name == "resnet18":
         from torchvision.models import resnet18
 
-        return resnet18(num_classes=10).eval()
-    widths, layers = (3, 16, 32, 32, 64), []
+        net = resnet18(num_classes=10)
+        net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        return net.eval()
+    widths, layers = (channels, 16, 32, 32, 64), []
     for a, b in itertools.pairwise(widths):
         layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
@@ -51,9 +56,9 @@ def gradient(model: nn.Module, inputs: Any, targets: Any, **_: Any) -> np.ndarra
 class Data:
     """Eight pictures, their masks, and maps of five methods."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, channels: int = 3):
         draw = torch.Generator().manual_seed(1)
-        self.x = torch.rand(N, 3, SIDE, SIDE, generator=draw)
+        self.x = torch.rand(N, channels, SIDE, SIDE, generator=draw)
         with torch.no_grad():
             self.y = model(self.x).argmax(1)
         self.masks = torch.zeros(N, SIDE, SIDE, dtype=torch.bool)
@@ -78,6 +83,7 @@ def theirs(job: str, model: nn.Module, data: Data, maps: Tensor) -> None:
         "MaxSensitivity, 20 neighbours": lambda: quantus.MaxSensitivity(nr_samples=20, **quiet),
         "RelativeInputStability, 20 neighbours": lambda: quantus.RelativeInputStability(nr_samples=20, **quiet),
         "MPRT, from the top": lambda: quantus.MPRT(**quiet),
+        "ROAD, grey, nine percentages": lambda: quantus.ROAD(percentages=list(range(10, 100, 10)), **quiet),
         "RelevanceRankAccuracy": lambda: quantus.RelevanceRankAccuracy(**quiet),
         "Sparseness": lambda: quantus.Sparseness(**quiet),
     }[job]()
@@ -107,7 +113,7 @@ def ours(job: str, model: nn.Module, data: Data, maps: dict[str, Tensor]) -> Non
 
 
 AGAIN = ("sensitivity_avg", "relative_input_stability", "parameter_randomisation")  # their methods are asked again
-SHARED = ("faithfulness_correlation", "region_perturbation", "infidelity")
+SHARED = ("faithfulness_correlation", "region_perturbation", "infidelity", "road")
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "FaithfulnessCorrelation, 100 subsets of 224": ("faithfulness_correlation", {"n_subsets": 100, "subset_size": 224}),
     "RegionPerturbation, 8 x 8": ("region_perturbation", {"window": 8}),
@@ -115,6 +121,7 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "MaxSensitivity, 20 neighbours": ("sensitivity_avg", {"n_neighbours": 20}),
     "RelativeInputStability, 20 neighbours": ("relative_input_stability", {"n_neighbours": 20}),
     "MPRT, from the top": ("parameter_randomisation", {}),
+    "ROAD, grey, nine percentages": ("road", {}),
     "RelevanceRankAccuracy": ("relevance_rank", {}),
     "Sparseness": ("gini_index", {}),
 }
@@ -127,21 +134,23 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.process_time() - begun
 
 
-def main(rounds: int, net: str) -> None:
-    """Print a row of a Markdown table for every job."""
+def main(rounds: int, net: str, wanted: list[str]) -> None:
+    """Print a row of a Markdown table for every job, or for those whose names begin so."""
     torch.set_num_threads(1)
-    model = network(net)
-    data = Data(model)
-    first = dict(list(data.maps.items())[:1])
+    asked = {c: (m := network(net, c), Data(m, c)) for c in (1, 3)}
     print("| Job | Quantus, a method | here, a method | share | here, five methods | share of five |", flush=True)
     print("|---|---|---|---|---|---|")
     for job in JOBS:
+        if wanted and not job.startswith(tuple(wanted)):
+            continue
+        model, data = asked[1 if "grey" in job else 3]
+        first = dict(list(data.maps.items())[:1])
         runs = [
-            lambda job=job: theirs(job, model, data, first["gradient"]),
-            lambda job=job: ours(job, model, data, first),
+            partial(theirs, job, model, data, first["gradient"]),
+            partial(ours, job, model, data, first),
         ]
         if JOBS[job][0] not in AGAIN:  # asked for five methods, these cost five times one
-            runs.append(lambda job=job: ours(job, model, data, data.maps))
+            runs.append(partial(ours, job, model, data, data.maps))
         taken: list[list[float]] = [[] for _ in runs]
         try:
             for lap in range(rounds + 1):  # the first is a warm-up
@@ -159,4 +168,4 @@ def main(rounds: int, net: str) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, sys.argv[2] if len(sys.argv) > 2 else "small")
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, sys.argv[2] if len(sys.argv) > 2 else "small", sys.argv[3:])
