@@ -212,6 +212,9 @@ class MethodRun:
 
         n = self.xs[0].shape[0]  # a method inside NoiseTunnel reports noisy copies, which are no samples
         per_sample = {k: list(report[k]) for k in report.get("per_sample", ()) if len(report[k]) == n}
+        if precision := report.get("precision"):  # a store keeps what is said of each sample
+            lower = precision["ran"] != "float32"
+            per_sample["precision_error"] = [float(precision.get("map_error", 0.0)) if lower else 0.0] * n
         passes = {k: report[k] for k in _PASSES if isinstance(report.get(k), int)}
         layer = getattr(bound.innermost, "layer", None)
         found = layer.found if isinstance(layer, Layer) else ""

@@ -69,6 +69,7 @@ def restored(
             **of.summed(one, ("forward_passes", "backward_passes")),
             "versions": manifest.made["versions"],
             **({"engine": engine} if engine is not None else {}),
+            **_precision(manifest.made.get("precision", {}).get(one.key), columns.get(f"{one.key}.precision_error")),
             "samples": list(numbers),
             **({"per_sample": {k: columns[f"{one.key}.{k}"] for k in one.measures}} if one.measures else {}),
         },
@@ -111,6 +112,13 @@ def _dtype(maps: Any) -> torch.dtype:
     """The type of the scores that were explained by maps: theirs, half precision and whole numbers as float32."""
     first = maps[0] if isinstance(maps, tuple) else maps
     return first.dtype if first.is_floating_point() and first.dtype != torch.float16 else torch.float32
+
+
+def _precision(first: Mapping[str, Any] | None, errors: list[Any] | None) -> dict[str, Any]:
+    """What `meta` says of a lower precision: how the run began, with the largest error of these samples."""
+    if first is None or errors is None:
+        return {}
+    return {"precision": {**first, "map_error": max(v or 0.0 for v in errors)}}
 
 
 def _params(one: Map, own: Sequence[str | None]) -> dict[str, Any]:

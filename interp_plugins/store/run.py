@@ -158,9 +158,12 @@ def _prepare(job: Job, path: Path, settings: Settings) -> Manifest:
         return found
     first = probe(job, settings)
     layout = layout_of(first, settings.dtype, settings.save_inputs)
-    engine = {one.key: exp.meta.get("engine") for one, exp in zip(layout.maps, first, strict=True)}
+    made = {
+        name: {one.key: exp.meta.get(name) for one, exp in zip(layout.maps, first, strict=True)}
+        for name in ("engine", "precision")
+    }
     with writing(path, "the manifest"):
-        return manifest.publish(path, identity, layout.to_json(), {"engine": engine})
+        return manifest.publish(path, identity, layout.to_json(), made)
 
 
 def _data_facts(data: Seeded, names: Sequence[str] | None) -> dict[str, Any]:
