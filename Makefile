@@ -69,8 +69,11 @@ format: $(STAMP)  ## sort imports, fix what can be fixed, format
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(STAMP)  ## run tests/benchmarks, which `make test` leaves out
-	@$(PY) -m pytest tests/benchmarks -o python_files="bench_*.py test_*.py" -s $(PYTEST_ARGS)
+# Without arguments the tables of docs/dev/measured.md; with PYTEST_ARGS the benchmarks that are tests ("-k speed").
+bench: export OMP_WAIT_POLICY ?= passive
+bench: $(STAMP)  ## measure and write docs/dev/measured.md (BENCH="error peers" for some), or with PYTEST_ARGS others
+	@$(if $(PYTEST_ARGS),$(PY) -m pytest tests/benchmarks -o python_files="bench_*.py test_*.py" -s $(PYTEST_ARGS),\
+	  $(PY) -m tests.benchmarks.measured run $(BENCH))
 
 # Without a network, and strict: a warning is an error, and so is a name that leads nowhere. Asks for Python 3.11 or later.
 # EXECUTE=1 runs the notebooks first, on data that come with packages; without it the site shows the outputs that are

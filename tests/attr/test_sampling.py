@@ -99,7 +99,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "orthogonal masks": (RISE, {"n_samples": 96, "tol": 0.3, "center": True, "orthogonal": True}),
     "switches": (HSIC, {"n_samples": 100, "tol": 0.4}),
     "designs": (Sobol, {"n_samples": 16, "tol": 0.3}),
-    "orders of pairs": (ShapleyInteractions, {"n_samples": 20, "tol": 0.3}),
+    "orders of pairs": (ShapleyInteractions, {"n_samples": 4, "tol": 0.12}),
 }
 TRUTH = {RISE: "rise", HSIC: "hsic", Sobol: "sobol", ShapleyInteractions: "interactions"}
 

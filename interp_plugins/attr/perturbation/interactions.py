@@ -9,8 +9,8 @@
 
 The matrix has half of an interaction on each side of the diagonal. The diagonal makes its sum F(x) - F(baseline): for
 "sti" the first order, for "sii" the Shapley value less the feature's interactions (so that rows sum to Shapley values,
-as in TreeSHAP). Exact over all 2^d coalitions, or sampled over orders of the features: d (d + 1) / 2 rows per order,
-for every pair at once.
+as in TreeSHAP). Exact over all 2^d coalitions; or sampled, from few rows over orders of the features, d (d + 1) / 2
+rows per order for every pair at once, from more by a quadratic fit and what it leaves over.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.perturbation.coalitions import Game
+from interp_plugins.attr.perturbation.interaction_fit import FittedInteractions, PairWeights, enough, rows_of
 from interp_plugins.attr.perturbation.shapley import ShapleyValueSampling, check_exact, coalition_sizes
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import Average, check_tolerance, report_reached, rounds
@@ -65,7 +66,9 @@ class ShapleyInteractions(PerturbationAttribution):
             inputs: tensor or tuple of tensors, batch first.
             target: see `core.target.as_target`. Without one, (N, K, d, d) for K outputs per example.
             feature_mask: the features, as in `FeatureAblation`; None: every element.
-            n_samples: random orders; None: exact, over all 2^d coalitions.
+            n_samples: how much is sampled, in orders of the features, each d (d + 1) / 2 rows; None, or as many rows as
+                there are coalitions: exact, over all 2^d. From about three orders on the rows are coalitions of random
+                size, and a quadratic fit and its leftovers are read off them (`attr/perturbation/interaction_fit.py`).
             index: "sii" or "sti".
             tol: with n_samples: go on, n_samples orders at a time, until each sample's matrix has, with 90 %
                 confidence, a relative L2 error below this (`attr/shared/average.py`); what was reached is reported
@@ -94,15 +97,19 @@ class ShapleyInteractions(PerturbationAttribution):
                 perturbations_per_eval=perturbations_per_eval,
                 chunk=batch_size,
             )
-            if n_samples is None:
+            orders = n_samples if tol is None or n_samples is None else max_samples
+            if n_samples is None or (tol is None and rows_of(n_samples, game.d) >= 2**game.d):
                 check_exact(game.d, "Exact interactions", "n_samples=...")
                 total = 2**game.d
                 with game.progress(total, self.get_name(), progress):
                     result = _exact(game, index)
+                if n_samples is not None:
+                    none = torch.zeros_like(result)
+                    report_reached(torch.full((game.samples,), n_samples), none[:, 0, 0, 0], none, tol, "orders")
             else:
-                orders = n_samples if tol is None else max_samples
-                with game.progress(orders * game.d * (game.d + 1) // 2, self.get_name(), progress):
-                    result = _sampled(game, index, n_samples, tol, max_samples, rng)
+                sampled = _fitted if enough((n_samples, orders), game.d) else _sampled
+                with game.progress(rows_of(orders, game.d), self.get_name(), progress):
+                    result = sampled(game, index, n_samples, tol, max_samples, rng)
             return result.to(game.dtype).reshape(*game.shape, game.d, game.d)
 
 
@@ -143,6 +150,21 @@ def _matrix(both: Tensor, values: Tensor, first: Tensor, index: str) -> Tensor:
     d = values.shape[-1]
     off = both / 2 * (1 - torch.eye(d, dtype=both.dtype, device=both.device))
     return off + torch.diag_embed(first if index == "sti" else values - off.sum(-1))
+
+
+def _fitted(
+    game: Game, index: str, n_samples: int, tol: float | None, max_samples: int, rng: torch.Generator
+) -> Tensor:
+    """By a quadratic fit and its leftovers, from as many rows as the orders have."""
+    d = game.d
+    alone = torch.tensor([1 / (d * math.comb(d - 1, s)) for s in range(d)], dtype=torch.float64)
+    weights = PairWeights(torch.tensor(_weights(index, d), dtype=torch.float64), alone)
+    fitted = FittedInteractions(game, index, weights, rng)
+    for due, who in rounds(fitted.map_error, game.samples, tol, n_samples, max_samples):
+        fitted.add(rows_of(due, d), who)
+    drawn = fitted.count * 2 // rows_of(1, d)
+    report_reached(drawn, fitted.map_error(), fitted.standard_error, tol, "orders")
+    return fitted.values
 
 
 def _sampled(
