@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import math
 import statistics
@@ -126,7 +127,7 @@ def gradient_shap(case: Case) -> Problem:
 
     peers: dict[str, tuple[Run, int]] = {"Captum": (there, 16)}
     with contextlib.suppress(ImportError):
-        import shap
+        shap: Any = importlib.import_module("shap")
 
         explainer = quiet(lambda: shap.GradientExplainer(case.net, case.pool, batch_size=64))
 
@@ -162,7 +163,7 @@ def coalition_peers(case: Case) -> dict[str, tuple[Run, int]]:
     """Shapley values in shap and shapiq, of the score as a function of coalitions."""
     peers: dict[str, tuple[Run, int]] = {}
     with contextlib.suppress(ImportError):
-        import shap
+        shap: Any = importlib.import_module("shap")
 
         everyone, nobody = np.ones((1, case.d)), np.zeros((1, case.d))
 
@@ -180,7 +181,7 @@ def coalition_peers(case: Case) -> dict[str, tuple[Run, int]]:
 
         peers |= {"shap Kernel": (kernel, 4 * case.d), "shap Permutation": (permutation, 4 * case.d)}
     with contextlib.suppress(ImportError):
-        import shapiq.approximator as approximator
+        approximator: Any = importlib.import_module("shapiq.approximator")
 
         def of(name: str, n: int, seed: int) -> Tensor:
             found = getattr(approximator, name)(n=case.d, random_state=seed).approximate(n, case.game)
@@ -268,7 +269,7 @@ def interactions(case: Case) -> Problem:
 
     peers: dict[str, tuple[Run, int]] = {}
     with contextlib.suppress(ImportError):
-        import shapiq.approximator as approximator
+        approximator: Any = importlib.import_module("shapiq.approximator")
 
         def there(name: str, n: int, seed: int) -> Tensor:
             made = getattr(approximator, name)(n=case.d, max_order=2, index="SII", random_state=seed)

@@ -108,7 +108,7 @@ class FittedInteractions:
         squares = [f.t() @ f for f in grams]
         products = [f.t() @ y[part == k].flatten(0, 1) for k, f in enumerate(grams)]
         fixed, known = _ENDS * limits.t() @ limits, _ENDS * limits.t() @ ends
-        mean, variance = 0.0, 0.0
+        mean, variance = (torch.zeros(y.shape[2], self.d, self.d, dtype=torch.float64) for _ in range(2))
         for k in range(_PARTS):
             gram = fixed + sum(squares[:k] + squares[k + 1 :])
             gram.diagonal().add_(1e-9 * len(y))
@@ -119,7 +119,7 @@ class FittedInteractions:
             share = len(z) / len(y)
             mean = mean + share * (self._of_fit(fit, ends - limits @ fit, ends, at) + drawn)
             variance = variance + share**2 * (square - drawn.square()).clamp_min(0) / max(1, len(z) - 1)
-        return mean, torch.as_tensor(variance).sqrt()
+        return mean, variance.sqrt()
 
     def _features(self, z: Tensor) -> Tensor:
         """One, the features as -1 and 1, and their products: (rows, coefficients)."""

@@ -97,7 +97,7 @@ class ShapleyInteractions(PerturbationAttribution):
                 perturbations_per_eval=perturbations_per_eval,
                 chunk=batch_size,
             )
-            orders = n_samples if tol is None or n_samples is None else max_samples
+            orders = max_samples if tol is not None or n_samples is None else n_samples
             if n_samples is None or (tol is None and rows_of(n_samples, game.d) >= 2**game.d):
                 check_exact(game.d, "Exact interactions", "n_samples=...")
                 total = 2**game.d
