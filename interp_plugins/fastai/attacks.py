@@ -1,6 +1,6 @@
-"""`Learner.attack`: can this prediction be turned, and by how little?
+"""`Learner.attack` and `Learner.certify`: can this prediction be turned, by how little, and within what can it not?
 
-Items go through the same validation transforms as in `learn.explain`; the attack is `interp_plugins.robust.attack`.
+Items go through the same validation transforms as in `learn.explain`; the answers are those of `interp_plugins.robust`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from interp_plugins.fastai.reader import SampleSource, reader_of
 from interp_plugins.fastai.sample_stream import named_or_first, sample_stream
 from interp_plugins.robust.aim import is_value
 from interp_plugins.robust.attacking import attack as core_attack
+from interp_plugins.robust.certificate import Certificate, joined_certificates
+from interp_plugins.robust.certifying import certify as core_certify
 from interp_plugins.robust.perturbed import Perturbed, joined
 
 _TAKEN = ("input_spec", "activation", "additional_forward_args", "forward_kwargs", "output")
@@ -76,6 +78,51 @@ def attack(
                 left = None if target is None else batch.target
                 found.append(core_attack(batch.model, batch.inputs, attack, target=left, **options, **asked))
         return joined(found)
+
+
+@patch
+def certify(
+    self: Learner,
+    item: Any = None,  # items as for `explain`; None: the first `n_items` rows of the validation set
+    method: str = "smoothing",  # or "region": within it the gradient map is constant
+    *,
+    sigma: float = 0.25,  # of the noise, in raw units: of a picture from 0 to 1
+    n: int = 1000,  # draws that bound the class's probability
+    dl: Any = None,  # or a loader
+    ds_idx: int | None = None,  # or a split of the data: 0 training, 1 validation
+    idxs: Any = None,  # which rows of `dl` or of the split
+    n_items: int = 4,  # rows where none are named
+    output: Any = None,  # as for `explain`
+    seed: int = 0,  # of the noise
+    progress: bool | None = None,  # None: a bar for long work
+    **params: Any,  # `n0`, `alpha`, `norm`, `batch_size` of `interp_plugins.robust.certify`
+) -> Certificate:
+    """How far items can be changed, in any way, without what holds of them ceasing to hold.
+
+    Sizes are those of the pictures themselves, before the data's normalisation. The Learner stays as it was.
+
+    Returns:
+        `Certificate`: `.radius`, `.prediction`, `.to_df()`.
+
+    Raises:
+        InputTypeError: categories, words or other ids, which do not change by a little.
+        TargetError: labels that do not exclude each other, or no classes.
+
+    Example:
+        learn.certify(sigma=0.1, n=50, n_items=2).to_df()
+    """
+    with concise():
+        reader = reader_of(self)
+        source = named_or_first(reader, SampleSource(item, dl, ds_idx, idxs), n_items)
+        beside = {"masks": None, "truth": None, "output": output, "label_key": None, "baselines": None}
+        with reader.unchanged():
+            found = []
+            for batch in sample_stream(reader, source, None, **beside):
+                check_numbers(batch)
+                options = {name: batch.options[name] for name in _TAKEN if name in batch.options}
+                asked = {"method": method, "sigma": sigma, "n": n, "seed": seed, "progress": progress, **params}
+                found.append(core_certify(batch.model, batch.inputs, **options, **asked))
+        return joined_certificates(found)
 
 
 def check_numbers(batch: SampleBatch, of_score: bool = False) -> None:

@@ -20,10 +20,13 @@ from interp_plugins.robust.fgsm import FGSM
 from interp_plugins.robust.measured import Robustness
 from interp_plugins.robust.measuring import robustness
 from interp_plugins.robust.min_param import MinParamPerturbation
+from interp_plugins.robust.most_important import MostImportant
+from interp_plugins.robust.patch import Patch
 from interp_plugins.robust.perturbation import Perturbation
 from interp_plugins.robust.perturbed import Perturbed
 from interp_plugins.robust.pgd import PGD
 from interp_plugins.robust.regions import smallest_flip
+from interp_plugins.robust.rotate import Rotate
 from interp_plugins.robust.row_counterfactual import one_feature_margins
 from interp_plugins.robust.smallest import FMN, DeepFool
 
@@ -38,9 +41,12 @@ __all__ = [
     "DeepFool",
     "ExplanationRobustness",
     "MinParamPerturbation",
+    "MostImportant",
+    "Patch",
     "Perturbation",
     "Perturbed",
     "Robustness",
+    "Rotate",
     "as_attack",
     "attack",
     "certify",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import concise
@@ -88,3 +90,23 @@ class Certificate:
         """
         with concise():
             return load(path, cls)
+
+
+def joined_certificates(many: Sequence[Certificate]) -> Certificate:
+    """The samples of several results of one question in one, in their order.
+
+    Args:
+        many: at least one.
+    """
+    first = many[0]
+    if len(many) == 1:
+        return first
+    bounds = [c.p_low for c in many if c.p_low is not None]
+    capped = [c.capped for c in many if c.capped is not None]
+    return replace(
+        first,
+        radius=torch.cat([c.radius for c in many]),
+        prediction=tuple(p for c in many for p in c.prediction),
+        p_low=torch.cat(bounds) if bounds else None,
+        capped=torch.cat(capped) if capped else None,
+    )

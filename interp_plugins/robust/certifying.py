@@ -84,7 +84,8 @@ def certify(
     """
     with concise():
         if method not in METHODS:
-            raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+            bounds = " Bounds of auto_LiRPA (CROWN) are asked of that package itself." if method == "lirpa" else ""
+            raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.{bounds}")
         _check(method, sigma, n0, n, alpha, norm)
         asking = Asking(
             input_spec, None, None, activation, output, additional_forward_args, forward_kwargs, batch_size, seed

@@ -48,6 +48,14 @@ def test_pictures_are_attacked_in_their_own_units(learn: Learner, folder: Any, u
     assert found.params["eps"] == pytest.approx(6 / 255)
 
 
+def test_items_are_certified_in_their_own_units(learn: Learner, folder: Any, unchanged: Any) -> None:
+    with unchanged(learn):
+        found = learn.certify(sigma=0.1, n=60, n0=20, n_items=3)
+    assert len(found) == 3 and found.norm == "L2" and bool((found.radius >= 0).all())
+    one = learn.certify(ds_idx=1, idxs=0, sigma=0.1, n=60, n0=20)
+    assert torch.allclose(one.radius[0], found.radius[0]) and found.params["sigma"] == 0.1
+
+
 def test_rows_are_attacked_by_name_and_wrong_ones_need_no_attack(learn: Learner) -> None:
     found = learn.attack(ds_idx=1, idxs=[0, 2, 4], target="label", eps=0.5, steps=10)
     truth = [learn.dls.vocab[int(learn.dls.valid.dataset[i][1])] for i in (0, 2, 4)]
@@ -72,6 +80,9 @@ def test_labels_that_do_not_exclude_each_other_and_ids_are_refused(block_dls: Ca
     several = block_dls((ImageBlock, MultiCategoryBlock), get_y=lambda p: [parent_label(p)])
     with pytest.raises(InterpError, match="do not exclude each other"):
         Learner(several, net(), loss_func=BCEWithLogitsLossFlat()).attack(n=2)
+    lowered = Learner(several, net(), loss_func=BCEWithLogitsLossFlat())
+    found = lowered.attack(n=2, eps=0.1, target="cat", goal=("change", -0.001))
+    assert found.state == ("turned", "turned") and found.target_label == ("cat", "cat")
     rows = pd.DataFrame({"a": ["x", "y"] * 8, "b": range(16), "c": ["no", "yes"] * 8})
     tables = TabularDataLoaders.from_df(
         rows, procs=[Categorify], cat_names=["a"], cont_names=["b"], y_names="c", bs=4, valid_idx=[0, 1, 2]
