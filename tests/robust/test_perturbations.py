@@ -75,7 +75,7 @@ def test_one_patch_lowers_a_class_wherever_it_is_put(place: Any) -> None:
     conv = nn.Conv2d(1, 2, 3, padding=1)
     net = nn.Sequential(conv, nn.ReLU(), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(128, 2)).train()
     with torch.no_grad():
-        for one in (conv.weight[0], net[4].weight[0]):  # type: ignore[union-attr, index]
+        for one in (conv.weight[0], net[4].weight[0]):
             one.copy_(one.abs())
     before = {k: v.clone() for k, v in net.state_dict().items()}
     x, state = torch.rand(3, 1, 8, 8), torch.get_rng_state()
