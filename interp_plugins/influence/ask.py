@@ -13,6 +13,7 @@ from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError, concise
 from interp_plugins.core.forward import select_output
 from interp_plugins.core.guard import frozen, modules_of
+from interp_plugins.core.hooks import hooked
 from interp_plugins.core.placement import beside_weights
 from interp_plugins.core.random import check_seed
 from interp_plugins.core.spec import InputSpec
@@ -21,6 +22,7 @@ from interp_plugins.core.tensors import as_tuple, describe
 from interp_plugins.core.weights import as_checkpoints, spread, with_rates
 from interp_plugins.influence import curvature as _curvature  # noqa: F401 - enters its methods
 from interp_plugins.influence.captum import check_k
+from interp_plugins.influence.head_curvature import MOST_BY_ITSELF
 from interp_plugins.influence.index import scores_by_index
 from interp_plugins.influence.losses import Margin, SampleLoss, negative
 from interp_plugins.influence.methods import InfluenceMethod, Question, method_named
@@ -73,16 +75,18 @@ def influence(
             "label", how small the loss of `labels` is; a class index, or one per query; a `RatherThan` of two indices.
         labels: of the queries, for target="label".
         k: items of each kind per query.
-        method: "fast" (last layer), "tracin" (all layers), "ekfac", "ekfac_last", "exact", "arnoldi", "similarity",
-            "representer", "knn_shapley"; "auto" is "fast" where checkpoints are given and the model ends in a linear
-            layer, "ekfac_last" without checkpoints, "tracin" for other models.
+        method: "fast" (last layer), "tracin" (all layers), "ekfac", "ekfac_last", "exact", "exact_last", "arnoldi",
+            "similarity", "representer", "knn_shapley"; "auto" is "fast" where checkpoints are given and the model ends
+            in a linear layer, without checkpoints "exact_last" where that layer has at most 1,500 weights and
+            "ekfac_last" where it has more, "tracin" for other models.
         layers: names of modules whose weights count; None: all that require a gradient.
         checkpoints: files, a folder, state dicts or `Checkpoint`s of the training, of which six at most are used;
             None: the weights as they are.
         opponents: also the items that speak against it.
         normalize: "cosine" divides by the lengths of the gradients (TracIn only), so that items with large losses are
             not first for every query; None: not.
-        damping: added to the curvature, as a share of its mean; None: 0.1 for EK-FAC, 1e-3 for exact and Arnoldi.
+        damping: added to the curvature, as a share of its mean; None: 0.1 for EK-FAC and
+            "exact_last", 1e-3 for "exact" and Arnoldi.
         weight_decay: the factor of w^2 / 2 in what was minimised; 0 for decoupled decay (AdamW, fastai).
         output: which part of the model's output, as for `explain`.
         input_spec: facts about the inputs: class names, normalisation.
@@ -122,7 +126,7 @@ def influence(
         said = _outputs(model, own, output)
         spec = input_spec or _guess(own)
         walk = ItemWalk(train, model, check_chunk("batch_size", batch_size))
-        chosen = _chosen(model, method, checkpoints, said, index)
+        chosen = _chosen(model, method, checkpoints, said, index, own)
         question, asked = _question(
             model, own, said, walk, loss, target, labels, chosen, layers, checkpoints, output, spec, batch_size,
             progress,
@@ -176,15 +180,30 @@ def head_of(model: Any, output: Tensor) -> tuple[str, nn.Linear] | None:
     return None
 
 
-def _chosen(model: Any, name: Any, checkpoints: Any, said: Tensor, index: Any) -> InfluenceMethod:
+def _chosen(model: Any, name: Any, checkpoints: Any, said: Tensor, index: Any, own: Items) -> InfluenceMethod:
     if name != "auto":
         found = method_named(name)
         if index is not None and not found.several:
             raise InputError(f'An index holds gradients, for method="tracin" or "fast"; {found.name} needs more.')
         return found
-    if head_of(model, said) is None:
+    head = head_of(model, said)
+    if head is None:
         return method_named("tracin")
-    return method_named("fast" if checkpoints is not None or index is not None else "ekfac_last")
+    if checkpoints is not None or index is not None:
+        return method_named("fast")
+    weights = head[1].weight.numel() + head[1].out_features
+    small = weights <= MOST_BY_ITSELF and _sees_vectors(model, head[1], own)
+    return method_named("exact_last" if small else "ekfac_last")
+
+
+def _sees_vectors(model: Any, head: nn.Linear, own: Items) -> bool:
+    """Whether the layer is called once, with a vector per sample."""
+    seen: list[Any] = []
+    one = own.rows(0, 1)
+    with frozen(model), torch.no_grad(), hooked() as hooks:
+        hooks.before(head, lambda module, args: seen.append(args[0].shape))
+        model(*one.inputs, **one.kwargs)
+    return len(seen) == 1 and len(seen[0]) == 2 and seen[0][0] == 1
 
 
 def _question(

@@ -28,7 +28,7 @@ from interp_plugins.influence.methods import Question, method, outer_of, precond
 from interp_plugins.influence.walk import Items, ItemWalk
 
 MOST_WEIGHTS = 6000  # whose Hessian is formed
-_EKFAC_DAMPING, _EXACT_DAMPING = 0.1, 1e-3
+EKFAC_DAMPING, _EXACT_DAMPING = 0.1, 1e-3
 
 
 # -- labels drawn from the model -------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class EKFAC:
     """
 
     def __init__(self, damping: float | None = None):
-        self.damping = _EKFAC_DAMPING if damping is None else damping
+        self.damping = EKFAC_DAMPING if damping is None else damping
         self.blocks: dict[str, CurvatureBlock] = {}
         self.diagonals: dict[str, Tensor] = {}
 
@@ -312,6 +312,17 @@ def split(flat: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
     return dict(zip(shapes, flat.split(sizes, 1)))
 
 
+def damped(h: Tensor, question: Question, own: float = _EXACT_DAMPING) -> Tensor:
+    """A Hessian with its damping (the method's own is `own`) and the penalty; what is no minimum is noted."""
+    share = own if question.damping is None else question.damping
+    scale = share * float(h.diagonal().abs().mean())
+    h = h + (scale + question.weight_decay) * torch.eye(len(h), dtype=h.dtype, device=h.device)
+    lowest = float(torch.linalg.eigvalsh(h)[0])
+    if lowest <= 0:
+        question.notes.append(f"the Hessian is not positive (lowest eigenvalue {lowest:.1e}): not a minimum")
+    return h
+
+
 @method(
     "exact",
     title="Influence function",
@@ -328,13 +339,7 @@ def by_hessian(question: Question) -> Tensor:
                 f"The Hessian of {curvature.count} weights has {curvature.count**2:.1e} numbers: name layers= with at "
                 f'most {MOST_WEIGHTS} weights, or take method="ekfac".'
             )
-        h = curvature.matrix().double()
-        share = _EXACT_DAMPING if question.damping is None else question.damping
-        scale = share * float(h.diagonal().abs().mean())
-        h = h + (scale + question.weight_decay) * torch.eye(len(h), dtype=h.dtype, device=h.device)
-        lowest = float(torch.linalg.eigvalsh(h)[0])
-        if lowest <= 0:
-            question.notes.append(f"the Hessian is not positive (lowest eigenvalue {lowest:.1e}): not a minimum")
+        h = damped(curvature.matrix().double(), question)
 
         def solve(factors: Factors) -> dict[str, Tensor]:
             g = factors.flat()

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import interp_plugins as ip
 from interp_plugins.api.items import ItemReader
-from interp_plugins.core.errors import InputError, UnknownNameError
+from interp_plugins.core.errors import InputError, LayerError, UnknownNameError
 from interp_plugins.core.target import RatherThan
 from interp_plugins.influence import EKFAC, Influences, influence
 from interp_plugins.influence.check import spearman
@@ -73,6 +73,43 @@ def test_kfac_of_a_linear_regression_is_the_gauss_newton_matrix():
     for a, b in zip(exact, ekfac):
         assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.99
     assert (ekfac / exact).median() == pytest.approx(1, rel=0.1)  # labels are drawn
+
+
+@pytest.mark.parametrize(("bias", "loss"), [(True, nn.CrossEntropyLoss()), (False, nn.NLLLoss()), (True, nn.MSELoss())])
+def test_the_last_layer_s_hessian_is_the_one_by_backward_passes(bias, loss):
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 5).double(), torch.randint(0, 3, (40,))
+    y = torch.randn(40, 3).double() if isinstance(loss, nn.MSELoss) else y
+    behind = [nn.LogSoftmax(1)] if isinstance(loss, nn.NLLLoss) else []
+    net = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3, bias=bias), *behind).double()
+    asked = {"loss": loss, "target": 1, "all_scores": True, "damping": 0.01, "batch_size": 7}
+    exact = influence(net, x[:3], (x, y), method="exact", layers=["2"], **asked).every
+    found = influence(net, x[:3], (x, y), method="exact_last", **asked).every
+    assert torch.allclose(found, exact, rtol=1e-9, atol=1e-14)
+
+
+def test_which_method_is_chosen_by_itself(digits):
+    net, x, y, states = digits
+    assert influence(net, x[:1], (x, y), k=2).method == "Influence function (last layer)"
+    assert influence(net, x[:1], (x, y), k=2, checkpoints=states).method == "TracIn (last layer)"
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(36, 600), nn.ReLU(), nn.Linear(600, 3))
+    assert influence(wide, x[:1], (x, y), k=2).method == "EK-FAC influence (last layer)"
+    with pytest.raises(InputError, match="ekfac_last"):
+        influence(
+            nn.Sequential(nn.Flatten(), nn.Linear(36, 2500), nn.Linear(2500, 3)), x[:1], (x, y), method="exact_last"
+        )
+
+    class Places(nn.Module):  # the last layer sees every place, the mean comes behind it
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.fc(x[:, 0]).mean(1)
+
+    assert influence(Places(), x[:1], (x, y), k=2).method == "EK-FAC influence (last layer)"
+    with pytest.raises(LayerError, match="no single vector"):
+        influence(Places(), x[:1], (x, y), k=2, method="exact_last")
 
 
 def test_ekfac_solves_what_its_blocks_say(digits):
