@@ -39,16 +39,17 @@ _STYLE = """
 .facts { columns: 2 22rem; margin: 1rem 0 0; padding-left: 1.2rem; font-size: .9rem; }
 .grid img { max-width: 100%; height: auto; background: #fff; border-radius: .3rem; margin-top: 1rem; }
 .m .bar { max-width: 26rem; } .m .ends { max-width: 26rem; }
-td.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; white-space: nowrap; }
 @supports not selector(:has(*)) { .m { display: block; } }
 """
 
+_UNITS = {"lrp": "relevance of the logits of", "context_cite": "change of the logit of the probability of"}
 _MISSING = {"remove": "its tokens are left out", "baseline": "each of its tokens is replaced by a quiet one"}
 
 _SECTION = Template("""<section class="sample say">
 <style>$rules</style>
 <h2>$heading</h2>
-<p class="hint">The answer: hover over a token, or choose it, to see what it rests on.</p>
+<p class="hint">$hint</p>
 <div class="answer" role="radiogroup" aria-label="Explained output token">$answer</div>
 <div class="maps">$maps</div>
 $tables
@@ -62,7 +63,8 @@ _LEGEND = [
      "other one."),
     ("Blue", "makes it less likely; with a contrast, the other answer more likely."),
     ("Grey", "was written by the chat template or is kept (a system message): it is never taken away."),
-    ("Numbers", "are differences of log probability: +0.7 doubles a probability, -2.3 divides it by ten."),
+    ("Numbers", "are differences of log probability: +0.7 doubles a probability, -2.3 divides it by ten. "
+     "Relevance (lrp) is a share of a logit."),
 ]  # fmt: skip
 
 
@@ -81,12 +83,13 @@ def fragment(one: TextFacts) -> str:
 
 
 def _named(one: TextFacts) -> str:
-    return f"{one.method.replace('_', ' ')}, by {one.level}"
+    name = one.method.replace("_", " ").replace("lrp", "LRP")
+    return f"{name}, by {one.level}"
 
 
 def _section(one: TextFacts, k: int) -> str:
     own = ScaleRule("max").fit(one.seq_attr.numpy(), signed=True)
-    maps, rules = [_map(one, one.seq_attr.numpy(), own, f"s{k}all", "the whole answer")], [_rules(f"s{k}all")]
+    maps, rules = [_map(one, one.seq_attr.numpy(), own, f"s{k}all", _whole(one))], [_rules(f"s{k}all")]
     labels = [_label(f"s{k}all", f"s{k}", "whole answer", "whole", checked=True)]
     per_token = one.token_attr if one.token_attr is not None and len(one.outputs) > 1 else None
     shared = None if per_token is None else ScaleRule("max").fit(per_token.numpy(), signed=True)
@@ -99,16 +102,25 @@ def _section(one: TextFacts, k: int) -> str:
         labels.append(_label(name, f"s{k}", piece.replace("\n", "\u23ce\n"), "", title=sure))
         rules.append(_rules(name))
         maps.append(_map(one, per_token[t].numpy(), shared, name, repr(piece.strip() or piece)))
-    rather = f" rather than {one.against.strip()!r}" if one.against is not None else ""
+    choice = "" if per_token is None else " The answer: hover over a token, or choose it, to see what it rests on."
     return _SECTION.substitute(
         rules="\n".join(rules),
-        heading=escape(f"{one.output.strip()!r}{rather}"),
+        heading=escape(f"{one.output.strip()!r}{_rather(one)}"),
+        hint=escape(f"{_named(one)[0].upper()}{_named(one)[1:]}.{choice}"),
         answer="".join(labels),
         maps="".join(maps),
         tables=_sentences(one),
         facts="".join(f"<li>{escape(fact)}</li>" for fact in facts(one)),
         grid=_grid(one),
     )
+
+
+def _rather(one: TextFacts) -> str:
+    return "" if one.against is None else f" rather than {one.against.strip()!r}"
+
+
+def _whole(one: TextFacts) -> str:
+    return "the whole answer" if one.against is None else f"{one.output.strip()!r}{_rather(one)}"
 
 
 def _rules(name: str) -> str:
@@ -142,10 +154,11 @@ def _map(one: TextFacts, values: np.ndarray, scale: Scale, name: str, of: str) -
     if at < len(one.text):
         parts.append(f'<span class="template">{escape(one.text[at:])}</span>')
     ends = "".join(f"<span>{compact(v)}</span>" for v in ((-scale.limit, 0.0, scale.limit) if scale.limit else (0.0,)))
+    unit = _UNITS.get(one.method, "change of the log probability of")
     return (
         f'<div class="m m-{name}"><div class="prompt" dir="auto">{"".join(parts)}</div>'
         f'<div class="bar" style="background: {colour.css_gradient(scale.cmap)}"></div><div class="ends">{ends}</div>'
-        f'<p class="note">change of the log probability of {escape(of)}; sum {compact(float(values.sum()))}</p></div>'
+        f'<p class="note">{unit} {escape(of)}; sum {compact(float(values.sum()))}</p></div>'
     )
 
 
@@ -158,7 +171,7 @@ def _sentences(one: TextFacts) -> str:
         f'<tr><td class="number">{compact(value)}</td><td>{escape(text[:300])}</td></tr>' for text, value in found[:12]
     )
     more = f"<tr><td></td><td>and {len(found) - 12} more</td></tr>" if len(found) > 12 else ""
-    head = "<thead><tr><th>Sum</th><th>Sentence</th></tr></thead>"
+    head = '<thead><tr><th class="number">Sum</th><th>Sentence, for the whole answer</th></tr></thead>'
     return f'<div class="scroll" tabindex="0"><table>{head}<tbody>{rows}{more}</tbody></table></div>'
 
 
@@ -168,12 +181,17 @@ def facts(one: TextFacts) -> list[str]:
     if one.against is not None:
         out.append(f"score: log p({one.output.strip()!r}) - log p({one.against.strip()!r}) = {one.score:.3f}")
     else:
-        out.append(f"log probability of the answer {one.score:.3f} (probability {np.exp(one.score):.3g})")
+        logit = one.method == "context_cite"
+        sure = 1 / (1 + np.exp(-one.score)) if logit else np.exp(one.score)
+        out.append(
+            f"log{'it of the' if logit else ''} probability of the answer {one.score:.3f} (probability {sure:.3g})"
+        )
     known = one.completeness
     if "change" in known:
+        apart = f"{known['error']:.1%} apart" if known["error"] < 1 else "they need not be the same"
         out.append(
             f"attributions sum to {known['sum']:.3f}; with no {one.level} left the score changes by "
-            f"{known['change']:.3f} ({known['error']:.1%} apart)"
+            f"{known['change']:.3f} ({apart})"
         )
     else:
         out.append(f"attributions sum to {known['sum']:.3f}")

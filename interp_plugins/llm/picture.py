@@ -17,7 +17,7 @@ _WORDED = 6  # rows beside which a colour bar's words stand
 
 
 def _short(text: str) -> str:
-    text = text.strip().replace("\n", "\u23ce") or repr(text)[1:-1]
+    text = text.strip().replace("\n", "\u23ce") or text.replace("\n", "\u23ce").replace(" ", "\u2423")
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "\u2026"
 
 

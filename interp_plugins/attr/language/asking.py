@@ -19,6 +19,8 @@ from interp_plugins.core.global_random import preserved_rng, seed_torch
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.registry import MethodInfo, canonical_name, info_of, list_methods, method_info
 
+_OURS = {"inputs", "target", "additional_forward_args", "feature_mask", "return_convergence_delta", "grad_kwargs"}
+_OURS |= {"attribute_to_layer_input"}  # with the others, what is given by the prompt and the output
 ATTN_LRP = "attn_lrp"  # relevance by the rules for transformers: a composite, and another name of the method here
 
 
@@ -136,11 +138,12 @@ class AskedModel:
             )
         else:
             owner = self._perturbed(perturbing()[known].cls(self.model))
-        takes = set((info_of(type(owner.attr_method)) or method_info(known)).takes)
+        takes = set((info_of(type(owner.attr_method)) or method_info(known)).takes) - _OURS
         given = {"seed": self.seed, **params} if "seed" in takes else dict(params)
         strange = sorted(set(params) - takes)
         if strange:
-            raise InputError(f"{known} has no parameter {strange[0]!r}; it takes {', '.join(sorted(takes))}.")
+            more = {"composite"} if known == "lrp" else set()
+            raise InputError(f"{known} has no parameter {strange[0]!r}; it takes {', '.join(sorted(takes | more))}.")
         return owner.attribute(inp, tokens, **given)
 
     def embedding(self) -> Any:
