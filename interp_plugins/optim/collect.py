@@ -122,17 +122,35 @@ class Collected:
     kept: KeptExamples
     rank: Tensor  # (items, U)
     level: Tensor
+    places: Tensor  # (items, U)
+    numbers: list[int]  # of these items
     largest: Tensor  # (U,)
     seen: int
     strangers: list[int]  # items at even steps, to compare with
+    between: Best | None = None  # items from the strongest to the weakest
 
     def examples(self, sees: SeenField, spec: InputSpec, layer: str, k: int) -> Examples:
         """What was found, as the result."""
         found = self._of(self.best, sees, spec, layer, k)
-        if self.worst is None:
-            return found
-        low = Best(-self.worst.value, self.worst.index, self.worst.place)
-        return replace(found, bottom=self._of(low, sees, spec, layer, low.value.shape[1]))
+        beside: dict[str, Examples] = {}
+        if self.worst is not None:
+            low = Best(-self.worst.value, self.worst.index, self.worst.place)
+            beside["bottom"] = self._of(low, sees, spec, layer, low.value.shape[1])
+        if self.between is not None:
+            beside["spread"] = self._of(self.between, sees, spec, layer, self.between.value.shape[1])
+        return replace(found, **beside)  # type: ignore[arg-type]
+
+    def spread_out(self, source: ExampleSource, n: int, most: int | None) -> None:
+        """Keep n items of every unit at even steps from its strongest to its weakest; the data are read once more."""
+        ranked = self.rank.sort(dim=0, descending=True, stable=True)
+        n = min(n, len(ranked.values))
+        steps = torch.linspace(0, len(ranked.values) - 1, n).round().long()
+        at = ranked.indices[steps].T
+        numbers = torch.tensor(self.numbers)[at]
+        self.between = Best(ranked.values[steps].T.contiguous(), numbers, self.places.T.gather(1, at))
+        wanted = {*numbers.flatten().tolist(), *self.kept.inputs}
+        for batch in source.batches(most):
+            self.kept.add(batch, wanted)
 
     def _of(self, best: Best, sees: SeenField, spec: InputSpec, layer: str, k: int) -> Examples:
         k = min(k, self.seen)
@@ -220,7 +238,7 @@ def collect(
     best = Best.empty(units, k)
     worst = Best.empty(units, bottom) if bottom else None
     kept, seen = KeptExamples(spec), 0
-    ranks, levels = list[Tensor](), list[Tensor]()
+    ranks, levels, places, listed = list[Tensor](), list[Tensor](), list[Tensor](), list[int]()
     largest, strangers = torch.full((units,), -torch.inf, dtype=torch.float64), list[int]()
     with torch.no_grad(), capture.running() as run:
         for batch in source.batches(most):
@@ -237,11 +255,14 @@ def collect(
             if len(ranks) * len(values.rank) * units < _VALUES:
                 ranks.append(values.rank)
                 levels.append(values.level)
+                places.append(values.place)
+                listed += numbers.tolist()
             seen += len(numbers)
             bar.update(len(numbers))
     if not seen:
         raise InputError("The data hold no item.")
-    return Collected(readout, best, worst, kept, torch.cat(ranks), torch.cat(levels), largest, seen, strangers[:32])
+    rank, level, place = (torch.cat(t) for t in (ranks, levels, places))
+    return Collected(readout, best, worst, kept, rank, level, place, listed, largest, seen, strangers[:32])
 
 
 def _values(run: Running, readout: Readout, batch: ExampleBatch, chunk: int) -> Values:

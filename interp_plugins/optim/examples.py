@@ -34,6 +34,7 @@ class Looking:
 
     k: int = 9
     bottom: int = 0
+    spread: int = 0
     reduce: Any = "max"
     crop: Any = "effective"
     most: int | None = None
@@ -54,6 +55,7 @@ def dataset_examples(
     token: Any = None,
     k: int = 9,
     bottom: int = 0,
+    spread: int = 0,
     reduce: str | Callable[[Tensor], Tensor] = "max",
     crop: str | None = "effective",
     max_items: int | None = None,
@@ -84,6 +86,7 @@ def dataset_examples(
         token: likewise.
         k: items of each unit.
         bottom: items of the other end, in `.bottom`.
+        spread: items at even steps from the strongest to the weakest, in `.spread`: what the unit does in between.
         reduce: how a channel's values over space become one: "max", "mean", or a function (R, U, S) -> (R, U).
         crop: what is shown of an item: "effective", the box that holds 95 % of what moves the unit there; "field", all
             that moves it; None: the whole item.
@@ -115,7 +118,8 @@ def dataset_examples(
         if layer is not None and all(v is None for v in given.values()):
             given["channel"] = "all"
         asked = AskedUnits.of(layer, token, **given)
-        how = Looking(_count("k", k, 1), _count("bottom", bottom, 0), reduce, crop, max_items, batch_size, progress)
+        counts = _count("k", k, 1), _count("bottom", bottom, 0), _count("spread", spread, 0)
+        how = Looking(*counts, reduce, crop, max_items, batch_size, progress)
         reading = Reading(input_key, input_fn, label_key)
         source = source_of(data, model, input_spec, reading, max_items)
         with frozen(model):
@@ -148,6 +152,8 @@ def looked_at(
     fast = capture if few.kwargs else capture.faster(few.inputs, total, chunk, backward=False)
     with progress_bar(total if how.most or source.total else 0, "data", how.progress) as bar:
         found = collect(fast, readout, source, spec, how.k, how.bottom, how.most, chunk, bar)
+    if how.spread:
+        found.spread_out(source, how.spread, how.most)
     sees = _sees(capture, asked, few, spec, how.crop)
     where = name_of_layer(model, asked.layer) if asked.layer is not None else "output"
     return found.examples(sees, spec, where, how.k), found

@@ -32,7 +32,7 @@ class Examples:
         words: (U, k) what people read of each item: tokens, columns; None for pictures.
         label: (U, k) of the items in words, "" where none is known.
         item: (U, k) names of the items, "" where they have none.
-        quantiles: (U, 101) of the values over the items.
+        quantiles: (U, 101) of the values over the items (of the first 20 million values, as all that counts them).
         counts: (U, 40) items by value, in equal steps from the smallest to the largest.
         level_counts: (U, 40) items by what `visualize` climbs (the mean over space of a channel), in equal steps.
         level: (U, 101) quantiles of the same.
@@ -42,6 +42,7 @@ class Examples:
         spec: kind of data, normalisation, class names.
         layer: where the units are.
         bottom: likewise (U, b), the items for which the units are least active; None where none were asked for.
+        spread: likewise (U, s), items at even steps from the most to the least active.
     """
 
     names: tuple[str, ...]
@@ -63,6 +64,7 @@ class Examples:
     spec: InputSpec
     layer: str
     bottom: Examples | None = None
+    spread: Examples | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -96,6 +98,7 @@ class Examples:
         cut["crops"] = None if self.crops is None else self.crops[chosen]
         cut["words"] = None if self.words is None else tuple(self.words[i] for i in chosen)
         cut["bottom"] = None if self.bottom is None else self.bottom.rows(chosen)
+        cut["spread"] = None if self.spread is None else self.spread.rows(chosen)
         return replace(self, **cut)
 
     def __repr__(self) -> str:

@@ -28,7 +28,7 @@ _SUM = 1e-3  # how far rows may be from adding up to 1 to be probabilities
 
 
 def transfer(found: Any, other: Any, classes: Any, spec: InputSpec | None, size: Any) -> Tensor:
-    """As `Visualization.transfer`."""
+    """The probability that another network gives each picture's class; arguments as of `Visualization.transfer`."""
     spec = found.spec if spec is None else spec
     numbers = [_class_of(found, i, spec) for i in range(len(found))] if classes is None else _listed(classes, spec)
     if len(numbers) == 1:
@@ -45,7 +45,7 @@ def transfer(found: Any, other: Any, classes: Any, spec: InputSpec | None, size:
 
 
 def plausibility(found: Any, features: Any, layer: Any, spec: InputSpec | None, size: Any) -> dict[str, Any]:
-    """As `Visualization.plausibility`."""
+    """Distances of pictures from the data's crops; arguments as of `Visualization.plausibility`."""
     examples, spec = found.examples, found.spec if spec is None else spec
     if examples is None or examples.crops is None or found.images.shape[1] not in (1, 3):
         raise InputError("plausibility compares pictures with the data's crops: visualize pictures with data=.")

@@ -171,6 +171,24 @@ def test_pairs_that_nobody_else_reads_are_folded() -> None:
     assert isinstance(kept.view.module(net.bn2), nn.Identity)
 
 
+def test_norms_of_timm_keep_their_activation() -> None:
+    layers = pytest.importorskip("timm.layers")
+    torch.manual_seed(0)
+    parts = [
+        layers.Conv2dSame(3, 4, 3, 2, bias=False),
+        layers.BatchNormAct2d(4, act_layer=nn.ReLU6),
+        nn.Conv2d(4, 5, 1),
+    ]
+    net = trained(nn.Sequential(*parts, layers.BatchNormAct2d(5, apply_act=False))).double()
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    plan = plan_of(net, x)
+    assert "folded 2" in plan.changes and not isinstance(plan.view.module(net[1]), nn.BatchNorm2d)
+    assert torch.allclose(plan.func(x), net(x), rtol=1e-9)
+    assert "folded 1" in plan_of(net, x, [Layer(net[1].act)]).changes  # asked for: a copy in its place is no view of it
+    net[1].register_forward_hook(lambda module, args, output: output + 1)
+    assert torch.allclose(plan_of(net, x).func(x), net(x), rtol=1e-9)
+
+
 def test_first_layer_leaves_the_loop_unless_the_input_is_read_twice() -> None:
     x = torch.randn(2, 6)
     net = trained(mlp())

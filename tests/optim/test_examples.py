@@ -32,7 +32,7 @@ Y = torch.arange(23) % 3
 def test_items_values_and_places_are_those_of_brute_force(net: nn.Module) -> None:
     spec = InputSpec("image", vocab=("a", "b", "c"))
     shuffled = DataLoader(TensorDataset(X, Y), batch_size=5, shuffle=True, drop_last=True)
-    found = dataset_examples(net, shuffled, "2", k=4, bottom=2, input_spec=spec)
+    found = dataset_examples(net, shuffled, "2", k=4, bottom=2, spread=3, input_spec=spec)
     with torch.no_grad():
         a = net[:3](X)
     flat = a.flatten(2)
@@ -42,6 +42,9 @@ def test_items_values_and_places_are_those_of_brute_force(net: nn.Module) -> Non
         at = flat[order[:4], c].argmax(1)
         assert found.place[c].tolist() == [[int(i) // 4, int(i) % 4] for i in at]
         assert found.bottom is not None and found.bottom.index[c].tolist() == order.flip(0)[:2].tolist()
+        assert found.spread is not None and found.spread.index[c].tolist() == order[[0, 11, 22]].tolist()
+        assert torch.allclose(found.spread.value[c], values[[0, 11, 22]])
+        assert found.spread.crops is not None and found.spread.label[c][1] == "abc"[int(order[11]) % 3]
         assert found.label[c] == tuple("abc"[i % 3] for i in order[:4].tolist())
         assert torch.allclose(found.quantiles[c, [0, 100]], values[[-1, 0]].double())
         assert abs(float(found.largest[c]) - float(flat[:, c].mean(1).max())) < 1e-6

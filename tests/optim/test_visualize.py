@@ -278,6 +278,8 @@ def test_rows_of_a_unit_are_compared_only_where_that_is_asked() -> None:
     same = Seen({"a": SeenLayer(a[:1].expand(2, -1, -1, -1), Grid("first", (2, 2)))}, a)
     assert torch.allclose(o.diversity("a")(same), -torch.ones(2))
     ends = o.interpolate(o.channel("a", 0), o.channel("a", 1))(seen)
+    one = Seen({"a": SeenLayer(a[:1], Grid("first", (2, 2)))}, a[:1])
+    assert torch.allclose(o.interpolate(o.channel("a", 0), o.channel("a", 1))(one), torch.tensor([0.5]))
     assert torch.allclose(ends, torch.tensor([1.0, 1.0])) and o.alignment("a")(same).abs().max() == 0
     net = small(dtype=torch.float64)
     how = {**QUICK, "like": X.double(), "steps": 40, "n": 3}
