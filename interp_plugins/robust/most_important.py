@@ -11,6 +11,7 @@ from torch import Tensor
 from interp_plugins.api.explain import explain
 from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.errors import InputError
+from interp_plugins.core.random import make_generator
 from interp_plugins.core.spec import as_spec
 from interp_plugins.core.tensors import InputsT, as_tuple, check_inputs, like
 from interp_plugins.metrics.rows import element_rows
@@ -75,7 +76,9 @@ class MostImportant(Perturbation):
         order = self._order(inputs, xs, target, additional_forward_args)
         count = round(share * order.shape[1])
         gone = torch.zeros(order.shape, dtype=torch.bool).scatter(1, order[:, :count], True)
-        base = as_baselines(self.baselines, xs, as_spec(self.input_spec, xs[0]), template=inputs)
+        base = as_baselines(
+            self.baselines, xs, as_spec(self.input_spec, xs[0]), template=inputs, generator=make_generator(0)
+        )
         found, start = [], 0
         for x, b in zip(xs, base, strict=True):
             places = x.shape[2:] if x.ndim >= 3 else x.shape[1:]

@@ -18,6 +18,7 @@ from interp_plugins.core.batching import chunks, progress_bar
 from interp_plugins.core.errors import InputError, InterpError, concise
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.features import MaskFeatures
+from interp_plugins.core.random import make_generator
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Asked
 from interp_plugins.core.tensors import as_tuple, is_float, like
@@ -123,7 +124,9 @@ class _Flip:
             raise InputError("feature_mask holds one region alone; give at least two.")
         if isinstance(baselines, str) and baselines == "auto":
             baselines = "blur" if subject.spec.kind == "image" else None
-        self.base = as_baselines(baselines, subject.xs, subject.spec, template=subject.given)
+        self.base = as_baselines(
+            baselines, subject.xs, subject.spec, template=subject.given, generator=make_generator(subject.asking.seed)
+        )
 
     def without(self, i: int, taken: Tensor) -> list[Tensor]:
         """Sample i without sets of regions, bool (R, regions)."""
