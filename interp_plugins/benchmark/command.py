@@ -76,7 +76,7 @@ def run(
     out: Annotated[Path, typer.Option(help="The run directory.")] = Path("benchmark_run"),
     methods: Annotated[list[str] | None, typer.Option(help="A method, as ig or ig:n_steps=10; repeat it.")] = None,
     metrics: Annotated[list[str] | None, typer.Option(help="A metric or column; may be repeated.")] = None,
-    seeds: Annotated[str, typer.Option(help="Of the nets: 0-4 or 0,2.")] = "0",
+    seeds: Annotated[str | None, typer.Option(help="Of the nets: 0-4 or 0,2; none: as many as the size asks.")] = None,
     size: Annotated[str, typer.Option(help="tiny, small or full")] = "small",
     knobs: Annotated[bool, typer.Option(help="Methods at several budgets too, where values are known.")] = False,
     modules: Modules = None,
@@ -88,7 +88,7 @@ def run(
             tuple(tasks) if tasks else None,
             tuple(methods) if methods else None,
             tuple(metrics) if metrics else None,
-            seeds_of(seeds),
+            None if seeds is None else seeds_of(seeds),
             size,
             knobs,
         )

@@ -56,7 +56,7 @@ def to_html(run: Run, found: Mapping[str, Any]) -> str:
         parts.append(_FOLDED.format(heading=heading, content=_task(one, of_task[task])))
     parts += [section("Agreement of metrics", _agreement(found)), section("Failures", _failures(found["failures"]))]
     parts.append(section("How to repeat", _repeat(run, found)))
-    lead = f"{len(found['tasks'])} tasks, size {run.plan.size}, seeds {', '.join(map(str, run.plan.seeds))}"
+    lead = f"{len(found['tasks'])} tasks, size {run.plan.size}, seeds {', '.join(map(str, run.plan.nets))}"
     lead += f"; {found['missing_units']} units are not done yet" if found["missing_units"] else ""
     return whole_page("Which method finds what is true?", lead, parts, LEGEND.items(), _WIDE)
 
@@ -178,7 +178,7 @@ def _repeat(run: Run, found: Mapping[str, Any]) -> str:
     everything = plan.tasks is None or plan.names == list_tasks()
     words = ["interp-plugins benchmark run", *(() if everything else plan.tasks or ())]
     words += [f"--methods {m}" for m in plan.methods or ()] + [f"--metrics {m}" for m in plan.metrics or ()]
-    words += [f"--seeds {','.join(map(str, plan.seeds))} --size {plan.size}" + (" --knobs" if plan.knobs else "")]
+    words += [f"--seeds {','.join(map(str, plan.nets))} --size {plan.size}" + (" --knobs" if plan.knobs else "")]
     versions = ", ".join(f"{k} {v}" for k, v in found["made"].get("versions", {}).items())
     command = escape(f"{' '.join(words)} --out RUN; interp-plugins benchmark report RUN")
     here = escape(f"{versions}; {found['made'].get('threads')} threads")

@@ -37,6 +37,7 @@ NOISE, NOISES = "control.random", 16  # its maps a sample, whose verdicts are av
 ASKED_NOISES = 4  # of them are judged by metrics that ask the model about each
 REPEATED = {"tiny": 2, "small": 4, "full": 16}  # samples of a task about which methods are asked again, many times
 DEAR = {"tiny": 100, "small": 300, "full": 2000}  # passes a sample, above which they are not
+SEEDS = {"tiny": (0,), "small": (0, 1, 2), "full": (0, 1, 2, 3, 4)}  # of the nets, where none are named
 _THUMB = 48  # pixels of a side that are kept of maps, for the report
 TINY = ("saliency", "input_x_gradient", "integrated_gradients", "kernel_shap", "grad_cam", "occlusion")
 
@@ -54,6 +55,7 @@ class UnitSpec:
         stop: the sample after the last.
         metrics: names of metrics or columns; None: all.
         pictures: whether small copies of the maps are kept for the report.
+        again: whether metrics judge that ask a method again; of several seeds, those of the first.
     """
 
     task: str
@@ -64,6 +66,7 @@ class UnitSpec:
     stop: int
     metrics: tuple[str, ...] | None = None
     pictures: bool = False
+    again: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Benchmark:
         tasks: names of tasks or of families; None: all.
         methods: names of entrants ("ig", "ig:n_steps=10"); None: the usual ones. Controls always enter.
         metrics: names of metrics or columns; None: all.
-        seeds: of the nets; tasks without a trained net use the first alone.
+        seeds: of the nets; tasks without a trained net use the first alone. None: 0 for the size "tiny", 0 to 2 for
+            "small", 0 to 4 for "full".
         size: "tiny", "small" or "full".
         knobs: whether methods that have one enter at several settings of it, on tasks whose values are known.
 
@@ -92,20 +96,25 @@ class Benchmark:
     tasks: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
     metrics: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] | None = None
     size: str = "small"
     knobs: bool = False
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise unknown("size of a task", self.size, SIZES)
-        if not self.seeds:
+        if not self.nets:
             raise InputError("seeds is empty: give at least one.")
         for name in self.names:
             info = task_info(name)
             measures(info.kind, info.truth_kind, self.metrics, self.size)
         for one in self.methods or ():
             entrant(one)
+
+    @property
+    def nets(self) -> tuple[int, ...]:
+        """The seeds: those that were named, or as many as the size asks for."""
+        return SEEDS[self.size] if self.seeds is None else self.seeds
 
     @property
     def names(self) -> list[str]:
@@ -119,7 +128,7 @@ class Benchmark:
             "tasks": self.names,
             "methods": list(self.methods) if self.methods is not None else None,
             "metrics": list(self.metrics) if self.metrics is not None else None,
-            "seeds": list(self.seeds),
+            "seeds": list(self.nets),
             "size": self.size,
             "knobs": self.knobs,
         }
@@ -140,12 +149,12 @@ class Benchmark:
         for task in self.names:
             info = task_info(task)
             n = info.samples[self.size]
-            for seed in self.seeds if info.trained else self.seeds[:1]:
+            for seed in self.nets if info.trained else self.nets[:1]:
                 for one in self.entered(task):
                     for start in range(0, n, BLOCK):
-                        stop, first = min(n, start + BLOCK), seed == self.seeds[0]
-                        pictures = first and ":" not in one.name
-                        found.append(UnitSpec(task, seed, self.size, one.name, start, stop, self.metrics, pictures))
+                        stop, first = min(n, start + BLOCK), seed == self.nets[0]
+                        kept = (first and ":" not in one.name, first)  # pictures, and what asks methods again
+                        found.append(UnitSpec(task, seed, self.size, one.name, start, stop, self.metrics, *kept))
         return found
 
 
@@ -175,7 +184,7 @@ def run_unit(unit: UnitSpec) -> list[dict[str, Any]]:
     rows = [
         {**base, **row}
         for measure in measures(problem.kind, problem.truth_kind, unit.metrics, unit.size)
-        if not (one.params and metric_info(measure.metric).needs in REPEATING)  # settings show error against passes
+        if metric_info(measure.metric).needs not in REPEATING or (unit.again and not one.params)
         for row in _judged(measure, problem, answers, one, unit.size)
     ]
     passes = answer.forward + answer.backward

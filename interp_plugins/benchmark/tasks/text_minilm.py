@@ -72,6 +72,7 @@ def _drawn(n: int, words: int, seed: int) -> _Sentences:
     truth_kind="mask",
     kind="text",
     samples=SAMPLES,
+    trained=False,
     says="a trained language model with a linear head: a word that the head has not seen says good or bad",
     needs=sentences.NEEDS,
     license=sentences.LICENSE,
@@ -81,7 +82,7 @@ def build(seed: int, size: str) -> Problem:
     """Whether a sentence judges well or badly.
 
     Args:
-        seed: of the head's training.
+        seed: of no effect: only the head is trained, and always finds the same.
         size: "tiny", "small" or "full".
     """
     train, test = _drawn(_TRAIN[size], len(_SEEN[0]), 1), _drawn(_TEST[size], len(_UNSEEN[0]), 2)
