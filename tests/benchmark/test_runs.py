@@ -1,5 +1,6 @@
 """Runs: any number of processes, interrupted and resumed, damaged and mended; leaderboards and what changed."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -54,6 +55,32 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(whole, tmp_path, monkeypatc
     benchmark.run(PLAN, tmp_path / "run", progress=False)
     assert len(calls) == len(PLAN.units()) + 1 and content(tmp_path / "run") == content(whole)
     assert timeless(leaderboard(benchmark.read(tmp_path / "run"))) == timeless(leaderboard(benchmark.read(whole)))
+
+
+def test_a_size_says_how_many_nets_there_are():
+    for size, many in (("tiny", 1), ("small", 3), ("full", 5)):
+        plan = Benchmark(("tables.wine", "functions.max"), ("ig",), size=size)
+        assert plan.identity["seeds"] == list(range(many))
+        seeds = {task: {u.seed for u in plan.units() if u.task == task} for task in plan.names}
+        assert len(seeds["tables.wine"]) == many and seeds["functions.max"] == {0}, "a function is no net"
+        assert {u.seed for u in plan.units() if u.again} == {0}
+
+
+def test_methods_are_asked_again_about_some_samples_and_not_where_it_is_dear(monkeypatch):
+    (unit,) = Benchmark(("functions.product",), ("ig",), ("robustness", "truth"), size="tiny").units()[:1]
+
+    def told(unit):
+        found = [row for row in units.run_unit(unit) if row["metric"] == "sensitivity_avg"]
+        return [row["sample"] for row in found], [row["reason"] for row in found if row["value"] is None]
+
+    assert told(unit) == ([0, 1], [])
+    assert told(dataclasses.replace(unit, start=2)) == ([], []), "samples behind the first two"
+    assert told(dataclasses.replace(unit, again=False)) == ([], [])
+    monkeypatch.setitem(units.DEAR, "tiny", 5)
+    samples, reasons = told(unit)
+    assert (
+        samples == [0, 1] and all("above 5 a method is not asked again" in one for one in reasons) and len(reasons) == 2
+    )
 
 
 def test_noise_is_judged_by_many_maps_which_no_two_tasks_share(monkeypatch):

@@ -188,3 +188,38 @@ def test_parts_are_worth_what_their_drawing_says():
     change = problem.scores(problem.inputs) - problem.scores(without)
     assert change.tolist() == pytest.approx(problem.truth[:, 4].tolist(), abs=1e-3)
     assert problem.facts["flips"] == 1.0 and problem.facts["rest_flips"] == 0.0
+
+
+def test_the_question_says_which_shape_decides():
+    from tests.benchmark.conftest import tiny
+
+    problem = tiny("vqa.colour")
+    asked, answer = problem.targets // 3, problem.targets % 3
+    assert asked.tolist() == [0, 1, 2]
+    colours = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
+    for x, mask, colour in zip(problem.inputs, problem.truth, answer):
+        assert (x[:, mask] == colours[colour][:, None]).all(), "the asked shape has the colour of the answer"
+    others = problem.model(problem.inputs).reshape(3, 3, 3).argmax(2)
+    assert others.gather(1, asked[:, None])[:, 0].tolist() == answer.tolist()
+
+
+def test_a_word_that_the_head_has_not_seen_judges():
+    from interp_plugins.benchmark import sentences
+    from interp_plugins.benchmark.tasks.text_minilm import _UNSEEN
+    from tests.benchmark.conftest import tiny
+
+    problem = tiny("text.minilm")
+    words = {i: w for w, i in sentences.vocabulary().items()}
+    found = [words[int(i)] for i in problem.inputs[problem.truth]]
+    assert len(found) == len(problem) and all(w in _UNSEEN[y] for w, y in zip(found, problem.targets.tolist()))
+    padded = torch.cat([problem.inputs, torch.zeros(len(problem), 3, dtype=torch.long)], 1)
+    assert torch.allclose(problem.model(padded), problem.model(problem.inputs), atol=1e-5), "padding is no word"
+
+
+def test_boxes_that_do_not_decide_are_not_taken():
+    from interp_plugins.benchmark.tasks import real
+
+    x, boxes, names = (one[:2] for one in real.photographs())
+    assert real.decided(x, boxes, names).tolist() == [True, True]
+    assert real.decided(x, ~boxes, names).tolist() == [False, False]
+    assert real.decided(x, boxes, names[::-1]).tolist() == [False, False], "it does not say the other's class"
