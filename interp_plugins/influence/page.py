@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from interp_plugins.influence.picture import AGAINST, FOR, LEGEND, drawable, heat, pixels
+from interp_plugins.influence.picture import AGAINST, FOR, LEGEND, drawable, glow, heat, pixels
 from interp_plugins.viz.figure import compact, data_uri, png_of_pixels
 from interp_plugins.viz.page import cells
 from interp_plugins.viz.template import Document, section, sections
@@ -27,7 +27,8 @@ _STYLE = f"""
 .asked .score {{ background: var(--ink-of); }}
 .asked .layers {{ position: relative; display: block; }}
 .asked .layers img {{ width: 100%; margin: 0; image-rendering: pixelated; }}
-.asked .layers .map {{ position: absolute; inset: 0; height: 100%; opacity: 0; background: none; }}
+.asked .layers .map {{ position: absolute; inset: 0; height: 100%; opacity: 0; background: none;
+  image-rendering: auto; }}
 .asked figure:focus-visible {{ outline: 2px solid var(--ink); outline-offset: 2px; }}
 .asked figure:is(:hover, :focus) .map, .asked:has(figure:is(:hover, :focus)) .query .map,
 .sample:has(.all:checked) .map {{ opacity: 1; }}
@@ -56,8 +57,8 @@ def page(found: Any, maps: Any = None) -> Document:
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     grid = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     parts.append(section("Scores", f'<div class="scroll" tabindex="0">{grid}</div>'))
-    glow = () if maps is None else (("Glow", f"how strong the map of {_of(maps)} is there."),)
-    return sections("Which training items made it say so?", repr(found), parts, (*LEGEND, *glow), _STYLE)
+    told = () if maps is None else (("Glow", f"how strong the map of {_of(maps)} is there."),)
+    return sections("Which training items made it say so?", repr(found), parts, (*LEGEND, *told), _STYLE)
 
 
 def _of(maps: Any) -> str:
@@ -109,15 +110,5 @@ def _layers(pictures: np.ndarray, maps: np.ndarray | None, i: int) -> str:
     """A picture, and its map on top, which is seen when it is asked for."""
     shown = f'<img alt="" src="{data_uri(png_of_pixels(pictures[i], _SIDE))}">'
     if maps is not None:
-        shown += f'<img class="map" alt="" src="{data_uri(png_of_pixels(_glow(maps[i]), _SIDE))}">'
+        shown += f'<img class="map" alt="" src="{data_uri(png_of_pixels(glow(maps[i]), _SIDE))}">'
     return f'<span class="layers">{shown}</span>'
-
-
-def _glow(values: np.ndarray) -> np.ndarray:
-    """Strengths as colours that are the more solid the stronger they are, (H, W, 4)."""
-    from matplotlib import colormaps
-
-    strength = np.abs(values) / (float(np.abs(values).max()) or 1.0)
-    colours: np.ndarray = np.asarray(colormaps["inferno"](strength))
-    colours[..., 3] = 0.25 + 0.65 * strength
-    return colours

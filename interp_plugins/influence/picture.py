@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError
@@ -91,10 +92,18 @@ def _below(ax: Any, found: Any, number: int, score: float, largest: float) -> No
 
 def _draw(ax: Any, rgb: np.ndarray, heat: np.ndarray | None) -> None:
     ax.imshow(rgb, interpolation="nearest")
-    if heat is not None:
-        limit = float(np.abs(heat).max()) or 1.0
-        ax.imshow(np.abs(heat) / limit, cmap="inferno", alpha=0.55, interpolation="bilinear", vmin=0, vmax=1)
+    if heat is not None:  # over the whole picture, however coarse it is
+        height, width = rgb.shape[:2]
+        ax.imshow(glow(heat), interpolation="bilinear", extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     bare(ax)
+
+
+def glow(values: np.ndarray) -> np.ndarray:
+    """Strengths as colours that are the more solid the stronger they are, (H, W, 4)."""
+    strength = np.abs(values) / (float(np.abs(values).max()) or 1.0)
+    colours: np.ndarray = np.asarray(colormaps["inferno"](strength))
+    colours[..., 3] = 0.25 + 0.65 * strength
+    return colours
 
 
 def heat(exp: Any) -> np.ndarray:

@@ -13,12 +13,19 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "concepts_digits.py"
 
 
 @pytest.mark.slow
-def test_concepts_are_found_stable_and_complete_and_rings_stand_out(capsys: Any) -> None:
+def test_influence_foretells_and_concepts_are_stable_complete_and_tested(
+    capsys: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     try:
         names = runpy.run_path(str(SCRIPT))
     finally:
         torch.set_num_threads(threads)
+    why = names["why"]
+    assert why.lds > 0.4 and why.asked == (f"predicted {int(names['said'][names['wrong']])}",)
+    assert names["said"][names["wrong"]] != names["y"][names["wrong"]]
+    assert (tmp_path / "why.html").read_text().count("insights-record-") == 2
     bank, item = names["bank"], names["item"]
     assert names["accuracy"] > 0.93 and bank.linear and not bank.signed
     assert bank.explained > 0.8 and sum(bank.is_stable(k) for k in range(8)) >= 4

@@ -256,6 +256,8 @@ def test_the_result_is_read_saved_and_drawn(digits, tmp_path):
     assert found.show().axes.shape == (4, 4)
     maps = found.explain(net, "occlusion", sliding_window_shapes=(1, 3, 3))
     assert found.show(maps=maps).axes.shape == (4, 4)
+    coarse = found.show(maps=found.explain(net, "gradcam", layer=net[0])).axes[0, 1].images  # 4 x 4 over 6 x 6
+    assert coarse[1].get_array().shape[:2] == (4, 4) and coarse[1].get_extent() == coarse[0].get_extent()
     with pytest.raises(InputError, match="all_scores=True"):
         found.all_scores()
     (tmp_path / "x").write_text("no")
