@@ -25,7 +25,7 @@ def test_influence_foretells_and_concepts_are_stable_complete_and_tested(
     why = names["why"]
     assert why.lds > 0.4 and why.asked == (f"predicted {int(names['said'][names['wrong']])}",)
     assert names["said"][names["wrong"]] != names["y"][names["wrong"]]
-    assert (tmp_path / "why.html").read_text().count("insights-record-") == 2
+    assert (tmp_path / "why.html").read_text().count('id="insights-record-') == 2
     bank, item = names["bank"], names["item"]
     assert names["accuracy"] > 0.93 and bank.linear and not bank.signed
     assert bank.explained > 0.8 and sum(bank.is_stable(k) for k in range(8)) >= 4
