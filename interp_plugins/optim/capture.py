@@ -113,6 +113,7 @@ class Capture:
         shapes: likewise, the layer's shape for one row.
         trace: what every module gave, in order, for one row.
         until: the model that ends at the layers, once it is asked for.
+        probabilities: whether the output, where it is asked for, is probabilities of classes.
     """
 
     forward: Forward
@@ -123,6 +124,7 @@ class Capture:
     shapes: dict[Any, tuple[int, ...]] = field(default_factory=dict)
     trace: list[ModuleOutput] = field(default_factory=list)
     until: _UpTo | None = None
+    probabilities: bool = False
 
     @classmethod
     def of(cls, forward: Forward, inputs: Sequence[Tensor], names: Sequence[Any], output: bool) -> Capture:
@@ -159,7 +161,7 @@ class Capture:
             calls[name] = count - 1 if one.call is None else one.call if one.call >= 0 else count + one.call
         made = cls(forward, layers, {}, calls, output, {}, trace)
         with made.running(torch.no_grad()) as run:
-            run(inputs, None)
+            made.probabilities = _adds_up(run(inputs, None))
             for name, t in run.tensors().items():
                 made.shapes[name] = tuple(t.shape)
                 made.grids[name] = find_grid(layers[name].module, t.shape, inputs, trace)  # type: ignore[arg-type]
@@ -230,6 +232,13 @@ class Running:
     def seen(self) -> dict[Any, SeenLayer]:
         """The same, with how it lies."""
         return {name: SeenLayer(t, self.capture.grids[name]) for name, t in self.tensors().items()}
+
+
+def _adds_up(output: Tensor | None) -> bool:
+    """Whether an output (N, classes) is probabilities."""
+    if output is None or output.ndim != 2 or output.shape[1] < 2:
+        return False
+    return bool((output >= 0).all()) and bool(((output.sum(1) - 1).abs() < 1e-4).all())
 
 
 def _counts(forward: Forward, inputs: Sequence[Tensor], layers: dict[Any, Layer]) -> dict[Any, int]:

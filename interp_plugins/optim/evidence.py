@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp_plugins.core.errors import InterpWarning
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.truth import Reading
 from interp_plugins.optim import scores
@@ -19,10 +21,17 @@ from interp_plugins.optim.found import Examples
 from interp_plugins.optim.loop import Ascending
 from interp_plugins.optim.making import Making, ModelCall, Recipe, climbed
 from interp_plugins.optim.readout import channels_of
-from interp_plugins.optim.source import ExampleSource, first_inputs, raw_sample, source_of
+from interp_plugins.optim.source import SAMPLE, ExampleSource, first_inputs, raw_sample, source_of
+from interp_plugins.optim.subject import BOUNDED, PictureSubject
 from interp_plugins.optim.transforms import resized
 from interp_plugins.optim.units import AskedUnits, FeatureUnit
 from interp_plugins.optim.visualization import Visualization
+
+SOFTMAX = (
+    "The model's output is probabilities, which give no gradient where the model is sure, and rise as well where other "
+    "classes fall. Give the model without its last softmax, so that the class itself is climbed."
+)
+_FEW = 64  # items by which the data's spectrum is compared
 
 
 @dataclass(frozen=True)
@@ -66,10 +75,12 @@ def pictures_of(
         if source is not None and call.like is None:
             call = replace(call, like=tuple(x[:1] for x in first_inputs(source)))
         subject = call.subject(recipe.size)
-        sample = raw_sample(source, subject.spec, subject.place) if source is not None else None
+        sample = raw_sample(source, subject.spec, subject.place, _measured(recipe, subject)) if source else None
         if sample is not None and sample.shape[1] != subject.channels:
             sample = None
         capture = Capture.of(subject.forward, subject.row, asked.places, asked.needs_output)
+        if asked.kind == "target" and capture.probabilities:
+            warnings.warn(SOFTMAX, InterpWarning, stacklevel=3)
         making = Making.of(subject, capture, recipe, sample)
         channels = channels_of(asked, capture.shapes, capture.grids)
         rows = asked.units(call.model, channels, subject.spec) if units is None else units(making)
@@ -81,6 +92,12 @@ def pictures_of(
                 call.model, source, asked, how, call.input_spec or subject.spec, call.output, call.kwargs
             )
         return _judged(making, found, rows, looked, sample)
+
+
+def _measured(recipe: Recipe, subject: PictureSubject) -> int:
+    """How many items are read before the climb: more where colours, spectra or the range of values are theirs."""
+    own = any(isinstance(x, str) and x == "data" for x in (recipe.colour, recipe.magnitude))
+    return SAMPLE if own or subject.spec.kind not in BOUNDED else _FEW
 
 
 def _judged(
@@ -101,7 +118,7 @@ def _judged(
     rows = torch.tensor(found.unit)
     known["ratio"] = scores.ratio(found.activation, examples.largest[rows])
     if sample is not None and problem.space:
-        known["spectrum"] = scores.spectrum(pictures.double().cpu(), sample[:64])
+        known["spectrum"] = scores.spectrum(pictures.double().cpu(), sample[:_FEW])
         known["path"] = _paths(making, problem, pictures, found, examples, kept)
     order = [name for name in ("ratio", "robust", "spectrum", "path") if name in known]
     return replace(found, scores={k: known[k] for k in order}, examples=examples, reference=examples.level[rows])

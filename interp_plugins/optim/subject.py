@@ -19,6 +19,7 @@ from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.tensors import as_tuple, check_inputs, is_float
 from interp_plugins.optim.colour import Colour, measured_matrix, natural_matrix
 
+BOUNDED = ("image", "volume", "clip")  # kinds of data whose range of values is known
 _SIZE = 224
 _QUANTILES = (0.001, 0.999)
 
@@ -173,7 +174,7 @@ def colour_of(subject: PictureSubject, colour: Any, squash: Any, sample: Tensor 
         InputError: "data" without data; a matrix of another size.
     """
     channels, spec = subject.channels, subject.spec
-    bounded = spec.kind in ("image", "volume", "clip")
+    bounded = spec.kind in BOUNDED
     if bounded:
         low, high = (torch.full((channels,), float(v), dtype=torch.float64) for v in spec.value_range)
     elif sample is not None:

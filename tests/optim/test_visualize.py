@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interp_plugins import InputSpec, Layer, visualize
-from interp_plugins.core.errors import InputError, InputTypeError, LayerError, TargetError
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, LayerError, TargetError
 from interp_plugins.core.global_random import rng_state
 from interp_plugins.core.grid import Grid
 from interp_plugins.optim import Objective, params
@@ -88,6 +88,22 @@ def test_a_picture_is_the_same_alone_in_a_batch_and_in_any_chunks(param: str) ->
     assert together.state == chunked.state and together.state[2] == alone.state[0]
     other = visualize(net, "3", channel=5, seed=1, **how)
     assert (other.images[0] - alone.images[0]).abs().max() > 1e-3
+
+
+def test_gradients_as_small_as_they_may_be_give_the_same_picture() -> None:
+    found = []
+    for scale in (1.0, 1e-9):
+        net = small(dtype=torch.float64)
+        with torch.no_grad():
+            net[3].weight.mul_(scale)
+            net[3].bias.mul_(scale)
+        found.append(visualize(net, "3", channel=1, **{**QUICK, "like": X.double(), "steps": 24}).images)
+    assert torch.equal(*found)
+
+
+def test_probabilities_are_told() -> None:
+    with pytest.warns(InterpWarning, match="without its last softmax"):
+        visualize(nn.Sequential(small(), nn.Softmax(1)), target=1, **QUICK)
 
 
 def test_rows_are_as_many_as_asked_for() -> None:
