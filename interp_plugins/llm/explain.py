@@ -136,7 +136,7 @@ def _one(
         empty=float(scores[1]) if len(scores) > 1 else None,
         against=None if other is None else "".join(asked.pieces(other)),
         notes=tuple(dict.fromkeys(found.notes)),
-        ask=ask,
+        ask=functools.partial(_later, asked, inp, tokens, other),
     )
     return replace(result, notes=(*result.notes, *_beware(result, inp, asked)))
 
@@ -147,6 +147,12 @@ def _scores(
     """The explained score for each row of switches."""
     scores = asked.scores(inp, tokens, switches, baseline)
     return scores if other is None else scores - asked.scores(inp, other, switches, baseline)
+
+
+def _later(asked: AskedModel, inp: ChatInput, tokens: Tensor, other: Tensor | None, switches: Tensor) -> Tensor:
+    """The same once the explanation is there: nothing is kept of the model, which may have been trained since."""
+    asked.scorers.clear()
+    return _scores(asked, inp, tokens, other, switches)
 
 
 def _sentences(inp: ChatInput) -> Iterator[tuple[int, int]]:
@@ -223,5 +229,5 @@ def framed(
         level=inp.level,
         absence=_absence(asked, name, inp),
         params={**params, "seed": seed},
-        ask=functools.partial(_scores, asked, inp, tokens, None),
+        ask=functools.partial(_later, asked, inp, tokens, None),
     )

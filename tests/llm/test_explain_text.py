@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -218,3 +220,14 @@ def test_the_first_positions_share_is_told() -> None:
         found = explain_text(model("gpt2"), tokenizer(), text, "mat", level="token")
         told = any("of all attribution" in note for note in found.notes)
         assert told == (found.first_share > 1 / 3)
+
+
+def test_a_model_that_was_trained_since_is_asked_as_it_is_now() -> None:
+    net = copy.deepcopy(model("llama"))
+    before = explain_text(net, tokenizer(), "the cat sat on a mat", "Rome is", level="token")
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(1.1)
+    now = explain_text(net, tokenizer(), "the cat sat on a mat", "Rome is", level="token")
+    top = replace(before, seq_attr=now.seq_attr).faithfulness(k=(2,))
+    assert top == now.faithfulness(k=(2,)) and now.score != before.score
