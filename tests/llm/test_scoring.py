@@ -174,3 +174,34 @@ def test_wrong_models_say_so() -> None:
             OutputScorer(net, ids(OUTPUT), CPU)([ids("the")])
     finally:
         net.config.decoder_start_token_id = begin
+
+
+class Older(nn.Module):
+    """A model whose forward takes ids alone and gives logits at every position."""
+
+    def __init__(self, net: Any):
+        super().__init__()
+        self.net, self.config = net, net.config
+
+    def get_output_embeddings(self) -> Any:
+        return self.net.get_output_embeddings()
+
+    def forward(self, input_ids: Tensor) -> Any:
+        return self.net(input_ids=input_ids)
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+def test_the_head_runs_at_the_outputs_positions_alone(kind: str, older: bool) -> None:
+    net, output = model(kind), ids("Rome is in")
+    rows = [ids("the cat sat on a mat"), ids("the cat sat"), ids("a big red house and a bird")]
+    asked = Older(net) if older else net
+    seen: list[tuple[int, ...]] = []
+    handle = net.get_output_embeddings().register_forward_hook(lambda m, args, out: seen.append(tuple(out.shape[:2])))
+    try:
+        found = OutputScorer(asked, output, torch.device("cpu"))(rows)
+    finally:
+        handle.remove()
+    assert seen[0] == (3, 3)  # rows of three lengths, and three tokens
+    for row, values in zip(rows, found):
+        torch.testing.assert_close(values, slow_scores(net, row, output), atol=1e-9, rtol=1e-9)

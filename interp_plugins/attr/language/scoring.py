@@ -78,9 +78,31 @@ def common(one: Tensor, other: Tensor) -> int:
     return int(differ[0]) if len(differ) else n
 
 
-def _in_one_piece(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Positions cut out of rows, side by side: otherwise the head is a product per row, several times as slow."""
-    return tuple(a.contiguous() if isinstance(a, Tensor) else a for a in args)
+class _Positions:
+    """A hook before the head: it gets the positions that are read, side by side, and computes no others.
+
+    Cut out of rows and not side by side, they would be a product per row, several times as slow.
+
+    Args:
+        rows: rows of the pass.
+        kept: positions that are read, from the end.
+        at: which of these of each row, (rows, T); None: all.
+    """
+
+    def __init__(self, rows: int, kept: int, at: Tensor | None):
+        self.rows, self.kept, self.at, self.chosen = rows, kept, at, False
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments with the hidden states of these positions; others as they came."""
+        states = args[0] if args else None
+        if not isinstance(states, Tensor) or states.ndim != 3 or len(states) != self.rows:
+            return args
+        if states.shape[1] >= self.kept:
+            states, self.chosen = states[:, -self.kept :], True
+            if self.at is not None:
+                at = self.at.to(states.device)[..., None].expand(-1, -1, states.shape[2])
+                states = states.gather(1, at)
+        return (states.contiguous(), *args[1:])
 
 
 def _none() -> None:
@@ -214,7 +236,8 @@ class OutputScorer:
         count, start, longest, more = len(rows), min(starts), max(lengths), len(self.output) - 1
         tokens = count * (longest + more - start)
         needed = sum(n + more - s for n, s in zip(lengths, starts))
-        logits = count * (longest - min(lengths) + more + 1) * self._vocabulary * 4
+        spread = 0 if isinstance(self._head, nn.Module) else longest - min(lengths)
+        logits = count * (spread + more + 1) * self._vocabulary * 4
         cache = count * (longest + more) * self._prefix.bytes_per_token if self._prefix is not None and start else 0
         return (
             tokens <= (_TOKENS if self.device.type == "cpu" else 8 * _TOKENS)
@@ -269,27 +292,31 @@ class OutputScorer:
             ids[r, : len(text)] = text
         cache = self._prefix.cut(start, len(rows)) if start and self._prefix is not None else None
         first = shortest - 1 - start  # where the shortest row predicts its first output token
-        logits = self.logits(ids, width - first, cache)
         at = (lengths - shortest)[:, None] + torch.arange(len(self.output), device=self.device)
-        if len(rows) > 1 and bool((lengths != shortest).any()):
-            taken = [row[one.to(row.device)] for row, one in zip(logits, at)]
-            return torch.cat([log_probs(row[None], self.output) for row in taken]).to(self.device)
-        return log_probs(logits[:, : len(self.output)], self.output).to(self.device)
+        return log_probs(self.logits(ids, width - first, cache, at), self.output).to(self.device)
 
-    def logits(self, ids: Tensor, kept: int, cache: Any = None) -> Tensor:
-        """The logits (rows, kept, vocabulary) at the last positions of token ids (rows, L), in the model's graph."""
+    def logits(self, ids: Tensor, kept: int, cache: Any = None, at: Tensor | None = None) -> Tensor:
+        """The logits (rows, kept, vocabulary) at the last positions of token ids (rows, L), in the model's graph.
+
+        With `at`, (rows, T), those of each row's own positions among the kept: (rows, T, vocabulary).
+        """
         known: dict[str, Any] = {"past_key_values": cache} if cache is not None else {}
         if "use_cache" in self.takes:
             known["use_cache"] = False
         if "logits_to_keep" in self.takes:
             known["logits_to_keep"] = kept
+        positions = _Positions(len(ids), kept, at)
         with hooked() as hooks:
             if isinstance(self._head, nn.Module):
-                hooks.before(self._head, _in_one_piece)
+                hooks.before(self._head, positions)
             logits = logits_of(self.model(input_ids=ids, **known))
         if logits.ndim == 4:  # several heads: the first predicts the next token
             logits = logits[:, 0]
-        return logits[:, -kept:]
+        if positions.chosen:
+            return logits
+        self._head = None  # it gets something else, so all logits come
+        logits = logits[:, -kept:]
+        return logits if at is None else torch.stack([row[one.to(row.device)] for row, one in zip(logits, at)])
 
     def _encoded(self, rows: list[Tensor]) -> Tensor:
         """The prompt in the encoder, filled up behind a mask, and the output in the decoder."""
