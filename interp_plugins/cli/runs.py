@@ -18,6 +18,10 @@ Source = Annotated[Path, typer.Argument(help="A run directory of explain_dataset
 Samples = Annotated[int, typer.Option(min=1, help="Samples at most, from the first.")]
 Wrong = Annotated[bool, typer.Option("--wrong", help="Only samples that the model gets wrong.")]
 Order = Annotated[str, typer.Option(help="index (as in the data), name, confident, unsure, loss or error.")]
+Beside = Annotated[
+    list[Path] | None,
+    typer.Option("--record", help="A saved result shown in a tab beside: suspects, influence, ...; may be repeated."),
+]
 Title = Annotated[str | None, typer.Option(help="Heading of the page; the name of STORE if left out.")]
 
 
@@ -32,6 +36,16 @@ def saved(store: Path, samples: int, wrong: bool, order: str) -> Any:
     return subject
 
 
+def beside(files_: list[Path] | None) -> list[Any]:
+    """The records of saved results; what is wrong with one ends the program."""
+    if not files_:
+        return []
+    with refusing():
+        from interp_plugins.insights.records import load_record
+
+        return [load_record(path) for path in files_]
+
+
 def report(
     store: Source,
     out: Annotated[Path, typer.Option(help="The file that is written.")] = Path("report.html"),
@@ -39,13 +53,14 @@ def report(
     title: Title = None,
     wrong: Wrong = False,
     order: Order = "index",
+    record: Beside = None,
 ) -> None:
     """Write saved explanations into one HTML file, which shows them without a network or a model."""
-    subject = saved(store, samples, wrong, order)
+    subject, records = saved(store, samples, wrong, order), beside(record)
     from interp_plugins.insights import Session
 
     with refusing():
-        files.write(out, Session.over(subject, title=title or store.stem).to_html())
+        files.write(out, Session.over(subject, title=title or store.stem, records=records).to_html())
     say(f"{out}: {subject.n} samples, {out.stat().st_size / 2**20:.1f} MiB")
 
 
@@ -106,16 +121,19 @@ def insights(
     order: Order = "index",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    record: Beside = None,
 ) -> None:
     """Show saved explanations on a page of this machine, until Ctrl-C."""
-    subject = saved(store, samples, wrong, order)
+    subject, records = saved(store, samples, wrong, order), beside(record)
     from interp_plugins.insights import Session, serve
     from interp_plugins.insights.report import catalogue
 
     heading = title or store.stem
     about = catalogue(subject, title=heading)
     with refusing():
-        server = serve(lambda: Session.over(subject, about), port=port, open_browser=browser, title=heading)
+        server = serve(
+            lambda: Session.over(subject, about, records=records), port=port, open_browser=browser, title=heading
+        )
     say(f"{server.url}\nCtrl-C ends it.")
     server.wait()
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
-from interp_plugins.core.errors import InputError
+from interp_plugins.core.errors import InputError, MissingFileError
 from interp_plugins.core.tensors import describe
 from interp_plugins.core.text import legible
 from interp_plugins.viz.template import STYLE, Document, function_of
@@ -102,6 +104,34 @@ class Record:
                 "facts": drawn.facts,
             }
         return self._page
+
+
+def load_record(path: str | Path) -> Record:
+    """The record of a result that was saved (`found.save(path)`).
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: it holds no result that the viewer shows.
+    """
+    if not Path(path).is_file():
+        raise MissingFileError(f"There is no file {path}.")
+    for loads in (c.load for kind in kinds() for c in kind.results if hasattr(c, "load")):
+        try:
+            found = loads(path)
+        except Exception:  # a file of another kind; whatever lies on a disk may fail in any way
+            continue
+        return Record(found, **_words(found))
+    known = ", ".join(c.__name__ for kind in kinds() for c in kind.results if hasattr(c, "load"))
+    raise InputError(f"{path} holds none of the results that the viewer shows: {known}.")
+
+
+def _words(found: Any) -> dict[str, Any]:
+    """Of suspects that were saved: as many as the file keeps pictures of, each with its neighbours."""
+    kept = getattr(getattr(found, "gallery", None), "kept", None)
+    if kept is None:
+        return {}
+    first = found.order[:100].tolist()
+    return {"n": sum(1 for _ in takewhile(lambda r: {int(found.items[r]), *found.near(r)} <= kept.keys(), first))}
 
 
 def as_records(given: Iterable[Any]) -> list[Record]:

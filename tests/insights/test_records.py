@@ -11,13 +11,16 @@ import torch
 from playwright.sync_api import expect
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from typer.testing import CliRunner
 
+from interp_plugins import explain
+from interp_plugins.cli import app
 from interp_plugins.concept import concepts
 from interp_plugins.core.errors import InputError, MissingFileError
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.influence import Suspects, influence, suspects
-from interp_plugins.insights import Record, Session, serve, write_report
-from interp_plugins.insights.records import kinds
+from interp_plugins.insights import Record, Session, serve, widget, write_report
+from interp_plugins.insights.records import kinds, load_record
 from interp_plugins.llm import TextExplanation
 from interp_plugins.optim import atlas, dataset_examples
 from tests.insights.nets import Squares, squares
@@ -224,3 +227,37 @@ def test_an_atlas_turns_to_the_chosen_tile(tmp_path: Path, page: Any) -> None:
     before = shadow(page, "#map button").first.bounding_box()["width"]
     shadow(page, "#zoom").fill("80")
     assert shadow(page, "#map button").first.bounding_box()["width"] > before
+
+
+def test_saved_results_are_shown_again(results: dict[str, Any], tmp_path: Path) -> None:
+    found = results["suspects"]
+    saved = {
+        "suspects": found.save(tmp_path / "s.safetensors", n=7),
+        "influence": results["influence"].result.save(tmp_path / "i.safetensors"),
+        "concepts": results["concepts"].save(tmp_path / "c.safetensors"),
+        "examples": results["examples"].save(tmp_path / "e.safetensors"),
+        "answer": results["answer"].save(tmp_path / "a.json"),
+    }
+    for name, path in saved.items():
+        record = load_record(path)
+        assert record.kind.name == name and record.page()["body"], name
+    assert (
+        7 <= load_record(saved["suspects"]).page()["body"].count("<article") < 48
+    )  # the eighth may be kept as a neighbour
+    (tmp_path / "x").write_bytes(b"no")
+    with pytest.raises(InputError, match="none of the results"):
+        load_record(tmp_path / "x")
+    with pytest.raises(MissingFileError):
+        load_record(tmp_path / "none")
+    explain(Squares(), squares(2), "saliency").save(tmp_path / "exps.safetensors")
+    options = ["--record", str(saved["suspects"]), "--out", str(tmp_path / "page.html")]
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "exps.safetensors"), *options])
+    assert done.exit_code == 0, done.output
+    assert 'id="insights-record-0"' in (tmp_path / "page.html").read_text()
+
+
+def test_a_notebook_s_widget_has_the_scripts_of_its_records(results: dict[str, Any]) -> None:
+    pytest.importorskip("anywidget")
+    made = widget(Session.of_records(results["suspects"]))
+    assert "suspects: (root, facts, kept)" in made._esm and made.catalogue["samples"] == []
+    made.close()
