@@ -61,10 +61,14 @@ def page(found: ExplainedRows, n: int, title: str) -> str:
 
     p, rule = found.params, ScaleRule()
     table = found.summary()
-    head = cells("th", ["Method", "Random mean", "Random worst", "Attacked", "Samples that hold", "Attacked by"])
+    drawn = (
+        {"wanted_before": "Wanted map before", "wanted_after": "and after"} if found.wanted_after is not None else {}
+    )
+    named = ["Random mean", "Random worst", "Attacked", *drawn.values()]
+    head = cells("th", ["Method", *named, "Samples that hold", "Attacked by"])
     rows = ""
     for r in table.to_dict("records"):
-        numbers = [_number(r[c]) for c in _COLUMNS]
+        numbers = [_number(r[c]) for c in (*_COLUMNS, *drawn)]
         rows += f"<tr>{cells('td', [r['method'], *numbers, format(r['held'], '.0%'), r['how']])}</tr>"
     said = f"<p>{escape(_verdict(found))}</p>" + f'<div class="scroll"><table><thead><tr>{head}</tr></thead>{rows}'
     parts = [section("Which maps hold", said + "</table></div>")]
@@ -73,14 +77,15 @@ def page(found: ExplainedRows, n: int, title: str) -> str:
         for m in range(len(found.methods)):
             after = _with_inputs(found, m)
             pair = original_figure(found.before[m], i, 448) + map_figure(found.before[m], i, ["overlay"], rule, 448)
-            pair += original_figure(after, i, 448) + map_figure(after, i, ["overlay"], rule, 448)
+            pair += original_figure(after, i, 448, "Changed input") + map_figure(after, i, ["overlay"], rule, 448)
             note = f"{_titles(found)[m]}: {_likeness(found, m, i)}, by chance {_number(found.random_worst[m, i])}"
             row = f'<div class="pictures" style="grid-template-columns: repeat(4, 1fr)">{pair}</div>'
             figures.append(f"<p>{escape(note)}</p>{row}")
         parts.append(section(f"Sample {i}", "".join(figures)))
+    many = "1 sample" if len(found) == 1 else f"{len(found)} samples"
     lead = (
-        f"{len(found)} samples, each changed by at most {_size(found)}; the predicted class stays, and the score "
-        f"within {p['keep']:.0%}. Likeness of maps: {p['similarity']}."
+        f"{many}, each changed by at most {_size(found)}; the predicted class stays, and the score within "
+        f"{p['keep']:.0%}. Likeness of maps: {p['similarity']}."
     )
     return whole_page(title, lead, parts, _LEGEND)
 

@@ -71,6 +71,7 @@ def page(found: MeasuredRows, table: pd.DataFrame, title: str) -> str:
     from interp_plugins.viz.template import section, whole_page
 
     image = f'<img src="{data_uri(png_of_figure(curve(found).fig))}" alt="accuracy">'
+    table = table.assign(level=[found.sized(k).removeprefix("at ").strip() or "0" for k in range(len(found.levels))])
     body = "".join(f"<tr>{cells('td', [_cell(v) for v in row])}</tr>" for row in table.itertuples(index=False))
     head = cells("th", [str(c).replace("_", " ") for c in table.columns])
     grid = f'<div class="scroll"><table><thead><tr>{head}</tr></thead>{body}</table></div>'
@@ -83,7 +84,9 @@ def page(found: MeasuredRows, table: pd.DataFrame, title: str) -> str:
     ]
     if found.params["attack"] is not None:
         legend.append(("Upper bound", "A better attack may turn more samples: this is no certificate."))
-    return whole_page(title, f"{len(found)} samples, {len(found.names)} conditions.", parts, legend)
+    return whole_page(
+        title, f"{len(found)} sample{'s' * (len(found) != 1)}, {len(found.names)} conditions.", parts, legend
+    )
 
 
 def _samples(found: MeasuredRows) -> list[str]:

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.spec import InputSpec
+from interp_plugins.robust.norms import as_levels
 from interp_plugins.robust.perturbed import Perturbed
+
+_FEW = 32  # grey levels up to which a size is told in them
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,4 +46,7 @@ class MeasuredRows:
         level = self.levels[k]
         if not level:
             return ""
-        return f"{level:.3g} " if self.params["attack"] is not None else f"at {level:g} "
+        if self.params["attack"] is None:
+            return f"at {level:g} "
+        grey = self.spec.kind == "image" and self.spec.value_range == (0.0, 1.0) and round(level * 255) <= _FEW
+        return f"{as_levels(level) if grey else format(level, '.3g')} "

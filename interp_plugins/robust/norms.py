@@ -98,3 +98,11 @@ def random_in_ball(
         direction = (sign * -torch.log1p(-uniform)).to(like) * free
     size = sizes(direction, norm)[:, None]
     return direction / torch.where(size > 0, size, 1.0) * reach * radius
+
+
+def as_levels(size: float) -> str:
+    """A size as people write it: "2/255" for two grey levels, else the number."""
+    levels = size * 255
+    if size and abs(levels - round(levels)) < 1e-6:
+        return f"{round(levels)}/255"
+    return f"{size:.4g}"

@@ -14,7 +14,7 @@ from interp_plugins.api.samples import SampleBatch
 from interp_plugins.core.errors import InterpWarning
 from interp_plugins.core.random import check_seed
 from interp_plugins.robust.measuring import AttackedSizes
-from interp_plugins.robust.norms import check_norm
+from interp_plugins.robust.norms import as_levels, check_norm
 
 
 class RobustnessWatch:
@@ -52,7 +52,7 @@ class RobustnessWatch:
             warnings.simplefilter("ignore", InterpWarning)  # masked gradients, epoch after epoch
             found = self.attacked.measured(many)
             numbers = {
-                f"robust_acc@{sized(level)}": float(a)
+                f"robust_acc@{as_levels(level)}": float(a)
                 for level, a in zip(found.levels, found.accuracy.tolist(), strict=True)
             }
             if self.min_norm:
@@ -61,11 +61,3 @@ class RobustnessWatch:
         for values in found.agreement.values():
             numbers["map_stability"] = float(torch.nanmean(values[-1]))
         return {name: value for name, value in numbers.items() if math.isfinite(value)}
-
-
-def sized(level: float) -> str:
-    """A size as people write it: "2/255" for two grey levels, else the number."""
-    levels = level * 255
-    if level and abs(levels - round(levels)) < 1e-6:
-        return f"{round(levels)}/255"
-    return f"{level:.4g}"

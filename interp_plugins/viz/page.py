@@ -119,10 +119,10 @@ def cells(tag: str, texts: Sequence[str]) -> str:
     return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
 
 
-def original_figure(exp: Explanation, i: int, longest: int) -> str:
+def original_figure(exp: Explanation, i: int, longest: int, title: str = "Input") -> str:
     """The inputs of sample i as a figure."""
     contents = [_original(part, i, longest) for part in by_input(exp)]
-    return figure("Input", original_caption(exp, i, _WIDE), "\n".join(contents))
+    return figure(title, original_caption(exp, i, _WIDE), "\n".join(contents))
 
 
 def _original(part: InputPart, i: int, longest: int) -> str:
