@@ -87,6 +87,8 @@ def _unpacked(
         if name in tensors:
             found[one.name] = tensors[name]
             continue
+        if one.name not in facts and one.default is not dataclasses.MISSING:
+            continue  # written before there was this field
         fact = facts[one.name]
         if "spec" in fact:
             found[one.name] = InputSpec(**from_json(fact["spec"]))

@@ -1,5 +1,6 @@
 """`dataset_examples` against brute force: items, values, places, crops, and what is refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,15 @@ def test_results_are_kept_and_shown(net: nn.Module, tmp_path: Path) -> None:
     assert found.examples is not None
     kept = Examples.load(found.examples.save(tmp_path / "e.safetensors"))
     assert same(found.examples, kept)
+    older = (tmp_path / "e.safetensors").read_bytes()
+    begin = int.from_bytes(older[:8], "little")
+    header = json.loads(older[8 : 8 + begin])
+    about = json.loads(header["__metadata__"]["interp_plugins_features"])
+    del about["facts"]["spread"]
+    header["__metadata__"]["interp_plugins_features"] = json.dumps(about)
+    made = json.dumps(header).encode()
+    (tmp_path / "o.safetensors").write_bytes(len(made).to_bytes(8, "little") + made + older[8 + begin :])
+    assert same(found.examples, Examples.load(tmp_path / "o.safetensors"))  # from before there was this field
     with pytest.raises(MissingFileError, match="No saved Examples"):
         Examples.load(tmp_path / "none")
     with pytest.raises(InputError, match="holds a Visualization"):
