@@ -14,18 +14,15 @@
 # ---
 
 # %% [markdown]
-# # With which concepts?
-#
-# %% [markdown]
 # # What does a layer look for?
 #
 # EfficientNet-Lite0 was trained on ImageNet's photographs. What do channels in its middle respond to? Two answers are
 # put side by side: pictures made for a channel, by climbing from noise, and the parts of real photographs that excite
 # it most. The photographs come with scikit-image and scikit-learn; nothing is downloaded.
 #
-# The calls are those for any PyTorch model. A fastai Learner has `learn.visualize("blocks.4", channel=7)` and
-# `learn.dataset_examples`, which know size, normalisation and data; for a LightningModule there is
-# `interp_plugins.lightning.visualize`.
+# The calls are those for any PyTorch model. A fastai Learner has `learn.visualize("blocks.4", channel=7)`,
+# `learn.dataset_examples`, `learn.accentuate` and others, which know size, normalisation and data; for a
+# LightningModule they are in `interp_plugins.lightning`.
 
 # %%
 import numpy as np
