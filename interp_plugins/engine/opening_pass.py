@@ -74,7 +74,12 @@ def first_pass(forward: Forward, inputs: Sequence[Tensor], *, make: bool = True)
     if n > 1 and forward.row_facts(inputs).single:
         return None
     before = facts.state()
-    leaves, output, modules = trace_modules(forward, inputs)
+    try:
+        leaves, output, modules = trace_modules(forward, inputs)
+    except RuntimeError as error:
+        if "requires grad" not in str(error):
+            raise
+        return None  # the model leaves torch on its way, and whoever needs no gradient asks it without
     made = FirstPass(facts, leaves, output, modules)
     if output.requires_grad and facts.state() == before:
         memory[_KEY] = made

@@ -110,3 +110,28 @@ def test_rows_that_need_several_chunks_have_no_pass_of_their_own(x: Tensor) -> N
     net = made()
     mine, plain = both(net, x, "saliency", batch_size=1, target=1)
     assert torch.allclose(mine.attribution, plain.attribution, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.filterwarnings("ignore:EigenCAM fails the randomisation check")
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_map_of_activations_alone_is_read_off_the_pass_of_the_prediction(x: Tensor, inplace: bool) -> None:
+    net = made(inplace)
+    explain(net, x, "eigen_cam", target=0)  # how the model treats its rows is known by now
+    net.ran.rows = 0
+    found, plain = both(net, x, "eigen_cam", target=0, layer="last")
+    assert torch.equal(found.attribution, plain.attribution)
+    net.ran.rows = 0
+    explain(net, x, "eigen_cam", target=0, layer="last")
+    assert net.ran.rows == (2 if not inplace else 4)  # what was written over is read again
+
+
+@pytest.mark.filterwarnings("ignore:EigenCAM fails the randomisation check")
+def test_a_model_that_leaves_torch_needs_no_graph_for_it(x: Tensor) -> None:
+    class Outside(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.from_numpy(x.numpy() * 2.0))
+
+    torch.manual_seed(3)
+    net = Outside().double().eval()
+    found = explain(net, x, "eigen_cam", target=0, layer="last")[0]
+    assert torch.equal(found.attribution, explain(made(), 2 * x, "eigen_cam", target=0, layer="last")[0].attribution)

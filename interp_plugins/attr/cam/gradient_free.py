@@ -27,7 +27,7 @@ from interp_plugins.core.layers import AtLayer, Layer, run_and_read
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import family, register
 from interp_plugins.core.tensors import Inputs, Maps
-from interp_plugins.engine import planned
+from interp_plugins.engine import first_pass, planned
 
 
 def read(forward: Forward, xs: tuple[Tensor, ...], layers: list[Layer], chunk: int | None) -> Gradients:
@@ -47,6 +47,15 @@ def read(forward: Forward, xs: tuple[Tensor, ...], layers: list[Layer], chunk: i
     return Gradients(xs[0].new_zeros(n), (), tuple(torch.cat(column) for column in zip(*flat, strict=True)), counts)
 
 
+def opened(forward: Forward, xs: tuple[Tensor, ...], layers: list[Layer]) -> Gradients | None:
+    """What `read` gives, of the pass that made the prediction; None where that has not kept it."""
+    first = first_pass(forward, xs, make=False)
+    found = [] if first is None else [t for t in map(first.at, layers) if t is not None]
+    if len(found) < len(layers):
+        return None
+    return Gradients(xs[0].new_zeros(len(xs[0])), (), tuple(t.detach() for t in found), (1,) * len(found))
+
+
 @register(
     "eigen_cam",
     needs="forward",
@@ -54,7 +63,7 @@ def read(forward: Forward, xs: tuple[Tensor, ...], layers: list[Layer], chunk: i
     title="EigenCAM",
     reference="Muhammad and Yeasin 2020, arXiv:2008.00299",
     shares_targets=False,  # no class
-    begins_with_gradient=False,
+    begins_with_gradient=True,  # not its gradient, but what the prediction's pass kept of the layers
     cost="1 forward",
     assumes="the layer's last axes are places; no class",
 )
@@ -83,7 +92,8 @@ class EigenCAM(ClassActivationMap):
         """
         with prepared(self.forward_func, inputs, None, additional_forward_args) as (xs, forward), torch.no_grad():
             layers = self.chosen_layers(forward, xs, attribute_to_layer_input)
-            got = read(forward, xs, layers, check_chunk("batch_size", batch_size))
+            chunk = check_chunk("batch_size", batch_size)
+            got = (opened(forward, xs, layers) if chunk is None else None) or read(forward, xs, layers, chunk)
             maps = []
             for grid, a in zip(grids(forward, xs, layers, got, layout), got.activations, strict=True):
                 cam = first_component(grid.lay_out(a), centre).to(a.dtype)
