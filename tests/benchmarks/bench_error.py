@@ -278,11 +278,11 @@ def interactions(case: Case) -> Problem:
 
         for name in ("PermutationSamplingSII", "KernelSHAPIQ", "SVARMIQ"):
             peers[f"shapiq {name}"] = (lambda n, s, name=name: there(name, n, s), 8 * case.d)
-    return Problem({"orders": (of, case.d * (case.d + 1) // 2)}, peers, lambda: of(None, 0))
+    return Problem({"fit and leftovers": (of, 3 * case.d * (case.d + 1))}, peers, lambda: of(None, 0))
 
 
 def masks(name: str, draws: int, settings: dict[str, dict[str, Any]], usual: dict[str, Any], cells: bool) -> Any:
-    """RISE, Sobol and HSIC: no other library has them for torch, so plain draws stand for the peer."""
+    """RISE, Sobol and HSIC: no other library has them for torch; plain draws of RISE stand for a peer."""
 
     def problem(case: Case) -> Problem:
         method = getattr(ours, name)(case.net)
@@ -296,7 +296,7 @@ def masks(name: str, draws: int, settings: dict[str, dict[str, Any]], usual: dic
         best = run(next(reversed(settings.values())), each)
         return Problem(
             {label: (run(more, each), draws * each) for label, more in settings.items()},
-            {"as published": (run(usual, each), draws * each)},
+            {"as published": (run(usual, each), draws * each)} if usual else {},
             lambda: torch.stack([best(64 * draws * each, 1000 + k) for k in range(4)]).mean(0),
         )
 
@@ -374,14 +374,16 @@ def measure(method: str, case_name: str, seeds: int, limit: float) -> None:
         for settings in (problem.peers, problem.here)
     ]
     for level in LEVELS:
-        if not curves[0]:
-            continue
-        (theirs_name, there), (mine_name, here) = (best(c, level) for c in curves)
-        cells = [f"{level}"]
-        for name, seconds, points in ((theirs_name, there, curves[0]), (mine_name, here, curves[1])):
+        cells, chosen = [f"{level}"], []
+        for points in curves:
+            if not points:
+                cells += ["none", ""]
+                continue
+            name, seconds = best(points, level)
             last = points[name][-1][0]
             cells += [name, f"{1000 * seconds:.3g}" if math.isfinite(seconds) else f"> {1000 * last:.3g}"]
-        cells.append(ratio(curves[0][theirs_name], curves[1][mine_name], level))
+            chosen.append(points[name])
+        cells.append(ratio(*chosen, level) if len(chosen) == 2 else "")
         TABLE.add(f"{method}, {case_name}, {level}", cells, seeds)
 
 

@@ -25,12 +25,11 @@ from interp_plugins.demo import lite0, save_photographs
 from tests.benchmarks.measured import Table, span
 from tests.benchmarks.workloads import network, picture, superpixels
 
-
 TABLE = Table(
     "precision",
     "Lower precision",
-    "`python -m tests.benchmarks.bench_precision`: bfloat16 asked for, against this library's own float32; resnet18 and "
-    "resnet34 with random weights, EfficientNet-Lite0 trained, of a photograph. float32 / lower more than 1 is faster.",
+    "`python -m tests.benchmarks.bench_precision`: bfloat16 asked for, against this library's own float32; resnet18 "
+    "and resnet34 with random weights, EfficientNet-Lite0 trained, of a photograph. More than 1 is faster in bfloat16.",
     ("ran in", "float32 / lower", "map off by", "stated", "rank correlation"),
     (),
 )

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 
 import pytest
 import torch
 from torch import Tensor
 
 from interp_plugins import acceleration
-from tests.benchmarks.harness import Run, Runs, compare, peak, report_peak, timed
+from tests.benchmarks.harness import Result, Run, Runs, compare, peak, report_peak, timed
+from tests.benchmarks.measured import Table, span
 from tests.benchmarks.workloads import WORKLOADS
 
 THREADS = 2
@@ -68,6 +70,23 @@ def main() -> None:
         measure(options)
 
 
+TABLE = Table(
+    "speed",
+    "Against Captum",
+    "`python -m tests.benchmarks.bench_speed`: the workloads of `tests/benchmarks/workloads.py`, random weights; "
+    "seconds of the clock, Captum's time over ours by its default and by its best setting, and how far maps are apart.",
+    ("here, s", "default / here", "best / here", "best setting", "maps apart"),
+)
+
+
+def record(found: Result) -> None:
+    """A row of the table."""
+    ratios = [span(found.ratios(of)) if found.ratios(of) else "" for of in ("default", "best")]
+    seconds = f"{statistics.median(found.seconds['ours']):.3g}"
+    apart = f"{found.differences['best']:.1e}"
+    TABLE.add(found.name, [seconds, *ratios, found.best, apart], len(found.seconds["ours"]))
+
+
 def measure(options: argparse.Namespace) -> None:
     """All workloads that are asked for."""
     for name in options.names or WORKLOADS:
@@ -86,7 +105,9 @@ def measure(options: argparse.Namespace) -> None:
                 runs = Runs(runs.ours, None, {"without kernels": without_kernels(runs.ours)})
             if options.no_default:
                 runs.default = None
-            compare(name, runs, rounds=options.rounds, limit=options.limit, cold=options.cold)
+            found = compare(name, runs, rounds=options.rounds, limit=options.limit, cold=options.cold)
+            if not (options.kernels or options.no_kernels or options.cold):
+                record(found)
 
 
 if __name__ == "__main__":

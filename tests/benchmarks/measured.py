@@ -31,6 +31,7 @@ FOLDER = Path(__file__).with_suffix("")
 PAGE = ROOT / "docs" / "dev" / "measured.md"
 # What `run` measures: modules with their arguments, and those of a run of minutes.
 RUNS: dict[str, tuple[list[str], list[str]]] = {
+    "speed": (["--rounds", "5", "--limit", "600"], ["W6-conductance", "--rounds", "3"]),
     "error": ([], ["--seeds", "3"]),
     "peers": ([], ["--rounds", "3"]),
     "precision": ([], ["--rounds", "3"]),

@@ -1,4 +1,4 @@
-"""One process of a throughput run: python store_worker.py PHOTOGRAPHS RUN METHOD PARAMS COUNT RANK WORLD_SIZE.
+"""One process of a throughput run: python store_worker.py PHOTOGRAPHS RUN METHOD PARAMS COUNT RANK WORLD_SIZE [UNIT].
 
 Begins the run (imports, shapes of the maps), says "ready", waits for a line, and prints when it began and ended (in
 seconds of the clock) and the processor seconds in between.
@@ -17,7 +17,7 @@ from interp_plugins.demo.network import lite0
 from interp_plugins.store import explain_dataset
 
 photographs, run, method, params = sys.argv[1:5]
-count, rank, world_size = map(int, sys.argv[5:8])
+count, rank, world_size, unit = map(int, (*sys.argv[5:9], 1)[:4])
 torch.set_num_threads(1)
 files = sorted(Path(photographs).glob("*.png"))
 data = Subset(ConcatDataset([Photographs(files)] * (1 + count // len(files))), range(count))
@@ -26,7 +26,15 @@ net, options = lite0(), json.loads(params)
 
 def work(rank: int, world_size: int) -> None:
     explain_dataset(
-        net, data, run, {method: options}, target="label", unit_size=1, rank=rank, world_size=world_size, progress=False
+        net,
+        data,
+        run,
+        {method: options},
+        target="label",
+        unit_size=unit,
+        rank=rank,
+        world_size=world_size,
+        progress=False,
     )
 
 
