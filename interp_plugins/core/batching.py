@@ -72,12 +72,18 @@ def auto_chunk(row: list[Tensor]) -> AutoSize:
         fits = int(_GPU_SHARE * total) // (_HELD * sum(t.nbytes // t.shape[0] for t in row) or 1)
         rows = min(_GPU_MAX_ROWS, _GPU_ELEMENTS // elements, fits)
     else:
-        rows = min(_MAX_ROWS, _CPU_ELEMENTS // elements)
+        rows = min(_MAX_ROWS, _CPU_ELEMENTS // max(elements, sum(map(_as_of_colours, row))))
     shapes = tuple((t.shape[1:], t.dtype, device.type) for t in row)
     known: int | None = model_cache().get(("fits", shapes))
     size = AutoSize(max(1, rows if known is None else min(rows, known)))
     size.shapes, size.own, size.limited = shapes, row[0].shape[0], known is not None
     return size
+
+
+def _as_of_colours(t: Tensor) -> int:
+    """Elements of a row; a picture of one channel counts as one of three, as networks make as much of it."""
+    elements = max(1, t.numel() // t.shape[0])
+    return elements * 3 // t.shape[1] if t.ndim == 4 and 0 < t.shape[1] < 3 else elements
 
 
 def samples_chunk(inputs: Sequence[Tensor]) -> int:

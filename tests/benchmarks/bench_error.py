@@ -374,7 +374,8 @@ def measure(method: str, case_name: str, seeds: int, limit: float) -> None:
         for settings in (problem.peers, problem.here)
     ]
     for level in LEVELS:
-        cells, chosen = [f"{level}"], []
+        chosen: list[list[Any]] = []
+        cells = [f"{level}"]
         for points in curves:
             if not points:
                 cells += ["none", ""]
@@ -383,7 +384,7 @@ def measure(method: str, case_name: str, seeds: int, limit: float) -> None:
             last = points[name][-1][0]
             cells += [name, f"{1000 * seconds:.3g}" if math.isfinite(seconds) else f"> {1000 * last:.3g}"]
             chosen.append(points[name])
-        cells.append(ratio(*chosen, level) if len(chosen) == 2 else "")
+        cells.append(ratio(chosen[0], chosen[1], level) if len(chosen) == 2 else "")
         TABLE.add(f"{method}, {case_name}, {level}", cells, seeds)
 
 

@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from interp_plugins import explain
-from interp_plugins.attr import __all__ as _  # noqa: F401 - all methods are registered
 from interp_plugins.core.registry import list_methods
 from tests.benchmarks.measured import Table
 

@@ -172,3 +172,10 @@ def test_only_want_of_memory_makes_the_collector_walk_through_the_process(
     monkeypatch.setattr("gc.collect", lambda *a: walks.append(1))
     IntegratedGradients(Small(2, error)).attribute(torch.randn(2, 4), n_steps=2)
     assert len(walks) == times
+
+
+def test_a_grey_picture_counts_as_one_of_colours_on_cpus() -> None:
+    """A net makes as many channels of it: 1,024 rows of 28 x 28 took 1.8 times as long per row as 512."""
+    grey, colour, table = (torch.zeros(1, *shape) for shape in ((1, 28, 28), (3, 28, 28), (784,)))
+    assert auto_chunk([grey]) == auto_chunk([colour]) == 448 and auto_chunk([table]) == 1024
+    assert auto_chunk([torch.zeros(1, 3, 224, 224)]) == 7
