@@ -166,3 +166,14 @@ def test_texts_of_any_length_and_their_curves():
 def test_what_cannot_be_shown_says_why(learn, wrong, text):
     with pytest.raises(InterpError, match=text):
         learn.insights(**wrong)
+
+
+def test_results_of_the_learner_stand_beside_its_maps_or_alone(learn, unchanged, tmp_path):
+    with unchanged(learn):
+        found = learn.influence(ds_idx=1, idxs=[0], k=2, checkpoints="last")
+        alone = learn.insights(records=[found], show="file", path=tmp_path / "alone.html").read_text()
+        both = learn.insights(ds_idx=1, idxs=[0], records=[found], show="file", path=tmp_path / "both.html").read_text()
+    for text, samples in ((alone, 0), (both, 1)):
+        assert text.count('id="insights-record-') == 1 and text.count('id="insights-input-') == samples
+    with pytest.raises(InterpError, match="shows results of the kinds"):
+        learn.insights(records=[3], show="file")
