@@ -88,7 +88,7 @@ found.to_df().round(2)
 # Read both. The picture of channel 7 is a weave of dots with wide arcs across it; in these photographs it is the
 # round edge of a cat's eye, and of a silhouette, that excites it. That of channel 20 is a thicket of short edges; the
 # data show people, poles and roofs against the sky. A `ratio` of several times says that no part of the data excites
-# the channel like the picture does, and a small `path` that the picture gets there in another way: what it shows is
+# the channel like the picture does, and a `path` far below 1 that the picture gets there another way: what it shows is
 # what the channel could respond to, not all that it responds to in photographs.
 #
 # ## All channels of a layer
