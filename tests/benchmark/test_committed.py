@@ -1,6 +1,7 @@
 """What docs/benchmark/README.md says is so in the files beside it, and the files are what this code reads."""
 
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def rank(found, group, method):
 def test_the_files_are_whole():
     assert SMALL["schema"] == PHOTOGRAPHS["schema"] == SCHEMA and SMALL["missing_units"] == 0
     assert {*SMALL["tasks"], *PHOTOGRAPHS["tasks"]} <= set(list_tasks())
-    assert len(SMALL["tasks"]) == 33 and len(SMALL["plan"]["methods"]) == 39 and PHOTOGRAPHS["failures"] == []
+    assert len(SMALL["tasks"]) == 38 and len(SMALL["plan"]["methods"]) == 39 and PHOTOGRAPHS["failures"] == []
     for name in ("small", "photographs"):
         page = (FOLDER / name / "index.html").read_text(encoding="utf-8")
         assert "interp-plugins benchmark run" in page and "<script" not in page
@@ -43,22 +44,28 @@ def test_the_truth_is_best_or_tied_everywhere(found):
         assert means["control.truth"] >= max(means.values()) - 1e-4, (task, name)
 
 
-def test_noise_is_at_its_chance_but_where_it_is_told():
+def noise(found):
+    """How many cases there are, and which are off."""
     off, cases = [], 0
-    for task, name, about in truths(SMALL):
+    for task, name, about in truths(found):
         noise = about["methods"]["control.random"]
         if about["chance"] is not None and noise["low"] is not None:
             cases += 1
             error = (noise["high"] - noise["low"]) / 3.92
             off += [(task, name)] * (abs(noise["mean"] - about["chance"]) > 3 * error + 1e-9)
-    assert cases == 70 and len(off) == 6 and sum(name == "pointing_game" for _, name in off) == 4
+    return cases, off
+
+
+def test_noise_is_at_its_chance_but_where_it_is_told():
+    assert noise(SMALL) == (84, [("series.bump", "pointing_game")])
+    assert noise(PHOTOGRAPHS) == (12, [])
 
 
 def test_which_method():
     errors = {m: one["error"] for m, one in SMALL["passes"]["methods"].items()}
     told = {
         "integrated_gradients:n_steps=10": 0.27,
-        "integrated_gradients": 0.17,
+        "integrated_gradients": 0.16,
         "integrated_gradients:n_steps=50": 0.05,
         "integrated_gradients:n_steps=200": 0.006,
         "kernel_shap:n_samples=10": 0.26,
@@ -68,32 +75,44 @@ def test_which_method():
         "lime:n_samples=1000": 0.11,
     }
     assert {m: errors[m] for m in told} == pytest.approx(told, rel=0.1, abs=1e-3)
-    assert max(rank(SMALL, "series", m) for m in ("deep_lift", "guided_ig", "occlusion")) < 5.8
+    assert max(rank(SMALL, "series", m) for m in ("deep_lift", "guided_ig", "occlusion")) < 5.95
     assert (
         rank(SMALL, "texts", "occlusion") < 4.7 < rank(SMALL, "texts", "lrp") < 6.7 < rank(SMALL, "texts", "saliency")
     )
     cams = [rank(SMALL, "pictures", m) for m in SMALL["plan"]["methods"] if m.endswith(("cam", "plus_plus"))]
-    assert sorted(cams)[1] > 21 and max(cams) < 32  # guided Grad-CAM is the one before
+    assert statistics.median(cams) > 38 * 2 / 3 and max(cams) < 33
     cells = PHOTOGRAPHS["tasks"]["grid.two"]["metrics"]["relevance_mass"]
     values = {m: round(one["mean"], 2) for m, one in cells["methods"].items()}
     assert values["grad_cam"] == 0.76 and values["occlusion"] == values["guided_grad_cam"] == 0.8
     assert values["integrated_gradients"] == 0.41 and cells["chance"] == 0.25
+    boxes = PHOTOGRAPHS["tasks"]["real.photographs"]["metrics"]["relevance_mass"]["methods"]
+    told = {"grad_cam": 0.56, "occlusion": 0.59, "guided_grad_cam": 0.63, "integrated_gradients": 0.34}
+    assert {m: round(boxes[m]["mean"], 2) for m in told} == told
+    shapes = SMALL["tasks"]["vqa.colour"]["metrics"]["relevance_mass"]["methods"]
+    told = {"integrated_gradients": 0.79, "deep_lift": 0.8, "augmented": 0.82, "control.input": 0.15}
+    assert {m: round(shapes[m]["mean"], 2) for m in told} == told
 
 
 def test_who_is_no_better_than_noise():
     failed: dict[str, int] = {}
     for one in SMALL["tasks"].values():
-        if one["primary"] is None:
+        if one["primary"] is None or one["metrics"][one["primary"]]["column"] != "truth":
             continue
         for method, entry in one["metrics"][one["primary"]]["methods"].items():
             failed[method] = failed.get(method, 0) + (entry.get("beats_noise") is False)
-    assert [failed[m] for m in ("saliency", "guided_backprop", "deconvolution")] == [8, 8, 8]
-    always = ("kernel_shap", "shapley_values", "shapley_value_sampling", "owen", "integrated_gradients")
-    assert [failed[m] for m in (*always, "feature_ablation", "occlusion")] == [0] * 7
+    assert [failed[m] for m in ("saliency", "guided_backprop", "deconvolution")] == [6, 9, 9]
+    once = ("kernel_shap", "shapley_value_sampling", "owen", "integrated_gradients", "feature_ablation", "occlusion")
+    scene = SMALL["tasks"]["object_scene.scene"]["metrics"]["relevance_mass"]["methods"]
+    assert [failed[m] for m in once] == [1] * 6 and not any(scene[m]["beats_noise"] for m in once)
+    assert round(scene["occlusion"]["mean"], 2) == 0.64 and round(scene["saliency"]["mean"], 2) == 0.95
+    assert sum(one.get("beats_noise") is False and m in SMALL["plan"]["methods"] for m, one in scene.items()) == 27
+    alike = SMALL["tasks"]["real.digits"]["metrics"]["parameter_randomisation"]["methods"]
+    told = {"integrated_gradients": 0.99, "lrp": 0.99, "grad_cam": 0.0, "kernel_shap": 0.29, "saliency": 0.41}
+    assert {m: round(alike[m]["mean"], 2) for m in told} == told
     last = list(SMALL["columns"]["truth"]["all data"]["methods"])
     assert {"saliency", "deconvolution"} == set(last[-2:]) and "guided_backprop" in last[-5:]
     faithful = list(SMALL["columns"]["faithfulness"]["all data"]["methods"])
-    assert faithful[0] == "integrated_gradients" and faithful[-1] == "saliency"
+    assert set(faithful[:2]) == {"guided_ig", "integrated_gradients"} and faithful[-1] == "saliency"
 
 
 def test_two_games_are_two_answers():
