@@ -28,6 +28,7 @@ from interp_plugins.robust.perturbed import Perturbed
 
 EXACT = 16  # regions at most, for the exact search
 _CELLS = 8  # of a grid, along an axis
+_TOGETHER = 16  # sets of regions that are asked about before it is seen whether one of them suffices
 
 
 def smallest_flip(
@@ -198,10 +199,13 @@ class _Flip:
         taken = torch.zeros(self.count, self.count, dtype=torch.bool)
         for k in range(self.count):
             taken[k:, order[k]] = True
-        turned = self.looked(i, taken)[0]
-        if not bool(turned.any()):
+        for start in range(0, self.count, _TOGETHER):
+            turned = self.looked(i, taken[start : start + _TOGETHER])[0]
+            if bool(turned.any()):
+                break
+        else:
             return None
-        chosen = order[: int(turned.int().argmax()) + 1]
+        chosen = order[: start + int(turned.int().argmax()) + 1]
         while len(chosen) > 1:  # the one without which the prediction stays turned most goes back
             less = torch.zeros(len(chosen), self.count, dtype=torch.bool)
             for k in range(len(chosen)):
