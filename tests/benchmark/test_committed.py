@@ -10,8 +10,9 @@ from interp_plugins.benchmark import list_tasks
 from interp_plugins.benchmark.leaderboard import SCHEMA
 
 FOLDER = Path(__file__).parents[2] / "docs" / "benchmark"
-SMALL, PHOTOGRAPHS = (
-    json.loads((FOLDER / name / "leaderboard.json").read_text(encoding="utf-8")) for name in ("small", "photographs")
+NAMES = ("small", "photographs", "sentences")
+SMALL, PHOTOGRAPHS, SENTENCES = (
+    json.loads((FOLDER / name / "leaderboard.json").read_text(encoding="utf-8")) for name in NAMES
 )
 
 
@@ -31,12 +32,13 @@ def test_the_files_are_whole():
     assert SMALL["schema"] == PHOTOGRAPHS["schema"] == SCHEMA and SMALL["missing_units"] == 0
     assert {*SMALL["tasks"], *PHOTOGRAPHS["tasks"]} <= set(list_tasks())
     assert len(SMALL["tasks"]) == 38 and len(SMALL["plan"]["methods"]) == 39 and PHOTOGRAPHS["failures"] == []
-    for name in ("small", "photographs"):
+    assert SENTENCES["missing_units"] == 0 and SENTENCES["failures"] == []
+    for name in NAMES:
         page = (FOLDER / name / "index.html").read_text(encoding="utf-8")
         assert "interp-plugins benchmark run" in page and "<script" not in page
 
 
-@pytest.mark.parametrize("found", [SMALL, PHOTOGRAPHS], ids=["small", "photographs"])
+@pytest.mark.parametrize("found", [SMALL, PHOTOGRAPHS, SENTENCES], ids=NAMES)
 def test_the_truth_is_best_or_tied_everywhere(found):
     for task, name, about in truths(found):
         sign = 1 if about["higher"] else -1
@@ -58,7 +60,7 @@ def noise(found):
 
 def test_noise_is_at_its_chance_but_where_it_is_told():
     assert noise(SMALL) == (84, [("series.bump", "pointing_game")])
-    assert noise(PHOTOGRAPHS) == (12, [])
+    assert noise(PHOTOGRAPHS) == (12, []) and noise(SENTENCES) == (4, [])
 
 
 def test_which_method():
@@ -88,6 +90,9 @@ def test_which_method():
     boxes = PHOTOGRAPHS["tasks"]["real.photographs"]["metrics"]["relevance_mass"]["methods"]
     told = {"grad_cam": 0.56, "occlusion": 0.59, "guided_grad_cam": 0.63, "integrated_gradients": 0.34}
     assert {m: round(boxes[m]["mean"], 2) for m in told} == told
+    words = SENTENCES["tasks"]["text.minilm"]["metrics"]["relevance_mass"]["methods"]
+    told = {"integrated_gradients": 0.75, "lrp": 0.71, "deep_lift": 0.71, "input_x_gradient": 0.04}
+    assert {m: round(words[m]["mean"], 2) for m in told} == told
     shapes = SMALL["tasks"]["vqa.colour"]["metrics"]["relevance_mass"]["methods"]
     told = {"integrated_gradients": 0.79, "deep_lift": 0.8, "augmented": 0.82, "control.input": 0.15}
     assert {m: round(shapes[m]["mean"], 2) for m in told} == told
