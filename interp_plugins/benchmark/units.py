@@ -103,6 +103,8 @@ class Benchmark:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise unknown("size of a task", self.size, SIZES)
+        if self.seeds is None:  # said once, so that a plan that is read again is the same
+            object.__setattr__(self, "seeds", SEEDS[self.size])
         if not self.nets:
             raise InputError("seeds is empty: give at least one.")
         for name in self.names:
@@ -114,7 +116,7 @@ class Benchmark:
     @property
     def nets(self) -> tuple[int, ...]:
         """The seeds: those that were named, or as many as the size asks for."""
-        return SEEDS[self.size] if self.seeds is None else self.seeds
+        return self.seeds or ()
 
     @property
     def names(self) -> list[str]:
