@@ -74,7 +74,7 @@ class FittedInteractions:
 
     @property
     def coefficients(self) -> int:
-        """Of the quadratic function."""
+        """How many coefficients a quadratic function of the features has."""
         return 1 + self.d * (self.d + 1) // 2
 
     def add(self, rows: int, samples: Tensor) -> None:
