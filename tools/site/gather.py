@@ -164,7 +164,7 @@ def gather(folder: Path, notebooks: Path | None = None) -> None:
         shutil.copy(script, folder / "tutorials")
     shutil.copy(ROOT / "LICENSE", folder / "dev" / "LICENSE.txt")
     shutil.copytree(ROOT / "docs" / "images", folder / "images")
-    for run in ("small", "photographs"):
+    for run in ("small", "photographs", "sentences"):
         shutil.copytree(ROOT / "docs" / "benchmark" / run, folder / "benchmark" / run)
     (folder / "api").mkdir()
     for name, text in reference().items():
