@@ -61,7 +61,7 @@ class ItemReader:
         self._loader: DataLoader[Any] | None = None
         self._batches: Iterable[Any] = ()
         if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor):
-            data = _Parts(*data)
+            data = LabelledParts(*data)
         if isinstance(data, DataLoader) and _has_numbers(data):
             self._loader, self.numbers = data, _numbers_of(data)
         elif _is_set(data):
@@ -141,8 +141,16 @@ class _Drawn(Numbered):
         return super().__getitem__(i)
 
 
-class _Parts(Dataset[Any]):
-    """Nested inputs (tuple, dict) and labels as a data set of pairs."""
+class LabelledParts(Dataset[Any]):
+    """Nested inputs (tuple, dict) and labels as a data set of pairs.
+
+    Args:
+        inputs: a tensor, or a tuple or dict of tensors, samples first.
+        labels: one per sample.
+
+    Raises:
+        InputError: another number of labels than of inputs.
+    """
 
     def __init__(self, inputs: Any, labels: Tensor):
         self.inputs, self.labels, self.n = inputs, labels, len(labels)
@@ -159,7 +167,7 @@ class _Parts(Dataset[Any]):
 
 def _tensors_of(data: Any) -> list[Tensor] | None:
     """The tensors of a data set that is nothing else: rows of them are what its items would be stacked to."""
-    if type(data) is _Parts:
+    if type(data) is LabelledParts:
         found = [data.inputs, data.labels]
     elif type(data) is TensorDataset:
         found = list(data.tensors)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp_plugins.api.items import LabelledParts
 from interp_plugins.api.samples import SampleBatch, SampleStream
 from interp_plugins.attr.perturbation.sensitivity import Sobol
 from interp_plugins.concept.bank import BankSource, ConceptBank
@@ -42,6 +43,7 @@ from interp_plugins.core.layers import AtLayer
 from interp_plugins.core.random import check_seed, sample_seed
 from interp_plugins.core.report import note
 from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.tensors import describe
 from interp_plugins.core.truth import Reading
 
 SEEDS = 4  # other beginnings whose atoms are compared
@@ -71,8 +73,8 @@ def concepts(
 
     Args:
         model: an `nn.Module`, a LightningModule, or any callable around one.
-        data: the inputs (a tensor, or a tuple or dict of tensors, batch first), or a data set or loader of (input,
-            label).
+        data: the inputs (a tensor or a dict of tensors, batch first), a tuple (inputs, labels) of tensors as for
+            `suspects` and `influence` (several inputs: ((a, b), labels)), or a data set or loader of (input, label).
         target: the class, by index or by a name of `input_spec.vocab`, or what else `explain` takes for one target;
             None: each item's predicted class (then all items count).
         n_concepts: number of concepts.
@@ -93,7 +95,7 @@ def concepts(
         A `ConceptBank`: `.show()`, `.importance`, `.explain(item)`, `.name(k, text)`, `.save(path)`, `.test(k)`.
 
     Raises:
-        InputError: no item of the class, or more concepts than rows.
+        InputError: no item of the class, more concepts than rows, or a tuple that is not (inputs, labels).
         LayerError: no layer with places, or a layer whose layout cannot be told.
 
     Example:
@@ -105,9 +107,21 @@ def concepts(
     with concise():
         given: Mapping[str, Any] = {"input_spec": input_spec, "output": output, **options}
         known = {name: value for name, value in given.items() if value is not None}
-        stream = SampleStream(model, data, None, known, Reading(input_key, None, label_key, output=output))
+        stream = SampleStream(model, _of_pair(data), None, known, Reading(input_key, None, label_key, output=output))
         source = BankSource(lambda item: next(iter(SampleStream(model, item, None, known))), target)
         return find(stream, source, n_concepts, layer=layer, crops=crops, items=items, most=most, seed=seed)
+
+
+def _of_pair(data: Any) -> Any:
+    """A tuple (inputs, labels) as a data set; other data as they are."""
+    if not isinstance(data, tuple):
+        return data
+    if len(data) != 2 or not isinstance(data[1], Tensor):
+        raise InputError(
+            f"A tuple of data is (inputs, labels), here as for `suspects`, got {describe(data)}. Write several inputs "
+            "as ((a, b), labels), or as a dict by the names of the model's arguments."
+        )
+    return LabelledParts(*data)
 
 
 def find(

@@ -81,6 +81,7 @@ def test_the_order_and_the_batches_of_items_change_nothing() -> None:
     others = [
         concepts(net, x[order], target=1, n_concepts=3, items="all"),
         concepts(net, data, target=1, n_concepts=3, items="all"),
+        concepts(net, (x, torch.arange(10) % 2), target=1, n_concepts=3, items="all"),
         concepts(net, DataLoader(data, batch_size=3), target=1, n_concepts=3, items="all"),
         concepts(net, DataLoader(data, batch_size=4, shuffle=True), target=1, n_concepts=3, items="all"),
     ]
@@ -236,3 +237,11 @@ def test_wrong_questions_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=said):
             call()
+
+
+def test_a_tuple_is_inputs_and_labels_as_everywhere() -> None:
+    net, x = pooled(), pictures()
+    with pytest.raises(InputError, match=r"inputs, labels.*\(\(a, b\), labels\)"):
+        concepts(net, (x, x, x), target=1, n_concepts=2)
+    with pytest.raises(InputError, match="10 inputs and 3 labels"):
+        concepts(net, (x, torch.zeros(3)), target=1, n_concepts=2)
