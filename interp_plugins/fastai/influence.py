@@ -27,6 +27,8 @@ from interp_plugins.fastai import learner as _learner  # noqa: F401 - the reader
 from interp_plugins.fastai.batch import ReadBatch, length, to_model
 from interp_plugins.fastai.items import at
 from interp_plugins.fastai.reader import Reader, SampleSource, reader_of
+from interp_plugins.fastai.tabular import TabularReader
+from interp_plugins.fastai.text import TextReader
 from interp_plugins.influence.ask import influence as core_influence
 from interp_plugins.influence.result import Influences, joined
 
@@ -136,11 +138,20 @@ def _of(
         "input_spec": reader.spec(inputs, used),
         "item_names": train.name,
         "query_names": batch.names,
+        "words": _words(reader),
+        "output": reader.outputs().get("output"),
     }
     return core_influence(
         func, train.inputs(batch), train, k=k, method=method, target=target, layers=layers, checkpoints=checkpoints,
         opponents=opponents, **{**known, **params},
     )  # fmt: skip
+
+
+def _words(reader: Reader) -> Any:
+    """What people read of the inputs: names of tokens, or values of columns."""
+    if isinstance(reader, TextReader):
+        return reader.tokens.names
+    return reader.raw if isinstance(reader, TabularReader) else None
 
 
 # -- checkpoints of the last fit -------------------------------------------------------------------------------------

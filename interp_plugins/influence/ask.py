@@ -27,6 +27,7 @@ from interp_plugins.influence.index import scores_by_index
 from interp_plugins.influence.losses import Margin, SampleLoss, negative
 from interp_plugins.influence.methods import InfluenceMethod, Question, method_named
 from interp_plugins.influence.passes import GradientPasses
+from interp_plugins.influence.readable import read
 from interp_plugins.influence.result import Influences
 from interp_plugins.influence.walk import Items, ItemWalk
 
@@ -53,6 +54,7 @@ def influence(
     input_spec: InputSpec | None = None,
     item_names: Any = None,
     query_names: Sequence[str] | None = None,
+    words: Any = None,
     batch_size: int | None = None,
     all_scores: bool = False,
     check: bool = False,
@@ -92,6 +94,9 @@ def influence(
         input_spec: facts about the inputs: class names, normalisation.
         item_names: a name per training item, or a function of its number.
         query_names: of the queries.
+        words: what people read of the inputs, for the page: of token ids (N, T) a tokenizer, a vocabulary (id -> token)
+            or, with a spec of kind "text", a function of an id; of a table a function of the model's inputs that gives
+            each row's values. None: a table's numbers.
         batch_size: samples per pass; None: as many as fit.
         all_scores: keep the scores of all items.
         check: measure how well sums of scores foretell the last layer refitted on halves of the data (LDS; Park et al.
@@ -138,7 +143,7 @@ def influence(
         names = item_names if callable(item_names) or item_names is None else lambda i: str(item_names[i])
         return _result(
             question, scores, k, opponents, own, asked, chosen, spec, names, tuple(query_names or ()), output,
-            all_scores, lds,
+            all_scores, lds, words,
         )  # fmt: skip
 
 
@@ -294,7 +299,7 @@ def _index(target: Any, spec: InputSpec) -> int:
 def _result(
     question: Question, scores: Tensor, k: int, opponents: bool, own: Items, asked: tuple[str, ...],
     method: InfluenceMethod, spec: InputSpec, names: Any, query_names: tuple[str, ...], output: Any, all_scores: bool,
-    lds: float | None,
+    lds: float | None, words: Any,
 ) -> Influences:  # fmt: skip
     n = scores.shape[1]
     k = min(k, n)
@@ -303,9 +308,9 @@ def _result(
     less = k if opponents else 0
     shown = sorted(set(high.indices[:, :k].flatten().tolist()) | set(low.indices[:, :less].flatten().tolist()))
     picked = pick(question.walk, shown)
-    numbers = picked.numbers
+    numbers = tuple(i for items in picked for i in items.numbers)
     number = torch.tensor(numbers_of(question.walk, n))
-    said = _outputs(question.passes.model, picked, output) if shown else None
+    said = together([_outputs(question.passes.model, items, output) for items in picked])
     total = scores.abs().sum(1).clamp_min(1e-30)
     part = (high.values[:, :k].abs().sum(1) + low.values[:, :less].abs().sum(1)) / total
     passes = question.passes
@@ -322,13 +327,14 @@ def _result(
         notes.append("every checkpoint counts the same: no learning rates are known")
     if passes.fallbacks:
         notes.append(f"sample by sample: {', '.join(passes.fallbacks)}")
-    x, items = (_picture(q) for q in (own, picked))
+    x, items = _picture(own), together([_picture(q) for q in picked])
     return Influences(
         number[high.indices[:, :k]], high.values[:, :k].contiguous(), number[low.indices[:, :less]],
         low.values[:, :less].contiguous(), n, part.clamp(max=1.0), asked, method.title, params,
-        _texts(numbers, picked.labels, spec), _predictions(numbers, said, spec),
+        _texts(numbers, together([items.labels for items in picked]), spec), _predictions(numbers, said, spec),
         {} if names is None else {i: str(names(i)) for i in numbers}, query_names, numbers, x, items,
         scores if all_scores else None, spec, lds, tuple(notes),
+        read(own, picked, question.walk, spec, words),
     )  # fmt: skip
 
 
@@ -365,8 +371,8 @@ def numbers_of(walk: ItemWalk, n: int) -> list[int]:
     return list(range(n)) if subset is None else subset
 
 
-def pick(walk: ItemWalk, places: Sequence[int]) -> Items:
-    """The items at some places of a walk, in that order."""
+def pick(walk: ItemWalk, places: Sequence[int]) -> list[Items]:
+    """The items at some places of a walk, in that order, batch by batch: texts have lengths of their own."""
     wanted, at, parts = list(places), 0, []
     for items in walk:
         rows = [p - at for p in wanted if at <= p < at + len(items)]
@@ -375,7 +381,14 @@ def pick(walk: ItemWalk, places: Sequence[int]) -> Items:
         at += len(items)
         if not wanted or at > wanted[-1]:
             break
-    return Items.joined(parts)
+    return parts
+
+
+def together(parts: Sequence[Any]) -> Tensor | None:
+    """Tensors as one, samples first; None where they are of different shapes, or no tensors."""
+    if not parts or not all(isinstance(x, Tensor) for x in parts) or len({x.shape[1:] for x in parts}) > 1:
+        return None
+    return torch.cat(list(parts))
 
 
 def _lds(question: Question, scores: Tensor) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from interp_plugins.core.errors import InputError, LayerError, unknown
 from interp_plugins.core.factors import Factors, Outer
+from interp_plugins.core.forward import select_output
 from interp_plugins.core.hooks import hooked
 from interp_plugins.core.persample import Measure
 from interp_plugins.influence.passes import GradientPasses
@@ -198,7 +199,7 @@ def features(question: Question, method: str, queries: bool = False) -> Features
                 if len(seen) != 1 or seen[0].shape[0] != len(part) or seen[0].ndim != 2:
                     raise LayerError(f"The last layer sees no single vector per sample, which {method} needs.")
                 xs.append(seen[0].cpu())
-                outputs.append(output.detach().cpu() if isinstance(output, Tensor) else output)
+                outputs.append(select_output(output, getattr(question.loss, "output", None)).detach().cpu())
                 labels.append(part.labels)
     known = torch.cat([v.cpu() for v in labels]) if isinstance(labels[0], Tensor) else None
     return Features(torch.cat(xs), known, torch.cat(outputs))

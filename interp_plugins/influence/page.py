@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from interp_plugins.influence.picture import AGAINST, FOR, LEGEND, drawable, glow, heat, pixels
+from interp_plugins.influence.readable_page import STYLE, readable_queries
 from interp_plugins.viz.figure import compact, data_uri, png_of_pixels
 from interp_plugins.viz.page import cells
 from interp_plugins.viz.template import Document, section, sections
@@ -45,20 +46,20 @@ which part do they share? <label><input type="checkbox" class="all"> all maps</l
 
 
 def page(found: Any, maps: Any = None) -> Document:
-    """Where the inputs are pictures, each query beside its items; and a table.
+    """Where the inputs are pictures, rows or texts, each query beside its items; and a table of all scores.
 
     Args:
         found: `Influences`.
         maps: (of the queries, of the items), explanations that are shown below the pointer, or None.
     """
-    parts = _queries(found, maps) if drawable(found) else []
+    parts = _queries(found, maps) if drawable(found) else readable_queries(found) if found.readable else []
     table = found.to_df()
     head, rows = cells("th", list(table)), (cells("td", [_text(v) for v in row]) for row in table.to_numpy())
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     grid = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     parts.append(section("Scores", f'<div class="scroll" tabindex="0">{grid}</div>'))
     told = () if maps is None else (("Glow", f"how strong the map of {_of(maps)} is there."),)
-    return sections("Which training items made it say so?", repr(found), parts, (*LEGEND, *told), _STYLE)
+    return sections("Which training items made it say so?", repr(found), parts, (*LEGEND, *told), _STYLE + STYLE)
 
 
 def _of(maps: Any) -> str:

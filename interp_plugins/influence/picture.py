@@ -44,7 +44,7 @@ def picture(found: Any, max_n: int, k: int, maps: Any) -> Plot:
         shape = None if x is None else tuple(x.shape)
         raise InputError(
             f"Only pictures (N, C, H, W) of one or three channels are drawn, and the inputs have shape {shape}. "
-            "to_df() has a row per item."
+            "to_html(path) shows rows and texts beside each other, to_df() has a row per item."
         )
     n, k = min(len(found), max_n), min(k, found.indices.shape[1])
     both = found.opponent_indices.shape[1] > 0

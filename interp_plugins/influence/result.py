@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch import Tensor
 from interp_plugins.core import files
 from interp_plugins.core.errors import InputError, MissingFileError, SampleError, decoding
 from interp_plugins.core.spec import InputSpec
+from interp_plugins.influence.readable import Readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +49,7 @@ class Influences:
         spec: facts about the inputs.
         lds: how well sums of scores foretell a retrained head (`check=True`), -1 to 1; None: not asked.
         notes: what has to be said beside.
+        readable: what people read of queries and items, where they are rows of a table, or texts whose words are known.
     """
 
     indices: Tensor
@@ -69,6 +72,7 @@ class Influences:
     spec: InputSpec = field(default_factory=InputSpec)
     lds: float | None = None
     notes: tuple[str, ...] = ()
+    readable: Readable | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -186,7 +190,7 @@ class Influences:
         return explain(model, self.inputs, method, **asked)[0], explain(model, self.item_inputs, method, **asked)[0]
 
     def to_html(self, path: str | Path, maps: Any = None) -> files.Page:
-        """Write one HTML file: each query with its items, where the inputs are pictures, and a table.
+        """Write one HTML file: each query with its items, where these are pictures, rows or texts, and all scores.
 
         Args:
             path: the file.
@@ -207,6 +211,7 @@ class Influences:
 
         tensors = {k: getattr(self, k).contiguous() for k in _TENSORS if getattr(self, k) is not None}
         rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in _TENSORS}
+        rest["readable"] = None if self.readable is None else dataclasses.asdict(self.readable)
         rest["spec"] = dataclasses.asdict(dataclasses.replace(self.spec, others=()))
         with files.replacing(path) as draft:
             save_file(tensors, draft, {"influences": json.dumps(rest, default=str)})
@@ -235,6 +240,8 @@ class Influences:
                 rest[name] = {int(k): v for k, v in rest[name].items()}
             for name in ("asked", "query_names", "numbers", "notes"):
                 rest[name] = tuple(rest[name])
+            if rest.get("readable") is not None:
+                rest["readable"] = Readable.of_json(rest["readable"])
             return cls(**tensors, **rest, spec=InputSpec(**spec))
 
 
@@ -255,4 +262,6 @@ def joined(many: Sequence[Influences]) -> Influences:
         found[name] = {k: v for one in many for k, v in getattr(one, name).items()}
     for name in ("asked", "query_names", "numbers"):
         found[name] = tuple(v for one in many for v in getattr(one, name))
+    told = [one.readable for one in many if one.readable is not None]
+    found["readable"] = functools.reduce(Readable.and_of, told) if len(told) == len(many) else None
     return dataclasses.replace(first, **found)

@@ -69,3 +69,34 @@ def test_checkpoints_of_the_last_fit_are_found(dls: Any, tmp_path: Path) -> None
         learn.model[5].weight.add_(1)  # the files are of another training now
     assert checkpoints_of_fit(learn) == []
     assert HINT in learn.influence(ds_idx=1, idxs=[0], k=2).notes
+
+
+def test_rows_of_a_table_are_read_as_people_do(tmp_path: Path) -> None:
+    import pandas as pd
+    from fastai.tabular.all import Categorify, Normalize, TabularDataLoaders, tabular_learner
+
+    df = pd.DataFrame({"job": ["cook", "nurse"] * 20, "age": range(20, 60), "y": ["no", "yes", "yes", "no"] * 10})
+    dls = TabularDataLoaders.from_df(
+        df, path=tmp_path, procs=[Categorify, Normalize], cat_names=["job"], cont_names=["age"], y_names="y",
+        valid_idx=range(20), bs=8,
+    )  # fmt: skip
+    held = tabular_learner(dls, layers=[8]).influence(df.iloc[1], k=20).readable
+    assert held.names == ("job", "age") and held.queries == (("nurse", "21"),)
+    assert held.items[0] == ("cook", "40") and held.close(0, 1) == [True, False] and held.close(0, 0) == [False, False]
+
+
+def test_texts_of_different_lengths_have_words(tmp_path: Path) -> None:
+    import pandas as pd
+    from fastai.text.all import AWD_LSTM, TextDataLoaders, awd_lstm_clas_config, text_classifier_learner
+
+    known = ["xxunk", "xxpad", "xxbos", "a", "very", "fine", *(f"word{i}" for i in range(12))]
+    df = pd.DataFrame({"text": [f"a {'very ' * (i % 3)}fine word{i}" for i in range(12)], "label": ["no", "yes"] * 6})
+    dls = TextDataLoaders.from_df(df, path=tmp_path, text_col="text", label_col="label", bs=4, seed=1, text_vocab=known)
+    config = {**awd_lstm_clas_config, "emb_sz": 6, "n_hid": 6, "n_layers": 1}
+    learn = text_classifier_learner(dls, AWD_LSTM, config=config, pretrained=False)
+    found = learn.influence(ds_idx=0, idxs=[0, 1, 2], k=3, method="similarity")
+    assert found.indices[:, 0].tolist() == [0, 1, 2] and found.item_inputs is None  # lengths differ
+    held = found.readable
+    assert [held.items[i] for i in range(3)] == list(held.queries) and held.queries[0][:2] == ("xxbos", "a")
+    assert set(found.labels) == set(held.items) and len({len(text) for text in held.queries}) > 1
+    assert held.close(0, 0)[:2] == [False, False] and held.close(0, 0)[-1]  # of the text itself, the rare word alone
