@@ -18,6 +18,7 @@ from interp_plugins.viz.tabular import readable
 from interp_plugins.viz.text import spelled
 
 NEAR = 0.25  # standard deviations within which two numbers are close
+WIDEST = 200  # columns of a table that is written out
 COMMON = 0.2  # share of the training texts from which a word says nothing by being shared
 _BEGINS = ("\u0120", "\u2581")  # before the first piece of a word: byte-level BPE, SentencePiece
 _PADDING = ("xxpad", "[PAD]", "<pad>", "<|padding|>")
@@ -97,26 +98,31 @@ def read(own: Items, picked: Sequence[Items], walk: Any, spec: InputSpec, words:
     ids = _ids(own)
     if words is not None and ids is not None and (spec.kind == "text" or not callable(words) or _tokenizes(words)):
         return _texts(own, picked, walk, Vocabulary(words))
-    if spec.kind == "tabular" and own.inputs and all(isinstance(x, Tensor) and x.ndim == 2 for x in own.inputs):
+    if spec.kind == "tabular" and (words is not None or ids is None or spec.feature_names) and _is_table(own):
         if words is not None and not callable(words):
             raise InputTypeError(f"words of a table are a function of the model's inputs, got {describe(words)}.")
         return _rows(own, picked, walk, spec, words)
     return None
 
 
+def _is_table(items: Items) -> bool:
+    """Whether all inputs are columns, of a number that can be read."""
+    rows = [x for x in items.inputs if isinstance(x, Tensor) and x.ndim == 2 and not x.is_complex()]
+    return bool(rows) and len(rows) == len(items.inputs) and sum(x.shape[1] for x in rows) <= WIDEST
+
+
 # -- tables ----------------------------------------------------------------------------------------------------------
 
 
 def _rows(own: Items, picked: Sequence[Items], walk: Any, spec: InputSpec, words: Any) -> Readable:
-    n, total, squares = 0, torch.zeros(0), torch.zeros(0)
+    sums: list[Tensor] = []
     first: Tensor | None = None
     for items in walk:
         x = _side(items)
-        first = x[:1] if first is None else first  # numbers far from 0 keep their spread
-        x = x - first
-        total = x.sum(0) + (total if n else 0)
-        squares = x.square().sum(0) + (squares if n else 0)
-        n += len(items)
+        first = x[:1].nan_to_num() if first is None else first  # numbers far from 0 keep their spread
+        x, known = (x - first).nan_to_num(), ~x.isnan()
+        sums.append(torch.stack([known.double().sum(0), x.sum(0), x.square().sum(0)]))
+    n, total, squares = torch.stack(sums).sum(0)
     spread = (squares / n - (total / n).square()).clamp_min(0).sqrt()
     spread[torch.tensor(_whole(own))] = 0  # codes are no numbers
     values = words if words is not None else lambda inputs: _plain(inputs, spec)
@@ -125,7 +131,10 @@ def _rows(own: Items, picked: Sequence[Items], walk: Any, spec: InputSpec, words
     names = tuple(map(str, names)) if len(names) == width else tuple(f"feature {f}" for f in range(width))
 
     def units(items: Items) -> list[tuple[float | None, ...]]:
-        return [tuple(v / s if s > 0 else None for v, s in zip(row, spread.tolist())) for row in _side(items).tolist()]
+        return [
+            tuple(v / s if s > 0 and v == v else None for v, s in zip(row, spread.tolist()))
+            for row in _side(items).tolist()
+        ]
 
     def told(items: Items) -> list[tuple[str, ...]]:
         return [tuple(readable(v) if isinstance(v, float) else str(v) for v in row) for row in values(items.inputs)]

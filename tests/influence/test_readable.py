@@ -1,5 +1,6 @@
 """What people read of queries and training items, and what of it is close: counted by hand."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,42 @@ def test_a_table_on_the_page(tmp_path):
     assert Influences.load(tmp_path / "a.st").readable == found.readable
 
 
+def test_missing_numbers_are_close_to_missing_ones_alone():
+    x, y = table()
+    x[1, 0] = math.nan
+    net = nn.Sequential(Filled(), nn.Linear(3, 2))
+    held = ip.influence(
+        net, torch.stack([x[0], x[1]]), (x, y), k=4, input_spec=InputSpec("tabular", missing="nan")
+    ).readable
+    assert [held.close(1, i)[0] for i in range(4)] == [False, True, False, False]
+    assert [held.close(0, i)[0] for i in range(4)] == [True, False, False, False]
+    assert held.query_units[0][1] is not None
+
+
+class Filled(nn.Module):
+    def forward(self, x):
+        return x.nan_to_num()
+
+
+def test_arguments_by_name_with_a_tokenizer(tmp_path):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Embedding(8, 3), nn.Linear(3, 2)
+
+        def forward(self, input_ids, attention_mask):
+            seen = attention_mask[..., None]
+            return self.head((self.body(input_ids) * seen).sum(1) / seen.sum(1))
+
+    mask = torch.ones_like(TEXTS)
+    mask[0, 3] = 0
+    batch = {"input_ids": TEXTS, "attention_mask": mask, "labels": torch.tensor([1, 0, 0, 1, 0, 0])}
+    query = {"input_ids": TEXTS[:1], "attention_mask": mask[:1]}
+    held = ip.influence(Model(), query, [batch], k=6, words=WORDS).readable
+    assert held.queries == (("xxbos", "the", "Film"),) and held.items[0] == held.queries[0]
+    assert held.items[3] == ("xxbos", "the", "good", ".")
+
+
 def test_pieces_make_words():
     assert Vocabulary(["[CLS]", "un", "##fair", "play", "[PAD]"]).words([0, 1, 2, 3, 4]) == ("[CLS]", "unfair", "play")
     assert Vocabulary({3: "\u0120un", 4: "fair", 5: "\u0120play"}).words([3, 4, 5]) == ("un" + "fair", "play")
@@ -116,3 +153,6 @@ def test_words_that_are_none_are_refused_and_none_are_none():
     with pytest.raises(InputTypeError, match="function of the model's inputs"):
         ip.influence(nn.Linear(3, 2), x[:1], (x, y), input_spec=InputSpec("tabular"), words=["a"])
     assert ip.influence(nn.Linear(3, 2), x[:1], (x, y), input_spec=InputSpec("generic")).readable is None
+    assert ip.influence(reader(), TEXTS[:1], (TEXTS, torch.zeros(6, dtype=torch.long))).readable is None  # ids of what?
+    wide = torch.rand(4, 201)
+    assert ip.influence(nn.Linear(201, 2), wide[:1], (wide, y)).readable is None
