@@ -37,6 +37,12 @@ class Readable:
             no number or never changes, where only equality counts. Empty for texts.
         item_units: likewise per item shown, by number.
         common: words of the queries that are in more than a fifth of the training texts, in small letters.
+
+    Example:
+        from interp_plugins.influence import Readable
+
+        held = Readable("text", (), (("a", "good", "film"),), {7: ("good", "day")})
+        held.close(0, 7)  # -> [True, False]
     """
 
     kind: str
@@ -48,7 +54,12 @@ class Readable:
     common: tuple[str, ...] = ()
 
     def close(self, query: int, number: int) -> list[bool]:
-        """Per column or word of an item, whether it is close to the query's or shared with it."""
+        """Per column or word of an item, whether it is close to the query's or shared with it.
+
+        Args:
+            query: place of the query.
+            number: of an item that is shown.
+        """
         own, theirs = self.queries[query], self.items[number]
         if self.kind == "text":
             shared = set(map(key, own)) - {"", *self.common}
@@ -57,7 +68,11 @@ class Readable:
         return [a == b if x is None or y is None else abs(x - y) <= NEAR for a, b, (x, y) in zip(own, theirs, units)]
 
     def and_of(self, other: Readable) -> Readable:
-        """The queries of both."""
+        """The queries and items of both, one after the other.
+
+        Args:
+            other: of the same training items.
+        """
         return replace(
             self,
             queries=self.queries + other.queries,
@@ -69,7 +84,11 @@ class Readable:
 
     @classmethod
     def of_json(cls, held: Mapping[str, Any]) -> Readable:
-        """What `dataclasses.asdict` and JSON made of one."""
+        """The one that `dataclasses.asdict` and JSON have taken apart.
+
+        Args:
+            held: a mapping of its fields.
+        """
         return cls(
             held["kind"],
             tuple(held["names"]),
