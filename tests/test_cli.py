@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,23 @@ def test_explain_says_what_is_missing(tmp_path: Path) -> None:
     result = runner.invoke(app, ["explain", str(tmp_path / "none.pkl"), "cat.png"])
     assert result.exit_code == 2
     assert "learn.export()" in result.output
+
+
+def test_a_file_that_holds_no_learner_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from torch import nn
+
+    monkeypatch.setattr("sys.path", [*sys.path])
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "weights.pkl")
+    (tmp_path / "half.pkl").write_bytes((tmp_path / "weights.pkl").read_bytes()[:500])
+    (tmp_path / "words.pkl").write_text("hello")
+    (tmp_path / "foreign.pkl").write_bytes(b"\x80\x02cno_such_package\nNet\n.")
+    for name in ("weights", "half", "words", "foreign"):
+        result = runner.invoke(app, ["robust", str(tmp_path / f"{name}.pkl"), str(tmp_path)])
+        said = "needs a module" if name == "foreign" else "cannot be loaded as a Learner"
+        assert result.exit_code == 2 and said in " ".join(result.output.split()), (name, result.output)
+    result = runner.invoke(app, ["robust", str(tmp_path / "weights.pkl"), str(tmp_path), "--method", "gradcm"])
+    assert result.exit_code == 2 and "Did you mean 'gradcam'" in result.output, result.output
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +201,9 @@ def test_suspects_influence_and_concepts_of_an_exported_learner(tmp_path: Path) 
     assert out.read_text(encoding="utf-8").count("<article") == 3 and out.with_suffix(".safetensors").is_file()
     result = runner.invoke(app, [*asked, "--out", str(out), "--examples"])
     assert result.exit_code == 0 and result.output.startswith("Examples(2:0"), result.output
-    result = runner.invoke(app, [*asked[:-1], "some", "--out", str(out)])
-    assert result.exit_code == 2 and "numbers and ranges" in result.output
+    for channels in ("some", "5-1"):
+        result = runner.invoke(app, [*asked[:-1], channels, "--out", str(out)])
+        assert result.exit_code == 2 and f"numbers and ranges (0-15,20) or all, got '{channels}'" in result.output
     result = runner.invoke(app, ["suspects", str(tmp_path / "none.pkl"), str(tmp_path)])
     assert result.exit_code == 2 and "learn.export()" in result.output
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -14,7 +15,7 @@ import typer
 from interp_plugins import benchmark
 from interp_plugins.benchmark.leaderboard import as_csv, rounded
 from interp_plugins.core import files
-from interp_plugins.core.errors import InputError, InterpError
+from interp_plugins.core.errors import InputError, InterpError, did_you_mean
 from interp_plugins.core.registry import Budget
 from interp_plugins.core.text import legible
 from interp_plugins.metrics import compare_methods
@@ -36,7 +37,7 @@ def _told() -> Iterator[None]:
 
 def _loaded(modules: list[str] | None) -> None:
     for name in modules or ():
-        importlib.import_module(name)
+        imported(name)
 
 
 @app.command("list")
@@ -159,11 +160,33 @@ def mine(
         typer.echo(legible(str(found.why())))
 
 
+def look_here() -> None:
+    """Let modules of the folder in which the command is typed be imported, as `python -m` does."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def imported(module: str) -> Any:
+    """A module that is installed or lies where the command is typed.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    look_here()
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as err:
+        if err.name is None or not f"{module}.".startswith(f"{err.name}."):
+            raise  # it is there, and lacks something itself
+        raise InputError(f"There is no module {module!r}, neither in {Path.cwd()} nor installed.") from err
+
+
 def named(text: str) -> Any:
     """What `module:name` names; a function (no model) is called.
 
     Raises:
-        InputError: it is not written so.
+        InputError: it is not written so, or there is no such module or name.
 
     Example:
         from interp_plugins.benchmark.command import named
@@ -171,8 +194,12 @@ def named(text: str) -> Any:
         named("torch:pi") > 3  # -> True
     """
     module, colon, name = text.partition(":")
-    if not colon:
+    if not (module and colon and name):
         raise InputError(f"Write module:name, got {text!r}.")
-    found = getattr(importlib.import_module(module), name)
+    there = imported(module)
+    if not hasattr(there, name):
+        own = [n for n in vars(there) if not n.startswith("_")]
+        raise InputError(f"{module} has no {name!r}.{did_you_mean(name, own)}")
+    found = getattr(there, name)
     made = callable(found) and not hasattr(found, "parameters") and not hasattr(found, "__iter__")
     return found() if made else found

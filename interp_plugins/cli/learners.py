@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from interp_plugins.api.binding import method_info
+from interp_plugins.benchmark.command import look_here
 from interp_plugins.cli.lines import print_table, refusing, say
 from interp_plugins.core import files
 from interp_plugins.core.errors import InputError
@@ -21,7 +23,7 @@ def exported(model: Path) -> Any:
 
     Raises:
         ImportError: fastai is not installed.
-        InputError: there is no such file.
+        InputError: there is no such file, or it holds no Learner that can be loaded here.
     """
     from fastai.learner import load_learner
 
@@ -29,7 +31,17 @@ def exported(model: Path) -> Any:
 
     if not model.is_file():
         raise InputError(f"No exported Learner at {model}. Write one with learn.export().")
-    return load_learner(model)
+    look_here()  # where the modules of a Learner's own classes lie
+    try:
+        return load_learner(model)
+    except UnboundLocalError:  # load_learner goes on where an import failed
+        raise InputError(f"{model} needs a module that is neither in {Path.cwd()} nor installed.") from None
+    except Exception as err:  # a pickle runs code: whatever lies on a disk may fail in any way
+        why = f"{type(err).__name__}: {' '.join(str(err).split())}"
+        raise InputError(
+            f"{model} cannot be loaded as a Learner ({why[:160]}). Give a whole file that learn.export() has written; "
+            "classes of one's own have to lie in a module, not in the notebook that exported it."
+        ) from err
 
 
 def pictures(paths: list[Path]) -> list[Path]:
@@ -125,9 +137,12 @@ def _channels(text: str) -> Any:
         return "all"
     try:
         ends = [[int(v) for v in part.split("-")] for part in text.split(",")]
-        return [c for one in ends for c in range(one[0], one[-1] + 1)]
+        found = [c for one in ends for c in range(one[0], one[-1] + 1)]
     except ValueError:
-        raise InputError(f"--channel takes numbers and ranges (0-15,20) or all, got {text!r}.") from None
+        found = []
+    if found:
+        return found
+    raise InputError(f"--channel takes numbers and ranges (0-15,20) or all, got {text!r}.")
 
 
 def influence(
@@ -205,11 +220,11 @@ def robust(
 ) -> None:
     """Change pictures a little: does the model still say so, and does it still say why?"""
     with refusing("fastai"):
+        methods = tuple(method_info(name).name for name in method or ("grad_cam",))  # before any work
         learn = exported(model)
         files_ = pictures(images)
         turned = learn.attack(files_, eps=eps, steps=steps)
         say(repr(turned))
-        methods = tuple(method) if method else "grad_cam"
         maps = learn.explanation_robustness(files_, methods, eps=eps, n_random=n_random, steps=steps, seed=seed)
         say(repr(maps))
         say(str(maps.to_html(out).path))

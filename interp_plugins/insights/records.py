@@ -122,7 +122,7 @@ def load_record(path: str | Path) -> Record:
             continue
         return Record(found, **_words(found))
     known = ", ".join(c.__name__ for kind in kinds() for c in kind.results if hasattr(c, "load"))
-    raise InputError(f"{path} holds none of the results that the viewer shows: {known}.")
+    raise InputError(f"{path} holds none of the results that the viewer shows ({known}), or it is damaged.")
 
 
 def _words(found: Any) -> dict[str, Any]:

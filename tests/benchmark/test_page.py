@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -79,12 +80,23 @@ def test_mine_judges_a_model_of_ones_own(tmp_path, monkeypatch):
         "def batches():\n"
         "    return [torch.randn(16, 6, generator=torch.Generator().manual_seed(0))]\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.chdir(tmp_path)  # modules are looked for where the command is typed
     answer = call(
         "mine", "my_model:net", "my_model:batches", "--methods", "ig", "--methods", "saliency", "--samples", 16
     )
     assert answer.exit_code == 0, answer.output
     assert "recommended for this model" in answer.output
+    (tmp_path / "lacking.py").write_text("import no_such_package")
+    for words, said in (
+        (("mine", "my_model:nett", "my_model:batches"), "my_model has no 'nett'. Did you mean 'net'?"),
+        (("mine", "my_modle:net", "my_model:batches"), f"no module 'my_modle', neither in {tmp_path} nor installed"),
+        (("mine", "lacking:net", "my_model:batches"), "No module named 'no_such_package'"),
+        (("mine", ":net", "my_model:batches"), "Write module:name"),
+        (("list", "--import", "my_modle"), "no module 'my_modle'"),
+    ):
+        answer = call(*words)
+        assert answer.exit_code == 2 and said in answer.output, answer.output
 
 
 def test_bars_join_what_is_not_told_apart():
