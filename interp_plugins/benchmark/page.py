@@ -14,7 +14,8 @@ from interp_plugins.benchmark.runs import Row, Run
 from interp_plugins.viz.page import cells
 from interp_plugins.viz.template import section, whole_page
 
-_WIDE = "main { max-width: 90rem; } td:last-child { min-width: 7rem; overflow-wrap: normal; }"
+_WIDE = "main { max-width: 90rem; } td:last-child { min-width: 5rem; overflow-wrap: normal; }"
+_WIDE += "table { font-size: .78rem; } th { white-space: normal; } th, td { padding-right: .4rem; }"
 _WIDE += "summary { cursor: pointer; } summary h2 { display: inline; } details > :nth-child(2) { margin-top: .75rem; }"
 _FOLDED = '<details class="sample overview"><summary><h2>{heading}</h2></summary>\n{content}\n</details>\n'
 _NONE = "–"
@@ -56,16 +57,21 @@ def to_html(run: Run, found: Mapping[str, Any]) -> str:
         parts.append(_FOLDED.format(heading=heading, content=_task(one, of_task[task])))
     parts += [section("Agreement of metrics", _agreement(found)), section("Failures", _failures(found["failures"]))]
     parts.append(section("How to repeat", _repeat(run, found)))
-    lead = f"{len(found['tasks'])} tasks, size {run.plan.size}, seeds {', '.join(map(str, run.plan.nets))}"
+    lead = f"{_tasks(len(found['tasks']))}, size {run.plan.size}, seeds {', '.join(map(str, run.plan.nets))}"
     lead += f"; {found['missing_units']} units are not done yet" if found["missing_units"] else ""
     return whole_page("Which method finds what is true?", lead, parts, LEGEND.items(), _WIDE)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of escaped text that scrolls where it is wide."""
+    """A table of escaped text that scrolls where it is wide; names break behind underscores."""
+    named = cells("th", head).replace("[", "<wbr>[")
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    table = f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead><tr>{named}</tr></thead><tbody>{body}</tbody></table>".replace("_", "_<wbr>")
     return f'<div class="scroll" tabindex="0">{table}</div>'
+
+
+def _tasks(n: int) -> str:
+    return f"{n} task{'s' * (n != 1)}"
 
 
 def _ranks(groups: Mapping[str, Any]) -> str:
@@ -81,7 +87,7 @@ def _ranks(groups: Mapping[str, Any]) -> str:
             if one["kendall_w"] is None
             else f"; Kendall's W {one['kendall_w']:.2f}, Friedman p {one['friedman_p']:.2g}"
         )
-        parts.append(f'<p class="note">{escape(group)}: {len(key)} tasks ({escape(", ".join(key))}){escape(w)}</p>')
+        parts.append(f'<p class="note">{escape(group)}: {_tasks(len(key))} ({escape(", ".join(key))}){escape(w)}</p>')
         if len(key) > 1 and len(one["methods"]) > 2:
             image = pictures.critical_difference(one)
             parts.append(f'<img src="{image}" alt="Critical differences: {escape(group)}">')
@@ -96,7 +102,9 @@ def _passes(found: Mapping[str, Any]) -> str:
         for m, one in sorted(found["methods"].items(), key=lambda pair: pair[1]["passes"])
     ]
     image = pictures.error_against_passes(found)
-    note = f"Mean over {max(o['tasks'] for o in found['methods'].values())} tasks whose values are known to both games."
+    note = (
+        f"Mean over {_tasks(max(o['tasks'] for o in found['methods'].values()))} whose values are known to both games."
+    )
     text = f'<p class="note">{note}</p><img src="{image}" alt="Error against passes, logarithmic axes">'
     return text + table(("method", "passes", "relative error", ""), rows)
 
@@ -132,7 +140,7 @@ def _order(one: Mapping[str, Any]) -> list[str]:
 def _cell(entry: Mapping[str, Any] | None) -> str:
     if entry is None or entry["mean"] is None:
         return _NONE
-    span = "" if entry["low"] is None else f" [{entry['low']:.2f}, {entry['high']:.2f}]"
+    span = "" if entry["low"] is None else f" [{entry['low']:.2f},\u00a0{entry['high']:.2f}]"
     return f"{entry['mean']:.3g}{span}" + (f" ({entry['undefined']} undefined)" if entry["undefined"] else "")
 
 

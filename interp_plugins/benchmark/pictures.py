@@ -14,6 +14,7 @@ from interp_plugins.viz import colour
 from interp_plugins.viz.figure import bare, data_uri, new_figure, png_of_figure
 
 _DPI = 80
+_ABREAST = 11  # maps beside an input: what a page of 1,000 pixels shows in its own size
 INK, ACCENT = "#1f2328", "#b35900"
 
 
@@ -109,7 +110,7 @@ def error_against_passes(found: Mapping[str, Any]) -> str:
 
 
 def sheet(rows: Sequence[Row], samples: Mapping[str, int], methods: Sequence[str], kind: str) -> str | None:
-    """Inputs and maps of some samples, a row each, a column for each method.
+    """Inputs and maps of some samples, a row each, a column for each method; many methods take several such bands.
 
     Args:
         rows: of one task and seed, those that hold maps.
@@ -124,15 +125,20 @@ def sheet(rows: Sequence[Row], samples: Mapping[str, int], methods: Sequence[str
     names = [m for m in methods if any(("map", m, s) in kept for s in samples.values())]
     if not names or kind == "text":
         return None
-    fig = new_figure(0.95 * (len(names) + 1) + 0.4, 1.08 * len(samples) + 0.35, _DPI)
-    grid = fig.subplots(len(samples), len(names) + 1, squeeze=False)
-    for axes, (heading, sample) in zip(grid, samples.items()):
-        _input(axes[0], kept.get(("input", "control.random", sample)), kind)
-        axes[0].set_ylabel(heading, fontsize=8)
-        for ax, name in zip(axes[1:], names):
-            _map(ax, kept.get(("map", name, sample)), kind)
-    for ax, name in zip(grid[0], ["input", *map(short, names)]):
-        ax.set_title(name.replace(" ", "\n", 1), fontsize=7)
+    bands = [names[i : i + _ABREAST] for i in range(0, len(names), _ABREAST)]
+    wide, high = len(bands[0]) + 1, len(samples)
+    fig = new_figure(0.95 * wide + 0.4, (1.08 * high + 0.35) * len(bands), _DPI)
+    for part, band in zip(fig.subfigures(len(bands), 1, squeeze=False)[:, 0], bands):
+        grid = part.subplots(high, wide, squeeze=False)
+        for axes, (heading, sample) in zip(grid, samples.items()):
+            _input(axes[0], kept.get(("input", "control.random", sample)), kind)
+            axes[0].set_ylabel(heading, fontsize=8)
+            for ax, name in zip(axes[1:], band):
+                _map(ax, kept.get(("map", name, sample)), kind)
+            for ax in axes[len(band) + 1 :]:
+                ax.set_visible(False)
+        for ax, name in zip(grid[0], ["input", *map(short, band)]):
+            ax.set_title(name.replace(" ", "\n", 1), fontsize=7)
     return data_uri(png_of_figure(fig))
 
 

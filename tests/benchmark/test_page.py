@@ -1,16 +1,19 @@
 """The page and the command: one file without a network, with what the run holds; exit codes that a gate can read."""
 
+import base64
 import json
 import re
+import struct
 import sys
 
+import numpy as np
 import pytest
 
 from interp_plugins import benchmark
 from interp_plugins.benchmark import Benchmark
 from interp_plugins.benchmark.command import app, seeds_of
 from interp_plugins.benchmark.page import to_html
-from interp_plugins.benchmark.pictures import joined
+from interp_plugins.benchmark.pictures import joined, sheet
 from interp_plugins.core.errors import InputError
 
 pytest.importorskip("pyarrow")
@@ -37,6 +40,8 @@ def test_report_writes_three_files(done):
     found = json.loads((done / "report" / "leaderboard.json").read_text())
     page = (done / "report" / "index.html").read_text()
     assert set(found["tasks"]) == {"functions.product", "functions.linear"}
+    assert "1 tasks" not in page and "truth_<wbr>error" in page  # names of columns do not widen a card
+    page = page.replace("<wbr>", "")
     assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
     for text in ("Ranks: truth", "critical difference", "integrated_gradients", "Error against passes", "Failures"):
         assert text in page, text
@@ -108,3 +113,21 @@ def test_a_benchmark_of_one_method_has_a_page(tmp_path):
     plan = Benchmark(("functions.max",), methods=("saliency",), size="tiny")
     run = benchmark.read(benchmark.run(plan, tmp_path / "run", progress=False))
     assert "functions.max" in to_html(run, benchmark.leaderboard(run))
+
+
+def test_many_methods_take_several_bands_of_a_sheet():
+    def row(metric, method, sample):
+        kept = np.arange(12, dtype="<f2").reshape(3, 2, 2)
+        return {"metric": metric, "method": method, "sample": sample, "map": kept.tobytes(), "shape": "[3, 2, 2]"}
+
+    names = [f"method_{i}" for i in range(40)]
+    rows = [row("map", name, s) for name in names for s in (0, 4)]
+    rows += [row("input", "control.random", s) for s in (0, 4)]
+
+    def size(columns):
+        picture = sheet(rows, {"best": 0, "worst": 4}, columns, "image")
+        return struct.unpack(">II", base64.b64decode(picture.partition(",")[2])[16:24])
+
+    (one, low), (many, high) = size(names[:11]), size(names)
+    assert many == one < 1000 and high == pytest.approx(4 * low, abs=4)
+    assert size(names[:3])[0] < one / 2
