@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -58,6 +59,23 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Refuse what is none of a few words, with the nearest one."""
     if value not in choices:
         raise unknown(name, value, choices)
+
+
+def check_arguments(given: Iterable[str], *functions: Callable[..., Any]) -> None:
+    """Refuse a further argument that none of these functions takes by name, before the first epoch and not after it.
+
+    Args:
+        given: names of arguments.
+        *functions: those that get them in the end.
+
+    Raises:
+        UnknownNameError: an argument that there is not.
+    """
+    by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = {n: 0 for f in functions for n, p in inspect.signature(f).parameters.items() if p.kind in by_name}
+    for name in given:
+        if name not in known:
+            raise unknown("argument", name, known)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from interp_plugins.api.callbacks import check_choice, check_count, check_folder
+from fastai.learner import Learner
+
+from interp_plugins.api.callbacks import check_arguments, check_choice, check_count, check_folder
 from interp_plugins.core import files
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.random import check_seed
@@ -14,6 +16,7 @@ from interp_plugins.fastai.epochs import EveryNEpochs
 from interp_plugins.fastai.loggers import log_figure
 from interp_plugins.optim.film import film
 from interp_plugins.optim.visualization import Visualization
+from interp_plugins.optim.visualize import visualize as core_visualize
 from interp_plugins.viz.figure import png_of_figure
 
 _LOGS = ("auto", "files", "both", "none")
@@ -61,6 +64,7 @@ class NeuronCallback(EveryNEpochs):
 
     Raises:
         InputError: neither a layer nor classes.
+        UnknownNameError: an argument that `learn.visualize` does not take.
 
     Example:
         watch = NeuronCallback("0.0", channel=[0, 1], every_n_epochs=1, steps=8, log="none")
@@ -88,6 +92,7 @@ class NeuronCallback(EveryNEpochs):
         super().__init__(every_n_epochs, on_error)
         if (layer is None) == (target is None):
             raise InputError("NeuronCallback looks at a layer's channels (layer=), or at classes (target=).")
+        check_arguments(params, Learner.visualize, core_visualize)
         check_count("steps", steps, 1)
         check_folder("path", path)
         check_choice("log", log, _LOGS)

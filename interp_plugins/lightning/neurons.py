@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_folder, contained
+from interp_plugins.api.callbacks import ON_ERROR, check_arguments, check_choice, check_count, check_folder, contained
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.random import check_seed
 from interp_plugins.lightning.features import visualize
@@ -16,6 +16,7 @@ from interp_plugins.lightning.sinks import directory_of
 from interp_plugins.lightning.subject import check_strategy
 from interp_plugins.optim.film import film
 from interp_plugins.optim.visualization import Visualization
+from interp_plugins.optim.visualize import visualize as core_visualize
 
 if TYPE_CHECKING:
     from interp_plugins.lightning.namespace import LightningModule, Trainer
@@ -89,6 +90,7 @@ class NeuronCallback(Callback):
         super().__init__()
         if (layer is None) == (target is None):
             raise InputError("NeuronCallback looks at a layer's channels (layer=), or at classes (target=).")
+        check_arguments(params, visualize, core_visualize)
         check_count("every_n_epochs", every_n_epochs, 1)
         check_count("steps", steps, 1)
         check_folder("dirpath", dirpath)

@@ -120,8 +120,8 @@ class _Judge:
         return Check(
             "above maps that ignore the model",
             gap.above,
-            f"Less that of {hardest} ({CONTROLS[hardest]}) it is {gap.mean:.3g} [{gap.low:.3g}, {gap.high:.3g}] and "
-            f"{verb} its interval (p = {p:.2g}; above on {gap.won:.0%}).",
+            f"Less that of {hardest} ({CONTROLS[hardest]}) its gain is {gap.mean:.3g} [{gap.low:.3g}, {gap.high:.3g}] "
+            f"and {verb} its interval (p = {p:.2g}; above on {gap.won:.0%}).",
         )
 
     def _notices_weights(self, method: str) -> Check:

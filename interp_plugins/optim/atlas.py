@@ -85,7 +85,7 @@ def atlas(
         `Atlas`: `.show()`, `.to_html(path)` (tiles, and for each its items and what the model says of them), `.save`.
 
     Raises:
-        InputError: too few items for a single cell.
+        InputError: too few items for a single cell; a grid that is no two whole numbers.
 
     Example:
         from interp_plugins.optim import atlas
@@ -94,6 +94,8 @@ def atlas(
     """
     with concise():
         check_seed(seed)
+        if not (isinstance(grid, Sequence) and len(grid) == 2 and all(type(k) is int and k > 0 for k in grid)):
+            raise InputError(f"grid is rows and columns of the map, such as (20, 20); got {grid!r}.")
         source = source_of(data, model, input_spec, Reading(), n)
         with frozen(model, seed=seed):
             found = _gathered(model, source, layer, n, input_spec, output, batch_size, seed, progress)

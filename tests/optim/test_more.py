@@ -110,5 +110,8 @@ def test_an_atlas_has_a_picture_of_every_direction_that_occurs(tmp_path: Path) -
     assert own.params["embed"] == "<lambda>"
     with pytest.raises(InputError, match="No cell"):
         atlas(net, x[:4], "1", embed="pca", steps=1, progress=False)
+    for wrong in (4, (4,), (4, 0), "44", (2.0, 2)):
+        with pytest.raises(InputError, match="grid is rows and columns of the map, such as"):
+            atlas(net, x, "1", grid=wrong, progress=False)
     with pytest.raises(InterpWarning, match="umap-learn is not installed"):
         atlas(net, x, "1", grid=(2, 2), steps=1, progress=False)

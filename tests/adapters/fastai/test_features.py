@@ -127,5 +127,7 @@ def test_F4_training_is_bit_identical_while_units_are_shown(make_learner: Any, m
     assert watch.plot()[1].shape == (2, 2)
     with pytest.raises(InputError, match="looks at a layer's channels"):
         NeuronCallback()
+    with pytest.raises(InputError, match="Did you mean 'diversity'"):
+        NeuronCallback("0", diversty=1.0)  # said here, not after the first epoch
     with pytest.warns(InterpWarning, match="NeuronCallback failed, and training goes on"):
         fit(NeuronCallback("no such layer", steps=2, log="none"))

@@ -86,5 +86,7 @@ def test_L4_training_is_bit_identical_while_units_are_shown(
     assert watch.plot()[1].shape == (2, 2) and watch.history[0][1].examples is not None
     with pytest.raises(InputError, match="looks at a layer's channels"):
         NeuronCallback()
+    with pytest.raises(InputError, match="Did you mean 'diversity'"):
+        NeuronCallback("0", diversty=1.0)  # said here, not after the first epoch
     with pytest.raises(LayerError, match="No layer named"):
         fit(NeuronCallback("no such layer", steps=2, loggers="none", on_error="raise"))
