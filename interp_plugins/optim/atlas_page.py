@@ -13,7 +13,7 @@ from interp_plugins.viz.template import Document
 _STYLE = """
 .tools { display: flex; gap: 1rem; align-items: center; margin-bottom: .75rem; color: var(--faint); }
 .frame { display: grid; grid-template-columns: minmax(0, 1fr) 17rem; gap: 1rem; align-items: start; }
-#map { --side: 40px; display: grid; overflow: auto; max-height: 85vh; justify-content: start;
+#map { display: grid; overflow: auto; max-height: 85vh; justify-content: start;
   grid-auto-rows: var(--side); }
 #map button { padding: 0; border: 0; background: none; cursor: pointer; }
 #map button:focus-visible, #map button:hover { outline: 3px solid #c25a00; z-index: 1; }
@@ -33,9 +33,9 @@ root.getElementById('zoom').addEventListener('input', e =>
 if (told.length) choose(0);
 """
 _BODY = Template("""<div class="tools">
-<label>Zoom <input id="zoom" type="range" min="16" max="160" value="40"></label></div>
+<label>Zoom <input id="zoom" type="range" min="16" max="160" value="$side"></label></div>
 <div class="frame">
-<div id="map" style="grid-template-columns: repeat($columns, var(--side))">
+<div id="map" style="--side: ${side}px; grid-template-columns: repeat($columns, var(--side))">
 $tiles
 </div>
 <div id="told">
@@ -62,5 +62,7 @@ def atlas_page(found: Any, title: str = "Activation atlas") -> Document:
         f"{found.layer}: the directions that {found.seen} items take, laid out by {found.params['embed']} so that "
         "neighbours are alike; of each cell of the map the mean direction as a picture."
     )
-    body = _BODY.substitute(columns=str(found.grid[1]), tiles="\n".join(tiles), told="\n".join(told))
+    columns = int(found.grid[1])
+    side = max(40, min(160, 640 // columns))  # few tiles are larger
+    body = _BODY.substitute(columns=str(columns), side=str(side), tiles="\n".join(tiles), told="\n".join(told))
     return Document(title, lead, body, _STYLE, SCRIPT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -75,7 +76,8 @@ class Perturbed:
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.state.count(s)} {s}" for s in dict.fromkeys(self.state))
         p = self.params
-        return f"Perturbed({p['attack']}, eps={p['eps']:.4g} {p['norm']}, {len(self)} samples: {counts})"
+        within = f"eps={p['eps']:.4g} {p['norm']}, " if math.isfinite(p["eps"]) else ""  # else of any size
+        return f"Perturbed({p['attack']}, {within}{len(self)} samples: {counts})"
 
     def __getitem__(self, rows: int | slice | Sequence[int]) -> Perturbed:
         """Some of the samples.

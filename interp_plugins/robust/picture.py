@@ -92,6 +92,13 @@ def _contrast(ax: Any, contrast: ContrastMaps, i: int) -> None:
     ax.set_xlabel(f"{words}\nagrees with the change: {alike:.2f}", fontsize=9)
 
 
+_STATES = (
+    "turned: the model says another class, or what was asked for; held: it was not turned, which is no proof that "
+    "nothing turns it; masked: not turned, and its gradient is zero, which says nothing; none found: no change was "
+    "found that does it; already: nothing was needed."
+)
+
+
 def page(table: pd.DataFrame, drawn: Plot | None, lead: str, title: str) -> str:
     """A page of a table and a picture.
 
@@ -109,7 +116,7 @@ def page(table: pd.DataFrame, drawn: Plot | None, lead: str, title: str) -> str:
         parts.append(section("Before, after, and the change", image))
     grid = table.to_html(border=0, float_format=lambda v: f"{v:.3g}")
     parts.append(section("All samples", f'<div class="scroll" tabindex="0">{grid}</div>'))
-    legend = [("Sizes", "Linf, L2, L1 and the number of changed elements (L0), in raw units.")]
+    legend = [("Sizes", "Linf, L2, L1 and the number of changed elements (L0), in raw units."), ("State", _STATES)]
     return whole_page(title, lead, parts, legend)
 
 

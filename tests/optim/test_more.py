@@ -105,6 +105,7 @@ def test_an_atlas_has_a_picture_of_every_direction_that_occurs(tmp_path: Path) -
     assert torch.equal(again.images, found.images) and again.item == found.item and again.grid == (3, 4)
     page = (tmp_path / "a.html", found.to_html(tmp_path / "a.html"))[0].read_text()
     assert page.count("<button") == len(found) and "data:image/jpeg" in page
+    assert "--side: 160px" in page and 'value="160"' in page  # few tiles are large
     assert len(found.to_df()) == len(found) and found.show().fig is not None
     own = atlas(net, x, "1", grid=(1, 2), embed=lambda a: a[:, :2], steps=1, size=8, progress=False)
     assert own.params["embed"] == "<lambda>"

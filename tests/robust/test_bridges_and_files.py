@@ -223,6 +223,7 @@ def _parts(value: Any) -> tuple[Tensor, ...]:
 def test_a_page_holds_the_table_and_the_pictures(tmp_path: Path) -> None:
     found = attack(net(), pictures(), eps=0.1, input_spec=SPEC, steps=3)
     text = Path(found.to_html(tmp_path / "page.html", title="Mine <b>")).read_text(encoding="utf-8")
+    assert "no proof that nothing turns it" in text  # what states mean
     assert "Mine &lt;b&gt;" in text and "data:image/png" in text and "margin_after" in text and found.plot().axes.size
     table = attack(nn.Linear(3, 2), torch.randn(2, 3), eps=0.1, steps=2)
     assert "<img" not in Path(table.to_html(tmp_path / "table.html")).read_text(encoding="utf-8")

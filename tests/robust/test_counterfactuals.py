@@ -53,6 +53,7 @@ def test_what_must_not_change_stays_and_what_cannot_be_is_said() -> None:
     found = counterfactual(rule, x, data=people(), input_spec=TABLE, immutable=["age"], goal="yes", target="no")
     assert found.state == ("none found", "already", "turned") and torch.equal(found.perturbed[0], x[0])
     assert found.success.tolist() == [False, True, True] and "1 none found" in repr(found)
+    assert "inf" not in repr(found)  # of any size
 
 
 def test_several_are_of_different_columns_and_categories_stay_categories() -> None:
