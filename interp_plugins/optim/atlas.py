@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.batching import samples_chunk
-from interp_plugins.core.errors import InputError, InterpWarning, concise
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, concise
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.progress import progress_bar
 from interp_plugins.core.random import check_seed, sample_seed
 from interp_plugins.core.spec import InputSpec, as_spec
+from interp_plugins.core.tensors import describe
 from interp_plugins.core.truth import Reading
 from interp_plugins.optim import objectives as o
 from interp_plugins.optim.atlas_result import Atlas
@@ -85,6 +86,7 @@ def atlas(
         `Atlas`: `.show()`, `.to_html(path)` (tiles, and for each its items and what the model says of them), `.save`.
 
     Raises:
+        InputTypeError: inputs that are no pictures.
         InputError: too few items for a single cell; a grid that is no two whole numbers.
 
     Example:
@@ -171,6 +173,7 @@ def _gathered(
     if few is None or not len(few.numbers):
         raise InputError("The data hold no item.")
     spec = as_spec(spec, few.inputs[0])
+    _check_pictures(few.inputs)
     asked = AskedUnits("channel", 0, layer)
     capture = capture_for(model, few, asked, output, None)
     whole = Capture.of(capture.forward, tuple(x[:1] for x in few.inputs), (layer,), True)
@@ -182,7 +185,8 @@ def _gathered(
                 some = list(batch.numbers[start : start + size])
                 inputs = [x[start : start + size] for x in batch.inputs]
                 out = run(inputs, torch.zeros(len(some), dtype=torch.long, device=inputs[0].device))
-                a = run.seen()[layer].laid_out().flatten(2)
+                a = run.seen()[layer].laid_out()
+                a = a.flatten(2) if a.ndim > 2 else a  # else there is no place to choose
                 at = torch.tensor([_place(seed, i, a.shape[2]) for i in some]) if a.ndim > 2 else None
                 picked = a if at is None else a[torch.arange(len(a)), :, at.to(a.device)]
                 rows.append(picked.flatten(1).float().cpu())
@@ -194,6 +198,14 @@ def _gathered(
     with torch.enable_grad():
         sees = field_of(capture, layer, few.inputs, axes, "effective") if axes else SeenField((), (), ())
     return _Gathered(torch.cat(rows), numbers, torch.cat(flats), said, spec, few.inputs, sees)
+
+
+def _check_pictures(inputs: Sequence[Tensor]) -> None:
+    if not any(x.ndim == 4 and x.is_floating_point() for x in inputs):
+        raise InputTypeError(
+            f"An atlas is a map of pictures, and these inputs are {describe(inputs[0])}. See dataset_examples for "
+            "the items that excite a layer's channels."
+        )
 
 
 def _place(seed: int, number: int, places: int) -> int:

@@ -110,7 +110,7 @@ class AlongDirection(AtPlace):
         if self.power:
             lengths = (a.norm(dim=1) * v.norm()).clamp(min=1e-12)
             along = along * (along / lengths).clamp(min=_LEAST_COSINE) ** self.power
-        return along.flatten(1).mean(1)
+        return along.reshape(len(along), -1).mean(1)  # a layer without places: one number a row
 
     def __repr__(self) -> str:
         return f"direction({in_words(self.where)}, {len(self.vector)} numbers, power={self.power:g})"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interp_plugins import InputSpec
-from interp_plugins.core.errors import InputError, InterpWarning, LayerError
+from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, LayerError
 from interp_plugins.optim import Atlas, accentuate, atlas, caricature, expanded_weights, invert
 
 
@@ -111,6 +111,10 @@ def test_an_atlas_has_a_picture_of_every_direction_that_occurs(tmp_path: Path) -
     assert own.params["embed"] == "<lambda>"
     with pytest.raises(InputError, match="No cell"):
         atlas(net, x[:4], "1", embed="pca", steps=1, progress=False)
+    with pytest.raises(InputTypeError, match="An atlas is a map of pictures"):
+        atlas(nn.Sequential(nn.Linear(4, 2)), torch.rand(20, 4), "0", progress=False)
+    flat = atlas(net, x, "4", grid=(2, 2), min_count=1, embed="pca", steps=2, size=16, progress=False)
+    assert 0 < len(flat) <= 4  # a layer without places
     for wrong in (4, (4,), (4, 0), "44", (2.0, 2)):
         with pytest.raises(InputError, match="grid is rows and columns of the map, such as"):
             atlas(net, x, "1", grid=wrong, progress=False)
