@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from interp_plugins.core.errors import InputError, InterpError, InterpWarning
 from interp_plugins.robust import FGSM, MinParamPerturbation
+from tests.thorough import times
 
 
 def shift(inputs: Tensor, by: float) -> Tensor:
@@ -35,7 +36,7 @@ ZERO = torch.zeros(1, 1, dtype=torch.float64)
 
 def test_both_searches_find_the_first_of_the_grid_that_turns_the_model() -> None:
     draw = torch.Generator().manual_seed(0)
-    for _ in range(300):
+    for _ in range(times(300, 3000)):
         low, step = float(torch.rand(1, generator=draw)) - 0.5, 0.02 + float(torch.rand(1, generator=draw)) / 5
         high = low + step + float(torch.rand(1, generator=draw))
         model = Above(low + float(torch.rand(1, generator=draw)) * (high - low) * 1.1)
