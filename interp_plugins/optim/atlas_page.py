@@ -33,7 +33,7 @@ root.getElementById('zoom').addEventListener('input', e =>
 if (told.length) choose(0);
 """
 _BODY = Template("""<div class="tools">
-<label>Zoom <input id="zoom" type="range" min="16" max="160" value="$side"></label></div>
+<label>Zoom <input id="zoom" type="range" min="16" max="320" value="$side"></label></div>
 <div class="frame">
 <div id="map" style="--side: ${side}px; grid-template-columns: repeat($columns, var(--side))">
 $tiles

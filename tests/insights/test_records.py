@@ -225,8 +225,8 @@ def test_an_atlas_turns_to_the_chosen_tile(tmp_path: Path, page: Any) -> None:
     shadow(page, "#map button").last.hover()
     assert shadow(page, "#told > div").last.evaluate("el => el.classList.contains('on')")
     before = shadow(page, "#map button").first.bounding_box()["width"]
-    shadow(page, "#zoom").fill("80")
-    assert shadow(page, "#map button").first.bounding_box()["width"] > before
+    shadow(page, "#zoom").fill("240")
+    assert before == 160 and shadow(page, "#map button").first.bounding_box()["width"] == 240
 
 
 def test_saved_results_are_shown_again(results: dict[str, Any], tmp_path: Path) -> None:
