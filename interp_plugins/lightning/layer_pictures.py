@@ -79,12 +79,12 @@ def invert(
 
     Args:
         pl_module: the LightningModule; it stays as it was.
-        image: as for `caricature`.
-        layer: likewise.
-        module: likewise.
-        mean: likewise.
-        std: likewise.
-        input_spec: likewise.
+        image: (1, C, H, W) as the model takes it, or a tuple of all its inputs.
+        layer: module, dotted name (its end is enough where only one module has it), or `Layer`.
+        module: dotted name of the module inside `pl_module` that is asked; None: itself.
+        mean: per-channel mean that was subtracted from the inputs, in raw units.
+        std: per-channel standard deviation by which they were divided.
+        input_spec: all that is known of the inputs, instead.
         **options: those of `interp_plugins.optim.invert`: `loss`, `smooth`, `param`, `size`, `steps`, ...
 
     Returns:
@@ -121,13 +121,14 @@ def accentuate(
 
     Args:
         pl_module: the LightningModule; it stays as it was.
-        image: as for `caricature`.
-        layer: likewise; None with `target=` or `objective=`.
-        module: likewise.
+        image: (1, C, H, W) as the model takes it, or a tuple of all its inputs.
+        layer: module, dotted name (its end is enough where only one module has it), or `Layer`; None with `target=` or
+            `objective=`.
+        module: dotted name of the module inside `pl_module` that is asked; None: itself.
         class_names: names of the classes, in the order of the output.
-        mean: as for `caricature`.
-        std: likewise.
-        input_spec: likewise.
+        mean: per-channel mean that was subtracted from the inputs, in raw units.
+        std: per-channel standard deviation by which they were divided.
+        input_spec: all that is known of the inputs, instead.
         **options: those of `interp_plugins.optim.accentuate`: `channel`, `target`, `penalty`, `steps`, ...
 
     Returns:

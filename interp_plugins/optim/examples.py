@@ -79,11 +79,12 @@ def dataset_examples(
         data: a DataLoader, a data set of (input, label), a tensor or tuple (inputs, labels), or batches.
         layer: module, dotted name or `Layer`, for `channel`, `neuron` and `direction`.
         channel: an int, several, a slice, or "all"; None, and none of the others either: "all".
-        neuron: as for `visualize`.
-        direction: likewise.
-        target: likewise: the items with the largest output.
-        objective: likewise.
-        token: likewise.
+        neuron: (channel, row, column), (channel, token) or (channel,), the centre; or a list of these.
+        direction: a vector (D,) or several (K, D) in the layer's channels.
+        target: a class, by index or name, or several in a list; a `Target`; a function of the output: the items with
+            the largest output.
+        objective: an `Objective` of `optim.objectives`, or a list.
+        token: "cls" or a raw token's number, for `channel` of layers of tokens.
         k: items of each unit.
         bottom: items of the other end, in `.bottom`.
         spread: items at even steps from the strongest to the weakest, in `.spread`: what the unit does in between.

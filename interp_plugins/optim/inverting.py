@@ -138,12 +138,13 @@ def accentuate(
     Args:
         model: an `nn.Module` or any callable around one.
         image: (1, C, H, W) as the model takes it, or a tuple of all its inputs.
-        layer: as for `visualize`.
-        channel: likewise.
-        neuron: likewise.
-        direction: likewise.
-        target: likewise: a class that the picture is moved towards.
-        objective: likewise.
+        layer: module, dotted name or `Layer`, for `channel`, `neuron` and `direction`.
+        channel: an int, several, a slice, or "all": the channel's mean over space.
+        neuron: (channel, row, column), (channel, token) or (channel,), the centre; or a list of these.
+        direction: a vector (D,) or several (K, D) in the layer's channels.
+        target: a class that the picture is moved towards, by index or name, or several in a list; a `Target`; a
+            function of the output.
+        objective: an `Objective` of `optim.objectives`, or a list; exactly one of these five is given.
         penalty: how dear distance is. At 1 the squared distance costs so much that, going by the gradient at the
             picture, a mean change of a tenth of the range would be best; at 10 of a hundredth. 0: free.
         input_spec: kind of data, normalisation, class names; guessed from the picture if None.
