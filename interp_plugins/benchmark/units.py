@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from interp_plugins.benchmark.entrants import Answer, Entrant, by_budget, entrant, entrants
@@ -37,6 +37,7 @@ NOISE, NOISES = "control.random", 16  # its maps a sample, whose verdicts are av
 ASKED_NOISES = 4  # of them are judged by metrics that ask the model about each
 REPEATED = {"tiny": 2, "small": 4, "full": 16}  # samples of a task about which methods are asked again, many times
 DEAR = {"tiny": 100, "small": 300, "full": 2000}  # passes a sample, above which they are not
+LARGE = {"tiny": 1e6, "small": 1e6, "full": math.inf}  # weights of a net, above which no method is
 SEEDS = {"tiny": (0,), "small": (0, 1, 2), "full": (0, 1, 2, 3, 4)}  # of the nets, where none are named
 _THUMB = 48  # pixels of a side that are kept of maps, for the report
 TINY = ("saliency", "input_x_gradient", "integrated_gradients", "kernel_shap", "grad_cam", "occlusion")
@@ -227,15 +228,26 @@ def _verdicts(measure: Measure, problem: Problem, answers: Sequence[Answer], one
     return [_averaged(v) for v in zip(*found, strict=True)]
 
 
+def _too_dear(problem: Problem, passes: float, size: str) -> str | None:
+    """Why a method is not asked again and again about a problem; None where it is."""
+    if passes > DEAR[size]:
+        return f"{passes:.0f} passes a sample: above {DEAR[size]} a method is not asked again in the size {size!r}"
+    model = problem.model
+    weights = sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else 0
+    if weights > LARGE[size]:
+        return f"{weights:,} weights: above {LARGE[size]:,.0f} no method is asked again in the size {size!r}"
+    return None
+
+
 def _judged(
     measure: Measure, problem: Problem, answers: Sequence[Answer], one: Entrant, size: str
 ) -> list[dict[str, Any]]:
     info = metric_info(measure.metric)
-    passes, most = answers[0].forward + answers[0].backward, DEAR[size]
+    passes = answers[0].forward + answers[0].backward
     if info.needs in REPEATING:
         problem, answers = _first(problem, answers, REPEATED[size])
-    if info.needs in REPEATING and passes > most:
-        why = f"{passes:.0f} passes a sample: above {most} a method is not asked again in the size {size!r}"
+    why = _too_dear(problem, passes, size) if info.needs in REPEATING else None
+    if why is not None:
         verdicts = [Verdict(math.nan, why, None)] * len(problem)
     else:
         verdicts = _verdicts(measure, problem, answers, one) if len(problem) else []

@@ -83,6 +83,15 @@ def test_methods_are_asked_again_about_some_samples_and_not_where_it_is_dear(mon
     )
 
 
+def test_methods_are_not_asked_again_about_large_nets(monkeypatch):
+    (unit,) = Benchmark(("tetris.fixed_white",), ("ig",), ("robustness",), size="tiny").units()[:1]
+    asked = {row["reason"] for row in units.run_unit(unit) if row["metric"] == "sensitivity_avg"}
+    monkeypatch.setitem(units.LARGE, "tiny", 2000)
+    told = {row["reason"] for row in units.run_unit(unit) if row["metric"] == "sensitivity_avg"}
+    assert asked == {None}
+    assert told == {"2,994 weights: above 2,000 no method is asked again in the size 'tiny'"}
+
+
 def test_noise_is_judged_by_many_maps_which_no_two_tasks_share(monkeypatch):
     asked, plain = [], units.Entrant.explain
 
