@@ -55,6 +55,29 @@ def test_any_number_of_rows_and_tiles_in_any_layout(packed: bool, count: int, mo
     assert torch.allclose(one(x, (-1, 0), (5, 8)), direct(x, weight, 0)[:, 1:6], atol=1e-4)
 
 
+@chosen_here
+@pytest.mark.parametrize("threads", [1, 2])
+def test_kernels_are_laid_out_for_the_threads_that_multiply(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    laid: list[int] = []
+    lay = winograd._Packed._lay
+
+    def noted(self: winograd._Packed, u: Tensor) -> tuple[int, Tensor]:
+        made = lay(self, u)
+        laid.append(made[0])
+        return made
+
+    monkeypatch.setattr(winograd._Packed, "_lay", noted)
+    x, weight = torch.randn(2, 7, 8, 32), torch.randn(32, 32, 3, 3)
+    fast, before = Winograd(weight, 5), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        made = [fast(x, (1, 1), (7, 8)) for _ in range(2)]
+    finally:
+        torch.set_num_threads(before)
+    assert torch.allclose(made[0], direct(x, weight), atol=1e-4) and torch.equal(*made)
+    assert laid == [before] + [threads] * (threads != before)
+
+
 def test_rounding_is_about_twice_that_of_the_direct_sum() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(4, 12, 12, 128).relu(), torch.randn(128, 128, 3, 3) / 34

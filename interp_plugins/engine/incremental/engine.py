@@ -73,7 +73,7 @@ class Incremental:
             if not self._of(0).finite():
                 return "activations are not finite"
             rows = self.rows(0, chosen)
-            made = select_output(rows.output(), self.forward.output).clone()
+            made = select_output(self._workers.one(torch.inference_mode()(rows.output)), self.forward.output).clone()
         if made.ndim == 0 or len(made) != len(chosen):
             return "the model merges the batch"
         self._known = dict(zip(chosen, made))
@@ -176,7 +176,8 @@ def incremental_for(forward: Forward, inputs: Sequence[Tensor], baselines: Any, 
             plan, first, boxes = prepared(forward, inputs, baselines, features)
             with preserved_rng():
                 made = Incremental(plan, first, forward, inputs[0], boxes)
-                why = made.refused()
+                with made:
+                    why = made.refused()
         except Unfit as error:
             why = str(error)
         except Exception as error:

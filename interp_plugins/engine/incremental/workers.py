@@ -27,9 +27,16 @@ class Workers:
         """Give run(piece) of every piece, in their order."""
         if self.count == 1 or len(pieces) < 2:
             return [run(piece) for piece in pieces]
+        return list(self._threads().map(run, pieces))
+
+    def one(self, run: Callable[[], T]) -> T:
+        """Give run(), made in one of the threads: what it lays out for its number of threads fits `map`, too."""
+        return run() if self.count == 1 else self._threads().submit(run).result()
+
+    def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.count, initializer=torch.set_num_threads, initargs=(1,))
-        return list(self._pool.map(run, pieces))
+        return self._pool
 
     def end(self) -> None:
         """End the threads and give torch its own back."""

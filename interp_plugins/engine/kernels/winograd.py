@@ -9,6 +9,7 @@ arXiv:1803.10986): twice that of the direct sum, where small integers have five 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -153,12 +154,31 @@ class _Batched:
 
 
 class _Packed:
-    """What `_Batched` does, as one grouped 1 x 1 convolution by kernels (36, K, C) that oneDNN laid out for T tiles."""
+    """What `_Batched` does, as one grouped 1 x 1 convolution by kernels (36, K, C) that oneDNN laid out for T tiles.
+
+    On processors without AVX-512 the layout is also one for a number of threads; another number would have the kernels
+    laid out anew in every call. So a thread pool of another size has them laid out again, once.
+    """
 
     def __init__(self, u: Tensor, count: int):
-        pack = torch.ops.mkldnn._reorder_convolution_weight
-        image = [1, 36 * u.shape[2], 1, count]
-        self.count, self.u = count, pack(u.reshape(-1, u.shape[2], 1, 1), [0, 0], [1, 1], [1, 1], 36, image)
+        self.count, self._channels = count, u.shape[2]
+        self._lock = threading.Lock()
+        self._laid = self._lay(u.reshape(-1, u.shape[2], 1, 1))
+
+    def _lay(self, u: Tensor) -> tuple[int, Tensor]:
+        """The threads of a call from here, and kernels (36 K, C, 1, 1) laid out for them."""
+        image = [1, 36 * self._channels, 1, self.count]
+        laid = torch.ops.mkldnn._reorder_convolution_weight(u, [0, 0], [1, 1], [1, 1], 36, image)
+        return torch.get_num_threads(), laid
+
+    def _kernels(self) -> Tensor:
+        threads, laid = self._laid
+        if threads == torch.get_num_threads():
+            return laid
+        with self._lock:
+            if self._laid[0] != torch.get_num_threads():
+                self._laid = self._lay(self._laid[1].to_dense())
+            return self._laid[1]
 
     def __call__(self, v: Tensor) -> Tensor:
         """Multiply T tiles or fewer."""
@@ -167,7 +187,7 @@ class _Packed:
             v = torch.cat([v, v.new_zeros(self.count - count, *v.shape[1:])])
         image = v.view(1, 1, len(v), -1).permute(0, 3, 1, 2)
         made: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            image, self.u, None, [0, 0], [1, 1], [1, 1], 36, "none", [], ""
+            image, self._kernels(), None, [0, 0], [1, 1], [1, 1], 36, "none", [], ""
         )
         return made.permute(0, 2, 3, 1).reshape(len(v), 36, -1)[:count]
 
