@@ -32,7 +32,7 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Asked
 from interp_plugins.core.tensors import as_tuple, is_float, like
 from interp_plugins.core.two_classes import plain_index
-from interp_plugins.engine import clean_scores, forget_first_pass, read_meter
+from interp_plugins.engine import clean_scores, forget_first_pass, precision_of, read_meter
 
 _PASSES = ("forward_passes", "backward_passes", "compiled_rows", "shared_by_targets", "n_windows")
 
@@ -212,7 +212,8 @@ class MethodRun:
 
         n = self.xs[0].shape[0]  # a method inside NoiseTunnel reports noisy copies, which are no samples
         per_sample = {k: list(report[k]) for k in report.get("per_sample", ()) if len(report[k]) == n}
-        if precision := report.get("precision"):  # a store keeps what is said of each sample
+        precision = precision_of(report)
+        if precision:  # a store keeps what is said of each sample
             lower = precision["ran"] != "float32"
             per_sample["precision_error"] = [float(precision.get("map_error", 0.0)) if lower else 0.0] * n
         passes = {k: report[k] for k in _PASSES if isinstance(report.get(k), int)}
@@ -227,7 +228,8 @@ class MethodRun:
             **self.model,
             **passes,
             "engine": read_meter(report),
-            **{k: report[k] for k in ("rows", "entries_per_sample", "precision") if k in report},
+            **{k: report[k] for k in ("rows", "entries_per_sample") if k in report},
+            **({"precision": precision} if precision else {}),
             "versions": versions,
             **({"per_sample": per_sample} if per_sample else {}),
             **({"layer_found": found} if found else {}),

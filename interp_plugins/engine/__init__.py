@@ -20,7 +20,7 @@ from interp_plugins.engine.meter import read as read_meter
 from interp_plugins.engine.opening_pass import first_gradients, first_pass, forget_first_pass
 from interp_plugins.engine.plan.compiled import as_backend, check_methods, compilation
 from interp_plugins.engine.plan.first_layer import BehindFirstLayer
-from interp_plugins.engine.plan.lower import Lower
+from interp_plugins.engine.plan.lower import Lower, precision_of
 from interp_plugins.engine.plan.lowered import lower_of
 from interp_plugins.engine.plan.planned import behind_first_layer, planned
 from interp_plugins.engine.shared_passes import MergesBatch, alone, cached_pass, clean_scores, share_passes, sharing
@@ -52,6 +52,7 @@ __all__ = [
     "sharing",
     "percent",
     "planned",
+    "precision_of",
     "read_meter",
     "walker_for",
 ]

@@ -80,6 +80,51 @@ def test_the_stated_error_holds_where_rows_near_black_have_no_part_in_it() -> No
     assert held >= 360 > 320 > uniform  # four rows from anywhere, as it was, do not do
 
 
+KINDS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "gradient shap": lambda net, x: attr.GradientShap(net).attribute(
+        x, torch.zeros(2, 3, 12, 12), n_samples=24, stdevs=0.1, target=1, seed=0, progress=False
+    ),
+    "gradient shap, stratified": lambda net, x: attr.GradientShap(net).attribute(
+        x, torch.zeros(4, 3, 12, 12), n_samples=8, stratified=True, target=1, seed=0, progress=False
+    ),
+    "gradient shap at a layer": lambda net, x: attr.LayerGradientShap(net, "4").attribute(
+        x, torch.zeros(2, 3, 12, 12), n_samples=24, target=1, seed=0, progress=False
+    ),
+    "blur": lambda net, x: attr.BlurIG(net).attribute(x, n_steps=24, target=1, progress=False),
+    "idgi": lambda net, x: attr.IDGI(net).attribute(x, n_steps=24, target=1, progress=False),
+    "conductance": lambda net, x: attr.LayerConductance(net, "2").attribute(x, n_steps=24, target=1, progress=False),
+    "conductance in cells": lambda net, x: attr.LayerConductance(net, "2").attribute(
+        x, n_steps=24, method="riemann_middle", target=1, progress=False
+    ),
+    "to a tolerance": lambda net, x: attr.IntegratedGradients(net).attribute(x, tol=0.1, target=1, progress=False),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_stated_error_holds_nine_times_of_ten_for_every_loop_of_gradients(kind: str) -> None:
+    held = 0
+    for seed in range(10):
+        net, x = net_of(seed), torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+        found, exact, report = both(lambda net=net, x=x: KINDS[kind](net, x), "bfloat16")
+        said = report["precision"]
+        assert said["ran"] == "bfloat16" and said["rows_in_both"] == (20 if kind in ("blur", "idgi") else 12), report
+        assert 0 < said["map_error"] < 0.05
+        worst = max(apart(a, b) for a, b in zip(found, exact, strict=True))
+        held += 0 < worst <= said["map_error"]
+    assert held >= 9
+
+
+def test_draws_of_a_loop_that_went_back_to_float32_are_those_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(gradients_in_both, "_PAYS", 0.0)
+    net, x = net_of(3), torch.randn(2, 3, 12, 12)
+    for kind in KINDS:
+        found, exact, report = both(lambda kind=kind: KINDS[kind](net, x), "auto", limit=1e-9)
+        assert report["precision"]["ran"] == "float32"
+        assert apart(found, exact) < 1e-6
+        assert any("are allowed" in text for text in report["engine"]["dropped"])
+
+
 def test_the_stated_error_holds_on_a_network_trained_on_photographs(tmp_path: Path) -> None:
     from interp_plugins.demo import lite0, save_photographs
     from tests.benchmarks.bench_tolerance import photograph
@@ -167,8 +212,10 @@ def test_auto_takes_what_is_faster_and_within_the_limit(monkeypatch: pytest.Monk
             assert (apart(found, exact) < 1e-6) == (ran == "float32")
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False)
-    found, exact, report = both(ig(net, x), "auto")
-    assert torch.equal(found, exact) and "precision" not in report
+    for run in (ig(net, x), lambda: SCORED["kernel shap"](net, x), lambda: KINDS["gradient shap"](net, x)):
+        found, exact, report = both(run, "auto")
+        assert torch.equal(found, exact) and "precision" not in report
+        assert f"auto: {lowering.NOTHING_FASTER}" in report["engine"]["dropped"]
 
 
 def test_explain_states_it_and_leaves_the_model_alone() -> None:
@@ -178,10 +225,6 @@ def test_explain_states_it_and_leaves_the_model_alone() -> None:
     exps = explain(net, x, methods, target=[0, 2], precision="bfloat16", progress=False)
     plain = explain(net, x, methods, target=[0, 2], progress=False)
     for found, exact in zip(exps, plain, strict=True):
-        if found.method == "gradient_shap":
-            assert "bfloat16: this method's gradients are taken in float32" in found.meta["engine"]["dropped"]
-            assert torch.equal(found.attribution, exact.attribution)
-            continue
         assert found.meta["precision"]["ran"] == "bfloat16" and "precision" not in exact.meta
         assert 0 < apart(found.attribution, exact.attribution) < 0.02
         assert found.meta["backward_passes"] == exact.meta["backward_passes"]
@@ -194,6 +237,23 @@ def test_explain_states_it_and_leaves_the_model_alone() -> None:
     )
     assert found.meta["precision"]["ran"] == "bfloat16"
     assert 0 < apart(found.attribution, exact.attribution) < 0.02
+
+
+def test_what_runs_in_float32_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    net, x = net_of(4), torch.randn(2, 3, 12, 12)
+    of = dict.fromkeys(("saliency", "lrp"), "no loop of passes")
+    of |= dict.fromkeys(("integrated_gradients", "noise_tunnel", "kernel_shap"), lowering.NOTHING_FASTER)
+    for exp in explain(net, x, tuple(of), target=1, precision="auto", progress=False):
+        said = exp.meta["precision"]
+        assert said["ran"] == "float32" and said["why"], exp.method
+        assert of[exp.method] in said["why"]
+    few = explain(net, x, "ig", n_steps=3, target=1, precision="bfloat16", progress=False)[0]
+    assert "6 rows, and 12 are the fewest that pay" in few.meta["precision"]["why"]
+    wide = explain(copy.deepcopy(net).double(), x.double(), "ig", target=1, precision="bfloat16", progress=False)[0]
+    assert wide.meta["precision"]["why"] == "inputs are float64"
+    assert "precision" not in explain(net, x, "ig", target=1, progress=False)[0].meta
 
 
 def test_precision_is_a_name_and_belongs_to_its_block() -> None:

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from interp_plugins.attr.shared.gradients_in_both import PartsInBoth, in_lower
 from interp_plugins.attr.shared.path import RowSum, grid_rows, points
 from interp_plugins.attr.shared.quadrature import Quadrature
 from interp_plugins.core.batching import chunks, progress_bar
 from interp_plugins.core.forward import Forward, Gradients, gradients
 from interp_plugins.core.tensors import credit
 from interp_plugins.engine import planned
+
+_ROWS = 10  # of a sample that run in lower precision and in float32: scores change in few intervals
 
 Path = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 Contribution = Callable[[Gradients, Sequence[Tensor], Sequence[Tensor], Tensor], Sequence[Tensor]]
@@ -52,19 +54,25 @@ def sum_over_intervals(
     nodes = torch.tensor(rule.nodes, dtype=torch.float64)
     edges = torch.tensor([0.0, *accumulate(rule.weights)], dtype=torch.float64).clamp_max(1.0)
     edges[-1] = 1.0
-    total = RowSum(n)
     size = forward.rows_per_pass(inputs, chunk)
-    forward, _ = planned(forward, inputs, rows=n * len(rule), chunk=size, backward=True)
+    forward, _ = planned(forward, inputs, rows=n * len(rule), chunk=size, backward=True, states=True)
 
-    def work(start: int, stop: int) -> Any:
-        rows, steps = grid_rows(start, stop, n, device)
+    def parts(rows: Tensor, steps: Tensor) -> Sequence[Tensor]:
         at, before, after = (
             path(rows, positions.to(dtype).to(device))
             for positions in (nodes[steps.cpu()], edges[steps.cpu()], edges[steps.cpu() + 1])
         )
-        return rows, contribution(gradients(forward, at, rows), before, after, rows)
+        return contribution(gradients(forward, at, rows), before, after, rows)
 
-    with progress_bar(n * len(rule), "gradients", progress) as bar:
-        for _, _, (rows, parts) in chunks(n * len(rule), size, work, step=n, bar=bar):
-            total.add(parts, rows)
-    return total.result()
+    def work(start: int, stop: int) -> tuple[Tensor, Sequence[Tensor]]:
+        rows, steps = grid_rows(start, stop, n, device)
+        return rows, parts(rows, steps)
+
+    def run() -> tuple[tuple[Tensor, ...]]:
+        total = RowSum(n)
+        with progress_bar(n * len(rule), "gradients", progress) as bar:
+            for _, _, (rows, made) in chunks(n * len(rule), size, work, step=n, bar=bar):
+                total.add(made, rows)
+        return (total.result(),)
+
+    return in_lower(forward, run, lambda lower: PartsInBoth(forward, lower, len(rule), parts, device, _ROWS))[0]

@@ -31,13 +31,14 @@ from interp_plugins.attr.shared.base import (
     convergence_delta,
     prepared,
 )
+from interp_plugins.attr.shared.gradients_in_both import PartsInBoth, in_lower
 from interp_plugins.attr.shared.path import RowSum, check_rows, grid_rows, path_gradients, points, targets_of
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.baseline import as_starts
 from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.conventions import as_captum
 from interp_plugins.core.errors import InputError
-from interp_plugins.core.forward import Forward, gradients, gradients_through
+from interp_plugins.core.forward import Forward, Gradients, gradients, gradients_through
 from interp_plugins.core.layer_rows import by_sample
 from interp_plugins.core.layers import Layer, Neuron
 from interp_plugins.core.multi_target import repeated
@@ -62,22 +63,27 @@ def path_conductance(
         right = path_conductance(forward, inputs, baselines, layers, "riemann_right", n_steps, chunk, progress)
         return tuple((a + b) / 2 for a, b in zip(left[0], right[0], strict=True)), left[1]
     n, size = inputs[0].shape[0], forward.rows_per_pass(inputs, chunk)
-    forward, planned_layers = planned(forward, inputs, rows=n * n_steps, chunk=size, wrt=layers, backward=True)
-    layers, total = planned_layers or layers, RowSum(n * forward.target.count)
-    counts: tuple[int, ...] = ()
-    if method == "gausslegendre" and not as_captum():
-        along = AlongNodes(forward, inputs, baselines, layers, n_steps)
-        with progress_bar(n * n_steps, "gradients", progress) as bar:
-            for _, _, found in chunks(n * n_steps, size, along, step=n_steps, bar=bar):
-                add_along(total, along, found)
-                counts = found.counts
-        return total.result(), counts
+    count = n * n_steps
+    forward, seen = planned(forward, inputs, rows=count, chunk=size, wrt=layers, backward=True, states=True)
+    layers = seen or layers
     cells = _Cells(forward, inputs, baselines, layers, *_intervals(method, n_steps), size)
-    with progress_bar(n * n_steps, "gradients", progress) as bar:
-        for _, _, (rows, parts, counts, last) in chunks(n * n_steps, size, cells, step=n_steps, bar=bar):  # noqa: B007
-            cells.last = last
-            total.add(parts, rows)
-    return total.result(), counts
+
+    def run() -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        total = RowSum(n * forward.target.count)
+        counts: tuple[int, ...] = ()
+        with progress_bar(count, "gradients", progress) as bar:
+            if method == "gausslegendre" and not as_captum():
+                along = AlongNodes(forward, inputs, baselines, layers, n_steps)
+                for _, _, found in chunks(count, size, along, step=n_steps, bar=bar):
+                    add_along(total, along, found)
+                    counts = found.counts
+                return total.result(), counts
+            for _, _, (rows, parts, counts, last) in chunks(count, size, cells, step=n_steps, bar=bar):  # noqa: B007
+                cells.last = last
+                total.add(parts, rows)
+        return total.result(), counts
+
+    return in_lower(forward, run, lambda lower: PartsInBoth(forward, lower, n_steps, cells.parts, inputs[0].device))
 
 
 def _intervals(method: str, n_steps: int) -> tuple[Tensor, Tensor]:
@@ -118,15 +124,28 @@ class _Cells:
         """For the cells [start, stop): maps they belong to, gradient times change, tensors per layer, the last edge."""
         cells, targets = torch.arange(start, stop), self.forward.target.count
         samples, steps = cells // len(self.nodes), cells % len(self.nodes)
-        got = gradients(self.forward, *self._points(samples, self.nodes[steps]), wrt=self.layers)
+        got = self._gradients(samples, steps)
         begin = samples * len(self.edges) + steps  # (cells,): the edge at which each begins
         first, last = int(begin[0]), int(begin[-1]) + 1
         read = self._at_edges(first, last + 1)
         index = (begin - first).to(self.inputs[0].device)
-        # (edges, entries, ...) -> (cells, entries, ...), then beside the gradients (cells * targets * entries, ...).
-        change = repeated([t.index_select(0, index + 1) - t.index_select(0, index) for t in read], targets)
-        parts = [credit(c.flatten(0, 1), g) for g, c in zip(got.grads, change, strict=True)]
+        # (edges, entries, ...) -> (cells, entries, ...)
+        parts = self._credited(got, [t.index_select(0, index + 1) - t.index_select(0, index) for t in read])
         return targets_of(samples.to(index.device), targets), parts, got.counts, (last, [t[-1:] for t in read])
+
+    def parts(self, samples: Tensor, steps: Tensor) -> list[Tensor]:
+        """Gradient times change in single cells, the numbers `steps` of their paths."""
+        got = self._gradients(samples, steps)
+        begin, end = (self._read(samples, self.edges[steps + side]) for side in (0, 1))
+        return self._credited(got, [b - a for a, b in zip(begin, end, strict=True)])
+
+    def _gradients(self, samples: Tensor, steps: Tensor) -> Gradients:
+        return gradients(self.forward, *self._points(samples, self.nodes[steps]), wrt=self.layers)
+
+    def _credited(self, got: Gradients, changes: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients (cells * targets * entries, ...) times changes (cells, entries, ...)."""
+        change = repeated(changes, self.forward.target.count)
+        return [credit(c.flatten(0, 1), g) for g, c in zip(got.grads, change, strict=True)]
 
     def _points(self, samples: Tensor, alphas: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """The points of some samples at places alphas of their paths, and the samples as rows of the batch."""
@@ -134,16 +153,19 @@ class _Cells:
         rows = samples.to(x.device)
         return points(self.inputs, self.baselines, rows, alphas.to(x.dtype).to(x.device)), rows
 
+    def _read(self, samples: Tensor, alphas: Tensor) -> list[Tensor]:
+        """The layers' tensors at places of paths: (R, entries, ...) each."""
+        read = layer_tensors(self.forward, *self._points(samples, alphas), self.layers)
+        check_rows(read, len(samples))
+        return [t.unflatten(0, (len(samples), -1)) for t in read]
+
     def _at_edges(self, first: int, stop: int) -> list[Tensor]:
         """The layers' tensors at the edges [first, stop): (edges, entries, ...) each."""
         number, tensors = self.last
         parts = [tensors] if number == first else []
         todo = torch.arange(first + len(parts), stop)
         for some in todo.chunk(-(-len(todo) // self.size)):
-            at = self._points(some // len(self.edges), self.edges[some % len(self.edges)])
-            read = layer_tensors(self.forward, *at, self.layers)
-            check_rows(read, len(some))
-            parts.append([t.unflatten(0, (len(some), -1)) for t in read])
+            parts.append(self._read(some // len(self.edges), self.edges[some % len(self.edges)]))
         return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 

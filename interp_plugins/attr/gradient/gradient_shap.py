@@ -27,6 +27,7 @@ from interp_plugins.attr.shared.base import (
     shared_error,
 )
 from interp_plugins.attr.shared.draws import as_stdevs, baseline_pool
+from interp_plugins.attr.shared.gradients_in_both import PartsInBoth, in_lower
 from interp_plugins.attr.shared.path import check_rows, points
 from interp_plugins.core.batching import check_chunk, chunks, progress_bar
 from interp_plugins.core.forward import Forward, gradients
@@ -115,16 +116,28 @@ def expected_gradients(
     n, runs, size = xs[0].shape[0], draws.companions, forward.rows_per_pass(xs, chunk)
     rows = n * draws.planned * runs
     plain = forward
-    forward, wrt = planned(forward, xs, rows=rows, chunk=size, wrt=wrt, backward=True)
+    forward, wrt = planned(forward, xs, rows=rows, chunk=size, wrt=wrt, backward=True, states=True)
     known = _known_scores(plain, xs, pool, stds, chunk) if deltas else None
-    means = Averages(n * len(targets))  # a sample's targets stand together, and settle on their own
-    with progress_bar(rows, "gradients", progress) as bar:
-        evaluate = _Evaluate(forward, xs, pool, stds, draws, numbers, multiply, wrt, known, size, bar)
-        # As many draws at a time as fill a pass.
-        delta = average_draws(means, draws, targets, evaluate, lambda n: max(1, size // (n * runs)), plain.whole)
+    before = numbers.get_state() if isinstance(numbers, torch.Generator) else torch.empty(0)
+    least = runs * draws.n_samples  # rows of each sample, or more to a tolerance
+
+    def run() -> tuple[list[Tensor], Averages, Tensor | None, tuple[int, ...]]:
+        if isinstance(numbers, torch.Generator):
+            numbers.set_state(before)
+        means = Averages(n * len(targets))  # a sample's targets stand together, and settle on their own
+        with progress_bar(rows, "gradients", progress) as bar:
+            evaluate = _Evaluate(forward, xs, pool, stds, draws, numbers, multiply, wrt, known, size, bar)
+            # As many draws at a time as fill a pass.
+            delta = average_draws(means, draws, targets, evaluate, lambda n: max(1, size // (n * runs)), plain.whole)
+        return [least * m for m in means.result()], means, delta, evaluate.counts
+
+    alike = _Evaluate(forward, xs, pool, stds, draws, numbers, multiply, wrt, None, size, None)
+    _, means, delta, counts = in_lower(
+        forward, run, lambda lower: PartsInBoth(forward, lower, least, alike.other_draws, xs[0].device)
+    )
     errors = means.standard_error()
     report_reached(means.count, means.map_error(), errors if len(errors) > 1 else errors[0], draws.tol, "draws")
-    return means.result(), delta, evaluate.counts
+    return means.result(), delta, counts
 
 
 @dataclass
@@ -173,6 +186,17 @@ class _Evaluate:
         self.counts = counts[0]
         joined = [torch.cat(column) for column in zip(*maps, strict=True)]
         return joined, None if self.known is None else torch.cat(deltas)
+
+    def other_draws(self, rows: Tensor, steps: Tensor) -> Sequence[Tensor]:
+        """What one draw each adds to the sum of the maps of samples (R,): draws of the same kind, always the same."""
+        source = torch.Generator().manual_seed(int(steps.sum()))
+        xs = [x.index_select(0, rows) for x in self.xs]
+        noise = [_noise(x, s, source) for x, s in zip(xs, self.stds, strict=True)]
+        pick, alpha = _places(len(rows), len(self.pool[0]), xs[0].dtype, source)
+        noisy = [x if e is None else x + e for x, e in zip(xs, noise, strict=True)]
+        starts = [b.index_select(0, pick.to(b.device)) for b in self.pool]
+        at = points(noisy, starts, torch.arange(len(rows), device=rows.device), alpha.to(rows.device))
+        return self._rows(self.forward, at, noisy, starts, rows, rows[:0])[0]
 
     def _draw(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """The next draw for every sample, see `_made`."""

@@ -31,7 +31,8 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.shared.base import batch_scores
-from interp_plugins.attr.shared.path import points
+from interp_plugins.attr.shared.gradients_in_both import GradientsInBoth, in_lower
+from interp_plugins.attr.shared.path import points, times_difference
 from interp_plugins.attr.shared.quadrature import quadrature
 from interp_plugins.core.batching import chunks, progress_bar
 from interp_plugins.core.errors import ConvergenceWarning, InputError
@@ -114,10 +115,13 @@ def nested_path_gradients(
     sizes = [x[0].numel() for x in inputs]
     dtype = accumulation_dtype(inputs[0].dtype)
     size = forward.rows_per_pass(inputs, chunk)
-    forward, _ = planned(forward, inputs, rows=n * _START, chunk=size, backward=True)
+    forward, _ = planned(forward, inputs, rows=n * _START, chunk=size, backward=True, states=True)
     group = max(1, int(_MEMORY // (max_steps * sum(sizes) * 4)))
     start, end = (scores.double().tolist() for scores in (batch_scores(forward, b, chunk) for b in (baselines, inputs)))
-    done: list[_Sample] = []
+    first_rule = quadrature("fejer", _START)
+
+    def at(rows: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
+        return points(inputs, baselines, rows, torch.tensor(first_rule.nodes, dtype=torch.float64)[steps].to(inputs[0]))
 
     def evaluate(active: Sequence[int], places: Sequence[float]) -> list[Tensor]:
         """The gradients of each of some samples at all these places, (places, E)."""
@@ -132,21 +136,30 @@ def nested_path_gradients(
 
         return list(torch.cat([part for _, _, part in chunks(len(samples), size, work, bar=bar)]).split(len(places)))
 
-    with progress_bar(0, "gradients", progress) as bar:
+    def run() -> tuple[tuple[Tensor, ...], list[_Sample]]:
+        done: list[_Sample] = []
         for first in range(0, n, group):
-            states = {}
-            for i in range(first, min(n, first + group)):
-                change = [(x[i] - b[i]).reshape(-1).to(dtype) for x, b in zip(inputs, baselines, strict=True)]
-                states[i] = _Sample(torch.cat(change), end[i] - start[i])
+            some = range(first, min(n, first + group))
+            states = {i: _Sample(_change(inputs, baselines, i, dtype), end[i] - start[i]) for i in some}
             _refine_all(states, tol, max_steps, evaluate)
             for state in states.values():
                 state.grads = None
             done += states.values()
+        flat = torch.stack([state.mean for state in done if state.mean is not None])
+        return tuple(p.reshape(x.shape) for p, x in zip(flat.split(sizes, 1), inputs, strict=True)), done
+
+    of_first = first_rule, None, times_difference(inputs, baselines), device
+    with progress_bar(0, "gradients", progress) as bar:
+        means, done = in_lower(forward, run, lambda lower: GradientsInBoth(forward, lower, at, *of_first))
     errors, used = [state.error for state in done], [state.used for state in done]
     note(map_error=errors, n_gradients=used, per_sample=("map_error", "n_gradients"))
     _warn_unreached(errors, [state.incompleteness for state in done], used, tol, max_steps)
-    flat = torch.stack([state.mean for state in done if state.mean is not None])
-    return tuple(p.reshape(x.shape) for p, x in zip(flat.split(sizes, 1), inputs, strict=True))
+    return means
+
+
+def _change(inputs: Sequence[Tensor], baselines: Sequence[Tensor], i: int, dtype: torch.dtype) -> Tensor:
+    """What sample i is off its baseline, flat, all inputs together."""
+    return torch.cat([(x[i] - b[i]).reshape(-1).to(dtype) for x, b in zip(inputs, baselines, strict=True)])
 
 
 def _refine_all(states: dict[int, _Sample], tol: float, max_steps: int, evaluate: _Evaluate) -> None:

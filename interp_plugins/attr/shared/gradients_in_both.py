@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,39 +24,34 @@ from interp_plugins.core.forward import Forward, gradients_of
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.report import note
 from interp_plugins.core.tensors import is_float
-from interp_plugins.engine import Lower, asked_precision, percent, precision_limit
+from interp_plugins.engine import Lower, asked_precision, lower_of, percent, precision_limit
 
 _ROWS = 6  # of a sample that run in both precisions
 _MARGIN = 1.3  # that the estimate is multiplied by, for it to be a bound in more than nine cases of ten
 _PAYS = 1.1  # times as fast, or "auto" leaves it
 
+Parts = Callable[[Tensor, Tensor], Sequence[Tensor]]
+Run = TypeVar("Run", bound=tuple[Any, ...])
 
-class GradientsInBoth:
-    """Gradients of some rows of a path in both precisions.
+
+class PartsInBoth:
+    """What some rows add to a map, in both precisions.
 
     Args:
         forward: whose gradients run in lower precision.
         lower: that precision.
-        at: inputs of rows (R,) at steps (R,).
-        rule: nodes and weights.
-        wrt: layers; None: the inputs.
-        credited: the map's part of gradients (R, ...) of samples (R,); None: the gradients themselves.
+        count: rows of each sample.
+        parts: what rows of samples (R,), on the device, at steps (R,) add to the maps, (R * m, ...) in several tensors.
+        device: of the inputs.
+        most: rows of a sample that run in both; more where few of them make up most of a map.
     """
 
     def __init__(
-        self,
-        forward: Forward,
-        lower: Lower,
-        at: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
-        rule: Quadrature,
-        wrt: Sequence[Layer] | None,
-        credited: Callable[[Tensor, Tensor], Tensor] | None,
+        self, forward: Forward, lower: Lower, count: int, parts: Parts, device: torch.device, most: int = _ROWS
     ):
-        self._forward = replace(forward, passes={"forward": 0, "backward": 0})  # the comparison is none of the method's
-        self._lower, self._at, self._rule, self._wrt = lower, at, rule, wrt
-        self._credited = credited or (lambda g, who: g)
+        self._most = min(most, count)
+        self._forward, self._lower, self._count, self._part, self._device = forward, lower, count, parts, device
         self._parts: list[tuple[int, list[Tensor]]] = []  # per sample, what each row's error adds to its map
-        self._count = min(_ROWS, len(rule))
         self._samples = torch.linspace(0, forward.n - 1, min(lower.left, forward.n)).long().unique().tolist()
         self._gain = 1.0
 
@@ -64,9 +59,10 @@ class GradientsInBoth:
         """Run the rows, and whether "auto" takes the lower precision: whatever else was asked for is taken."""
         if not self._samples:
             return self._lower.on
-        generator = torch.Generator().manual_seed(len(self._rule))
+        generator, passes = torch.Generator().manual_seed(self._count), dict(self._forward.passes)
         for sample in self._samples:
-            self._run(sample, one_of_each_part(len(self._rule), self._count, generator))
+            self._run(sample, one_of_each_part(self._count, self._most, generator))
+        self._forward.passes.update(passes)  # the comparison is none of the method's
         self._lower.left = max(0, self._lower.left - len(self._samples))
         if asked_precision() != "auto" or self._lower.settled:
             return True
@@ -83,7 +79,7 @@ class GradientsInBoth:
             each = [t.reshape(self._forward.n, -1)[sample : sample + 1].reshape(-1, *t.shape[1:]) for t in sums]
             maps = [self._credited(g, torch.full((len(g),), sample)) for g in each]
             size = float(torch.stack([m.double().norm() for m in maps]).norm())
-            error = estimated_error(len(self._rule), parts)
+            error = estimated_error(self._count, parts)
             relative = _MARGIN * error / size if size > 0 else 0.0 if error == 0 else float("inf")
             self._lower.worst = max(self._lower.worst, relative)
         self._parts = []
@@ -101,30 +97,103 @@ class GradientsInBoth:
         note(precision={"ran": ran, "tried": self._lower.name, "map_error": self._lower.worst, "rows_in_both": rows})
 
     def _run(self, sample: int, steps: Tensor) -> None:
-        forward, rows = self._forward, torch.full((len(steps),), sample)
+        rows = torch.full((len(steps),), sample, device=self._device)
         timed = asked_precision() == "auto" and not self._lower.settled
         for _ in range(2 if timed else 1):  # the first time kernels are made
-            began = time.perf_counter()
-            leaves = [t.detach().requires_grad_(is_float(t)) for t in self._at(rows, steps)]
-            if self._wrt is None:
-                output, sources, what = forward.readable(forward.called(leaves, rows)), leaves, "input"
-            else:
-                given, found = forward.read(leaves, rows, self._wrt)
-                output, sources, what = forward.readable(given), [t for ts in found for t in ts], "layer"
-            ran = time.perf_counter()
-            low = gradients_of(forward, output, sources, what, len(steps), rows, retain=True).grads
-            middle = time.perf_counter()
-            with self._lower.exact():
-                exact = gradients_of(forward, output, sources, what, len(steps), rows).grads
-            self._gain = (ran - began + time.perf_counter() - middle) / max(middle - began, 1e-9)
+            errors = self._errors(rows, steps)
         self._lower.rows += len(steps)
+        self._parts.append((sample, [e.reshape(len(rows), -1).double().cpu() for e in errors]))
+
+    def _errors(self, rows: Tensor, steps: Tensor) -> list[Tensor]:
+        """By how much what the rows add to the maps is off; the time that both take is measured."""
+        began = time.perf_counter()
+        low = self._part(rows, steps)
+        middle = time.perf_counter()
+        with self._lower.exact():
+            exact = self._part(rows, steps)
+        self._gain = (time.perf_counter() - middle) / max(middle - began, 1e-9)
+        return [a - b for a, b in zip(low, exact, strict=True)]
+
+    def _credited(self, sums: Tensor, who: Tensor) -> Tensor:
+        """The maps of samples, of sums of their rows' parts."""
+        return sums
+
+
+class GradientsInBoth(PartsInBoth):
+    """Gradients of some rows of a path in both precisions, which have their forward pass in common.
+
+    Args:
+        forward: whose gradients run in lower precision.
+        lower: that precision.
+        at: inputs of rows (R,) at steps (R,).
+        rule: nodes and weights.
+        wrt: layers; None: the inputs.
+        credited: the map's part of gradients (R, ...) of samples (R,); None: the gradients themselves.
+        device: of the inputs.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        lower: Lower,
+        at: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+        rule: Quadrature,
+        wrt: Sequence[Layer] | None,
+        credited: Callable[[Tensor, Tensor], Tensor] | None,
+        device: torch.device,
+    ):
+        super().__init__(forward, lower, len(rule), lambda rows, steps: (), device)
+        self._at, self._rule, self._wrt, self._credit = at, rule, wrt, credited
+
+    def _credited(self, sums: Tensor, who: Tensor) -> Tensor:
+        return sums if self._credit is None else self._credit(sums, who)
+
+    def _errors(self, rows: Tensor, steps: Tensor) -> list[Tensor]:
+        forward = self._forward
+        began = time.perf_counter()
+        leaves = [t.detach().requires_grad_(is_float(t)) for t in self._at(rows, steps)]
+        if self._wrt is None:
+            output, sources, what = forward.readable(forward.called(leaves, rows)), leaves, "input"
+        else:
+            given, found = forward.read(leaves, rows, self._wrt)
+            output, sources, what = forward.readable(given), [t for ts in found for t in ts], "layer"
+        ran = time.perf_counter()
+        low = gradients_of(forward, output, sources, what, len(steps), rows, retain=True).grads
+        middle = time.perf_counter()
+        with self._lower.exact():
+            exact = gradients_of(forward, output, sources, what, len(steps), rows).grads
+        self._gain = (ran - began + time.perf_counter() - middle) / max(middle - began, 1e-9)
         weights = torch.tensor(self._rule.weights, dtype=torch.float64)[steps]
-        parts = []
+        errors = []
         for a, b in zip(low, exact, strict=True):  # (R * m, ...) each
-            who = rows.repeat_interleave(len(a) // len(rows))
-            error = self._credited(a - b, who)
-            parts.append(error.reshape(len(rows), -1).double().cpu() * weights[:, None])
-        self._parts.append((sample, parts))
+            error = self._credited(a - b, rows.repeat_interleave(len(a) // len(rows)))
+            errors.append(error.reshape(len(rows), -1).double().cpu() * weights[:, None])
+        return errors
+
+
+def in_lower(forward: Forward, run: Callable[[], Run], both: Callable[[Lower], PartsInBoth]) -> Run:
+    """What `run` gives, a tuple of sums first: in lower precision where that was asked for, with its error stated.
+
+    Where it does not pay or costs too much, all runs in float32.
+
+    Args:
+        forward: what `run` differentiates.
+        run: the loop; run again where the first time was no use.
+        both: makes what runs in both precisions.
+    """
+    lower = lower_of(forward)
+    if lower is None:
+        return run()
+    if lower.on:
+        mine = both(lower)
+        if mine.pay():
+            found = run()
+            if mine.hold(found[0]):
+                return found
+        lower.on = False
+    else:
+        lower.leave("a loop before, on the same view of the model, went back to float32")
+    return run()
 
 
 def one_of_each_part(n: int, k: int, generator: torch.Generator) -> Tensor:

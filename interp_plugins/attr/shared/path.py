@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.attr.shared.gradients_in_both import GradientsInBoth
+from interp_plugins.attr.shared.gradients_in_both import GradientsInBoth, in_lower
 from interp_plugins.attr.shared.quadrature import Quadrature
 from interp_plugins.core.batching import chunks, progress_bar
 from interp_plugins.core.errors import LayerError
@@ -23,7 +23,7 @@ from interp_plugins.core.forward import Forward, Gradients, gradients
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.tensors import accumulation_dtype, expand_rows
-from interp_plugins.engine import BehindFirstLayer, behind_first_layer, lower_of, planned
+from interp_plugins.engine import BehindFirstLayer, behind_first_layer, planned
 
 _STEM_BYTES = 2**28  # held behind the first layer at a time
 _CHUNKS = 8  # that a group of samples fills, at least
@@ -133,13 +133,22 @@ def path_gradients(
             if start is not None:
                 return (_from_stem(*start, inputs[0], baselines[0], rule, offsets, size, bar),), ()
         forward, wrt = planned(forward, inputs, rows=rows, chunk=size, wrt=wrt, backward=True, states=True)
+        credited = None if wrt is not None else times_difference(inputs, baselines)
+        return _along(forward, inputs, baselines, rule, offsets, wrt, size, bar, credited)
 
-        def credited(g: Tensor, who: Tensor) -> Tensor:
-            x, at = inputs[0], who.to(inputs[0].device)
-            return g * (x[at] - baselines[0][at % len(baselines[0])])
 
-        alone = wrt is None and len(inputs) == 1
-        return _along(forward, inputs, baselines, rule, offsets, wrt, size, bar, credited if alone else None)
+def times_difference(
+    inputs: Sequence[Tensor], baselines: Sequence[Tensor]
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Gradients (R, ...) of samples (R,) times the difference of input and baseline; None for several inputs."""
+    if len(inputs) > 1:
+        return None
+
+    def credited(g: Tensor, who: Tensor) -> Tensor:
+        x, at = inputs[0], who.to(inputs[0].device)
+        return g * (x[at] - baselines[0][at % len(baselines[0])])
+
+    return credited
 
 
 def _from_stem(
@@ -193,20 +202,15 @@ def _along(
 
     `credited` makes the map's part of a gradient of some samples (gradients, samples).
     """
-    lower = lower_of(forward)
-    if lower is None or not lower.on:
-        return _sums(forward, inputs, baselines, rule, offsets, wrt, size, bar)
 
     def at(rows: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
         return points(inputs, baselines, rows, _places(rule, offsets, rows, steps).to(inputs[0]))
 
-    both = GradientsInBoth(forward, lower, at, rule, wrt, credited)
-    if both.pay():
-        found = _sums(forward, inputs, baselines, rule, offsets, wrt, size, bar)
-        if both.hold(found[0]):
-            return found
-    lower.on = False
-    return _sums(forward, inputs, baselines, rule, offsets, wrt, size, bar)
+    return in_lower(
+        forward,
+        lambda: _sums(forward, inputs, baselines, rule, offsets, wrt, size, bar),
+        lambda lower: GradientsInBoth(forward, lower, at, rule, wrt, credited, inputs[0].device),
+    )
 
 
 def _places(rule: Quadrature, offsets: Tensor | None, rows: Tensor, steps: Tensor) -> Tensor:

@@ -17,13 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interp_plugins.engine.meter import dropped, used
+from interp_plugins.engine.meter import read as read_meter
 from interp_plugins.engine.plan.convolutions import WinogradConv2d
 from interp_plugins.engine.plan.tracer import Tracer, is_plain
 from interp_plugins.engine.plan.view import shallow
-from interp_plugins.engine.switch import asked_precision
+from interp_plugins.engine.switch import PRECISIONS, asked_precision
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 IN_BOTH = 4  # samples of a loop whose gradients run in both precisions, some of their rows
+NOTHING_FASTER = "float32 is the fastest here (a CPU needs AMX or AVX-512 BF16 for bfloat16 to be faster)"
+_CHANGES = ("incremental", "walker")  # what `used` begins with where scores are computed from what changed
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -152,6 +155,19 @@ class LowerWayBack(nn.Module):
         rest = [n - (m - 1) * s + 2 * p - d * (k - 1) - 1 for n, m, p, k, s, d in inner]
         turned = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
         return turned(g, weight, None, layer.stride, _padding(layer), rest, 1, layer.dilation)
+
+
+def precision_of(report: Any) -> dict[str, Any] | None:
+    """In what loops ran, or why in float32; None where nothing else was asked for."""
+    said: dict[str, Any] | None = report.get("precision")
+    if said is not None or asked_precision() == "float32":
+        return said
+    told = read_meter(report)
+    names = ("lower precision", *PRECISIONS)
+    why = [text.partition(": ")[2] for text in told["dropped"] if text.partition(": ")[0] in names]
+    if any(text.startswith(_CHANGES) for text in told["used"]):
+        why = ["scores are computed from what changed, in float32"]
+    return {"ran": "float32", "why": "; ".join(why) or "this method has no loop of passes that runs in it"}
 
 
 def lower_ways_back(

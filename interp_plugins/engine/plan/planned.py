@@ -32,7 +32,7 @@ from interp_plugins.engine.plan.candidates import Loop, Plan, candidates, replay
 from interp_plugins.engine.plan.compiled import NO_LAYERS, compiling, through_compiler
 from interp_plugins.engine.plan.first_layer import BehindFirstLayer
 from interp_plugins.engine.plan.fold import LINEAR, NORMS
-from interp_plugins.engine.plan.lower import lower_dtype
+from interp_plugins.engine.plan.lower import NOTHING_FASTER, lower_dtype
 from interp_plugins.engine.plan.lowered import Lowered, LowerGradients, in_both, lowered
 from interp_plugins.engine.plan.view import AGREE, NoView
 from interp_plugins.engine.switch import asked_precision, enabled, kernels_enabled
@@ -119,13 +119,28 @@ def _planned(loop: Loop) -> _Outcome:
         why = "the model has nothing to change for the better"
     if why is not None:
         dropped(_NAME, why)
-        return _Outcome(None)
-    if not loop.lower and asked_precision() != "float32":
-        dropped(asked_precision(), "this method's gradients are taken in float32")
-    outcome = _outcome(loop)
+    outcome = _Outcome(None) if why is not None else _outcome(loop)
     for text in outcome.dropped:
         dropped(_NAME, text)
+    if asked_precision() != "float32" and outcome.lowered is None and (not outcome.plan or not outcome.plan.lower):
+        dropped(asked_precision(), _why_not_lower(loop, why))
     return outcome
+
+
+def _why_not_lower(loop: Loop, why: str | None) -> str:
+    """Why a loop runs in float32 though another precision was asked for; `why` no plan was made."""
+    x = loop.inputs[0]
+    if not loop.lower:
+        return "this method's gradients are taken in float32"
+    if lower_dtype(x.device) is None:
+        return NOTHING_FASTER
+    if why is not None:
+        return f"no plan is made ({why})"
+    if x.dtype != torch.float32:
+        return f"inputs are {str(x.dtype).removeprefix('torch.')}"
+    if compiling():
+        return "compiled code runs in float32"
+    return "no layer of the model can run in it, or the model does not agree with a view that does"
 
 
 def _refused_at_once(forward: Forward, inputs: Sequence[Tensor], rows: int) -> str | None:
