@@ -176,7 +176,8 @@ def explain(
             if compile:
                 check_methods([(one.name, one.traits.compiles) for one in bound])
             begins = bound[0].traits.begins_with_gradient and batch_size is None
-            prediction = predict(clean, xs, activation_for(target, activation), threshold, begins, spec.vocab)
+            graph = any(one.works.needs == "gradient" for one in bound)
+            prediction = predict(clean, xs, activation_for(target, activation), threshold, begins, spec.vocab, graph)
             if not begins:
                 forget_first_pass()
             spec = _fitting(spec, prediction)

@@ -34,6 +34,7 @@ def predict(
     threshold: float | None = None,
     gradient_follows: bool = False,
     names: Sequence[Any] | None = None,
+    graph: bool = True,
 ) -> Prediction:
     """Run the model once on every sample.
 
@@ -43,11 +44,13 @@ def predict(
         activation: output -> probabilities, or None where the outputs are no classes (a regression). None: softmax
             over dimension 1 for outputs (N, C > 1), unless the rows already are probabilities.
         threshold: the probability from which a label is predicted, where labels do not exclude each other.
-        gradient_follows: whether the gradients at these samples are asked for next: then the pass keeps its graph.
+        gradient_follows: whether the gradients at these samples are asked for next, or a layer there: then the pass
+            notes what every module gave, and keeps its graph.
         names: class names; of two, one number per sample says both (`core.two_classes`).
+        graph: False: no method asks for gradients, and the pass has no graph.
     """
     n = inputs[0].shape[0]
-    output = _clean_output(forward, inputs, gradient_follows)
+    output = _clean_output(forward, inputs, gradient_follows, graph)
     with torch.no_grad():
         classes = probabilities = None
         if output.dtype == torch.bool:
@@ -98,10 +101,10 @@ def _of_two(two: TwoClasses, output: Tensor, n: int, size: tuple[int, int] | Non
     return Prediction(output, classes, two.probabilities(output), size=size, two=two, activation=two.activation)
 
 
-def _clean_output(forward: Forward, inputs: Sequence[Tensor], gradient_follows: bool) -> Tensor:
+def _clean_output(forward: Forward, inputs: Sequence[Tensor], gradient_follows: bool, graph: bool) -> Tensor:
     """The output of the first pass of a call; an error of the model is introduced."""
     with introduced(forward, inputs), batch_axis_told(inputs):
-        first = first_pass(forward, inputs, make=gradient_follows)
+        first = first_pass(forward, inputs, make=gradient_follows, graph=graph)
         with torch.no_grad():
             if first is None:
                 return clean_scores(forward, inputs)

@@ -8,9 +8,11 @@ passes in whose place it stands: one chunk of rows, floating-point inputs, no st
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from interp_plugins.core.batching import samples_chunk
@@ -51,13 +53,16 @@ class FirstPass:
         return calls[layer.call or 0].unchanged()
 
 
-def first_pass(forward: Forward, inputs: Sequence[Tensor], *, make: bool = True) -> FirstPass | None:
+def first_pass(
+    forward: Forward, inputs: Sequence[Tensor], *, make: bool = True, graph: bool = True
+) -> FirstPass | None:
     """The first pass of this call, made if there is none; None where there can be none.
 
     Args:
         forward: the model call; its target is not used.
         inputs: the samples.
         make: False: only one that is there.
+        graph: False: where it is made, without its graph: layers are read, and nobody differentiates.
     """
     memory = call_cache()
     if not sharing() or not (make or _KEY in memory):
@@ -66,7 +71,8 @@ def first_pass(forward: Forward, inputs: Sequence[Tensor], *, make: bool = True)
     if facts is None:
         return None
     known: FirstPass | None = memory.get(_KEY)
-    if known is not None and known.facts.holds(facts):
+    enough = known is not None and (known.output.requires_grad or not (make and graph))
+    if known is not None and enough and known.facts.holds(facts):
         return known
     n = inputs[0].shape[0]
     if not make or not all(map(is_float, inputs)) or n > samples_chunk(inputs):
@@ -75,13 +81,14 @@ def first_pass(forward: Forward, inputs: Sequence[Tensor], *, make: bool = True)
         return None
     before = facts.state()
     try:
-        leaves, output, modules = trace_modules(forward, inputs)
+        with contextlib.nullcontext() if graph else torch.no_grad():
+            leaves, output, modules = trace_modules(forward, inputs)
     except RuntimeError as error:
         if "requires grad" not in str(error):
             raise
         return None  # the model leaves torch on its way, and whoever needs no gradient asks it without
     made = FirstPass(facts, leaves, output, modules)
-    if output.requires_grad and facts.state() == before:
+    if (output.requires_grad or not graph) and facts.state() == before:
         memory[_KEY] = made
     return made
 
@@ -100,7 +107,7 @@ def first_gradients(forward: Forward, inputs: Sequence[Tensor], wrt: Sequence[La
         wrt: layers, or None for the inputs.
     """
     first = first_pass(forward, inputs, make=False)
-    if first is None:
+    if first is None or not first.output.requires_grad:
         return None
     try:
         return _through(first, forward, len(inputs[0]), wrt)

@@ -57,6 +57,23 @@ def test_one_pass_gives_prediction_layer_and_gradient(method: str, target: int |
     assert net.ran.rows == len(x)
 
 
+@pytest.mark.parametrize("layer", ["last", None], ids=["given", "found"])
+def test_what_needs_no_gradient_reads_the_predictions_pass_which_then_has_no_graph(
+    layer: str | None, x: Tensor
+) -> None:
+    net, graphs = made(), []
+    net.fc.register_forward_pre_hook(lambda module, args: graphs.append(args[0].requires_grad))
+    mine, plain = both(net, x, "eigen_cam", layer=layer)
+    assert torch.allclose(mine.attribution, plain.attribution, rtol=1e-10, atol=1e-14) and mine.layer == plain.layer
+    net.ran.rows, graphs[:] = 0, []
+    alone = explain(net, x, "eigen_cam", layer=layer)[0]
+    assert net.ran.rows == len(x) and graphs == [layer is None]  # a layer is looked for by gradients
+    net.ran.rows, graphs[:] = 0, []
+    first, second = explain(net, x, ("eigen_cam", "layer_cam"), layer=layer)
+    assert graphs[0] and torch.equal(first.attribution, alone.attribution)
+    assert torch.equal(second.attribution, explain(net, x, "layer_cam", layer=layer)[0].attribution)
+
+
 @pytest.mark.parametrize("cls", [LayerCAM, GradCAMPlusPlus])
 def test_a_map_asked_for_directly_takes_one_pass_too(cls: type, x: Tensor) -> None:
     net = made()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from interp_plugins.core.tensors import accumulation_dtype
+from interp_plugins.core.tensors import accumulation_dtype, widest
 
 Weighting = Callable[[Tensor, Tensor], Tensor]
 
@@ -73,13 +73,19 @@ def eigen_grad_cam(a: Tensor, g: Tensor) -> Tensor:
 def first_component(t: Tensor, centre: bool) -> Tensor:
     """The places' values along the first principal axis of the channels, (N, 1, *space).
 
-    A principal axis has no sign; the one is taken that makes the largest absolute value positive.
+    A principal axis has no sign; the one is taken that makes the largest absolute value positive. It is read off the
+    products of channels or of places, whichever are fewer, in float64, which takes half the time of a singular value
+    decomposition, or less.
     """
     n, c = t.shape[:2]
     wide = t.reshape(n, c, -1).to(torch.promote_types(accumulation_dtype(t.dtype), torch.float32))
     if centre:
         wide = wide - wide.mean(2, keepdim=True)
-    _, _, axes = torch.linalg.svd(wide.transpose(1, 2), full_matrices=False)
-    found = (axes[:, :1] @ wide)[:, 0]
+    by_channel = c <= wide.shape[2]
+    a = (wide if by_channel else wide.transpose(1, 2)).to(widest(wide.device))
+    squares, axes = torch.linalg.eigh(a @ a.transpose(1, 2))  # ascending
+    axis = axes[:, :, -1:]
+    values = a.transpose(1, 2) @ axis if by_channel else axis * squares[:, None, -1:].clamp_min(0).sqrt()
+    found = values[:, :, 0].to(wide.dtype)
     peak = found.gather(1, found.abs().argmax(1, keepdim=True))
     return (found * torch.where(peak < 0, -1.0, 1.0)).reshape(n, 1, *t.shape[2:])
