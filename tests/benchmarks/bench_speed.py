@@ -79,12 +79,16 @@ TABLE = Table(
 )
 
 
-def record(found: Result) -> None:
-    """A row of the table."""
+def record(found: Result, device: str) -> None:
+    """A row of the table; those of a GPU stand beside the processor's."""
     ratios = [span(found.ratios(of)) if found.ratios(of) else "" for of in ("default", "best")]
     seconds = f"{statistics.median(found.seconds['ours']):.3g}"
     apart = f"{found.differences['best']:.1e}"
-    TABLE.add(found.name, [seconds, *ratios, found.best, apart], len(found.seconds["ours"]))
+    TABLE.add(
+        found.name if device == "cpu" else f"{found.name}, {device}",
+        [seconds, *ratios, found.best, apart],
+        len(found.seconds["ours"]),
+    )
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -107,7 +111,7 @@ def measure(options: argparse.Namespace) -> None:
                 runs.default = None
             found = compare(name, runs, rounds=options.rounds, limit=options.limit, cold=options.cold)
             if not (options.kernels or options.no_kernels or options.cold):
-                record(found)
+                record(found, options.device)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.report import collect
 from interp_plugins.engine import incremental_for, planned, read_meter
-from interp_plugins.engine.incremental import engine
+from interp_plugins.engine.incremental import engine, walk
 from interp_plugins.engine.kernels import weight_cache
 from interp_plugins.engine.plan import convolutions
 from interp_plugins.engine.plan import planned as planning
@@ -201,3 +202,22 @@ def test_what_is_kept_is_freed_on_request(monkeypatch: pytest.MonkeyPatch) -> No
     assert told(net, x, n_steps=12, batch_size=8)["used"] == [ran]
     assert len(weight_cache._kept) == 2
     assert acceleration.max_bytes == 256 << 20
+
+
+class OnCuda(Tensor):
+    """A tensor that says that it lies on a GPU, where there is none."""
+
+    device = torch.device("cuda")
+
+
+@pytest.mark.parametrize(("features", "size", "pays"), [(64, 224, False), (784, 224, True), (2304, 384, True)])
+def test_short_batches_of_a_gpu_are_not_prepared(features: int, size: int, pays: bool) -> None:
+    """64 segments of a picture are one batch there, shorter than tracing and planning; a whole occlusion is not."""
+    on_cpu = torch.empty(1, 3, size, size)
+    x = on_cpu.as_subclass(OnCuda)
+    forward: Any = SimpleNamespace(args=(), n=1, rows_apart=lambda: None)
+    assert (engine._refused_at_once(x, features) is None) == pays
+    assert (planning._refused_at_once(forward, [x], features) is None) == (features >= planning.MIN_ROWS_CUDA)
+    assert walk._refused_at_once(x, features, 10**6) == "on cuda passes are short"
+    assert engine._refused_at_once(on_cpu, features) is None
+    assert planning._refused_at_once(forward, [on_cpu], features) is None
