@@ -24,7 +24,7 @@ from interp_plugins.core.random import check_seed
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import own_tree
 from interp_plugins.core.truth import Reading
-from interp_plugins.lightning import run, series
+from interp_plugins.lightning import run
 from interp_plugins.lightning.arguments import check_choices, check_class_names, check_layer_methods
 from interp_plugins.lightning.batch import read_batch
 from interp_plugins.lightning.judging import BUDGET, Judging
@@ -33,6 +33,7 @@ from interp_plugins.lightning.report import GrowingReport
 from interp_plugins.lightning.sinks import Sinks, directory_of, logged_step, shown
 from interp_plugins.lightning.stage_state import StageState, is_last_batch
 from interp_plugins.lightning.subject import ExplainedModule, built_late, check_strategy, find_subject
+from interp_plugins.metrics import series
 
 if TYPE_CHECKING:
     from interp_plugins.lightning.namespace import LightningModule, Trainer

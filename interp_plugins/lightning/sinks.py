@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.lightning.folder import add_file
 from interp_plugins.lightning.loggers import log_figure, log_numbers
-from interp_plugins.lightning.series import metrics
+from interp_plugins.metrics.series import logged
 
 if TYPE_CHECKING:
     from interp_plugins.lightning.namespace import Trainer
@@ -86,7 +86,7 @@ class Sinks:
             stage: "validate", "test" or "train".
             also: names of further numbers in the rows.
         """
-        values = metrics(rows, f"{tag}/{stage}", also)
+        values = logged(rows, f"{tag}/{stage}", also)
         if self.to_loggers and values:
             for logger in trainer.loggers:
                 log_numbers(logger, {**values, "epoch": trainer.current_epoch}, logged_step(trainer, stage))

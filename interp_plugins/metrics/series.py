@@ -16,7 +16,8 @@ from torch import Tensor
 
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.tensors import as_tuple
-from interp_plugins.metrics import cosine_similarity, gini_index, spearman_correlation
+from interp_plugins.metrics.similarity import cosine_similarity, spearman_correlation
+from interp_plugins.metrics.sparseness import gini_index
 
 
 def numbers(exp: Explanation, before: Explanation | None) -> dict[str, float]:
@@ -80,7 +81,7 @@ MEASURES = (
 )
 
 
-def metrics(found: list[dict[str, Any]], prefix: str, also: Sequence[str] = ()) -> dict[str, float]:
+def logged(found: list[dict[str, Any]], prefix: str, also: Sequence[str] = ()) -> dict[str, float]:
     """The rows of one run as a logger takes them: `prefix/series/measure` -> number.
 
     Args:
