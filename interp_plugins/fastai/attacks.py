@@ -15,7 +15,8 @@ from interp_plugins.api.samples import SampleBatch
 from interp_plugins.core.errors import InputTypeError, TargetError, concise
 from interp_plugins.core.tensors import as_tuple, is_float
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
-from interp_plugins.fastai.reader import SampleSource, reader_of
+from interp_plugins.fastai.items import SampleSource
+from interp_plugins.fastai.reader import reader_of
 from interp_plugins.fastai.sample_stream import named_or_first, sample_stream
 from interp_plugins.robust.aim import is_value
 from interp_plugins.robust.attacking import attack as core_attack

@@ -22,7 +22,8 @@ from interp_plugins.concept.significance import ConceptTest
 from interp_plugins.concept.testing import of_stream
 from interp_plugins.core.errors import InputError, concise
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
-from interp_plugins.fastai.reader import Reader, SampleSource, reader_of
+from interp_plugins.fastai.items import SampleSource
+from interp_plugins.fastai.reader import Reader, reader_of
 from interp_plugins.fastai.sample_stream import named_or_first, sample_stream
 
 _BESIDE: dict[str, Any] = {"masks": None, "truth": None, "label_key": None, "baselines": None}

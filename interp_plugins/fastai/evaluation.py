@@ -16,7 +16,8 @@ from interp_plugins.core.errors import concise
 from interp_plugins.core.literals import rather_than
 from interp_plugins.core.registry import Budget
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
-from interp_plugins.fastai.reader import SampleSource, reader_of
+from interp_plugins.fastai.items import SampleSource
+from interp_plugins.fastai.reader import reader_of
 from interp_plugins.fastai.sample_stream import named_or_first, sample_stream
 from interp_plugins.metrics.asked_rows import AskedRows
 from interp_plugins.metrics.comparing import Comparing

@@ -25,8 +25,8 @@ from interp_plugins.core.tensors import as_tuple
 from interp_plugins.core.weights import Checkpoint, read_state
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
 from interp_plugins.fastai.batch import ReadBatch, length, to_model
-from interp_plugins.fastai.items import at
-from interp_plugins.fastai.reader import Reader, SampleSource, reader_of
+from interp_plugins.fastai.items import SampleSource, at
+from interp_plugins.fastai.reader import Reader, reader_of
 from interp_plugins.fastai.tabular import TabularReader
 from interp_plugins.fastai.text import TextReader
 from interp_plugins.influence.ask import influence as core_influence

@@ -25,8 +25,9 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
 from interp_plugins.fastai.batch import ReadBatch
+from interp_plugins.fastai.items import SampleSource
 from interp_plugins.fastai.labels import label_number, label_of
-from interp_plugins.fastai.reader import SampleSource, reader_of
+from interp_plugins.fastai.reader import reader_of
 from interp_plugins.insights import Ask, Live, Made, Session, serve, widget
 from interp_plugins.insights.forms import forms, typed
 from interp_plugins.insights.outcomes import Truth

@@ -20,10 +20,10 @@ from interp_plugins.core.explanation import Explanations
 from interp_plugins.fastai import importance as _importance  # noqa: F401 - Learner.attribution_importance
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.explain, whose arguments are passed on
 from interp_plugins.fastai.batch import length, no_data
-from interp_plugins.fastai.items import indices
+from interp_plugins.fastai.items import SampleSource, indices
 from interp_plugins.fastai.labels import label_number
 from interp_plugins.fastai.learner_info import n_inputs, valid
-from interp_plugins.fastai.reader import Reader, SampleSource, reader_of
+from interp_plugins.fastai.reader import Reader, reader_of
 from interp_plugins.fastai.show import show_explanations as _show
 
 _OURS = ["item", "xb", "dl", "ds_idx", "idxs", "methods", "self", "params"]  # what is not passed on as it came

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,16 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.tensors import describe
+
+
+class SampleSource(NamedTuple):
+    """What is to be explained, as `Learner.explain` names it: one of `item`, `dl`, `ds_idx`, `xb`, and rows of it."""
+
+    item: Any = None
+    dl: Any = None
+    ds_idx: int | None = None
+    idxs: Any = None
+    xb: Any = None
 
 
 def as_values(item: Any) -> Any:

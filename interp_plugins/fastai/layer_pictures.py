@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from interp_plugins.core.errors import InputError, concise
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.fastai.features import learner_items
-from interp_plugins.fastai.reader import SampleSource, reader_of
+from interp_plugins.fastai.items import SampleSource
+from interp_plugins.fastai.reader import reader_of
 from interp_plugins.fastai.sample_stream import sample_stream
 from interp_plugins.optim import inverting as from_item
 from interp_plugins.optim.atlas import atlas as core_atlas

@@ -12,7 +12,8 @@ from interp_plugins.core.errors import concise
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.registry import Budget
 from interp_plugins.fastai import tabular, text, vision  # noqa: F401 - the readers of these kinds of data
-from interp_plugins.fastai.reader import SampleSource, reader_of
+from interp_plugins.fastai.items import SampleSource
+from interp_plugins.fastai.reader import reader_of
 
 
 @patch

@@ -24,7 +24,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 from fastai.data.load import DataLoader
@@ -42,7 +42,7 @@ from interp_plugins.core.literals import rather_than
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import describe
 from interp_plugins.fastai.batch import QUIET, ReadBatch, Repacked, joined, length, no_data, read, to_model, unpacked
-from interp_plugins.fastai.items import alike, apart, as_values, at, indices, is_item, name_of, names_of
+from interp_plugins.fastai.items import SampleSource, alike, apart, as_values, at, indices, is_item, name_of, names_of
 from interp_plugins.fastai.labels import label_number, wants_label
 from interp_plugins.fastai.learner_info import (
     activation_of,
@@ -77,16 +77,6 @@ def reader_of(learn: Any) -> Reader:
     """
     kind = next((kind for kind in reversed(_READERS) if kind.reads(learn)), Reader)
     return kind(learn)
-
-
-class SampleSource(NamedTuple):
-    """What is to be explained, as `Learner.explain` names it: one of `item`, `dl`, `ds_idx`, `xb`, and rows of it."""
-
-    item: Any = None
-    dl: Any = None
-    ds_idx: int | None = None
-    idxs: Any = None
-    xb: Any = None
 
 
 class Reader:

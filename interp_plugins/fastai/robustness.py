@@ -20,8 +20,9 @@ from interp_plugins.core.errors import InputError, concise
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.fastai import learner as _learner  # noqa: F401 - the readers
 from interp_plugins.fastai.attacks import check_numbers
+from interp_plugins.fastai.items import SampleSource
 from interp_plugins.fastai.loggers import log_numbers
-from interp_plugins.fastai.reader import Reader, SampleSource, reader_of
+from interp_plugins.fastai.reader import Reader, reader_of
 from interp_plugins.fastai.sample_stream import named_or_first, sample_stream
 from interp_plugins.fastai.tabular import TabularReader
 from interp_plugins.robust.corrupting import Corrupted

@@ -7,9 +7,9 @@ from typing import Any
 
 from interp_plugins.api.samples import PIECE, SampleBatch, cut
 from interp_plugins.fastai.batch import ReadBatch, length
-from interp_plugins.fastai.items import indices
+from interp_plugins.fastai.items import SampleSource, indices
 from interp_plugins.fastai.labels import class_indices, label_number, wants_label
-from interp_plugins.fastai.reader import Reader, SampleSource
+from interp_plugins.fastai.reader import Reader
 
 
 def named_or_first(reader: Reader, source: SampleSource, n: int) -> SampleSource:

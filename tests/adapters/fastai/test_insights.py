@@ -20,7 +20,7 @@ import interp_plugins.fastai  # noqa: F401 - Learner.insights
 from interp_plugins.api.binding import first_looks
 from interp_plugins.core.errors import InterpError
 from interp_plugins.fastai.insights import LearnerSubject
-from interp_plugins.fastai.reader import SampleSource
+from interp_plugins.fastai.items import SampleSource
 from interp_plugins.insights import Ask, Session
 
 
