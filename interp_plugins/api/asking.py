@@ -75,7 +75,7 @@ class AskedBatch:
     spec: InputSpec | None
 
 
-def ask_once(
+def ask_each(
     model: Callable[..., Any],
     inputs: Any,
     target: Any = None,
@@ -87,26 +87,26 @@ def ask_once(
     activation: Any = None,
     threshold: float | None = None,
     seed: int = 0,
-) -> AskedBatch:
-    """Run the model once on every sample and settle what is asked: one number per sample.
-
-    Where labels do not exclude each other and none is named, it is each sample's most probable label, so that no sample
-    depends on another.
+    alone: bool = False,
+) -> list[AskedBatch]:
+    """Run the model once on every sample and settle what is asked: an entry per explanation of a sample, in order.
 
     Args:
-        model: as for `interp_plugins.explain`, and so are the others.
-        inputs: likewise.
-        target: likewise, for one explanation per sample.
-        additional_forward_args: likewise.
-        forward_kwargs: likewise.
-        output: likewise.
-        input_spec: likewise.
-        activation: likewise.
-        threshold: likewise.
+        model: an `nn.Module` or any callable.
+        inputs: a tensor, a tuple of tensors, or a dict of them by name, batch first.
+        target: what is explained, in any form that `interp_plugins.explain` takes; several are several entries.
+        additional_forward_args: further positional arguments of the model.
+        forward_kwargs: keyword arguments of the model.
+        output: which part of the model's output is the output.
+        input_spec: kind of data, normalisation, class names; None: nothing is known.
+        activation: output -> probabilities; None: softmax over dimension 1.
+        threshold: the probability above which a label is predicted; None: labels exclude each other.
         seed: of models that draw random numbers.
+        alone: where labels do not exclude each other and none is named, ask for each sample's most probable one, so
+            that no sample depends on another; else for each label that is predicted of any.
 
     Raises:
-        TargetError: several explanations per sample.
+        TargetError: there is nothing of the kind that is asked.
     """
     func, _, xs, kwargs = positional(model, inputs, forward_kwargs)
     plain = Call(func, kwargs, output) if kwargs or output is not None else func
@@ -120,14 +120,33 @@ def ask_once(
         prediction = predict(clean, checked, activation_for(target, activation), threshold, False, spec.vocab)
         if spec.vocab is not None and prediction.count not in (None, len(spec.vocab)):
             spec = replace(spec, vocab=None)  # `explain` says so
-        found = [_most_probable(prediction, spec)] if target is None and prediction.several is not None else None
-        found = found or asked_targets(target, prediction, spec, n)
+        one = alone and target is None and prediction.several is not None
+        found = [_most_probable(prediction, spec)] if one else asked_targets(target, prediction, spec, n)
+    return [AskedBatch(plain, xs, asked, input_spec) for asked in found]
+
+
+def ask_once(model: Callable[..., Any], inputs: Any, target: Any = None, **options: Any) -> AskedBatch:
+    """Run the model once on every sample and settle what is asked: one number per sample.
+
+    Where labels do not exclude each other and none is named, it is each sample's most probable label, so that no sample
+    depends on another.
+
+    Args:
+        model: an `nn.Module` or any callable.
+        inputs: a tensor, a tuple of tensors, or a dict of them by name, batch first.
+        target: what is explained, in any form that `interp_plugins.explain` takes for one explanation per sample.
+        **options: further arguments of `ask_each`.
+
+    Raises:
+        TargetError: several explanations per sample.
+    """
+    found = ask_each(model, inputs, target, alone=True, **options)
     if len(found) != 1:
         raise TargetError(
             f"{len(found)} explanations per sample are asked for, and a score is of one. Name what is explained: "
             "target= a class, an output's index or name, or a function output -> (N,)."
         )
-    return AskedBatch(plain, xs, found[0], input_spec)
+    return found[0]
 
 
 def _most_probable(prediction: Prediction, spec: InputSpec) -> Asked:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from interp_plugins.api.binding import canonical_name
+from interp_plugins.api.binding import as_pairs, canonical_name, layer_variant
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning, unknown
 from interp_plugins.core.global_random import preserved_rng
+from interp_plugins.core.registry import contract_of
 from interp_plugins.core.tensors import describe
 
 ON_ERROR = ("warn", "raise")
@@ -38,6 +39,22 @@ def check_names(methods: Any) -> None:
             raise InputTypeError(f"A method must be a name or a method object, got {describe(method)}.")
 
 
+def labels_of(methods: Any, layer: Any = None) -> list[str]:
+    """What the explanations of methods will be called: their names, with a number where one stands there several times.
+
+    Args:
+        methods: a name or method object, several, or a mapping name -> parameters.
+        layer: a layer that is explained, or None.
+    """
+    names = [
+        (layer_variant(canonical_name(m)) if layer is not None else canonical_name(m))
+        if isinstance(m, str)
+        else contract_of(m).name
+        for m, _ in as_pairs(methods)
+    ]
+    return [n if names.count(n) == 1 else f"{n}.{names[:i].count(n)}" for i, n in enumerate(names)]
+
+
 def check_folder(name: str, path: Any) -> None:
     """Refuse what is no path, and a file where a directory belongs."""
     if path is None:
@@ -53,6 +70,12 @@ def check_count(name: str, value: Any, least: int) -> None:
     """Refuse what is no whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name} must be an int of at least {least}, got {value!r}.")
+
+
+def check_tag(tag: Any) -> None:
+    """Refuse what is no name."""
+    if not isinstance(tag, str) or not tag:
+        raise InputError(f"tag must be a name, got {tag!r}.")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -8,13 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from interp_plugins.api.binding import canonical_name, layer_variant, method_info
-from interp_plugins.core.errors import InputTypeError
+from interp_plugins.api.callbacks import check_choice
+from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.layers import Layer
 from interp_plugins.core.mistaken import check_no_transform
 from interp_plugins.core.target import Target
 from interp_plugins.core.tensors import describe
 
 _TARGETS = (int, str, list, tuple, Tensor, Target)
+STAGES = ("validate", "test", "train")
 
 
 def check_class_names(names: Any) -> None:
@@ -23,6 +25,16 @@ def check_class_names(names: Any) -> None:
         return
     if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
         raise InputTypeError(f"class_names must be a list of names, one per class, got {describe(names)}.")
+
+
+def checked_stages(stages: Any) -> tuple[str, ...]:
+    """The stages that were named, one or several, each one that there is."""
+    found = (stages,) if isinstance(stages, str) else tuple(stages)
+    if not found:
+        raise InputError(f"stages is empty; name at least one of {', '.join(STAGES)}.")
+    for stage in found:
+        check_choice("stage", stage, STAGES)
+    return found
 
 
 def check_choices(target: Any, layer: Any, against: Any) -> None:

@@ -14,7 +14,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_folder, check_names, contained
+from interp_plugins.api import callbacks
+from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_folder, check_names, check_tag
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
@@ -25,20 +26,20 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import own_tree
 from interp_plugins.core.truth import Reading
 from interp_plugins.lightning import run
-from interp_plugins.lightning.arguments import check_choices, check_class_names, check_layer_methods
+from interp_plugins.lightning.arguments import check_choices, check_class_names, check_layer_methods, checked_stages
 from interp_plugins.lightning.batch import read_batch
-from interp_plugins.lightning.judging import BUDGET, Judging
+from interp_plugins.lightning.judging import judged
 from interp_plugins.lightning.namespace import Callback
 from interp_plugins.lightning.report import GrowingReport
 from interp_plugins.lightning.sinks import Sinks, directory_of, logged_step, shown
 from interp_plugins.lightning.stage_state import StageState, is_last_batch
 from interp_plugins.lightning.subject import ExplainedModule, built_late, check_strategy, find_subject
 from interp_plugins.metrics import series
+from interp_plugins.metrics.watching import BUDGET, MetricWatch
 
 if TYPE_CHECKING:
     from interp_plugins.lightning.namespace import LightningModule, Trainer
 
-_STAGES = ("validate", "test", "train")
 _LOGGERS = ("auto", "files", "both", "none")
 _STAGES_OF = {"fit": ("validate", "train"), "validate": ("validate",), "test": ("test",)}
 
@@ -156,17 +157,12 @@ class AttributionCallback(Callback):
         check_folder("dirpath", dirpath)
         check_class_names(class_names)
         check_choices(target, layer, against)
-        stages = (stages,) if isinstance(stages, str) else tuple(stages)  # type: ignore[assignment]
-        if not stages:
-            raise InputError(f"stages is empty; name at least one of {', '.join(_STAGES)}.")
-        for stage in stages:
-            check_choice("stage", stage, _STAGES)
+        stages = checked_stages(stages)  # type: ignore[assignment]
         check_choice("loggers", loggers, _LOGGERS)
         check_choice("on_error", on_error, ON_ERROR)
         if report is not None:
             check_choice("report", report, ("html",))
-        if not isinstance(tag, str) or not tag:
-            raise InputError(f"tag must be a name, got {tag!r}.")
+        check_tag(tag)
         InputSpec(mean=tuple(mean) if mean else None, std=tuple(std) if std else None)  # both or neither, and positive
         if isinstance(methods, dict):
             methods = {name: run.method_options(options) for name, options in methods.items()}
@@ -183,8 +179,9 @@ class AttributionCallback(Callback):
         self.class_names, self.mean, self.std = run.names_of(class_names, output_key), mean, std
         self.autocast, self.batch_size, self.seed = autocast, check_chunk("batch_size", batch_size), seed
         self.tag, self.on_error, self.against = tag, on_error, against
-        self.metrics, self.metric_budget, self._judging = metrics, metric_budget, Judging(metrics, metric_budget, seed)
-        self.n_runs, self._resumed, self.last = 0, False, Explanations()
+        self._who = f"AttributionCallback(tag={tag!r})"
+        self.metrics, self.metric_budget, watch = metrics, metric_budget, MetricWatch(metrics, metric_budget, seed)
+        self._watch, self.n_runs, self._resumed, self.last = watch, 0, False, Explanations()
         self._states: dict[str, StageState] = {}
         self.history: list[dict[str, Any]] = []
         self._sinks: Sinks | None = None
@@ -331,9 +328,12 @@ class AttributionCallback(Callback):
         for name, state in self._states.items():
             why = state.never_ran(trainer, name)
             if why and trainer.is_global_zero:
-                warnings.warn(f"AttributionCallback(tag={self.tag!r}): {why}", InterpWarning, stacklevel=2)
+                warnings.warn(f"{self._who}: {why}", InterpWarning, stacklevel=2)
 
     # -- work ------------------------------------------------------------------------------------------------
+
+    def _context(self, trainer: "Trainer") -> contextlib.AbstractContextManager[Any]:
+        return run.precision_context(trainer) if self.autocast else contextlib.nullcontext()
 
     def _subject(self, pl_module: "LightningModule") -> ExplainedModule:
         return find_subject(pl_module, self.module, self.layer)
@@ -395,7 +395,7 @@ class AttributionCallback(Callback):
         found = run.run(
             subject,
             sample,
-            context=run.precision_context(trainer) if self.autocast else contextlib.nullcontext(),
+            context=self._context(trainer),
             methods=self.methods,
             target=self.target,
             output=self.output,
@@ -406,9 +406,9 @@ class AttributionCallback(Callback):
             **self.method_kwargs,
         )
         state.found = run.with_labels(found, sample.labels)
-        context = run.precision_context(trainer) if self.autocast else None
-        known = {"target": self.target, "output": self.output, "batch_size": self.batch_size, "context": context}
-        state.judged = self._judging.found(state.found, subject, sample, **known)
+        state.judged, known = [], {"output": self.output, **self.method_kwargs}
+        with callbacks.contained(self._who, self.on_error), self._context(trainer):  # maps stay where metrics fail
+            state.judged = judged(self._watch, found, subject, sample, self.target, known, self.batch_size)
         self.last = state.found
         self.n_runs += 1
 
@@ -432,19 +432,18 @@ class AttributionCallback(Callback):
         """The numbers and pictures of one run."""
         step = logged_step(trainer, stage)
         facts = {"run": self.n_runs, "stage": stage, "epoch": trainer.current_epoch, "step": step}
-        judged = self._states[stage].judged or [{} for _ in exps]
-        found = [{**row, **more} for row, more in zip(series.rows(exps, before, **facts), judged)]
+        found = series.rows(exps, before, self._states[stage].judged, **facts)
         self.history += found
         if self._sinks is not None:
-            self._sinks.numbers(found, trainer, self.tag, stage, self._judging.names)
+            self._sinks.numbers(found, trainer, self.tag, stage, self._watch.names)
             self._sinks.pictures(exps, trainer, self.tag, stage, self.n_runs)
 
     def _tell(self, state: StageState, trainer: "Trainer", stage: str) -> None:
         """Say once where the results of a stage are."""
         places = self._sinks.places(trainer, f"{self.tag}/{stage}") if self._sinks is not None else []
         places += [f"the report {shown(str(self._reports[stage].path))}"] if stage in self._reports else []
-        state.tell_once(trainer, f"AttributionCallback(tag={self.tag!r})", places)
+        state.tell_once(trainer, self._who, places)
 
     def _errors(self, state: StageState) -> contextlib.AbstractContextManager[None]:
         """An error ends this epoch's work, and is a warning or raised."""
-        return contained(f"AttributionCallback(tag={self.tag!r})", self.on_error, state.give_up)
+        return callbacks.contained(self._who, self.on_error, state.give_up)

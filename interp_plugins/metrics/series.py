@@ -8,7 +8,7 @@ the score that they should explain.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,25 +36,28 @@ def numbers(exp: Explanation, before: Explanation | None) -> dict[str, float]:
             answer another question, and the similarities fall for that reason alone.
         The last three only where the run before explained the same samples.
     """
-    found: dict[str, float] = {"sparseness": _over(torch.nanmean, gini_index(exp.attributions))}
+    found: dict[str, float] = {"sparseness": _mean(gini_index(one.attributions) for one in _apart(exp))}
     if exp.relative_delta is not None:
         found["completeness_error"] = _over(torch.nanmedian, exp.relative_delta)
     if before is not None and _comparable(exp, before):
-        found["cosine_to_previous"] = _over(torch.nanmean, cosine_similarity(exp.attributions, before.attributions))
-        ranks = spearman_correlation(exp.attributions, before.attributions)
-        found["rank_correlation_to_previous"] = _over(torch.nanmean, ranks)
+        pairs = [(a.attributions, b.attributions) for a, b in zip(_apart(exp), _apart(before), strict=True)]
+        found["cosine_to_previous"] = _mean(cosine_similarity(a, b) for a, b in pairs)
+        found["rank_correlation_to_previous"] = _mean(spearman_correlation(a, b) for a, b in pairs)
         if exp.target is not None and before.target is not None:
             changed = [a != b for a, b in zip(exp.target, before.target, strict=True)]
             found["target_changed"] = sum(changed) / len(changed)
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def rows(exps: Explanations, before: Explanations | None, **facts: Any) -> list[dict[str, Any]]:
+def rows(
+    exps: Explanations, before: Explanations | None, judged: Sequence[Mapping[str, float]] = (), **facts: Any
+) -> list[dict[str, Any]]:
     """A row per explanation: `facts`, which explanation it is, its numbers and its cost.
 
     Args:
         exps: the explanations of one run.
         before: those of the run before, in the same order, or None.
+        judged: numbers of metrics, an entry per explanation; empty: none.
         **facts: epoch, step and whatever else is the same for all rows.
     """
     earlier = list(before) if before is not None and len(before) == len(exps) else [None] * len(exps)
@@ -67,8 +70,9 @@ def rows(exps: Explanations, before: Explanations | None, **facts: Any) -> list[
             **numbers(exp, old),
             "seconds": exp.seconds,
             **{k: exp.meta[k] for k in ("forward_passes", "backward_passes") if k in exp.meta},
+            **more,
         }
-        for name, exp, old in zip(exps.labels, exps, earlier)
+        for name, exp, old, more in zip(exps.labels, exps, earlier, judged or [{}] * len(exps), strict=True)
     ]
 
 
@@ -95,6 +99,17 @@ def logged(found: list[dict[str, Any]], prefix: str, also: Sequence[str] = ()) -
 
 def _over(statistic: Callable[[Tensor], Tensor], values: Tensor) -> float:
     return float(statistic(values.to(torch.float64)))
+
+
+def _mean(parts: Iterable[Tensor]) -> float:
+    return _over(torch.nanmean, torch.cat(list(parts)))
+
+
+def _apart(exp: Explanation) -> list[Explanation]:
+    """Samples of different sizes each alone, without what fills them up to stand side by side; others as they are."""
+    pictures = exp.meta.get("per_sample", {}).get("input_size", ())
+    sizes = {len(tokens) for tokens in exp.tokens or ()} | {tuple(size) for size in pictures}
+    return [exp] if len(sizes) < 2 else [exp[i] for i in range(len(exp))]
 
 
 def _comparable(one: Explanation, other: Explanation) -> bool:

@@ -13,8 +13,10 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from interp_plugins import evaluate
 from interp_plugins import metrics as im
 from interp_plugins.core.errors import InputError, InterpWarning, UnknownNameError
+from interp_plugins.core.spec import InputSpec
 from interp_plugins.lightning import AttributionCallback
 
 G = torch.Generator().manual_seed(0)
@@ -101,3 +103,68 @@ def test_a_budget_of_rows_is_kept_and_said(tmp_path: Path) -> None:
 def test_what_is_refused_at_construction(options: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         AttributionCallback("saliency", **options)
+
+
+def explained(module: Any, batch: Any, stage: str = "validate", **options: Any) -> AttributionCallback:
+    """A callback after one epoch of `trainer.validate` on one batch."""
+    watch = AttributionCallback(stages=(stage,), loggers="none", on_error="raise", **options)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, logger=False, callbacks=[watch], enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.validate(module, DataLoader([0], collate_fn=lambda _: batch), verbose=False)
+    return watch
+
+
+def test_the_numbers_are_those_of_evaluate_on_one_baseline_for_all_methods() -> None:
+    """A method with a baseline of its own and one without are judged on the same: black, of normalised pictures."""
+    pl.seed_everything(1, verbose=False)
+    module, metrics = Module(), (("srg", {"steps": 4}), "gini_index")
+    methods, known = {"saliency": {}, "integrated_gradients": {"n_steps": 4}}, {"mean": [0.4], "std": [0.3]}
+    watch = explained(module, (X[:4], Y[:4]), methods=methods, n_samples=4, metrics=metrics, target="label", **known)
+    spec = InputSpec("image", mean=(0.4,), std=(0.3,))
+    found = evaluate(module, X[:4], methods, metrics, target=Y[:4], input_spec=spec)
+    for row in watch.history:
+        for name in found.metrics:
+            assert row[name] == pytest.approx(found[row["series"], name].mean, abs=1e-5)
+
+
+def test_maps_stay_where_a_metric_fails(tmp_path: Path) -> None:
+    wrong = ("faithfulness_correlation", {"subset_size": 10**9})
+    watch = AttributionCallback("saliency", n_samples=3, metrics=(wrong, "entropy"), loggers="none")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        fit(tmp_path, watch)
+    assert sum("training goes on" in str(w.message) for w in seen) == 2
+    assert len(watch.last) == 1 and len(watch.history) == 2 and "sparseness" in watch.history[0]
+
+
+def test_several_targets_are_several_series() -> None:
+    watch = explained(Module(), (X[:4], Y[:4]), methods="saliency", n_samples=4, metrics="srg", target=[0, 2])
+    assert [row["series"] for row in watch.history] == ["saliency.0", "saliency.1"]
+    assert watch.history[0]["srg"] != watch.history[1]["srg"]
+
+
+class Detector(pl.LightningModule):
+    """Takes a list of pictures of any size, as torchvision's detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
+
+    def forward(self, pictures: list[torch.Tensor]) -> Any:
+        return torch.stack([self.conv(p).square().sum((1, 2)) for p in pictures])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0])
+
+
+def test_pictures_of_different_sizes_are_judged_each_in_its_own() -> None:
+    pictures, labels = [torch.rand(1, 8, 8), torch.rand(1, 6, 10), torch.rand(1, 4, 4)], torch.tensor([0, 1, 2])
+    torch.manual_seed(0)
+    module = Detector()
+    watch = explained(module, (pictures, list(labels)), methods="saliency", n_samples=3, metrics="srg", target=1)
+    options = {"methods": "saliency", "metrics": "srg", "target": 1}
+    alone = [evaluate(lambda x: module(list(x)), p[None], ids=[i], **options) for i, p in enumerate(pictures)]
+    mean = sum(one["saliency", "srg"].mean for one in alone) / 3
+    assert watch.history[0]["srg"] == pytest.approx(mean, rel=1e-3)
