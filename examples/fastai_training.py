@@ -190,6 +190,9 @@ print(f"other digits that become sevens by a stain:       {says_seven(cheat, oth
 #
 # In a long training, leave `log="auto"`: beside a `TensorBoardCallback` or `WandbCallback` the maps appear in
 # TensorBoard or Weights & Biases, otherwise as PNG files in `learn.path/"attributions"`. `every_n_epochs=5` saves time.
+#
+# `AttributionCallback(metrics=("srg", "gini_index"))` scores the maps as well: every epoch has a number in the table
+# above, from when on can they be believed? `fastai_trust.ipynb` says what these numbers mean.
 
 # %%
 learn.show_explanations(max_n=6, methods="occlusion")[0].figure.savefig("several.png")

@@ -1,19 +1,33 @@
 """`AttributionCallback`: the same samples explained again and again while a Learner trains.
 
 After every n-th training epoch the samples go through `learn.explain`, which changes nothing of the training: no
-weight, mode, gradient, random number or line of the recorder. Pictures go where the Learner logs already, or to files.
+weight, mode, gradient or random number. Pictures and numbers go where the Learner logs already, pictures else to files.
+Numbers of metrics that are asked for stand in the recorder, behind the Learner's own metrics, where fastai's progress
+table, loggers and `SaveModelCallback` look for numbers.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from fastai.torch_core import rank_distrib
+from fastcore.foundation import L
 from torch import Tensor
 
-from interp_plugins.api.callbacks import check_choice, check_count, check_folder, check_names
+from interp_plugins.api.callbacks import (
+    check_choice,
+    check_count,
+    check_folder,
+    check_names,
+    check_tag,
+    contained,
+    labels_of,
+)
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core import files
@@ -26,12 +40,16 @@ from interp_plugins.fastai import learner as _learner  # noqa: F401 - Learner.ex
 from interp_plugins.fastai.batch import length
 from interp_plugins.fastai.epochs import EveryNEpochs
 from interp_plugins.fastai.interpretation import explain_rows
+from interp_plugins.fastai.items import SampleSource
 from interp_plugins.fastai.labels import label_number
 from interp_plugins.fastai.learner_info import valid
-from interp_plugins.fastai.loggers import log_figure
+from interp_plugins.fastai.loggers import log_figure, log_numbers
 from interp_plugins.fastai.reader import reader_of
+from interp_plugins.fastai.sample_stream import watched_batches
 from interp_plugins.fastai.show import truth_of
 from interp_plugins.fastai.timeline import draw_timeline
+from interp_plugins.metrics import series
+from interp_plugins.metrics.watching import BUDGET, MetricWatch
 from interp_plugins.viz.figure import png_of_figure
 from interp_plugins.viz.panels import draw_table
 
@@ -46,12 +64,14 @@ class Snapshot(NamedTuple):
         epoch: the epoch of this fit, from 0.
         train_iter: batches trained in this fit.
         explanations: one per method and target, of all samples, on the CPU.
+        numbers: a dict per explanation, see `AttributionCallback.numbers`.
     """
 
     fit: int
     epoch: int
     train_iter: int
     explanations: Explanations
+    numbers: tuple[dict[str, Any], ...] = ()
 
 
 class AttributionCallback(EveryNEpochs):
@@ -59,7 +79,12 @@ class AttributionCallback(EveryNEpochs):
 
     Training is bit-identical with and without it. It does nothing in `lr_find`, `validate`, `get_preds` and `predict`,
     and in distributed training only the first process works. After the training, `history` holds all results,
-    `plot()` draws them side by side, and `to_df()` makes a table of them.
+    `plot()` draws them side by side, `to_df()` makes a table of them and `numbers()` one of what they are worth.
+
+    A metric is a column of the recorder and of the progress table, `tag/method/metric`: the mean over the samples (and
+    over the targets of a method that explains several), NaN in an epoch that is not explained. fastai's own callbacks
+    log it from there, and `SaveModelCallback(monitor="attribution/saliency/srg")` can go by it. TensorBoard and W&B
+    also get, as `tag/method/...`, how far the maps moved since the epoch before, their sparseness and completeness.
 
     Args:
         items: the samples: what `learn.explain` takes (paths, pictures, rows, texts), or a list of them; None: `n` rows
@@ -81,7 +106,10 @@ class AttributionCallback(EveryNEpochs):
         batch_size: rows per pass; None: automatic.
         output: which of several outputs is explained, as for `learn.explain`; with its target and class names.
         label_key: which of the data's targets belongs to it; None: that at the output's place.
-        tag: name of the pictures in loggers and files; several callbacks in one Learner need several.
+        tag: name of the pictures and numbers in loggers and files; several callbacks in one Learner need several.
+        metrics: as for `learn.evaluate_explanations`, without masks or truth: names, (name, parameters), `metric(...)`
+            objects, or a mapping name -> parameters; None: none.
+        metric_budget: rows that the metrics of one epoch may send through the model; fewer samples are judged beyond.
 
     Attributes:
         history: a `Snapshot` per explained epoch. Maps stay in memory (a 224 x 224 picture and method: 0.6 MB an
@@ -89,7 +117,8 @@ class AttributionCallback(EveryNEpochs):
         last: the latest explanations; empty before the first.
 
     Raises:
-        InterpError: one of its kinds, for arguments that cannot work.
+        InterpError: one of its kinds, for arguments that cannot work; metrics that need masks or truth, or ask the
+            method again, are for `learn.evaluate_explanations` after the training.
 
     Example:
         watch = AttributionCallback(n=4, methods="integrated_gradients", target="label")
@@ -116,6 +145,8 @@ class AttributionCallback(EveryNEpochs):
         output: Any = None,
         label_key: int | None = None,
         tag: str = "attribution",
+        metrics: Any = None,
+        metric_budget: int = BUDGET,
     ):
         super().__init__(every_n_epochs, on_error)
         check_names(methods)
@@ -123,6 +154,7 @@ class AttributionCallback(EveryNEpochs):
         check_seed(seed)
         check_folder("path", path)
         check_choice("log", log, _LOGS)
+        check_tag(tag)
         self.items, self.n = items, n
         target = rather_than(target, against)
         self.options = {"methods": methods, "target": target, "layer": layer, "baselines": baselines, "seed": seed}
@@ -130,12 +162,40 @@ class AttributionCallback(EveryNEpochs):
         label_number(label_key, output)  # a wrong one is said at once
         self.log, self.path, self.tag = log, path, tag
         self.history: list[Snapshot] = []
+        self._watch, self._new = MetricWatch(metrics, metric_budget, seed), dict[str, float]()
+        self.early = bool(self._watch.columns)
+        self._series = labels_of(methods, layer) if self.early else []
+
+    def before_fit(self) -> None:
+        """Name the columns of the metrics in the recorder, before it writes the head of its table."""
+        super().before_fit()
+        recorder = getattr(self.learn, "recorder", None)
+        if recorder is not None and rank_distrib() == 0:
+            end = len(recorder.metric_names) - bool(recorder.add_time)
+            names = list(recorder.metric_names)
+            recorder.metric_names = L([*names[:end], *self._columns, *names[end:]])
+
+    def after_validate(self) -> None:
+        """Look where metrics are asked for, and give the recorder their numbers."""
+        trained = self._trained and not hasattr(self, "gather_preds")
+        self._new = {}
+        super().after_validate()
+        recorder = getattr(self.learn, "recorder", None)
+        if trained and recorder is not None:
+            recorder.log += L([self._new.get(name, math.nan) for name in self._columns])
 
     def look(self, epoch: int) -> None:
-        """Explain the samples after an epoch and log their maps."""
-        exps, truths = self._explain()
-        self.history.append(Snapshot(self._fit, epoch, self.learn.train_iter, exps))
-        self._publish(exps, truths)
+        """Explain the samples after an epoch, judge their maps, and log both."""
+        seen: list[Any] = []
+        exps, truths, rows = self._explain(lambda *one: seen.append(one))
+        judged: list[dict[str, float]] = []
+        with contained(type(self).__name__, self.on_error):  # the maps stay where metrics fail
+            judged = self._judged(seen, rows)
+        facts = {"fit": self._fit, "epoch": epoch, "train_iter": self.learn.train_iter}
+        numbers = series.rows(exps, self.last if self.history else None, judged, **facts)
+        self.history.append(Snapshot(explanations=exps, numbers=tuple(numbers), **facts))
+        self._new = self._of_methods(judged)
+        self._publish(exps, truths, numbers)
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -169,12 +229,49 @@ class AttributionCallback(EveryNEpochs):
         table = pd.concat(tables, ignore_index=True)
         return table[[*keys, *(c for c in table if c not in keys)]]
 
+    def numbers(self) -> Any:
+        """A table (DataFrame) with a row per fit, epoch and series: a method, of several targets each ("saliency.1").
+
+        `sparseness` (mean Gini index of the absolute map), `completeness_error` (median of |convergence delta| relative
+        to the change of the score), `cosine_to_previous` and `rank_correlation_to_previous` (how alike the maps are to
+        those of the epoch explained before), `target_changed` (share of samples whose explained class is another one
+        than before), and for each metric its mean and the ends of its 95 % interval, `name_ci_low` and `name_ci_high`.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([row for snapshot in self.history for row in snapshot.numbers])
+
     # -- work ------------------------------------------------------------------------------------------------
 
-    def _explain(self) -> tuple[Explanations, list[str]]:
-        options = {**self.options, "progress": False}
+    @property
+    def _columns(self) -> list[str]:
+        """What the metrics are called in the recorder."""
+        return [f"{self.tag}/{method}/{name}" for method in self._series for name in self._watch.names]
+
+    def _of_methods(self, judged: list[dict[str, float]]) -> dict[str, float]:
+        """The numbers of the columns: means over the targets of a method, whose explanations stand side by side."""
+        found, many = {}, len(judged) // max(1, len(self._series))
+        for i, method in enumerate(self._series):
+            for name in self._watch.names:
+                values = [row[name] for row in judged[i * many : (i + 1) * many] if name in row]
+                if values:
+                    found[f"{self.tag}/{method}/{name}"] = sum(values) / len(values)
+        return found
+
+    def _judged(self, seen: list[Any], rows: list[int] | None) -> list[dict[str, float]]:
+        if not self._watch.columns:
+            return []
+        reader = reader_of(self.learn)
+        with reader.unchanged():
+            samples = watched_batches(reader, seen, self.options["baselines"], rows)
+            return self._watch.numbers(samples, self.options["batch_size"])
+
+    def _explain(self, each: Callable[..., Any]) -> tuple[Explanations, list[str], list[int] | None]:
+        """The explanations, the truth in words, the samples' rows (None of items); `each` as for `Reader.explain`."""
+        options = {**self.options, "progress": False, "each": each}
+        reader = reader_of(self.learn)
         if self.items is not None:
-            return self._slim(self.learn.explain(self.items, **options)), []
+            return self._slim(reader.explain_source(SampleSource(self.items), **options)), [], None
         loader = valid(self.learn.dls)
         if type(loader).__name__ == "DistributedDL":  # its class cannot be imported without accelerate
             loader = loader.dl  # the wrapper needs all processes
@@ -184,8 +281,8 @@ class AttributionCallback(EveryNEpochs):
         if not total:
             raise InputError("Neither the validation nor the training set holds a sample. Give the samples: items=.")
         rows = [i * total // min(self.n, total) for i in range(min(self.n, total))]
-        exps, shown = explain_rows(reader_of(self.learn), loader, rows, **options)
-        return self._slim(exps), [truth_of(shown.samples, i) for i in range(len(rows))]
+        exps, shown = explain_rows(reader, loader, rows, **options)
+        return self._slim(exps), [truth_of(shown.samples, i) for i in range(len(rows))], rows
 
     def _slim(self, exps: Explanations) -> Explanations:
         """Inputs and baselines that the previous epoch had already are kept once."""
@@ -197,9 +294,13 @@ class AttributionCallback(EveryNEpochs):
             slim.append(replace(new, **same))
         return Explanations(slim) if len(slim) == len(exps) else exps
 
-    def _publish(self, exps: Explanations, truths: list[str]) -> None:
+    def _publish(self, exps: Explanations, truths: list[str], numbers: list[dict[str, Any]]) -> None:
         if self.log == "none":
             return
+        if self.log != "files":  # what stands in the recorder is logged by fastai
+            logged = series.logged(numbers, self.tag, self._watch.names)
+            logged = {name: value for name, value in logged.items() if name not in self._columns}
+            log_numbers(self.learn.cbs, logged, self.learn.train_iter)
         fig = draw_table(exps, truths, max_n=max(len(e) for e in exps)).fig
         taken = self.log != "files" and log_figure(self.learn.cbs, self.tag, fig, self.learn.train_iter)
         if not taken or self.log == "both" or self.path is not None:

@@ -23,6 +23,7 @@ class EveryNEpochs(Callback):
 
     order = Recorder.order + 5  # after those that log numbers, so that their steps are up to date
     remove_on_fetch = True
+    early = False  # look when the validation has ended, before the epoch's numbers are recorded and logged
 
     def __init__(self, every_n_epochs: int = 1, on_error: str = "warn"):
         super().__init__()
@@ -52,8 +53,16 @@ class EveryNEpochs(Callback):
         self._fit += self._new_fit
         self._new_fit = False
 
+    def after_validate(self) -> None:
+        """Look before the epoch's numbers are recorded, where some of them come from here."""
+        if self.early and not hasattr(self, "gather_preds"):
+            self._look_if_due()
+
     def after_epoch(self) -> None:
-        """Look where the epoch is due."""
+        """Look where the epoch is due and was not looked at."""
+        self._look_if_due()
+
+    def _look_if_due(self) -> None:
         trained, self._trained = self._trained, False
         epoch = self.learn.epoch
         if trained and (epoch % self.every_n_epochs == 0 or epoch == self.learn.n_epoch - 1):

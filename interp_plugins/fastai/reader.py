@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,12 +141,12 @@ class Reader:
 
         Args:
             source: what is to be explained.
-            methods: as for `Learner.explain`.
-            target: likewise.
-            against: likewise.
-            baselines: likewise.
-            rm_type_tfms: likewise.
-            **params: its further arguments.
+            methods: names, objects or a mapping name -> parameters; None: those for this kind of data.
+            target: what is explained of them; None: what is predicted.
+            against: why `target` rather than this; None: nothing is subtracted.
+            baselines: what stands for nothing, raw items too; None: the methods' own.
+            rm_type_tfms: how many type transforms are left out; None: by the item's type.
+            **params: further arguments of `explain`.
         """
         target = rather_than(target, against)
         with self.unchanged():
@@ -320,17 +320,19 @@ class Reader:
         baselines: Any = None,
         output: Any = None,
         label_key: int | None = None,
+        each: Callable[[ReadBatch, dict[str, Any], Explanations], Any] | None = None,
         **params: Any,
     ) -> Explanations:
         """Explain what was read, with what the Learner knows of it.
 
         Args:
             batches: what `read` or one of the reading methods gave.
-            methods: as for `Learner.explain`.
-            target: likewise.
-            baselines: likewise, a raw item encoded (`encoded_baselines`).
-            output: as for `Learner.explain`.
-            label_key: likewise.
+            methods: names, objects or a mapping name -> parameters; None: those for this kind of data.
+            target: what is explained; None: what is predicted.
+            baselines: what stands for nothing, a raw item encoded (`encoded_baselines`); None: the methods' own.
+            output: which of several outputs is explained.
+            label_key: which of the data's targets belongs to it; None: that at the output's place.
+            each: called with every batch, the arguments it was explained with, and what the core gave for it.
             **params: further arguments of `interp_plugins.explain`.
         """
         found = []
@@ -338,6 +340,8 @@ class Reader:
             known = self.arguments(batch, target=target, baselines=baselines, output=output, label_key=label_key)
             options = batch.with_more(known, {"methods": methods, **params})
             exps = core_explain(options.pop("model"), options.pop("inputs"), **options)
+            if each is not None:
+                each(batch, known, exps)
             found.append(self.told(exps, batch, baselines))
         return self.merged(found)
 
@@ -354,10 +358,10 @@ class Reader:
 
         Args:
             batch: one of those that were read.
-            target: as for `explain`.
-            baselines: likewise.
-            output: likewise.
-            label_key: likewise.
+            target: what is explained; None: what is predicted.
+            baselines: what stands for nothing, a raw item encoded; None: the methods' own.
+            output: which of several outputs is explained.
+            label_key: which of the data's targets belongs to it; None: that at the output's place.
         """
         func, used = self.call(batch)
         inputs, more = to_model(used, self.model), used.gone_along(self.model)
@@ -383,8 +387,8 @@ class Reader:
         """Baselines of which a raw item is encoded as the items are; all others as they came.
 
         Args:
-            given: as for `Learner.explain`.
-            rm_type_tfms: likewise.
+            given: what stands for nothing: a raw item, or what the core takes.
+            rm_type_tfms: how many type transforms are left out; None: by the item's type.
         """
         if not is_item(given):
             return given

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from interp_plugins.api.samples import PIECE, SampleBatch, cut
+from interp_plugins.core.explanation import Explanations
 from interp_plugins.fastai.batch import ReadBatch, length
 from interp_plugins.fastai.items import SampleSource, indices
 from interp_plugins.fastai.labels import class_indices, label_number, wants_label
@@ -50,6 +51,29 @@ def sample_stream(
             labels = class_indices(batch.labels, len(batch), number)
             keys = tuple(numbers[place] for place in places)
             yield _batch(reader, batch, known, keys, labels, beside, baselines)
+
+
+def watched_batches(
+    reader: Reader,
+    seen: Sequence[tuple[ReadBatch, dict[str, Any], Explanations]],
+    baselines: Any,
+    numbers: Sequence[int] | None,
+) -> list[tuple[SampleBatch, Explanations]]:
+    """What `Reader.explain` told of its batches, as metrics take samples with their maps.
+
+    Args:
+        reader: that explained them.
+        seen: batches, the arguments that they were explained with, what the core gave.
+        baselines: what stands for nothing, as the user named it.
+        numbers: of the samples, as `sample_stream` has them; None: their places.
+    """
+    found, first = [], 0
+    for batch, known, exps in seen:
+        places = range(first, first + len(batch))
+        keys = tuple(places if numbers is None else (numbers[place] for place in places))
+        found.append((_batch(reader, batch, known, keys, None, {}, baselines), exps))
+        first += len(batch)
+    return found
 
 
 def _numbers(reader: Reader, source: SampleSource, n: int) -> list[int]:
