@@ -178,7 +178,20 @@ def bank_page(bank: Any, items: Sequence[Any] = ()) -> Document:
     parts = [_picture(bank_figure(bank, len(bank)), "Concepts")] if bank.pictures else []
     parts += [_table(bank)]
     parts += [_picture(item_figure(item), f"Item {item.item}") for item in map(bank.explain, items)]
-    return sections(f"Concepts of {bank.target}", repr(bank), parts, _LEGEND)
+    return sections(f"Concepts of {bank.target}", _lead(bank), parts, _LEGEND)
+
+
+def _lead(bank: Any) -> str:
+    """What was found where, how certain it is, and what counts most."""
+    stable = sum(bank.is_stable(k) for k in range(len(bank)))
+    does = "adds {:.3g} to the score" if bank.linear else "takes part in {:.0%} of how the score varies"
+    most = [f"{bank.label(k)} {does.format(float(bank.importance[k]))}" for k in range(min(3, len(bank)))]
+    return (
+        f"{len(bank)} concepts that the model goes by for {bank.target}, found in {bank.facts['items']} items at the "
+        f"layer {bank.place.name}. {stable} of them were found again from other beginnings and in each half of the "
+        f"items. Together they hold {bank.explained:.0%} of what happens in the layer (as many directions could hold "
+        f"{bank.explained_best:.0%} at best). Most important: {', '.join(most)}."
+    )
 
 
 def _picture(plot: Plot, name: str) -> str:

@@ -59,7 +59,25 @@ def page(found: Any, maps: Any = None) -> Document:
     grid = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     parts.append(section("Scores", f'<div class="scroll" tabindex="0">{grid}</div>'))
     told = () if maps is None else (("Glow", f"how strong the map of {_of(maps)} is there."),)
-    return sections("Which training items made it say so?", repr(found), parts, (*LEGEND, *told), _STYLE + STYLE)
+    return sections("Which training items made it say so?", _lead(found), parts, (*LEGEND, *told), _STYLE + STYLE)
+
+
+def _lead(found: Any) -> str:
+    """What was asked of how many items, how much of the answer is shown, and what to know of it."""
+    n, checkpoints = len(found), len(found.params.get("checkpoints", ()))
+    weights = found.params.get("weights", "")
+    over = [f"{checkpoints} checkpoints of the training"] * (checkpoints > 1) + [weights] * bool(weights)
+    by = f"by {found.method}" + (f" ({', '.join(over)})" if over else "")
+    shares = found.share.tolist()
+    share = f"{min(shares):.0%}" if max(shares) - min(shares) < 0.005 else f"{min(shares):.0%} to {max(shares):.0%}"
+    told = [
+        f"For {'one query' if n == 1 else f'{n} queries'}: which of {found.n:,} training items count most, {by}",
+        f"Those shown carry {share} of all absolute scores; the rest is spread over the others",
+    ]
+    if found.lds is not None:
+        told.append(f"Sums of scores foretell a refitted head with a rank correlation of {found.lds:.2f} (LDS)")
+    told += [note[:1].upper() + note[1:].rstrip(".") for note in found.notes]
+    return " ".join(f"{one}." for one in told)
 
 
 def _of(maps: Any) -> str:

@@ -88,6 +88,17 @@ class Comparison:
             rows.append({**row, "passes a sample": self.passes.get(method)})
         return rows
 
+    def _readable(self) -> list[dict[str, Any]]:
+        """`table` as people read it: a mean and its interval in one cell."""
+        rows = []
+        for row in self.table:
+            found = {"method": row["method"], "verdict": row["verdict"]}
+            for name in self.scores.metrics:
+                span = [float("nan") if row[key] is None else row[key] for key in (name, f"{name} low", f"{name} high")]
+                found[name] = tables.with_interval(*span)
+            rows.append({**found, "passes a sample": row["passes a sample"]})
+        return rows
+
     def verdict(self, method: str) -> str:
         """What became of a method, in a few words: "best", "as good", "less faithful", or the check that it failed."""
         if method not in self.checks:
@@ -161,7 +172,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         sentences = "".join(f"<p>{tables.escaped(one)}</p>" for one in self.why().splitlines())
-        return f"{tables.as_html(self.table)}{sentences}"
+        return f"{tables.as_html(self._readable())}{sentences}"
 
     def to_df(self) -> pd.DataFrame:
         """`table` as a DataFrame (needs pandas)."""
@@ -203,7 +214,7 @@ class Comparison:
         parts = [
             ("Why", reasons),
             ("Means and their 95 % intervals", self._panels()),
-            ("All numbers", tables.as_html(self.table)),
+            ("All numbers", tables.as_html(self._readable())),
             ("What was asked of the model", self.scores.rows.as_html()),
         ]
         page = interval_page(title, answer, parts, self.scores.legend())

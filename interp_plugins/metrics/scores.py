@@ -81,6 +81,17 @@ class Scores(Mapping[tuple[str, str], Score]):
             for (method, name), score in self._found.items()
         ]
 
+    def _readable(self) -> list[dict[str, Any]]:
+        """`table` as people read it: a mean and its interval in one cell, what nobody has left out."""
+        rows = []
+        for row in self.table:
+            found = {name: value for name, value in row.items() if name not in ("ci_low", "ci_high")}
+            found["mean"] = tables.with_interval(row["mean"], row["ci_low"], row["ci_high"])
+            rows.append(found)
+        empty = [name for name in ("undefined", "backward") if not any(row[name] for row in rows)]
+        empty += ["chance"] if all(row["chance"] is None for row in rows) else []
+        return [{name: value for name, value in row.items() if name not in empty} for row in rows]
+
     def __repr__(self) -> str:
         if not self._found:
             return "Scores of nothing"
@@ -147,11 +158,11 @@ class Scores(Mapping[tuple[str, str], Score]):
             evaluate(model, x, "saliency", ["srg", "entropy"]).to_html("scores.html")
         """
         if path is None:
-            return tables.as_html(self.table)
+            return tables.as_html(self._readable())
         from interp_plugins.viz.intervals import interval_page
 
         lead = f"{len(self.methods)} methods, {len(self.metrics)} metrics, {self.rows.n or self._most()} samples."
-        parts = [("Means and their 95 % intervals", self.panels()), ("All numbers", tables.as_html(self.table))]
+        parts = [("Means and their 95 % intervals", self.panels()), ("All numbers", tables.as_html(self._readable()))]
         if self.rows.rows:
             parts.append(("What was asked of the model", self.rows.as_html()))
         return Page(write(path, interval_page(title, lead, parts, self.legend())))

@@ -13,19 +13,27 @@ def short(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3g}"
 
 
+def with_interval(mean: float, low: float, high: float) -> str:
+    """A mean with its interval, as one cell: "0.41 [0.36, 0.46]"; the mean alone where there is no interval."""
+    return short(mean) if math.isnan(low) else f"{short(mean)} [{short(low)},\u00a0{short(high)}]"
+
+
 def grid(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     """The heads and the rows of records that all have the same keys."""
     return [list(rows[0]), *(list(row.values()) for row in rows)] if rows else [[]]
 
 
 def as_html(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Records as an HTML table."""
+    """Records as an HTML table; names may break behind an underscore."""
     shown = [[_cell(v) for v in row] for row in grid(rows)]
     cells = [
-        "".join(f"<{tag}>{html.escape(v)}</{tag}>" for v in row)
-        for row, tag in zip(shown, ["th"] + ["td"] * len(shown))
+        "".join(f"<{tag}>{_breakable(v)}</{tag}>" for v in row) for row, tag in zip(shown, ["th"] + ["td"] * len(shown))
     ]
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+
+
+def _breakable(text: str) -> str:
+    return html.escape(text).replace("_", "_<wbr>")
 
 
 def escaped(text: str) -> str:

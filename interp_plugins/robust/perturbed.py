@@ -19,7 +19,7 @@ from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import Inputs, as_tuple
 from interp_plugins.robust.contrast_map import ContrastMaps, contrast_maps
 from interp_plugins.robust.norms import NORMS, sizes
-from interp_plugins.robust.picture import page, picture
+from interp_plugins.robust.picture import lead, page, picture
 from interp_plugins.robust.saved import load, save
 
 if TYPE_CHECKING:
@@ -168,7 +168,10 @@ class Perturbed:
         """
         with concise():
             drawn = None if self._undrawable() else self.show(max_n)
-            return files.Page(files.write(path, page(self.to_df(), drawn, repr(self), title)))
+            return files.Page(files.write(path, page(self.to_df(), drawn, self._lead(), title)))
+
+    def _lead(self) -> str:
+        return lead(self.state, self.goal_label, self.params, self.spec)
 
     def _undrawable(self) -> bool:
         return self.spec.kind != "image" or isinstance(self.inputs, tuple) or self.inputs.shape[1] not in (1, 3)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple
 from interp_plugins.robust.contrast_map import ContrastMaps
+from interp_plugins.robust.norms import as_levels
 from interp_plugins.viz.figure import Plot, bare, data_uri, new_figure, png_of_figure
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def picture(
 
     Args:
         inputs: (N, C, H, W), C of 1 or 3, in the model's units.
-        perturbed: likewise.
+        perturbed: the same pictures changed, of the same shape and units.
         delta: their difference in raw units.
         spec: normalisation, range of the raw values.
         captions: what to write below the first and the second picture of each row.
@@ -92,11 +94,52 @@ def _contrast(ax: Any, contrast: ContrastMaps, i: int) -> None:
     ax.set_xlabel(f"{words}\nagrees with the change: {alike:.2f}", fontsize=9)
 
 
+_WAYS = {
+    "regions": "without the fewest regions that were found to decide",
+    "row": "with as few columns changed as was found",
+    "visible": "changed smoothly, so that it can be seen",
+}
+_BECAME = {
+    "turned": ("now gets {another}", "now get {another}"),
+    "held": ("keeps its answer", "keep their answer"),
+    "masked": (
+        "keeps its answer with a gradient of zero, which proves nothing",
+        "keep their answer with a gradient of zero, which proves nothing",
+    ),
+    "none found": ("for which no such change was found", "for which no such change was found"),
+    "already": ("that needed no change", "that needed no change"),
+}
 _STATES = (
     "turned: the model says another class, or what was asked for; held: it was not turned, which is no proof that "
     "nothing turns it; masked: not turned, and its gradient is zero, which says nothing; none found: no change was "
     "found that does it; already: nothing was needed."
 )
+
+
+def lead(state: Sequence[str], goals: Sequence[Any] | None, params: Mapping[str, Any], spec: InputSpec) -> str:
+    """What was done to how many samples, and what became of them, in a sentence.
+
+    Args:
+        state: of each sample, as `Perturbed` has it.
+        goals: the class to be reached per sample, or None.
+        params: the attack and its parameters.
+        spec: facts about the inputs.
+    """
+    attack, norm, eps = params["attack"], params["norm"], params["eps"]
+    if math.isfinite(eps):
+        size = as_levels(eps) if spec.kind == "image" else f"{eps:.3g}"
+        done = f"changed with {attack} by at most {size} ({norm})"
+    else:
+        done = _WAYS.get(attack, f"changed as little as {attack} could find ({norm})")
+    reached = f"{goals[0]!r}" if goals and len(set(goals)) == 1 else "what was asked for"
+    another = "another answer" if goals is None and "goal" not in params else reached
+    n, parts = len(state), []
+    for kind in dict.fromkeys(state):
+        k = state.count(kind)
+        one, many = _BECAME.get(kind, (f"is {kind}", f"are {kind}"))
+        parts.append(f"{k} {one if k == 1 else many}".format(another=another))
+    samples = "1 sample" if n == 1 else f"{n} samples, each"
+    return f"{samples} {done}: {', '.join(parts)}."
 
 
 def page(table: pd.DataFrame, drawn: Plot | None, lead: str, title: str) -> str:

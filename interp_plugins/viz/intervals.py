@@ -19,6 +19,7 @@ from interp_plugins.viz.titles import shorten
 
 _LABEL = 34  # characters of a name that are shown
 _COLUMNS = 3  # panels side by side
+_STYLE = "th { white-space: normal; } th, td { padding-right: .5rem; } td:last-child { min-width: 0; }"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def interval_page(title: str, lead: str, parts: Sequence[tuple[str, Any]], legen
         parts: (heading, a list of `Panel`, a list of sentences, or HTML).
         legend: (term, explanation).
     """
-    return whole_page(title, lead, [section(name, _content(name, content)) for name, content in parts], legend)
+    return whole_page(title, lead, [section(name, _content(name, content)) for name, content in parts], legend, _STYLE)
 
 
 def _content(name: str, content: Any) -> str:

@@ -162,6 +162,7 @@ def test_pictures_and_a_page_that_loads_nothing(tmp_path: Path) -> None:
     page = bank.to_html(tmp_path / "concepts.html", items=[x[:1]])
     text = Path(page).read_text(encoding="utf-8")
     assert "<b>" not in text and "&lt;b&gt;" in text and "http" not in text.replace("http-equiv", "")
+    assert "2 concepts that the model goes by for" in text and "Most important: " in text and "ConceptBank(" not in text
 
 
 def test_rows_of_a_table_have_concepts_at_a_named_layer() -> None:

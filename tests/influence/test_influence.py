@@ -253,6 +253,8 @@ def test_the_result_is_read_saved_and_drawn(digits, tmp_path):
     assert again.to_df().equals(table)
     page = found.to_html(tmp_path / "page.html")
     assert "data:image/png" in page.path.read_text() and "row " in page.path.read_text()
+    assert f"For 2 queries: which of {found.n} training items count most, by {found.method}" in page.path.read_text()
+    assert "of all absolute scores; the rest" in page.path.read_text() and "Influences(" not in page.path.read_text()
     assert found.show().axes.shape == (4, 4)
     maps = found.explain(net, "occlusion", sliding_window_shapes=(1, 3, 3))
     assert found.show(maps=maps).axes.shape == (4, 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from interp_plugins.robust import (
     explanation_robustness,
     robustness,
 )
+from interp_plugins.robust.picture import lead
 
 SPEC = InputSpec("image", mean=(0.5,), std=(0.25,), vocab=("a", "b", "c"))
 
@@ -224,6 +226,23 @@ def test_a_page_holds_the_table_and_the_pictures(tmp_path: Path) -> None:
     found = attack(net(), pictures(), eps=0.1, input_spec=SPEC, steps=3)
     text = Path(found.to_html(tmp_path / "page.html", title="Mine <b>")).read_text(encoding="utf-8")
     assert "no proof that nothing turns it" in text  # what states mean
+    assert "changed with pgd by at most 0.1 (Linf)" in text and "another answer" in text and "Perturbed(" not in text
     assert "Mine &lt;b&gt;" in text and "data:image/png" in text and "margin_after" in text and found.plot().axes.size
     table = attack(nn.Linear(3, 2), torch.randn(2, 3), eps=0.1, steps=2)
     assert "<img" not in Path(table.to_html(tmp_path / "table.html")).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("state", "goals", "params", "said"),
+    [
+        (("turned", "held", "turned"), None, {"attack": "pgd", "eps": 2 / 255, "norm": "Linf"},
+         "3 samples, each changed with pgd by at most 2/255 (Linf): 2 now get another answer, 1 keeps its answer."),
+        (("turned",), ("cat",), {"attack": "fmn", "eps": math.inf, "norm": "L2", "goal": None},
+         "1 sample changed as little as fmn could find (L2): 1 now gets 'cat'."),
+        (("none found", "already"), None, {"attack": "regions", "eps": math.inf, "norm": "L2"},
+         "2 samples, each without the fewest regions that were found to decide: 1 for which no such change was found, "
+         "1 that needed no change."),
+    ],
+)  # fmt: skip
+def test_the_page_leads_with_a_sentence(state: Any, goals: Any, params: Any, said: str) -> None:
+    assert lead(state, goals, params, InputSpec("image")) == said
