@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 import urllib.request
 from pathlib import Path
@@ -174,7 +175,9 @@ def test_what_holds_no_explanations_is_said(command: str, what: str, text: str, 
 
 
 @pytest.mark.slow
-def test_suspects_influence_and_concepts_of_an_exported_learner(tmp_path: Path) -> None:
+def test_suspects_influence_and_concepts_of_an_exported_learner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import numpy as np
     from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, Learner, get_image_files, parent_label
     from PIL import Image
@@ -226,6 +229,16 @@ def test_suspects_influence_and_concepts_of_an_exported_learner(tmp_path: Path) 
     assert result.exit_code == 0 and "ExplanationRobustness(1 samples" in result.output, result.output
     assert "Which maps hold" in (tmp_path / "robust.html").read_text(encoding="utf-8")
     assert (tmp_path / "robust-predictions.html").is_file()
+
+    def stopped(*args: Any, **options: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    given[-1] = str(tmp_path / "again.html")
+    for verb, said in {"explanation_robustness": "Written so far: ", "attack": "Nothing of it was finished."}.items():
+        monkeypatch.setattr(Learner, verb, stopped)
+        result = runner.invoke(app, ["robust", str(tmp_path / "small.pkl"), asked, *given])
+        assert result.exit_code == 130 and f"Stopped by Ctrl-C. {said}" in result.output, result.output
+        assert not (tmp_path / "again.html").exists() and (tmp_path / "again-predictions.html").is_file()
 
 
 @pytest.mark.slow

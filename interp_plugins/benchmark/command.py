@@ -26,13 +26,16 @@ Modules = Annotated[list[str] | None, typer.Option("--import", help="A module wi
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """What is wrong is said in a line, and ends the program."""
+def _told(kept: str = "Nothing of it was finished.") -> Iterator[None]:
+    """What is wrong is said in a line, and ends the program; so does Ctrl-C, with what stays of the work."""
     try:
         yield
     except (InterpError, ImportError) as err:
         typer.echo(legible(str(err)), err=True)
         raise typer.Exit(2) from err
+    except KeyboardInterrupt as err:
+        typer.echo(legible(f"Stopped by Ctrl-C. {kept}"), err=True)
+        raise typer.Exit(130) from err
 
 
 def _loaded(modules: list[str] | None) -> None:
@@ -83,7 +86,7 @@ def run(
     modules: Modules = None,
 ) -> None:
     """Do the work, or go on with it; any number of processes may (torchrun's RANK and WORLD_SIZE are read)."""
-    with _told():
+    with _told(f"Units that are done are kept in {out}: the same command goes on with the others."):
         _loaded(modules)
         plan = benchmark.Benchmark(
             tuple(tasks) if tasks else None,

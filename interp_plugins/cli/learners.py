@@ -76,14 +76,13 @@ def explain(
     """Explain pictures with an exported fastai Learner; writes pictures and explanations.html."""
     options: dict[str, Any] = {"methods": tuple(method)} if method else {}
     options |= {name: v for name, v in {"compile": compile, "precision": precision}.items() if v is not None}
-    with refusing("fastai"):
+    with refusing("fastai") as work:
         found = exported(model).explain(list(images), target=target, against=against, **options)
-    from interp_plugins.demo.run import COLUMNS, table_rows, write_pictures
+        from interp_plugins.demo.run import COLUMNS, table_rows, write_pictures
 
-    for path in write_pictures(found, out):
-        say(str(path))
-    found.to_html(out / "explanations.html")
-    say(str(out / "explanations.html"))
+        for path in write_pictures(found, out):
+            work.wrote(path)
+        work.wrote(found.to_html(out / "explanations.html").path)
     print_table("Explanations", COLUMNS, table_rows("fastai", found))
 
 
@@ -98,12 +97,12 @@ def suspects(
     seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
 ) -> None:
     """Rank labelled pictures by how likely their label is wrong; a page on which they are tagged, and a table."""
-    with refusing("fastai"):
+    with refusing("fastai") as work:
         learn = exported(model)
         found = learn.suspects(dl=labelled(learn, images), k=k, seed=seed)
         say(repr(found))
-        say(str(found.to_html(out, n=n).path))
-        say(str(found.to_csv(out.with_suffix(".csv"))))
+        work.wrote(found.to_html(out, n=n).path)
+        work.wrote(found.to_csv(out.with_suffix(".csv")))
 
 
 def neurons(
@@ -118,7 +117,7 @@ def neurons(
     seed: Annotated[int, typer.Option(min=0, help="Of the beginnings.")] = 0,
 ) -> None:
     """Show what channels of a layer look for: pictures beside the data's most active items, on a page."""
-    with refusing("fastai"):
+    with refusing("fastai") as work:
         learn = exported(model)
         beside = learn.dls.test_dl(pictures(data), num_workers=0)
         asked: dict[str, Any] = {"channel": _channels(channel), "dl": beside}
@@ -127,8 +126,8 @@ def neurons(
         else:
             found = learn.visualize(layer, **asked, steps=steps, param=param, seed=seed)
         say(repr(found))
-        say(str(found.to_html(out).path))
-        say(str(found.save(out.with_suffix(".safetensors"))))
+        work.wrote(found.to_html(out).path)
+        work.wrote(found.save(out.with_suffix(".safetensors")))
 
 
 def _channels(text: str) -> Any:
@@ -164,7 +163,7 @@ def influence(
     ),
 ) -> None:
     """Find the training pictures that made the model say so, and those that spoke against it."""
-    with refusing("fastai"):
+    with refusing("fastai") as work:
         learn = exported(model)
         found = learn.influence(
             pictures(images),
@@ -177,10 +176,8 @@ def influence(
         )
         say(repr(found))
         drawn = None if maps is None else found.explain(learn.model, maps)
-        say(str(found.to_html(out, maps=drawn).path))
-        table = out.with_suffix(".csv")
-        files.write(table, found.to_df().to_csv(index=False))
-        say(str(table))
+        work.wrote(found.to_html(out, maps=drawn).path)
+        work.wrote(files.write(out.with_suffix(".csv"), found.to_df().to_csv(index=False)))
 
 
 def concepts(
@@ -196,14 +193,12 @@ def concepts(
     ),
 ) -> None:
     """Find the concepts that the model goes by for a class, without labels of them."""
-    with refusing("fastai"):
+    with refusing("fastai") as work:
         learn = exported(model)
         found = learn.concepts(target, n, layer=layer, items="all" if every else None, item=pictures(images), seed=seed)
         say(repr(found))
-        say(str(found.to_html(out).path))
-        table = out.with_suffix(".csv")
-        files.write(table, found.to_df().to_csv(index=False))
-        say(str(table))
+        work.wrote(found.to_html(out).path)
+        work.wrote(files.write(out.with_suffix(".csv"), found.to_df().to_csv(index=False)))
 
 
 def robust(
@@ -219,16 +214,16 @@ def robust(
     ),
 ) -> None:
     """Change pictures a little: does the model still say so, and does it still say why?"""
-    with refusing("fastai"):
+    with refusing("fastai") as work:
         methods = tuple(method_info(name).name for name in method or ("grad_cam",))  # before any work
         learn = exported(model)
         files_ = pictures(images)
         turned = learn.attack(files_, eps=eps, steps=steps)
         say(repr(turned))
+        work.wrote(turned.to_html(out.with_name(f"{out.stem}-predictions.html")).path)
         maps = learn.explanation_robustness(files_, methods, eps=eps, n_random=n_random, steps=steps, seed=seed)
         say(repr(maps))
-        say(str(maps.to_html(out).path))
-        say(str(turned.to_html(out.with_name(f"{out.stem}-predictions.html")).path))
+        work.wrote(maps.to_html(out).path)
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (

@@ -96,7 +96,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="A file for the scores: .html, .csv or .json.")] = None,
 ) -> None:
     """Judge stored maps by metrics, or go on with it; scores are kept in the run directory."""
-    with refusing():
+    with refusing(kept=f"What is judged is kept in {run}: the same command goes on with the rest."):
         from interp_plugins.store import ExplanationStore
 
         writer = {".html": "to_html", ".csv": "to_csv", ".json": "save"}.get(out.suffix) if out is not None else None

@@ -108,16 +108,14 @@ def explain_with_lightning(files: list[Path], folder: Path) -> Explanations:
     return found
 
 
-def write_pictures(explanations: Explanations, folder: Path) -> list[Path]:
-    """One picture per photograph: the input and a column per method."""
+def write_pictures(explanations: Explanations, folder: Path) -> Iterator[Path]:
+    """One picture per photograph, the input and a column per method; yields each when it is written."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
     for i in range(len(explanations[0])):
         figure, _ = Explanations([e[i] for e in explanations]).plot()
         name = explanations[0].names[i] if explanations[0].names else str(i)
         path = folder / f"{Path(name).stem}.png"
-        paths.append(write(path, png_of_figure(figure)))
-    return paths
+        yield write(path, png_of_figure(figure))
 
 
 def table_rows(framework: str, explanations: Explanations) -> Iterator[tuple[str, ...]]:
