@@ -29,7 +29,7 @@ class Arranged:
         params: the methods' parameters.
         spec: what is known of the inputs; None: it is guessed.
         baselines: as for `interp_plugins.explain`.
-        feature_mask: likewise.
+        feature_mask: groups of elements that are changed together; None: each by itself.
         layout: how results go back to where the user has the channels; None: they are first.
         gaps: where values are missing; None: nowhere.
         samples: the samples' names, where the inputs came from files; else None.

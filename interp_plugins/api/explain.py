@@ -109,7 +109,7 @@ def explain(
             output, where a method needs one.
         additional_forward_args: further positional arguments; tensors with N rows follow the batch, unless they are
             marked as `core.fixed.Fixed`.
-        forward_kwargs: keyword arguments of the model, likewise.
+        forward_kwargs: keyword arguments of the model; tensors with N rows follow the batch, unless they are `Fixed`.
         output: which part of a tuple, dict or `ModelOutput` is the output: key, attribute, position, or function.
         feature_mask: groups of elements for perturbation methods, see `FeatureAblation`.
         input_spec: kind of data, normalisation, class and feature names; guessed from the shape if None.

@@ -31,7 +31,7 @@ class OneGraph(Wrapper):
     Args:
         func: model or callable, called as `func(*features, *args, **kwargs)`.
         args: what goes along as it is: edges, edge weights.
-        kwargs: keyword arguments, likewise.
+        kwargs: keyword arguments that go along as they are.
         output: which part of the output is explained, as in `Call`.
     """
 

@@ -32,7 +32,7 @@ class SampleBatch:
 
     Attributes:
         model: as for `interp_plugins.explain`.
-        inputs: likewise.
+        inputs: a tensor, a tuple of tensors, or a dict of them by name, batch first.
         keys: an id per sample.
         target: as for `interp_plugins.explain`, for one explanation per sample.
         options: further arguments of `interp_plugins.explain`.
@@ -143,7 +143,7 @@ class SampleStream:
         ids: one per sample, in the order of the data; None: their numbers.
         masks: one per sample in the order of the data, a dict by id, the batch's part of that name, or a function of
             the batch.
-        truth: likewise.
+        truth: what is true of the elements, in the forms of `masks`.
         n: the number of samples; None: all.
     """
 

@@ -141,11 +141,11 @@ def find(
         stream: batches.
         source: how one item becomes a batch, and the target.
         n_concepts: number of concepts.
-        layer: as for `concepts`, and so are the others.
-        crops: likewise.
-        items: likewise.
-        most: likewise.
-        seed: likewise.
+        layer: dotted name, module or `Layer`; None: the last one with places.
+        crops: parts of pictures in which concepts are found: True, a share of the side, "segments", or False.
+        items: which items: None, those that the model says are of the class; "all"; or their ids.
+        most: how many items at most, the first of them.
+        seed: of the draws that only judge (other beginnings, halves).
     """
     share, seed = share_of(crops), check_seed(seed)
     for name, value in (("n_concepts", n_concepts), ("most", most)):

@@ -238,7 +238,7 @@ def matched(atoms: Tensor, others: Tensor) -> Tensor:
 
     Args:
         atoms: (K, C), each of length one.
-        others: likewise.
+        others: (K, C), each of length one.
     """
     cosines = (atoms @ others.T).clone()
     found = atoms.new_zeros(len(atoms))

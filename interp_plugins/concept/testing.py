@@ -51,8 +51,8 @@ def concept_test(
             data set or loader of (input, label).
         target: the class, by index or by a name of `input_spec.vocab`.
         layers: names, modules or `Layer`s; None: the last one with places that the score depends on.
-        runs: as for `TCAV.test`, and so is `permutations`.
-        permutations: likewise.
+        runs: random halvings of the examples, for the stability of the vector.
+        permutations: shuffled labels; the smallest p-value is 1 / (permutations + 1).
         items: which samples: None, those that the model says are of the class; "all"; or their ids.
         most: how many samples at most.
         pool: as for `TCAV`.
@@ -105,13 +105,13 @@ def of_stream(
         concepts: the concepts.
         random: the others.
         target: the class.
-        layers: as for `concept_test`, and so are the rest.
-        items: likewise.
-        most: likewise.
-        pool: likewise.
-        seed: likewise.
-        runs: likewise.
-        permutations: likewise.
+        layers: names, modules or `Layer`s; None: the last one with places that the score depends on.
+        items: which samples: None, those that the model says are of the class; "all"; or their ids.
+        most: how many samples at most.
+        pool: "mean" or "max" over a layer's places, "none": all numbers; None: by the layer's size.
+        seed: of the shuffles.
+        runs: random halvings of the examples, for the stability of the vector.
+        permutations: shuffled labels; the smallest p-value is 1 / (permutations + 1).
     """
     batches, label = chosen(stream, target, items, most)
     with opened(batches[0], target) as one:

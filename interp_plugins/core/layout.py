@@ -175,8 +175,8 @@ def layout_of(inputs: Any, spec: InputSpec | None, methods: Any) -> tuple[Channe
 
     Args:
         inputs: as the user gave them.
-        spec: likewise; None: the kind is guessed.
-        methods: likewise.
+        spec: what the user said of the inputs; None: the kind is guessed.
+        methods: the methods as the user named them.
     """
     many = as_tuple(inputs)
     if not many or not all(isinstance(x, Tensor) and x.ndim for x in many) or max(x.ndim for x in many) < 4:

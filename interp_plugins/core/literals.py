@@ -39,7 +39,8 @@ def rather_than(target: Any, against: Any) -> Any:
 
     Args:
         target: what `explain` takes.
-        against: likewise, but one target; None: nothing is compared, and `target` comes back as it is.
+        against: one target, of any kind that `explain` takes; None: nothing is compared, and `target` comes back as it
+            is.
 
     Raises:
         TargetError: several targets to compare with, or every class with one.

@@ -94,8 +94,8 @@ def gaps_of(inputs: Any, spec: InputSpec | None, methods: Any) -> Gaps | None:
 
     Args:
         inputs: as the user gave them.
-        spec: likewise.
-        methods: likewise.
+        spec: what the user said of the inputs, or None.
+        methods: the methods as the user named them.
 
     Raises:
         InputError: method objects, whose model would not see the gaps.

@@ -82,8 +82,8 @@ def sample_gradients(
 
     Args:
         func: an `nn.Module` or any callable around one; called with the samples' tensors.
-        layers: as for `parameters_of`.
-        modules: likewise.
+        layers: names of modules or of weights; None: all weights that require a gradient.
+        modules: modules beside `layers`, whose weights count as well.
     """
     names = list(parameters_of(func, layers, modules))
     with frozen(func):

@@ -224,8 +224,8 @@ def register(
     """Class decorator: make a method known by name.
 
     Args:
-        name: see `MethodInfo`, which documents all arguments but `traits`.
-        aliases: see there, as for the others.
+        name: of the method; `MethodInfo` says more of all arguments but `traits`.
+        aliases: its other names.
         needs: what is asked of the model.
         site: what the map is over.
         baselines: what its `baselines` are.

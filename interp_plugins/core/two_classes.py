@@ -150,7 +150,7 @@ def two_classes(
         n: number of samples.
         names: class names.
         activation: as for `explain`.
-        threshold: likewise.
+        threshold: the probability above which a label is predicted; None: labels exclude each other.
         again: runs the model once more, for what its output does not say.
     """
     if not is_one_number(output, n) or (len(names) != 2 if names is not None else activation is None):

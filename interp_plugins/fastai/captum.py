@@ -137,7 +137,7 @@ class CaptumInterpretation:
                 normalised), a tensor, a function, or a picture (Path, PIL).
             nt_type: "smoothgrad", "smoothgrad_sq" or "vargrad", for NT.
             strides: steps (channels, height, width) of the window, for Occl; no more channels than the data have.
-            sliding_window_shapes: its size, likewise.
+            sliding_window_shapes: size (channels, height, width) of the window, for Occl.
             target: None: the predicted class; a label or index; "label": the item's ground truth, as fastai had it.
             **params: further arguments of `learn.explain` and of the method (`nt_samples`, `stdevs`, `layer`, ...).
 

@@ -85,7 +85,7 @@ def _one(reader: Reader, item: Any, target: Any, beside: dict[str, Any]) -> Samp
 def concept_test(
     self: Learner,
     concept: Any,  # a folder of examples, a list of items, or several of these by name in a dict
-    random: Any,  # likewise: anything else of the same kind
+    random: Any,  # examples of anything else of the same kind: a folder, a list of items
     target: Any,  # the class, by name or index
     layers: Any = None,  # names, modules or `Layer`s; None: the last one with places
     *,

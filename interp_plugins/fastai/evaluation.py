@@ -95,8 +95,8 @@ def compare_methods(
     idxs: Any = None,  # which rows of `dl` or of the split
     n: int = 64,  # rows where none are named
     masks: Any = None,  # where the thing lies, one per sample: they decide among equally faithful methods
-    baselines: Any = None,  # as for `evaluate_explanations`
-    features: Any = None,  # likewise
+    baselines: Any = None,  # as for `explain`; removed parts are replaced by it as well
+    features: Any = None,  # numbers of what goes together where parts are removed; None: a pixel, column, token
     level: float = 0.95,  # of the intervals
     seed: int = 0,  # seed of all draws
     output: Any = None,  # as for `explain`

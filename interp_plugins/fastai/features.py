@@ -144,7 +144,7 @@ def learner_items(reader: Reader, ds_idx: int, dl: Any, output: Any, label_key: 
         ds_idx: the split.
         dl: a loader instead, or None.
         output: as for `explain`.
-        label_key: likewise.
+        label_key: which of the data's targets belongs to that output; None: that at the output's place.
 
     Raises:
         InputError: no items.

@@ -54,8 +54,8 @@ def caricature(
 @patch
 def invert(
     self: Learner,
-    item: Any,  # as for `caricature`
-    layer: Any,  # likewise
+    item: Any,  # one item as for `explain`, or the number of a row of the validation set
+    layer: Any,  # module, dotted name (its end is enough: "layer4"), or `Layer`
     *,
     loss: str = "l2",  # minus the relative squared distance of the activations; or "dot", their product
     smooth: float = 0.0,  # how much the total variation of the picture costs
@@ -83,9 +83,9 @@ def accentuate(
     item: Any,  # as for `caricature`
     layer: Any = None,  # for `channel`, `neuron` and `direction`
     *,
-    channel: Any = None,  # as for `visualize`
-    neuron: Any = None,  # likewise
-    direction: Any = None,  # likewise
+    channel: Any = None,  # an int, several, a slice, or "all"
+    neuron: Any = None,  # (channel, row, column), or (channel,): the centre
+    direction: Any = None,  # a vector in the layer's channels, or several
     target: Any = None,  # a class by name or index, that the item is moved towards
     objective: Any = None,  # as for `visualize`
     penalty: float = 1.0,  # how dear distance from the item is

@@ -32,10 +32,11 @@ class Readable:
         kind: "tabular" or "text".
         names: of the columns; empty for texts.
         queries: per query the values of its columns, or its words.
-        items: likewise per item shown, by number.
+        items: per item shown, by number, the values of its columns, or its words.
         query_units: per query and column, the number in standard deviations of the training items; None for what is
             no number or never changes, where only equality counts. Empty for texts.
-        item_units: likewise per item shown, by number.
+        item_units: per item shown, by number, and column, the number in standard deviations of the training items; None
+            for what is no number or never changes. Empty for texts.
         common: words of the queries that are in more than a fifth of the training texts, in small letters.
 
     Example:

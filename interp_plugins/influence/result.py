@@ -44,7 +44,7 @@ class Influences:
         query_names: of the queries, or empty.
         numbers: of the items in `item_inputs`.
         inputs: what the model got of the queries (Q, ...), for pictures; None where that is no tensor.
-        item_inputs: likewise of the shown items.
+        item_inputs: what the model got of the shown items, in the order of `numbers`; None where that is no tensor.
         every: all scores (Q, N), where they were asked for.
         spec: facts about the inputs.
         lds: how well sums of scores foretell a retrained head (`check=True`), -1 to 1; None: not asked.

@@ -29,7 +29,8 @@ class Suspects(SuspectRows):
         order: (N,) entries, the most suspicious first; of equal scores the one with the smaller number.
         score: (N,) from 0 to 1, the mean rank of the votes; 0 where nothing can be said.
         given: the label of each item: an index, a tuple of indices, a value or several; of a mask the largest class.
-        suggested: what the votes prefer, likewise; the given label where they prefer that.
+        suggested: the label of each item that the votes prefer, of the same kind as `given`; equal to it where they
+            prefer that.
         likely: (N,) whether neighbours and head prefer one other label, and the head is as sure of it as it usually is
             of that class's own items (Northcutt et al. 2021).
         reasons: (N,) each: "knn" (neighbours' margin for the label), "head" (that of a head that has not learned the

@@ -57,7 +57,8 @@ def suspects(
         model: a trained `nn.Module`, or any callable around one.
         data: a DataLoader, a data set of (input, label), a tuple (inputs, labels) of tensors, or batches. Labels are
             classes (indices or one-hot), marks of 0 and 1 (N, L), values (N,) or (N, K), or masks (N, H, W).
-        valid: the validation data, likewise: items of theirs that are in `data` are listed and warned of.
+        valid: the validation data, in any form that `data` may have: items of theirs that are in `data` are listed and
+            warned of.
         k: neighbours that vote.
         by: the reasons whose ranks are averaged, of "knn", "head", "margin" and "loss"; None: the first two, and with a
             history its margin as a third.
@@ -178,9 +179,9 @@ def found_in(
         source: `batches()`, `total`, `spec` and `gallery(spec)`.
         valid: the same of the validation data; None: without.
         options: how they are ranked.
-        layer: as for `suspects`.
-        output: likewise.
-        progress: likewise.
+        layer: whose output are the features; None: what goes into the last linear or convolutional layer.
+        output: which part of the model's output is meant, as for `explain`.
+        progress: None: a bar for long work.
         spec: kind of data and class names; None: as the source guesses.
     """
 

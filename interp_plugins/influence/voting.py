@@ -30,7 +30,7 @@ class Votes:
         knn: (N,) the neighbours' margin for the label.
         head: (N,) the margin of a head that has not learned the item.
         given: the label of each item: an index, a tuple of indices, a number or several.
-        suggested: what both votes together prefer, likewise.
+        suggested: the label of each item that both votes together prefer, of the same kind as `given`.
         likely: (N,) whether both prefer one other label, the head with more than the usual confidence.
         probabilities: (N, C) of the head out of fold; None for values.
         known: (N,) whether anything can be said.

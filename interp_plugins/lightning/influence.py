@@ -47,8 +47,9 @@ def influence(
         loss: what it was trained with; None: the one loss module inside `pl_module`, else by the kind of the labels.
         k: items of each kind per query.
         method: as for `interp_plugins.influence.influence`.
-        target: likewise; "label" takes the labels of `item`.
-        layers: likewise.
+        target: what is asked of each query: "predicted", "label" (the labels of `item`), a class index, or one per
+            query.
+        layers: names of modules whose weights count; None: all that require a gradient.
         **params: its further arguments.
 
     Returns:

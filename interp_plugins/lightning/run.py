@@ -66,7 +66,8 @@ def explain(
             tuple there being several inputs), or the entries of a dict that are named like parameters of `forward`.
             A batch is moved to the module's device, floating-point tensors to its dtype.
         methods: as for `interp_plugins.explain`.
-        target: likewise, and "label": the ground truth of a batch (input, label), or that which `label_key` names.
+        target: as for `interp_plugins.explain`, and "label": the ground truth of a batch (input, label), or that which
+            `label_key` names.
         against: why `target` rather than this one, as for `interp_plugins.explain`; "label" works here, too.
         layer: dotted name of a layer, seen from the module explained or from the LightningModule.
         module: dotted name of the module inside `pl_module` that is explained; None: itself.

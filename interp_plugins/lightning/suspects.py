@@ -64,7 +64,8 @@ def suspects(
         pl_module: the trained LightningModule (any `nn.Module` will do).
         data: a DataLoader, a LightningDataModule (then its training data, and its validation data as `valid`), a data
             set, or batches.
-        valid: validation data, likewise: items of theirs that are in `data` are listed and warned of.
+        valid: validation data, a DataLoader, a data set or batches: items of theirs that are in `data` are listed and
+            warned of.
         k: neighbours that vote.
         by: reasons whose ranks are averaged ("knn", "head", "margin", "loss"); None: the first two, and a history's
             margins.

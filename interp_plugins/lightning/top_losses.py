@@ -78,7 +78,7 @@ def top_losses(
             None: the one loss module inside `pl_module`; without one, the cross entropy of class indices.
         target: as for `interp_plugins.lightning.explain`: None explains the predicted class, "label" the true one,
             [None, "label"] both side by side.
-        against: why `target` rather than this one, likewise.
+        against: why `target` rather than this one: one target of any kind, "label" for the true class; None: nothing.
         layer: dotted name of a layer, for methods at a layer.
         module: dotted name of the module inside `pl_module` whose output the loss takes; None: itself.
         input_key: the part of the batch that is the input, as for `interp_plugins.lightning.explain`.

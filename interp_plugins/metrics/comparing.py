@@ -69,18 +69,18 @@ def compare_methods(
             larger `budget`.
         target: as for `evaluate`.
         masks: where the thing lies, as for `evaluate`: they decide among methods that are equally faithful.
-        ids: as for `evaluate`.
+        ids: one per sample of the data, ints or texts; None: their numbers.
         n: the first so many samples; None: all.
         budget: "fast", "normal" or "thorough": how many methods, steps and draws.
         baselines: what removed parts are replaced by, and the methods' baseline; as for `evaluate`.
         features: what goes together where parts are removed, as for `removal_curves`.
         level: of the intervals.
         seed: of all draws.
-        input_key: as for `evaluate`, and so are the next four.
-        input_fn: see there.
-        label_key: see there.
-        label_fn: see there.
-        id_key: see there.
+        input_key: the part of a batch that is the input; None: the batch, or its first element.
+        input_fn: batch -> input, instead.
+        label_key: the part of a batch that is the ground truth; None: the other part of two.
+        label_fn: batch -> ground truth, instead.
+        id_key: the part of a batch that names the samples.
         progress: None = a bar for long work, True, False.
         **options: further arguments of `interp_plugins.explain`, and the methods' own parameters; a method takes those
             that it knows.
@@ -112,12 +112,12 @@ class Comparing:
     """A comparison in the making, of batches that somebody else reads.
 
     Args:
-        methods: as for `compare_methods`, and so are the others.
-        features: see there.
-        budget: see there.
-        level: see there.
-        seed: see there.
-        options: see there.
+        methods: as for `interp_plugins.explain`; None: some of each family that run on the model.
+        features: what goes together where parts are removed, as for `removal_curves`.
+        budget: "fast", "normal" or "thorough": how many methods, steps and draws.
+        level: of the intervals.
+        seed: of all draws.
+        options: further arguments of `interp_plugins.explain`, and the methods' own parameters.
     """
 
     def __init__(

@@ -240,7 +240,8 @@ def evaluate(
             exclude each other each sample's most probable one.
         masks: where the thing lies: one per sample of the data (see `metrics.masks.FORMS`), a dict by id, the key of
             the batch's part, or a function of the batch.
-        truth: what is true of the elements, likewise.
+        truth: what is true of the elements: one per sample of the data, a dict by id, the key of the batch's part, or a
+            function of the batch.
         ids: one per sample of the data, ints or texts. None: their numbers; those of a data set behind a DataLoader,
             whatever its order, so that a sampler that repeats samples counts them once.
         n: the first so many samples; None: all.

@@ -107,10 +107,10 @@ class Capture:
     Attributes:
         forward: the model call.
         layers: per layer as it was named, the layer.
-        grids: likewise, how its tensor lies.
-        calls: likewise, which call of it counts.
+        grids: per layer as it was named, how its tensor lies.
+        calls: per layer as it was named, which call of it counts.
         output: whether the output is asked for.
-        shapes: likewise, the layer's shape for one row.
+        shapes: per layer as it was named, its shape for one row.
         trace: what every module gave, in order, for one row.
         until: the model that ends at the layers, once it is asked for.
         probabilities: whether the output, where it is asked for, is probabilities of classes.

@@ -41,8 +41,8 @@ class Examples:
         seen: items that were looked at.
         spec: kind of data, normalisation, class names.
         layer: where the units are.
-        bottom: likewise (U, b), the items for which the units are least active; None where none were asked for.
-        spread: likewise (U, s), items at even steps from the most to the least active.
+        bottom: (U, b) numbers of the items for which the units are least active; None where none were asked for.
+        spread: (U, s) numbers of items at even steps from the most to the least active.
     """
 
     names: tuple[str, ...]

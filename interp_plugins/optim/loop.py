@@ -147,7 +147,7 @@ class Rows:
     generators: list[torch.Generator]
     place: list[int]  # of each active row among all of the chunk
     history: Tensor = field(default_factory=lambda: torch.zeros(0))  # (R, steps)
-    smooth: Tensor = field(default_factory=lambda: torch.zeros(0))  # likewise, the running mean
+    smooth: Tensor = field(default_factory=lambda: torch.zeros(0))  # (R, steps), the running mean
     steps: list[int] = field(default_factory=list)
     state: list[str] = field(default_factory=list)
     woken: set[int] = field(default_factory=set)
@@ -162,7 +162,7 @@ class Climber:
     Args:
         problem: what is climbed.
         objectives: one per row.
-        generators: likewise.
+        generators: of random numbers, one per row.
         bar: progress bar.
     """
 

@@ -163,7 +163,7 @@ class Joined(Objective):
     Args:
         sign: "+", "-", "*" or "/".
         left: objective or number.
-        right: likewise.
+        right: objective or number.
     """
 
     sign: str

@@ -38,7 +38,7 @@ class Readout:
 
     Attributes:
         asked: what was asked for.
-        units: likewise, one by one.
+        units: the units that were asked for, one by one.
         reduce: over space: "max", "mean", or a function (R, U, S) -> (R, U).
     """
 

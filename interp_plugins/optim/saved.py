@@ -34,7 +34,7 @@ def save(found: Any, path: str | Path) -> Path:
 
 
 def _packed(found: Any, ahead: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The fields of a result: tensors apart, results in it likewise, all else as JSON."""
+    """The fields of a result: tensors apart, results in it packed in the same way, all else as JSON."""
     facts: dict[str, Any] = {}
     for one in dataclasses.fields(found):
         value, name = getattr(found, one.name), f"{ahead}{one.name}"

@@ -77,7 +77,7 @@ def spectrum(pictures: Tensor, data: Tensor) -> Tensor:
 
     Args:
         pictures: (N, C, *space) in raw units.
-        data: (M, C, *space) likewise, at any size.
+        data: (M, C, *space) in raw units, at any size.
     """
     wanted = radial(resized(data.to(pictures), pictures.shape[2:])).mean(0)
     found = radial(pictures)
@@ -176,7 +176,7 @@ def all_paths(
         as_inputs: pictures in raw units -> the model's inputs.
         pictures: (N, C, ...) in raw units.
         top: of each picture's unit the examples (k, C, ...), in raw units.
-        others: items at large (m, C, ...), likewise.
+        others: items at large (m, C, ...), in raw units.
     """
     strange = pooled(capture, lambda: as_inputs(others))
     found, known = [], dict[int, list[Tensor]]()

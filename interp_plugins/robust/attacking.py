@@ -80,21 +80,22 @@ def attack(
         norm: "Linf", "L2" or "L1".
         target: the class that the model is to leave: an index or a name of `input_spec.vocab`, for all, or one per
             sample; None: what it predicts.
-        goal: the class that it is to say instead, likewise; None: any other. Or what a score is to become:
+        goal: the class that it is to say instead, an index or a name, for all or one per sample; None: any other. Or
+            what a score is to become:
             ("below", value), ("above", value) or ("change", difference); the score is what `target` selects, as for
             `explain`: the number of a regression, one label of several, a class's region, a detector's box.
         mask: 1 where an element may change, 0 where not; shapes that broadcast over the inputs.
         steps: number of steps; None: 40 of "pgd", 40 of "fmn", 50 of "deepfool".
         step_size: size of a step of "pgd", in the norm; None: 2.5 eps / steps.
         restarts: how often a sample that "pgd" does not turn begins anew, after the first time at a random point; of
-            "fmn", how often a smaller change is searched, likewise.
+            "fmn", how often a smaller change is searched, after the first time at a random point.
         stop_early: leave a sample of "pgd" as it is once it is turned; False: go on to where it is turned most.
         bounds: (smallest, largest) raw value; "auto": the spec's range for pictures, none for others; None: none.
         input_spec: kind of data, normalisation and class names; guessed from the shape if None.
         activation: as for `explain`.
         output: as for `explain`.
         additional_forward_args: further positional arguments; tensors with N rows follow the batch.
-        forward_kwargs: keyword arguments of the model, likewise.
+        forward_kwargs: keyword arguments of the model; tensors with N rows follow the batch.
         batch_size: rows per pass; None: automatic.
         seed: of the random points.
         progress: None: a bar for long work.

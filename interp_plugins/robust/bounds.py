@@ -18,8 +18,8 @@ class Bounds:
     """Smallest and largest values of inputs.
 
     Args:
-        lower: a number or a tensor that broadcasts over an input.
-        upper: likewise.
+        lower: smallest values, a number or a tensor that broadcasts over an input.
+        upper: largest values, a number or a tensor that broadcasts over an input.
     """
 
     def __init__(self, lower: float | Tensor, upper: float | Tensor):

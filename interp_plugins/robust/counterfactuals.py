@@ -74,7 +74,8 @@ def counterfactual(
         steps: of "visible" (200) and "minimal" (40).
         smoothness: of "visible": exponent by which fast waves move less; 0: pixels are free.
         mask: of "visible" and "minimal": 1 where an element may change, 0 where not.
-        bounds: likewise: (smallest, largest) raw value; "auto": the spec's range for pictures, none for others.
+        bounds: of "visible" and "minimal": (smallest, largest) raw value; "auto": the spec's range for pictures, none
+            for others.
         input_spec: kind of data, normalisation, names of classes and columns.
         activation: as for `explain`.
         output: as for `explain`.

@@ -35,7 +35,8 @@ class ExplanationRobustness(ExplainedRows):
         params: what was asked.
         spec: facts about the inputs.
         wanted_before: with `towards`, likeness of the clean maps to that map, (M, N); else None.
-        wanted_after: likeness of the maps at the end to it, likewise; `attacked` is their likeness to the clean ones.
+        wanted_after: with `towards`, likeness of the maps at the end to that map, (M, N), where `attacked` is theirs to
+            the clean ones; else None.
     """
 
     def __repr__(self) -> str:

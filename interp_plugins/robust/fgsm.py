@@ -25,7 +25,7 @@ class FGSM(GradientAttack):
         forward_func: an `nn.Module` or any callable.
         loss_func: (outputs, target) -> a loss per row, or one number; climbed, or descended where `targeted`.
         lower_bound: smallest value of the inputs, a number or a tensor that broadcasts over them.
-        upper_bound: largest value, likewise.
+        upper_bound: largest value of the inputs, a number or a tensor that broadcasts over them.
 
     Attributes:
         bound: puts perturbed inputs back between the bounds; may be replaced by a function of a tensor.

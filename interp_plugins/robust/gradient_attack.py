@@ -19,7 +19,7 @@ class GradientAttack(Perturbation):
         loss_func: (outputs, target) -> a loss per row, or one number; climbed, or where `targeted` descended. None:
             what turns the model away from the target class most.
         lower_bound: smallest value of the inputs, a number or a tensor that broadcasts over them.
-        upper_bound: largest value, likewise.
+        upper_bound: largest value of the inputs, a number or a tensor that broadcasts over them.
 
     Attributes:
         bound: puts perturbed inputs back between the bounds; may be replaced by a function of a tensor.

@@ -28,7 +28,7 @@ class PGD(GradientAttack):
         forward_func: an `nn.Module` or any callable.
         loss_func: as for `FGSM`; None: what turns the model away from the target class most.
         lower_bound: smallest value of the inputs, a number or a tensor that broadcasts over them.
-        upper_bound: largest value, likewise.
+        upper_bound: largest value of the inputs, a number or a tensor that broadcasts over them.
 
     Attributes:
         bound: puts perturbed inputs back between the bounds; may be replaced by a function of a tensor.

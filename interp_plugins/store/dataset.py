@@ -67,8 +67,9 @@ def explain_dataset(
             used, its order is not. A sample (input, label) brings its ground truth along.
         path: the run directory; on several machines, one that all of them see.
         methods: as for `interp_plugins.explain`.
-        target: likewise, and "label": the ground truth; a tensor with one class index per sample of the data.
-        against: why `target` rather than this one, likewise; "label" and a tensor per sample work here, too.
+        target: as for `interp_plugins.explain`, and "label": the ground truth; a tensor with one class index per sample
+            of the data.
+        against: why `target` rather than this one, of any kind that `target` may be; None: nothing is subtracted.
         input_key: the part of a batch that is the input: a key, attribute or position. None: a tensor, or the first
             element of a tuple or list.
         input_fn: batch -> tensor or tuple of tensors, instead.

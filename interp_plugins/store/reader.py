@@ -332,7 +332,7 @@ class ExplanationStore:
                 output with the scores that were explained. It gets the stored inputs.
             target: what was explained, where it was no class: a function output -> (N,), `Probability(c)`, ...
             masks: where the thing lies: one per sample of the data (see `metrics.masks.FORMS`), or a dict by number.
-            truth: what is true of the elements, likewise.
+            truth: what is true of the elements: one per sample of the data, or a dict by number.
             baselines: what removed parts are replaced by, as for `interp_plugins.explain`. None: black for normalised
                 pictures, else zeros.
             features: numbers of what goes together where parts are removed, as for `removal_curves`.

@@ -34,7 +34,7 @@ def restored(
         numbers: the samples.
         columns: their rows of the table: column -> values.
         inputs: their inputs, a tensor or a tuple.
-        maps: their maps, likewise.
+        maps: their maps, a tensor or a tuple.
         layout: the run's layout.
         manifest: the run.
     """

@@ -121,8 +121,8 @@ def commit(
         manifest: the run.
         layout: the run's layout.
         rows: column -> value, for each sample; what is missing is null.
-        shards: as `Part` holds them.
-        metadata: likewise.
+        shards: array -> (size, digest) of the unit's shard, None where the unit has none.
+        metadata: array -> digest of what its `zarr.json` says.
 
     Returns:
         Whether the part is this process's; False if another has written it in the meantime.

@@ -276,7 +276,7 @@ def visualize_timeseries_attr(
 
     Args:
         attr: map (T, C), or (C, T) with channels_last=False.
-        data: the series, likewise.
+        data: the series (T, C), or (C, T) with channels_last=False.
         x_values: times (T,); None: 0 to T - 1.
         method: "overlay_individual" (a panel per channel over its map), "overlay_combined" (all channels over the sum
             of their maps), "colored_graph" (lines coloured by the map).

@@ -208,7 +208,7 @@ class LLMAttribution(LanguageAttribution):
             gen_args: arguments of `generate`; None: 25 tokens, greedily.
             use_cached_outputs: accepted for Captum's sake; all output tokens are scored in one forward pass.
             _inspect_forward: called as (prompt, output, probabilities) for each perturbation.
-            forward_in_tokens: accepted for Captum's sake, likewise; the numbers are the same.
+            forward_in_tokens: accepted for Captum's sake; the numbers are the same with and without.
             **kwargs: the method's own arguments (n_samples, seed, batch_size, tol).
 
         Raises:

@@ -12,8 +12,8 @@ import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from interp_plugins.lightning import AttributionCallback
-from interp_plugins.metrics.series import MEASURES
 from interp_plugins.metrics import cosine_similarity, gini_index, spearman_correlation
+from interp_plugins.metrics.series import MEASURES
 
 DRIFT = ("cosine_to_previous", "rank_correlation_to_previous", "target_changed")
 

@@ -378,7 +378,7 @@ class ZBox(WeightRule):
 
     Args:
         low: smallest value an input can have (number, or tensor that fits (N, C, ...)); None: each sample's smallest.
-        high: largest value likewise.
+        high: largest value an input can have (number, or tensor that fits (N, C, ...)); None: each sample's largest.
         stabilizer: added to denominators.
     """
 
