@@ -102,8 +102,8 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0;
   border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 th { color: var(--faint); font-weight: 600; white-space: nowrap; }
 td:last-child { overflow-wrap: anywhere; min-width: 12rem; }
-dl { margin: 0; display: grid; grid-template-columns: minmax(8rem, 12rem) 1fr; gap: .5rem 1.25rem; }
-dt { font-weight: 600; }
+dl { margin: 0; display: grid; grid-template-columns: fit-content(16rem) 1fr; gap: .5rem 1.25rem; }
+dt { font-weight: 600; overflow-wrap: anywhere; }
 dd { margin: 0; max-width: 46rem; color: var(--faint); }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; gap: .1rem; } dd { margin-bottom: .6rem; } }
 @media print { .sample { break-inside: avoid; } }
