@@ -156,7 +156,7 @@ def test_a_budget_is_kept_and_said_once(make_learner: Callable[..., Learner]) ->
         hook.remove()
         return found
 
-    watch._watch.numbers = counted  # type: ignore[method-assign]
+    watch._watch.numbers = counted
     learn = make_learner()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
