@@ -7,6 +7,7 @@ The primary and the layer variant are one loop: with a layer, the gradient and t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from interp_plugins.attr.gradient.captum_draws import CaptumDraws, captum_draws
 from interp_plugins.attr.shared.arguments import with_delta
 from interp_plugins.attr.shared.at_layer import layer_tensors
-from interp_plugins.attr.shared.average import Averages, Draws, average_draws, report_reached
+from interp_plugins.attr.shared.average import Averages, Draws, average_draws, error_asked, report_reached
 from interp_plugins.attr.shared.base import (
     GradientAttribution,
     MultipliesByInputs,
@@ -135,8 +136,9 @@ def expected_gradients(
     _, means, delta, counts = in_lower(
         forward, run, lambda lower: PartsInBoth(forward, lower, least, alike.other_draws, xs[0].device)
     )
-    errors = means.standard_error()
-    report_reached(means.count, means.map_error(), errors if len(errors) > 1 else errors[0], draws.tol, "draws")
+    if error_asked(draws.tol):
+        errors = means.standard_error()
+        report_reached(means.count, means.map_error(), errors if len(errors) > 1 else errors[0], draws.tol, "draws")
     return means.result(), delta, counts
 
 
@@ -167,13 +169,9 @@ class _Evaluate:
     def __call__(self, asked: Unconverged, count: int) -> tuple[list[Tensor], Tensor | None]:
         """Maps (count * companions * samples * targets, ...) and deltas of as many entries, draw by draw."""
         n, who = self.xs[0].shape[0], asked.samples.to(self.xs[0].device)
-        made = [self._draw() for _ in range(count)]
-        # Drawn for the whole batch, (count * companions * N, ...); taken for the samples asked for.
+        # Drawn for the whole batch, (count * companions * N); taken for the samples asked for.
         here = torch.cat([who + k * n for k in range(count * self.draws.companions)])
-        noisy, starts = (
-            [torch.cat(column).index_select(0, here) for column in zip(*[d[part] for d in made])] for part in (0, 1)
-        )
-        alpha = torch.cat([d[2] for d in made]).index_select(0, here)
+        noisy, starts, alpha = _made(self.xs, self.pool, self._numbers(count), self.draws, here)
         forward = replace(self.forward, target=asked.target)
 
         def work(lo: int, hi: int) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[int, ...]]:
@@ -198,27 +196,23 @@ class _Evaluate:
         at = points(noisy, starts, torch.arange(len(rows), device=rows.device), alpha.to(rows.device))
         return self._rows(self.forward, at, noisy, starts, rows, rows[:0])[0]
 
-    def _draw(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """The next draw for every sample, see `_made`."""
-        n, k = self.xs[0].shape[0], self.drawn
-        self.drawn += 1
-        if isinstance(self.generator, CaptumDraws):
-            noise: list[Tensor | None] = [None if e is None else e[:, k] for e in self.generator.noise]
-            return _made(
-                self.xs,
-                self.pool,
-                noise,
-                [p[:, k] for p in self.generator.picks],
-                self.generator.alpha[:, k],
-                self.draws,
-            )
-        if isinstance(self.generator, PathDraws):
-            noise = [None] * len(self.xs)
-            pick, alpha = self.generator.pick[:, k], self.generator.alpha[:, k]
-        else:
-            noise = [_noise(x, s, self.generator) for x, s in zip(self.xs, self.stds, strict=True)]
-            pick, alpha = _places(n, len(self.pool[0]), self.xs[0].dtype, self.generator)
-        return _made(self.xs, self.pool, noise, [pick] * len(self.xs), alpha, self.draws)
+    def _numbers(self, count: int) -> _Numbers:
+        """The next random numbers, for every sample, draw by draw."""
+        made, of = self.generator, slice(self.drawn, self.drawn + count)
+        self.drawn += count
+        if isinstance(made, CaptumDraws):
+            noise = [None if e is None else e[:, of].transpose(0, 1) for e in made.noise]
+            return _Numbers(noise, [p[:, of].t() for p in made.picks], made.alpha[:, of].t())
+        nothing: list[Tensor | None] = [None] * len(self.xs)
+        if isinstance(made, PathDraws):
+            return _Numbers(nothing, [made.pick[:, of].t()] * len(self.xs), made.alpha[:, of].t())
+        drawn = []
+        for _ in range(count):
+            noise = [_noise(x, s, made) for x, s in zip(self.xs, self.stds, strict=True)]
+            drawn.append((noise, *_places(len(self.xs[0]), len(self.pool[0]), self.xs[0].dtype, made)))
+        noises, picks, alphas = zip(*drawn, strict=True)
+        noise = [None if e[0] is None else torch.stack(e) for e in zip(*noises, strict=True)]
+        return _Numbers(noise, [torch.stack(picks)] * len(self.xs), torch.stack(alphas))
 
     def _rows(
         self,
@@ -280,35 +274,58 @@ def _places(samples: int, size: int, dtype: torch.dtype, generator: torch.Genera
     return pick, torch.rand(samples, generator=generator, dtype=wide, device=generator.device).to(dtype)
 
 
-def _made(
-    xs: Sequence[Tensor],
-    pool: Sequence[Tensor],
-    noise: Sequence[Tensor | None],
-    picks: Sequence[Tensor],
-    alpha: Tensor,
-    draws: Draws,
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """One draw and its companions for every sample: noisy inputs, baselines, positions on the path, (runs * N, ...).
+@dataclass(frozen=True)
+class _Numbers:
+    """Random numbers of some draws.
 
-    `picks` says which baseline each input has: the same row for all but in Captum's draws. Antithetic: the noise with
-    the other sign, the position from the other end, the baseline from the other half of the pool. Stratified: four
-    positions a quarter of the path apart, and baselines a quarter of the pool apart.
+    Attributes:
+        noise: per input, (draws, N, ...) or None.
+        picks: per input, which of its baselines, (draws, N): the same row for all but in Captum's draws.
+        alpha: places on the path, (draws, N).
     """
-    alpha = alpha.to(xs[0].device)
-    shifts, alphas, signs = [0.0], [alpha], [1]
+
+    noise: Sequence[Tensor | None]
+    picks: Sequence[Tensor]
+    alpha: Tensor
+
+
+def _made(
+    xs: Sequence[Tensor], pool: Sequence[Tensor], numbers: _Numbers, draws: Draws, here: Tensor
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Rows of the draws and their companions: noisy inputs, baselines, places on the path, (R, ...) each.
+
+    Companion c of draw k of sample i is row (k * companions + c) * N + i; those of `here` (R,) are made. Antithetic:
+    the noise with the other sign, the place from the other end, the baseline from the other half of the pool.
+    Stratified into s: places a part of the path apart, baselines a part of the pool apart, each part of the one beside
+    another part of the other.
+    """
+    device, n, runs = xs[0].device, len(xs[0]), draws.companions
+    draw, run, sample = here // (n * runs), here // n % runs, here % n
+    alpha = numbers.alpha.to(device)[draw, sample]
     if draws.stratified:
-        shifts = [k / 4 for k in range(4)]
-        alphas = [(alpha + k / 4) % 1 for k in range(4)]
-        signs = [1, -1, 1, -1]
+        step = _stride(runs)
+        alpha = (alpha + torch.tensor([c * step % runs / runs for c in range(runs)], device=device).to(alpha)[run]) % 1
     elif draws.antithetic:
-        shifts, alphas, signs = [0.0, 0.5], [alpha, 1 - alpha], [1, -1]
-    # Companion c of sample i is row c * N + i of what is returned.
-    noisy = [torch.cat([x if e is None else x + sign * e for sign in signs]) for x, e in zip(xs, noise, strict=True)]
-    starts = []
-    for b, pick in zip(pool, picks, strict=True):
-        moved = [(pick.to(b.device) + int(shift * len(b))) % len(b) for shift in shifts]
-        starts.append(b.index_select(0, torch.cat(moved)))
-    return noisy, starts, torch.cat(alphas)
+        alpha = torch.where(run == 1, 1 - alpha, alpha)
+    noisy, starts = [], []
+    for x, b, e, pick in zip(xs, pool, numbers.noise, numbers.picks, strict=True):
+        rows = x.index_select(0, sample)
+        if e is not None:
+            noise = e[draw, sample]
+            rows = rows + torch.where((run % 2 == 1).reshape(-1, *(1,) * (x.ndim - 1)), -noise, noise)
+        noisy.append(rows)
+        moved = torch.tensor([c * len(b) // runs for c in range(runs)], device=b.device)[run.to(b.device)]
+        starts.append(b.index_select(0, (pick.to(b.device)[draw, sample] + moved) % len(b)))
+    return noisy, starts, alpha
+
+
+def _stride(strata: int) -> int:
+    """How many parts of the path lie between neighbours in the pool: from eight on about the golden section of all."""
+    if strata < 8:
+        return 1
+    return min(
+        (s for s in range(1, strata) if math.gcd(s, strata) == 1), key=lambda s: abs(s / strata - (5**0.5 - 1) / 2)
+    )
 
 
 def _read(forward: Forward, at: Sequence[Tensor], rows: Tensor, wrt: Sequence[Layer] | None) -> tuple[Tensor, ...]:
@@ -355,7 +372,7 @@ class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
         return_convergence_delta: bool = False,
         *,
         antithetic: bool = False,
-        stratified: bool = False,
+        stratified: bool | int = False,
         tol: float | None = None,
         max_samples: int = 1000,
         seed: int | None = None,
@@ -377,7 +394,10 @@ class GradientShap(DrawsAhead, MultipliesByInputs, GradientAttribution):
                 `tol`, the mean over each sample's draws (N,).
             antithetic: follow each draw by its mirror image: the noise with the other sign, the point of the path from
                 its other end, a baseline from the other half (n_samples counts pairs). The expectation is the same.
-            stratified: draw in fours, from each quarter of the path and of the baselines (n_samples counts fours).
+            stratified: draw in fours, from each quarter of the path and of the baselines (n_samples counts fours). A
+                number: draw in sets of so many, from as many parts of both (n_samples counts sets), which has less
+                variance at the same cost the more parts there are, most of all from the number of baselines on. One
+                set has no estimate of its error (infinite); give two or more where it matters.
             tol: go on, n_samples draws at a time, until each sample's map has, with 90 % confidence, a relative L2
                 error below this (`attr/shared/average.py`). What was reached is reported (`core.report`: n_draws,
                 map_error, standard_error), without a tolerance as well.

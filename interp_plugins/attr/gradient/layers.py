@@ -133,7 +133,7 @@ class LayerGradientShap(DrawsAhead, InternalMultipliesByInputs, LayerAttribution
         attribute_to_layer_input: bool = False,
         *,
         antithetic: bool = False,
-        stratified: bool = False,
+        stratified: bool | int = False,
         tol: float | None = None,
         max_samples: int = 1000,
         seed: int | None = None,

@@ -26,7 +26,7 @@ from torch import Tensor
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import ConvergenceWarning, InputError
 from interp_plugins.core.multi_target import Unconverged
-from interp_plugins.core.report import note
+from interp_plugins.core.report import collecting, note
 from interp_plugins.core.tensors import accumulation_dtype
 
 _NORMAL = 1.6448536269514722  # 95 % of a normal distribution lie below
@@ -84,22 +84,26 @@ class Draws:
         tol: relative error to reach for each sample; None: one round.
         max_samples: draws at most, with a tolerance.
         antithetic: each draw has a mirror image beside it.
-        stratified: each draw is one of four, from four strata.
+        stratified: each draw is a set from so many strata, True: four.
     """
 
     n_samples: int
     tol: float | None = None
     max_samples: int = 1000
     antithetic: bool = False
-    stratified: bool = False
+    stratified: bool | int = False
 
     def __post_init__(self) -> None:
         check_tolerance(self.tol, self.n_samples, self.max_samples)
+        if not isinstance(self.stratified, bool) and (not isinstance(self.stratified, int) or self.stratified < 2):
+            raise InputError(f"stratified is True, False or a number of strata from 2 on; got {self.stratified!r}.")
 
     @property
     def companions(self) -> int:
         """Evaluations that make a draw."""
-        return 4 if self.stratified else 2 if self.antithetic else 1
+        if self.stratified:
+            return 4 if self.stratified is True else self.stratified
+        return 2 if self.antithetic else 1
 
     @property
     def planned(self) -> int:
@@ -273,6 +277,11 @@ def check_tolerance(tol: float | None, n_samples: int = 1, max_samples: int = 1)
     check_chunk("max_samples", max_samples)
     if tol is not None and (isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol > 0):
         raise InputError(f"tol is a relative error of the map, a positive number such as 0.05; got {tol!r}.")
+
+
+def error_asked(tol: float | None) -> bool:
+    """Whether anyone asks for the error: a tolerance, or who collects what is reported."""
+    return tol is not None or collecting()
 
 
 def report_reached(counts: Tensor, errors: Tensor, standard_error: Any, tol: float | None, what: str) -> None:
