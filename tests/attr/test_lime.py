@@ -177,3 +177,24 @@ def test_errors_say_what_to_do(net: nn.Module, x: Tensor) -> None:
         Lime(lambda z: net(z).sum()).attribute(x, perturbations_per_eval=2)
     with pytest.warns(InterpWarning, match="one coefficient to each of 10001 features"):
         Lime(lambda z: z.sum(1), WeightedRidge(1.0)).attribute(torch.ones(1, 10_001), n_samples=3)
+
+
+@pytest.mark.parametrize("mode", ["cosine", "euclidean"])
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_many_copies_at_a_time_are_those_made_one_by_one(
+    net: nn.Module, x: Tensor, mode: str, orthogonal: bool
+) -> None:
+    """The default parts in a loop over copies, which is taken when one of them is the user's."""
+    kernel = get_exp_kernel_similarity_function(mode, 0.7)
+    mask, base = torch.tensor([[0, 1, 1, 2], [2, 0, 1, 1]]), torch.randn(1, 4, dtype=torch.float64)
+
+    def one_by_one(*args: Any, **kwargs: Any) -> float:
+        return kernel(*args, **kwargs)
+
+    found = [
+        Lime(net, WeightedRidge(0.1), similarity).attribute(
+            x, base, target=0, feature_mask=mask, n_samples=25, seed=3, orthogonal=orthogonal, batch_size=size
+        )
+        for similarity, size in ((kernel, None), (kernel, 4), (one_by_one, None))
+    ]
+    assert torch.allclose(found[0], found[1], atol=1e-12) and torch.allclose(found[0], found[2], atol=1e-6)

@@ -14,7 +14,7 @@ import contextlib
 import inspect
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from interp_plugins.attr.perturbation.lime_sampling import (
+    PlainCopies,
     default_from_interp_rep_transform,
     default_perturb_func,
     get_exp_kernel_similarity_function,
@@ -135,7 +136,8 @@ class LimeBase(PerturbationAttribution):
                 size = max(1, perturbed_rows(forward, xs, perturbations_per_eval, None) // len(everyone))
                 forward, _ = planned(forward, xs, rows=n_samples * len(everyone), chunk=size)
                 made = self._samples(like(inputs, xs), n_samples, kwargs, rng)
-                found = self._scored(forward, like(inputs, xs), made, everyone, size, bar, kwargs)
+                of_all: dict[str, Any] = {"rows": everyone, "size": size, "bar": bar, "kwargs": kwargs}
+                found = self._scored(forward, like(inputs, xs), made, n_samples, **of_all)
             z, y, w = found or _no_samples()
             if y.shape[1] != 1:
                 raise ModelError(
@@ -179,31 +181,57 @@ class LimeBase(PerturbationAttribution):
         self,
         forward: Forward,
         original: Any,
-        made: Iterable[tuple[Tensor, Any]],
+        made: Iterator[tuple[Tensor, Any]] | PlainCopies,
+        count: int,
+        *,
         rows: Tensor,
         size: int,
         bar: Any,
         kwargs: dict[str, Any],
     ) -> Copies | None:
-        """Perturbed copies of some samples (rows), evaluated; None if none were made."""
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        weighed = ((z, copy, float(self.similarity_func(original, copy, z, **kwargs))) for z, copy in made)
+        """The next perturbed copies of some samples (rows), evaluated; None if none were made."""
+        if isinstance(made, PlainCopies):
+            return _scored_at_once(forward, made, count, rows, size, bar)
+        parts: list[Copies] = []
+        due = itertools.islice(made, count)
+        weighed = ((z, copy, float(self.similarity_func(original, copy, z, **kwargs))) for z, copy in due)
         while held := list(itertools.islice(weighed, size)):
             switches, copies, weights = zip(*held, strict=True)
             xs = [torch.cat(column) for column in zip(*map(as_tuple, copies), strict=True)]
             scores = _scores(forward, xs, rows, len(held), bar)
             z = torch.cat([torch.as_tensor(one).reshape(1, -1) for one in switches])
             parts.append((z, scores, torch.tensor(weights, dtype=torch.float64)))
-        if not parts:
-            return None
-        z, y, w = (torch.cat(column) for column in zip(*parts, strict=True))  # (m, d), (m, K), (m,)
-        dtype = accumulation_dtype(y.dtype) if y.is_floating_point() else torch.get_default_dtype()
-        return z.to(y.device, dtype), y.to(dtype), w.to(y.device, dtype)
+        return _joined(parts) if parts else None
 
     def _fit(self, z: Tensor, y: Tensor, w: Tensor) -> Tensor:
         # With a generator of its own: a loader draws, even one that does not shuffle.
-        self.interpretable_model.fit(DataLoader(TensorDataset(z, y, w), batch_size=len(z), generator=torch.Generator()))
+        whole = DataLoader(_Whole(z, y, w), batch_size=len(z), collate_fn=list, generator=torch.Generator())
+        self.interpretable_model.fit(whole)
         return self.interpretable_model.representation()
+
+
+def _scored_at_once(forward: Forward, made: PlainCopies, count: int, rows: Tensor, size: int, bar: Any) -> Copies:
+    """As `Lime._scored`, of copies by the default parts, pass by pass without a loop over copies."""
+    parts: list[Copies] = []
+    for z in made.draw(count).split(size):
+        copies, weights = made.made(z)
+        parts.append((z, _scores(forward, [c.flatten(0, 1) for c in copies], rows, len(z), bar), weights))
+    return _joined(parts)
+
+
+class _Whole(TensorDataset):
+    """Rows that a loader asks for are given as a batch, which takes no time per row."""
+
+    def __getitems__(self, rows: list[int]) -> tuple[Tensor, ...]:
+        """The rows of all tensors."""
+        return self[torch.tensor(rows)]
+
+
+def _joined(parts: Sequence[Copies]) -> Copies:
+    """Copies of several passes, as a surrogate takes them."""
+    z, y, w = (torch.cat(column) for column in zip(*parts, strict=True))  # (m, d), (m, K), (m,)
+    dtype = accumulation_dtype(y.dtype) if y.is_floating_point() else torch.get_default_dtype()
+    return z.to(y.device, dtype), y.to(dtype), w.to(y.device, dtype)
 
 
 @register(
@@ -255,6 +283,19 @@ class Lime(LimeBase):
             default_from_interp_rep_transform,
             None,
         )
+
+    def _made(
+        self,
+        original: Any,
+        count: int,
+        known: dict[str, Any],
+        rng: torch.Generator,
+        perturb_func: Callable[..., Any],
+    ) -> Iterator[tuple[Tensor, Any]] | PlainCopies:
+        """Where copies come from: one by one, or many at a time where all parts are the defaults."""
+        if PlainCopies.serve(perturb_func, self.from_interp_rep_transform, self.similarity_func):
+            return PlainCopies(original, known, self.similarity_func, perturb_func is not default_perturb_func, rng)
+        return self._samples(original, count, known, rng, perturb_func)
 
     @batches_of_any_length
     @args_from()
@@ -327,9 +368,9 @@ class Lime(LimeBase):
                     original, known = switched.parts(rows)
                     step = 1 if switched.merged else size
                     rng.set_state(start)  # every sample starts from the same random numbers
-                    made = self._samples(original, draws.planned, known, rng, perturb_func)
-                    scored = partial(self._scored, forward, original, rows=rows, size=step, bar=bar, kwargs=known)
-                    fits.append(_fitted(Coefficients(self._fit, together, estimate), made, scored, draws))
+                    made = self._made(original, draws.planned, known, rng, perturb_func)
+                    scored = partial(self._scored, forward, original, made, rows=rows, size=step, bar=bar, kwargs=known)
+                    fits.append(_fitted(Coefficients(self._fit, together, estimate), scored, draws))
             if estimate:
                 spread = switched.maps(torch.stack([f.standard_error for f in fits]))
                 counts, errors = torch.tensor([f.count for f in fits]), torch.cat([f.map_error() for f in fits])
@@ -340,15 +381,10 @@ class Lime(LimeBase):
             return like(inputs, switched.maps(coefs))
 
 
-def _fitted(
-    found: Coefficients,
-    made: Iterator[tuple[Tensor, Any]],
-    scored: Callable[[Iterable[tuple[Tensor, Any]]], Copies | None],
-    draws: Draws,
-) -> Coefficients:
+def _fitted(found: Coefficients, scored: Callable[[int], Copies | None], draws: Draws) -> Coefficients:
     """The coefficients for copies that are made and scored round by round, until the error is below the tolerance."""
     for due, _ in rounds(found.map_error, 1, draws.tol, draws.n_samples, draws.max_samples):
-        more = scored(itertools.islice(made, due))
+        more = scored(due)
         if more is None:  # a generator of the user's has ended
             break
         found.add(more)

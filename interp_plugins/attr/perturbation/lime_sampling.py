@@ -7,8 +7,8 @@ that what two features do together falls out of what each does alone.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +39,9 @@ def orthogonal_perturb_generator(
     while True:
         columns = 1 + torch.randperm(size - 1, generator=generator)[:count]  # the first column is constant
         signs = (torch.rand(count, generator=generator) < 0.5).long()
-        for row in torch.randperm(size, generator=generator):
-            switches = (_odd(row & columns) ^ signs)[None].to(device)
-            yield switches
-            yield 1 - switches
+        rows = torch.randperm(size, generator=generator)
+        switches = _odd(rows[:, None] & columns) ^ signs
+        yield from torch.stack([switches, 1 - switches], 1).reshape(-1, 1, count).to(device)  # each, and its complement
 
 
 def _odd(numbers: Tensor) -> Tensor:
@@ -86,9 +85,61 @@ class _ExponentialKernel:
     kernel_width: float
 
     def __call__(self, original: Any, perturbed: Any, _: Any, **kwargs: Any) -> float:
-        one, two = (torch.cat([t.reshape(-1).float() for t in as_tuple(v)]) for v in (original, perturbed))
+        return float(self.of(original, [p[None] for p in as_tuple(perturbed)]))
+
+    def of(self, original: Any, copies: Sequence[Tensor]) -> Tensor:
+        """Similarities (m,) of an original and copies of it, (m, ...) per input, in float64."""
+        one = torch.cat([t.reshape(1, -1).float() for t in as_tuple(original)], 1)
+        many = torch.cat([t.reshape(len(t), -1).float() for t in copies], 1)
         if self.distance_mode == "cosine":
-            distance = 1 - float(torch.nn.functional.cosine_similarity(one, two, dim=0))
+            distance = 1 - torch.nn.functional.cosine_similarity(one, many, dim=1).double()
         else:
-            distance = float((one - two).norm())
-        return math.exp(-(distance**2) / (2 * self.kernel_width**2))
+            distance = (one - many).norm(dim=1).double()
+        return (-distance.square() / (2 * self.kernel_width**2)).exp()
+
+
+class PlainCopies:
+    """Copies that are drawn, made and weighed by the default parts above: many at a time.
+
+    Args:
+        original: the inputs of a problem, in the caller's layout.
+        known: what the parts are told about it: `num_interp_features`, `feature_mask`, `baselines`.
+        similarity: an exponential kernel.
+        orthogonal: draw orthogonal sets, instead of each switch alone.
+        generator: of the draws.
+    """
+
+    def __init__(
+        self, original: Any, known: dict[str, Any], similarity: Any, orthogonal: bool, generator: torch.Generator
+    ):
+        self.original, self.similarity, self.generator = original, similarity, generator
+        self.xs, self.masks, self.bases = (as_tuple(v) for v in (original, known["feature_mask"], known["baselines"]))
+        self.d = known["num_interp_features"]
+        self._sets = (
+            orthogonal_perturb_generator(original, generator, num_interp_features=self.d) if orthogonal else None
+        )
+
+    @staticmethod
+    def serve(perturb: Any, transform: Any, similarity: Any) -> bool:
+        """Whether a method's parts are these."""
+        return (
+            perturb in (default_perturb_func, orthogonal_perturb_generator)
+            and transform is default_from_interp_rep_transform
+            and isinstance(similarity, _ExponentialKernel)
+        )
+
+    def draw(self, count: int) -> Tensor:
+        """Switches (count, d), those that the parts draw one by one."""
+        if self._sets is not None:
+            return torch.cat(list(itertools.islice(self._sets, count)))
+        half = torch.full((count, self.d), 0.5)
+        return torch.bernoulli(half, generator=self.generator).long().to(self.xs[0].device)
+
+    def made(self, switches: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Copies (count, ...) per input, and their weights (count,)."""
+        on = switches.bool()
+        copies = [
+            torch.where(on[:, m.reshape(-1)].reshape(len(on), *m.shape), x, b)
+            for x, m, b in zip(self.xs, self.masks, self.bases, strict=True)
+        ]
+        return copies, self.similarity.of(self.original, copies)
