@@ -18,6 +18,8 @@ from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import as_tuple, check_readable, describe
 
+_FEW = 512  # elements of a mask whose numbers are told apart faster in Python
+
 
 class MaskFeatures:
     """Disjoint features from integer masks (default: every element is a feature of its own).
@@ -44,7 +46,9 @@ class MaskFeatures:
                 _checked_mask(m, x, i)
                 for i, (m, x) in enumerate(zip(_mask_tuple(feature_mask, inputs), inputs, strict=True))
             ]
-            self.ids = sorted({int(v) for m in self._masks for v in m.unique().tolist()})
+            self.ids = sorted(
+                {v for m in self._masks for v in (m.reshape(-1) if m.numel() < _FEW else m.unique()).tolist()}
+            )
             if self.ids and self.ids[0] < 0:
                 raise InputError(
                     f"feature_mask holds the number {self.ids[0]}; features are numbered from 0. Elements that belong "

@@ -276,6 +276,10 @@ AVERAGES: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
         GradientShap,
         {"baselines": POOL, "n_samples": 10, "tol": 0.07, "stdevs": 0.3, "stratified": True},
     ),
+    "expected gradients of twelve strata": (
+        GradientShap,
+        {"baselines": POOL, "n_samples": 5, "tol": 0.05, "stdevs": 0.3, "stratified": 12},
+    ),
 }
 
 
@@ -346,6 +350,23 @@ def test_random_offsets_make_a_path_of_any_steps_exact_on_average(smooth: nn.Mod
         ig.attribute(x, offsets=torch.full((4,), 2.0))
     with pytest.raises(InputError, match="with tol, nodes go where they are needed"):
         ig.attribute(x, offsets=middle, tol=0.1)
+
+
+def test_more_strata_need_fewer_gradients(smooth: nn.Module, x: Tensor) -> None:
+    """Sets of as many as there are baselines, and of more, in as many gradients; the mean of all is the same."""
+    method, truth = (
+        GradientShap(smooth),
+        GradientShap(smooth).attribute(x, POOL, n_samples=4000, stratified=True, seed=9),
+    )
+    error = {}
+    for strata in (1, 4, 12, 48):
+        more = {"stratified": strata} if strata > 1 else {}
+        found = torch.stack([method.attribute(x, POOL, n_samples=48 // strata, seed=s, **more) for s in range(30)])
+        error[strata] = float((found - truth).square().mean())
+        assert float((found.mean(0) - truth).norm() / truth.norm()) < 0.05
+    assert error[48] < 0.3 * error[12] < 0.3 * error[4] < 0.3 * error[1]
+    with pytest.raises(InputError, match="a number of strata from 2 on; got 1"):
+        method.attribute(x, POOL, stratified=1)
 
 
 @row_probe(False)

@@ -214,3 +214,51 @@ def test_kernel_shap_goes_on_to_a_tolerance(net: nn.Module) -> None:
         found = KernelShap(net).attribute(x, n_samples=60, paired=True, tol=0.05, seed=0)
     assert max(report["map_error"]) <= 0.05
     assert float(((found - exact).norm(dim=1) / exact.norm(dim=1)).max()) < 0.1
+
+
+# -- null players: features that are as their baseline -----------------------------------------------------------------
+
+
+@row_probe(False)
+def test_orders_leave_out_features_that_are_as_their_baseline(net: nn.Module, x: Tensor, base: Tensor) -> None:
+    """The same orders give what a model gives that does not look at these features, from fewer rows."""
+    kept = torch.tensor([True, False, True, False, True])
+    seen: list[int] = []
+
+    def looks_away(z: Tensor) -> Tensor:
+        return net(torch.where(kept, z, base))
+
+    def counted(z: Tensor) -> Tensor:
+        seen.append(len(z))
+        return net(z)
+
+    how = {"baselines": base, "target": 1, "n_samples": 3, "stratified": True, "seed": 0}
+    found = ShapleyValueSampling(counted).attribute(torch.where(kept, x, base), **how)
+    assert torch.allclose(found, ShapleyValueSampling(looks_away).attribute(x, **how), atol=1e-12)
+    assert not found[:, ~kept].any() and sum(seen) <= 2 * 2**3 + 2
+    nothing = ShapleyValueSampling(net).attribute(base.expand(2, -1).clone(), **how)
+    assert not nothing.any()
+
+
+@pytest.mark.parametrize("n_samples", [2, 6, 20])
+@row_probe(False)
+def test_kernel_shap_gives_nothing_to_features_that_are_as_their_baseline(
+    net: nn.Module, x: Tensor, base: Tensor, n_samples: int
+) -> None:
+    mixed = x.clone()
+    mixed[0, [1, 3]] = base[0, [1, 3]]
+    mixed[1] = base[0]
+    seen: list[int] = []
+
+    def counted(z: Tensor) -> Tensor:
+        seen.append(len(z))
+        return net(z)
+
+    def found(z: Tensor) -> Tensor:
+        return KernelShap(counted).attribute(z, base, target=1, n_samples=n_samples, stratified=True, seed=0)
+
+    both, alone = found(mixed), found(mixed[:1])
+    assert torch.allclose(both[0], alone[0], atol=1e-12)  # whoever its neighbours are
+    assert not both[0, [1, 3]].any() and not both[1].any()
+    assert torch.allclose(both[0].sum(), (net(mixed[:1]) - net(base))[0, 1], atol=1e-12)
+    assert seen[-1] <= 2**3

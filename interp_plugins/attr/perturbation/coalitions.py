@@ -12,6 +12,7 @@ coalition. Outputs of several values per sample stay apart, so all classes come 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -102,7 +103,8 @@ class Game:
         self._due = 0  # rows that a plan has not been made for
         self._explicit = perturbations_per_eval is not AUTOMATIC or chunk is not None
         self._walker: Walker | None = None
-        self._known: dict[bytes, Tensor] = {}
+        self._known: dict[bytes, int] = {}  # coalition -> its row of
+        self._scores: Tensor | None = None  # (coalitions, samples, K)
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
@@ -178,6 +180,15 @@ class Game:
             self._positions = self.features.positions()
         return self._positions
 
+    @functools.cached_property
+    def differing(self) -> Tensor:
+        """Which features differ from their baseline, (samples, d) bool; the others are null players, of value 0."""
+        found = torch.zeros(self.n, self.d, device=self.device)
+        for x, b, p in zip(self.inputs, self.baselines, self.positions, strict=True):
+            differ = (x != b).reshape(self.n, -1)
+            found.scatter_add_(1, p.reshape(len(p), -1).expand_as(differ), differ.to(found.dtype))
+        return (found.sum(0, keepdim=True) if self.merged else found) > 0
+
     def spread(self, rows: Tensor, samples: Tensor) -> list[Tensor]:
         """Switches (R, d) -> masks of the inputs' shapes, (R, ...)."""
         out = []
@@ -195,32 +206,41 @@ class Game:
         return self.masked_scores(len(z), lambda c, who: self.spread(z.index_select(0, c), who), samples)
 
     def scores_cached(self, coalitions: Tensor, samples: Tensor | None = None) -> Tensor:
-        """As `scores`, but each coalition is evaluated once in the life of the game; samples may only become fewer."""
+        """As `scores`, but each coalition is evaluated once in the life of the game; samples may only become fewer.
+
+        Coalitions that differ in null players alone are one.
+        """
         who = torch.arange(self.samples, device=self.device) if samples is None else samples.to(self.device)
-        keys = [row.tobytes() for row in np.packbits(coalitions.cpu().numpy(), axis=1)]
+        coalitions = coalitions & self.differing.any(0).to(coalitions.device)
+        packed = np.packbits(coalitions.cpu().numpy(), axis=1)
+        keys = packed.view(f"V{packed.shape[1]}").ravel().tolist()
         new = {key: i for i, key in enumerate(keys) if key not in self._known}
+        scores = self._scores
         if new:
-            found = self.scores(coalitions[list(new.values())], who)
+            fresh = coalitions if len(new) == len(keys) else coalitions[list(new.values())]
+            found = self.scores(fresh, who)
             # (new, samples of the game, K): those not asked for stay NaN, and are never asked for again.
             full = found.new_full((len(new), self.samples, found.shape[2]), math.nan)
             full[:, who] = found
-            fresh = dict(zip(new, full, strict=True))
-        else:
-            fresh = {}
+            first = 0 if scores is None else len(scores)
+            new = dict(zip(new, range(first, first + len(new)), strict=True))
+            scores = full if scores is None else torch.cat([scores, full])
         if self._bar is not None:
             self._bar.update((len(keys) - len(new)) * len(who))
-        out = torch.stack([fresh[key] if key in fresh else self._known[key] for key in keys])[:, who]
-        if len(self._known) * out[0].numel() < _REMEMBERED:
-            self._known.update(fresh)
-        return out
+        assert scores is not None
+        at = [new[key] if key in new else self._known[key] for key in keys]
+        if scores.numel() < _REMEMBERED:
+            self._scores = scores
+            self._known.update(new)
+        return scores.index_select(0, torch.tensor(at, device=scores.device))[:, who]
 
     def scores_along(self, orders: Tensor, samples: Tensor) -> Tensor:
-        """Scores of the first 1 .. d - 1 features of orders (P, d), for some samples: (P, d - 1, samples, K).
+        """Scores of the first 1 .. a - 1 features of orders (P, a), for some samples: (P, a - 1, samples, K).
 
-        Each coalition is evaluated once in the life of the game, or computed from the one before
-        (`engine.incremental`).
+        Orders are of all features, or all of the same some; the others are in none of the coalitions. Each coalition is
+        evaluated once in the life of the game, or computed from the one before (`engine.incremental`).
         """
-        count, d = orders.shape
+        count, length = orders.shape
         if self._due and self._walker is None:
             self._walker = self._walker_for(self._due)
         if self._walker is not None:
@@ -228,18 +248,17 @@ class Game:
             found = self._walker.scores(orders, samples.tolist(), size, self._bar)
             if found is not None:
                 self._due = 0
-                return self._widened(found).reshape(count, d - 1, len(samples), -1)
+                return self._widened(found).reshape(count, length - 1, len(samples), -1)
             self._walker = None
-        # Coalition c of the C = P * (d - 1) is the first c % (d - 1) + 1 features of order c // (d - 1): those of a
-        # rank up to that. (P, d) orders -> (P, d) ranks -> (C, d) switches, some at a time -> (C, samples, K).
-        rank = torch.empty_like(orders)
-        rank.scatter_(1, orders, torch.arange(d, device=orders.device).expand(count, d))
-        at_once = max(1, _SWITCHES // d)
-        scores = []
-        for first in range(0, count * (d - 1), at_once):
-            c = torch.arange(first, min(count * (d - 1), first + at_once), device=orders.device)
-            scores.append(self.scores_cached(rank.index_select(0, c // (d - 1)) <= (c % (d - 1))[:, None], samples))
-        return torch.cat(scores).reshape(count, d - 1, len(samples), -1)
+        # Coalition c of the C = P * (a - 1) is the first c % (a - 1) + 1 features of order c // (a - 1): those of a
+        # rank up to that. (P, a) orders -> (P, d) ranks -> (C, d) switches, some at a time -> (C, samples, K).
+        rank = torch.full((count, self.d), length, device=orders.device)
+        rank.scatter_(1, orders, torch.arange(length, device=orders.device).expand(count, length))
+        inner, at_once, scores = length - 1, max(1, _SWITCHES // self.d), []
+        for first in range(0, count * inner, at_once):
+            c = torch.arange(first, min(count * inner, first + at_once), device=orders.device)
+            scores.append(self.scores_cached(rank.index_select(0, c // inner) <= (c % inner)[:, None], samples))
+        return torch.cat(scores).reshape(count, inner, len(samples), -1)
 
     def _walker_for(self, rows: int) -> Walker | None:
         def perturbed(z: Tensor, who: Tensor) -> Tensor:

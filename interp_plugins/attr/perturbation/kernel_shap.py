@@ -33,7 +33,7 @@ from interp_plugins.attr.perturbation.shapley import coalition_sizes
 from interp_plugins.attr.perturbation.surrogate import LeastSquares, SkLearnLinearRegression
 from interp_plugins.attr.perturbation.whole_batch import batches_of_any_length
 from interp_plugins.attr.shared.arguments import args_from
-from interp_plugins.attr.shared.average import check_tolerance, relative_error, report_reached, rounds
+from interp_plugins.attr.shared.average import check_tolerance, error_asked, relative_error, report_reached, rounds
 from interp_plugins.attr.shared.base import prepared
 from interp_plugins.attr.shared.grid_features import cells
 from interp_plugins.core.batching import AUTOMATIC
@@ -87,7 +87,7 @@ class KernelShap(Lime):
         yield torch.ones(1, d, dtype=torch.long, device=device)
         yield torch.zeros(1, d, dtype=torch.long, device=device)
         while d > 1:
-            yield _draw(d, torch.default_generator).long()[None].to(device)
+            yield _draw(d, torch.default_generator).long().to(device)
 
     @batches_of_any_length
     @args_from(Lime.attribute)
@@ -117,7 +117,8 @@ class KernelShap(Lime):
         Args:
             target: see `core.target.as_target`. Without one, each output value per example gets its own map.
             n_samples: coalitions per sample, the empty and the whole one among them. From 2^d on, all coalitions are
-                taken once. With fewer than features, the values of smallest norm.
+                taken once. With fewer than features, the values of smallest norm. Features that are as their baseline
+                have no value, and coalitions that differ in them alone are evaluated once.
             perturbations_per_eval: coalitions per forward pass; left out: as many as fit.
             return_input_shape: maps of the inputs' shapes; False: the values (N, features).
             paired: draw each coalition together with its complement: less variance at the same cost.
@@ -160,8 +161,9 @@ class KernelShap(Lime):
                         regression.add(_every(game.d), active)
                     else:
                         regression.add(draws.draw(due - (0 if used else _ENDS)), active)
-            error = regression.standard_error
-            report_reached(regression.count, regression.map_error(), like(inputs, game.maps(error)), tol, "coalitions")
+            if error_asked(tol):
+                error = like(inputs, game.maps(regression.standard_error))
+                report_reached(regression.count, regression.map_error(), error, tol, "coalitions")
             if not return_input_shape:
                 return regression.values.to(game.dtype).reshape(*game.shape, game.d)
             return like(inputs, game.maps(regression.values))
@@ -203,9 +205,11 @@ class _Regression:
         self.game = game
         self.start = game.empty
         self.change = game.clean.to(game.wide) - self.start  # (samples, K)
-        equal = (self.change / game.d)[..., None]
-        self.values = equal.expand(*self.change.shape, game.d).clone()
-        self.standard_error = torch.full_like(self.values, math.inf if game.d > 1 else 0.0)
+        self.players = game.differing.to(game.wide)  # (samples, d); the others have no value
+        self.each = self.change / self.players.sum(1, keepdim=True).clamp_min(1)  # an equal share
+        self.values = self.each[..., None] * self.players[:, None]
+        several = (self.players.sum(1) > 1)[:, None, None] & game.differing[:, None]
+        self.standard_error = torch.zeros_like(self.values).masked_fill(several, math.inf)
         self.count = torch.zeros(game.samples, dtype=torch.long)
         self._degrees = torch.zeros(game.samples, dtype=torch.long)
         self.clear()
@@ -227,22 +231,32 @@ class _Regression:
         if not len(z):
             return
         root = torch.where(drawn, weights / drawn.sum().clamp_min(1), weights).to(game.wide).sqrt()[:, None]
-        rows = z - z.mean(1, keepdim=True)  # values that sum to zero
-        fit = LeastSquares(root * rows, root * self._rest[:, samples].flatten(1))
-        shape = (len(samples), self.change.shape[1], game.d)
-        found, error = (t.t().reshape(shape).to(game.device) for t in (fit.solution, fit.standard_error(drawn)))
-        self.values[at] = (self.change[at] / game.d)[..., None] + found
-        self.standard_error[at] = error
-        self._degrees[samples] = len(z) - fit.rank
+        for mine in self._alike(at):  # samples with the same players
+            players = game.differing[mine[0]]
+            some = z[:, players.cpu()]
+            rows = some - some.mean(1, keepdim=True)  # values that sum to zero
+            fit = LeastSquares(root * rows, root * self._rest[:, mine.cpu()].flatten(1))
+            shape = (len(mine), self.change.shape[1], some.shape[1])
+            found, error = (t.t().reshape(shape).to(game.device) for t in (fit.solution, fit.standard_error(drawn)))
+            where = mine[:, None, None], torch.arange(shape[1], device=mine.device)[:, None], players.nonzero()[:, 0]
+            self.values[where] = self.each[mine][..., None] + found
+            self.standard_error[where] = error
+            self._degrees[mine.cpu()] = len(z) - fit.rank
+
+    def _alike(self, samples: Tensor) -> list[Tensor]:
+        """Samples in groups that have the same players, of which there are any."""
+        kinds, which = self.game.differing[samples].unique(dim=0, return_inverse=True)
+        return [samples[which == k] for k in range(len(kinds)) if bool(kinds[k].any())]
 
     def _unexplained(self, draws: _Draws, samples: Tensor) -> Tensor:
         """What is left of the scores (m, samples, K) when all get an equal share, which fulfils the constraint."""
         z, pairs = draws.coalitions, draws.paired.to(self.game.device)
         scores = self.game.scores_cached(torch.cat([z, ~z[draws.paired]]), samples) - self.start[samples]
-        share = z.to(self.game.device, self.game.wide).mean(1)[:, None, None]
-        rest = scores[: len(z)] - share * self.change[samples]
+        present = z.to(self.game.device, self.game.wide) @ self.players[samples].t()  # players in it, (m, samples)
+        equal = present[..., None] * self.each[samples]
+        rest = scores[: len(z)] - equal
         if bool(pairs.any()):  # half the difference: the complement's row is the opposite
-            rest[pairs] = (rest[pairs] - scores[len(z) :] + (1 - share[pairs]) * self.change[samples]) / 2
+            rest[pairs] = (rest[pairs] - scores[len(z) :] + self.change[samples] - equal[pairs]) / 2
         return rest
 
     def map_error(self) -> Tensor:
@@ -259,8 +273,7 @@ class _Independent:
     def draw(self, count: int) -> _Draws:
         """So many coalitions; an odd one stays alone."""
         size = 2 if self.paired else 1
-        drawn = [_draw(self.d, self.generator) for _ in range(math.ceil(max(0, count) / size))]
-        z = torch.stack(drawn) if drawn else torch.zeros(0, self.d, dtype=torch.bool)
+        z = _draw(self.d, self.generator, math.ceil(max(0, count) / size))
         whole = max(0, count) // size
         return _Draws.of(z[:whole], size, True, self.paired) + _Draws.of(z[whole:], 1, True, False)
 
@@ -310,15 +323,16 @@ class _Stratified:
         return sum(taken, _Draws.of(torch.zeros(0, self.d, dtype=torch.bool), 1.0, False, True))
 
 
-def _draw(d: int, generator: torch.Generator) -> Tensor:
-    """A coalition (d,), its size in proportion to 1 / (k (d - k)), all of one size alike."""
+def _draw(d: int, generator: torch.Generator, count: int = 1) -> Tensor:
+    """Coalitions (count, d), each of a size in proportion to 1 / (k (d - k)), all of one size alike."""
     sizes = torch.arange(1, d, dtype=torch.get_default_dtype(), device=generator.device)
-    weights = torch.cat([sizes.new_zeros(1), 1 / (sizes * (d - sizes))])
-    size = int(torch.multinomial(weights[None], 1, True, generator=generator))
-    order = torch.randn(1, d, generator=generator, device=generator.device)[0].argsort(descending=True)
-    chosen = torch.zeros(d, dtype=torch.bool)
-    chosen[order[:size].cpu()] = True
-    return chosen
+    weights = torch.cat([sizes.new_zeros(1), 1 / (sizes * (d - sizes))])[None]
+    keys, drawn = torch.empty(count, d, device=generator.device), []
+    for row in keys:  # Captum's stream of numbers: a size, then a key for each feature
+        drawn.append(torch.multinomial(weights, 1, True, generator=generator))
+        torch.randn(1, d, generator=generator, out=row[None])
+    place = keys.argsort(1, descending=True).argsort(1)  # of a feature, by its key
+    return (place < torch.cat(drawn)).cpu() if count else torch.zeros(0, d, dtype=torch.bool)
 
 
 def _every(d: int) -> _Draws:

@@ -53,6 +53,9 @@ def _cells(xs: tuple[Tensor, ...], feature_mask: Any, grid_size: int) -> Any:
     return tuple(masks)
 
 
+_SWITCHES = 2**22  # of rows asked for at a time
+
+
 class _Sensitivity(PerturbationAttribution):
     """What Sobol and HSIC share: both share out a variance."""
 
@@ -163,11 +166,14 @@ class _Ratio:
         u = plain - game.clean[at].to(game.wide)
         self.count[samples] += len(a)
         self._scores[:, at] += torch.stack([u.pow(k).sum(0) for k in (1, 2, 3, 4)])
-        for i in range(game.d):
-            c = a.clone()
-            c[:, i] = b[:, i]
-            d = (plain - game.scores(c, samples)).square() / 2
-            self._changes[:, at, :, i] += torch.stack([d, d * u, d * u * u, d * d]).sum(1)
+        players = game.differing.any(0).nonzero()[:, 0]  # a cell that is its baseline changes nothing
+        for some in players.split(max(1, _SWITCHES // a.numel())):
+            c = a.repeat(len(some), 1, 1)  # (cells, n, d): each with one column of b
+            c[torch.arange(len(some)), :, some] = b[:, some].t()
+            scores = game.scores(c.flatten(0, 1), samples).unflatten(0, (len(some), len(a)))
+            d = (plain - scores).square() / 2  # (cells, n, samples, K)
+            sums = torch.stack([d, d * u, d * u * u, d * d]).sum(2).permute(0, 2, 3, 1)
+            self._changes[:, at[:, None, None], torch.arange(sums.shape[2])[:, None], some] += sums
 
     def _moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows, and means over them: of u and its powers, of the changes and their products with u; the variance."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from interp_plugins.attr.perturbation.coalitions import Game
 from interp_plugins.attr.perturbation.whole_batch import batches_of_any_length
 from interp_plugins.attr.shared.arguments import args_from
-from interp_plugins.attr.shared.average import Average, check_tolerance, report_reached, rounds
+from interp_plugins.attr.shared.average import Average, check_tolerance, error_asked, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.attr.shared.grid_features import cells
 from interp_plugins.core.batching import AUTOMATIC
@@ -85,7 +85,8 @@ class ShapleyValueSampling(PerturbationAttribution):
             inputs: tensor or tuple of tensors, batch first, any dtype.
             baselines: what stands in for a missing feature: None (zeros), number, name, tensor, tuple or function.
             target: see `core.target.as_target`. Without one, each output value per example gets its own map.
-            n_samples: random orders, shared by the samples of the batch.
+            n_samples: random orders, shared by the samples of the batch. A feature that is as its
+                baseline takes no rows.
             perturbations_per_eval: coalitions per forward pass. Left out: as many as fit; 1: one at a time.
             antithetic: follow each order by its reverse (n_samples counts pairs): less variance per pass where the
                 features' effects are near additive in pairs.
@@ -118,13 +119,16 @@ class ShapleyValueSampling(PerturbationAttribution):
             average = Average(game.samples, game.rounding)
             planned = n_samples if tol is None else max_samples
             runs = 4 if stratified else 2 if antithetic else 1
-            with game.progress(planned * runs * (game.d - 1), self.get_name(), True if show_progress else progress):
+            players = game.differing.any(0)
+            rows = planned * runs * max(1, int(players.sum()) - 1)
+            with game.progress(rows, self.get_name(), True if show_progress else progress):
                 for due, active in rounds(average.map_error, game.samples, tol, n_samples, max_samples):
                     orders = torch.stack([_order(game.d, rng) for _ in range(due)]).to(game.device)
-                    found = _marginals(game, _companions(orders, runs), ends, active)
+                    found = _marginals(game, _companions(orders, runs), ends, active, players)
                     average.add(found.reshape(runs, due, *found.shape[1:]).mean(0), active)
-            error = like(inputs, game.maps(average.standard_error()))
-            report_reached(average.count, average.map_error(), error, tol, "orders")
+            if error_asked(tol):
+                error = like(inputs, game.maps(average.standard_error()))
+                report_reached(average.count, average.map_error(), error, tol, "orders")
             return like(inputs, game.maps(average.mean))
 
 
@@ -138,16 +142,22 @@ def _companions(orders: Tensor, runs: int) -> Tensor:
     return torch.cat([orders, orders.flip(1), rotated, rotated.flip(1)][:runs])
 
 
-def _marginals(game: Game, orders: Tensor, ends: tuple[Tensor, Tensor], samples: Tensor) -> Tensor:
-    """What each feature adds when it joins, for orders (P, d) and some samples: (P, samples, K, d)."""
-    count, d = orders.shape
+def _marginals(game: Game, orders: Tensor, ends: tuple[Tensor, Tensor], samples: Tensor, players: Tensor) -> Tensor:
+    """What each feature adds when it joins, for orders (P, d) and some samples: (P, samples, K, d).
+
+    Features that are no players (d,), since they are their baseline, change nothing: they join without being asked.
+    """
+    count, number = len(orders), int(players.sum())
     start, end = (e[samples.to(e.device)] for e in ends)
+    steps = start.new_zeros(count, *start.shape, game.d)
+    if not number:
+        return steps
+    orders = orders[players[orders]].reshape(count, number)
     path = [start.expand(count, 1, *start.shape), end.expand(count, 1, *end.shape)]
-    if d > 1:
+    if number > 1:
         path.insert(1, game.scores_along(orders, samples))
-    steps = torch.cat(path, 1).diff(dim=1).permute(0, 2, 3, 1)  # (P, samples, K, place in the order)
-    rank = orders.argsort(1)
-    return steps.gather(3, rank[:, None, None, :].expand_as(steps))
+    added = torch.cat(path, 1).diff(dim=1).permute(0, 2, 3, 1)  # (P, samples, K, place in the order)
+    return steps.scatter_(3, orders[:, None, None, :].expand_as(added), added)
 
 
 def coalition_sizes(codes: Tensor, d: int) -> tuple[Tensor, Tensor]:

@@ -171,29 +171,37 @@ class Walker:
         forward: what selects the scores.
         boxes: where the features lie, and what they are replaced by.
         inputs: function (coalitions (R, d) bool, samples (R,)) -> inputs (R, C, H, W).
+        features: their number d.
         size: rows run together by one thread.
     """
 
     def __init__(
-        self, plan: TracedModel, forward: Forward, boxes: Boxes, inputs: Callable[[Tensor, Tensor], Tensor], size: int
+        self,
+        plan: TracedModel,
+        forward: Forward,
+        boxes: Boxes,
+        inputs: Callable[[Tensor, Tensor], Tensor],
+        features: int,
+        size: int,
     ):
-        self.plan, self.forward, self.boxes, self.inputs, self.size = plan, forward, boxes, inputs, size
+        self.plan, self.forward, self.boxes, self.inputs = plan, forward, boxes, inputs
+        self.features, self.size = features, size
         self._checked = False
 
     def scores(self, orders: Tensor, samples: Sequence[int], size: int | None, bar: Any) -> Tensor | None:
-        """What the target selects for the first 1 .. d - 1 features of orders (P, d): (P * (d - 1) * samples, ...).
+        """What the target selects for the first 1 .. a - 1 features of orders (P, a): (P * (a - 1) * samples, ...).
 
         None where steps turn out not to pay, or do not give what the model gives.
 
         Args:
-            orders: numbers of the features.
+            orders: numbers of the features, of all or of some.
             samples: numbers of the samples.
             size: rows per pass, where the caller has a say.
             bar: progress bar.
         """
         with_threads = Workers(self.boxes.x.device)
         at_once = min(size or len(orders) * orders.shape[1] * len(samples), self.size * with_threads.count)
-        rows = _cut(orders, samples, at_once)
+        rows = _cut(orders, self.features, samples, at_once)
         found: list[Tensor] = []
         places: list[int] = []
 
@@ -298,7 +306,7 @@ def walker_for(
         dropped(_NAME, why)
         return None
     row = sum(first.maps[node].data.nbytes for node in plan.asked_for)
-    return Walker(plan, forward, boxes, perturbed, max(1, min(PIECE, BYTES // max(1, row))))
+    return Walker(plan, forward, boxes, perturbed, len(features), max(1, min(PIECE, BYTES // max(1, row))))
 
 
 def _refused_at_once(x: Tensor, features: int, coalitions: int) -> str | None:
@@ -312,16 +320,15 @@ def _refused_at_once(x: Tensor, features: int, coalitions: int) -> str | None:
     return None if x.device.type == "cpu" else f"on {x.device.type} passes are short"
 
 
-def _cut(orders: Tensor, samples: Sequence[int], at_once: int) -> list[Steps]:
+def _cut(orders: Tensor, features: int, samples: Sequence[int], at_once: int) -> list[Steps]:
     """Orders in parts of like length: short enough for rounding, and enough of them to run `at_once` rows."""
-    count, d = orders.shape
-    inner = d - 1
+    count, inner = len(orders), orders.shape[1] - 1
     parts = max(-(-inner // MAX_STEPS), min(-(-at_once // (count * len(samples))), inner // MIN_STEPS))
     bounds = [round(i * inner / parts) for i in range(parts + 1)]
     found = []
     for p, order in enumerate(orders.tolist()):
         for first, last in itertools.pairwise(bounds):
-            begin = torch.zeros(d, dtype=torch.bool)
+            begin = torch.zeros(features, dtype=torch.bool)
             begin[order[: first + 1]] = True
             for s, sample in enumerate(samples):
                 places = [(p * inner + c) * len(samples) + s for c in range(first, last)]
