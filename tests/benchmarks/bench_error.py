@@ -3,10 +3,10 @@
     python -m tests.benchmarks.bench_error [METHOD:CASE ...] [--seeds 10] [--limit 60]
 
 On trained nets (`tests/benchmarks/trained.py`). The error is the relative L2 distance of the features' values to a
-converged reference of the same quantity. Every setting runs with more and more draws, each with so many seeds; the
-seconds (of the processor, one thread) at which the seeds' median error falls below .1 and .03 are read off the line
-between neighbours. Peers run at their best of the settings here: passes as large as they take, pairs where they have
-them. shap, lime and shapiq are left out where they are not installed.
+converged reference of the same quantity. Every setting runs with more and more draws, each with so many seeds, all
+settings in turn; the seconds (of the processor, one thread) at which the seeds' median error falls below .1 and .03 are
+read off the line between neighbours. Peers run at their best of the settings here: passes as large as they take, pairs
+where they have them. shap, lime and shapiq are left out where they are not installed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import io
 import math
 import statistics
 import time
@@ -29,10 +28,10 @@ import torch
 from torch import Tensor
 
 import interp_plugins.attr as ours
+from tests.benchmarks.error_peers import Run, coalition_peers, halved, owen_peers, quiet, seeded
 from tests.benchmarks.measured import Table
 from tests.benchmarks.trained import CASES, Case
 
-Run = Callable[[int, int], Tensor]  # of draws and a seed
 LEVELS = (0.1, 0.03)
 TABLE = Table(
     "error",
@@ -54,17 +53,6 @@ class Problem:
     here: dict[str, tuple[Run, int]]
     peers: dict[str, tuple[Run, int]]
     truth: Callable[[], Tensor]
-
-
-def quiet(run: Callable[[], Any]) -> Any:
-    """Without what libraries print."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return run()
-
-
-def seeded(seed: int) -> None:
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - shap's and Captum's draws
 
 
 def integrated_gradients(case: Case) -> Problem:
@@ -141,55 +129,24 @@ def gradient_shap(case: Case) -> Problem:
             "independent": (lambda n, s: of(n, s, 1), 16),
             "antithetic": (lambda n, s: of(n, s, 2, antithetic=True), 16),
             "stratified": (lambda n, s: of(n, s, 4, stratified=True), 16),
+            "one set of strata": (lambda n, s: of(n, s, n, stratified=n), 16),
+            "four sets of strata": (lambda n, s: of(n, s, n // 4, stratified=n // 4), 16),
         },
         peers,
-        lambda: torch.stack([of(8000, 1000 + k, 4, stratified=True) for k in range(4)]).mean(0),
+        lambda: torch.stack([of(6400, 1000 + k, 800, stratified=800) for k in range(4)]).mean(0),
     )
 
 
 def shapley_truth(case: Case) -> Tensor:
-    """All coalitions, or many orders: as many as take some ten thousand passes."""
+    """All coalitions, or many orders: as many as take 200,000 passes."""
     if case.d <= 14:
         return ours.ShapleyValues(case.net).attribute(case.x, progress=False, **case.masked)
     method = ours.ShapleyValueSampling(case.net)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return method.attribute(
-            case.x, n_samples=max(3, 50_000 // case.d**2), stratified=True, seed=99, progress=False, **case.masked
+            case.x, n_samples=50_000 // case.d, stratified=True, seed=99, progress=False, **case.masked
         )
-
-
-def coalition_peers(case: Case) -> dict[str, tuple[Run, int]]:
-    """Shapley values in shap and shapiq, of the score as a function of coalitions."""
-    peers: dict[str, tuple[Run, int]] = {}
-    with contextlib.suppress(ImportError):
-        shap: Any = importlib.import_module("shap")
-
-        everyone, nobody = np.ones((1, case.d)), np.zeros((1, case.d))
-
-        def kernel(n: int, seed: int) -> Tensor:
-            seeded(seed)
-            explainer = shap.KernelExplainer(case.game, nobody)
-            found = explainer.shap_values(everyone, nsamples=n, l1_reg=False, silent=True)
-            return torch.as_tensor(np.asarray(found).reshape(-1))
-
-        def permutation(n: int, seed: int) -> Tensor:
-            explainer = shap.explainers.Permutation(case.game, nobody, seed=seed)
-            evals = max(n, 2 * case.d + 1)
-            found = explainer(everyone, max_evals=evals, silent=True, batch_size=64)
-            return torch.as_tensor(np.asarray(found.values).reshape(-1))
-
-        peers |= {"shap Kernel": (kernel, 4 * case.d), "shap Permutation": (permutation, 4 * case.d)}
-    with contextlib.suppress(ImportError):
-        approximator: Any = importlib.import_module("shapiq.approximator")
-
-        def of(name: str, n: int, seed: int) -> Tensor:
-            found = getattr(approximator, name)(n=case.d, random_state=seed).approximate(n, case.game)
-            return torch.tensor([found[(i,)] for i in range(case.d)])
-
-        for name in ("KernelSHAP", "PermutationSamplingSV", "SVARM"):
-            peers[f"shapiq {name}"] = (lambda n, s, name=name: of(name, n, s), 4 * case.d)
-    return peers
 
 
 def shapley_sampling(case: Case) -> Problem:
@@ -207,7 +164,7 @@ def shapley_sampling(case: Case) -> Problem:
     d, peers = case.d, coalition_peers(case)
     return Problem(
         {
-            "antithetic": (lambda n, s: of(n, s, 2, antithetic=True), 4 * d),
+            "antithetic": (lambda n, s: of(n, s, 2, antithetic=True), 2 * d),
             "stratified": (lambda n, s: of(n, s, 2 * d, stratified=True), 2 * d * d),
         },
         {"Captum": (there, 4 * d)} | {k: v for k, v in peers.items() if "Kernel" not in k},
@@ -281,6 +238,16 @@ def interactions(case: Case) -> Problem:
     return Problem({"fit and leftovers": (of, 3 * case.d * (case.d + 1))}, peers, lambda: of(None, 0))
 
 
+def owen(case: Case) -> Problem:
+    """Over halves of halves of the features, by number; against shap's Partition. Nothing is drawn."""
+    mine, tree = ours.OwenValues(case.net), halved(0, case.d)
+
+    def of(n: int | None, _: int) -> Tensor:
+        return mine.attribute(case.x, hierarchy=tree, max_evals=n, progress=False, **case.masked)
+
+    return Problem({"most urgent first": (of, 2 * case.d)}, owen_peers(case), lambda: of(None, 0))
+
+
 def masks(name: str, draws: int, settings: dict[str, dict[str, Any]], usual: dict[str, Any], cells: bool) -> Any:
     """RISE, Sobol and HSIC: no other library has them for torch; plain draws of RISE stand for a peer."""
 
@@ -304,13 +271,14 @@ def masks(name: str, draws: int, settings: dict[str, dict[str, Any]], usual: dic
 
 
 METHODS: dict[str, tuple[Callable[[Case], Problem], tuple[str, ...]]] = {
-    "Integrated Gradients": (integrated_gradients, ("adult", "digit", "lite0", "minilm")),
+    "Integrated Gradients": (integrated_gradients, ("adult", "california", "digit", "lite0", "minilm")),
     "NoiseTunnel": (noise_tunnel, ("digit", "lite0")),
     "GradientShap": (gradient_shap, ("adult", "california", "digit", "lite0")),
-    "Shapley sampling": (shapley_sampling, ("adult", "digit", "minilm")),
-    "KernelShap": (kernel_shap, ("adult", "digit", "minilm")),
-    "Lime": (lime, ("adult", "digit")),
-    "Interactions": (interactions, ("adult",)),
+    "Shapley sampling": (shapley_sampling, ("adult", "california", "digit", "minilm")),
+    "KernelShap": (kernel_shap, ("adult", "california", "digit", "minilm")),
+    "Lime": (lime, ("adult", "california", "digit")),
+    "Interactions": (interactions, ("adult", "california")),
+    "Owen": (owen, ("adult", "digit")),
     "RISE": (masks("RISE", 64, {"orthogonal, centred": {"center": True, "orthogonal": True}}, {"center": True}, False),
              ("digit",)),
     "HSIC": (masks("HSIC", 64, {"quasi-random": {}}, {}, True), ("digit",)),
@@ -318,9 +286,14 @@ METHODS: dict[str, tuple[Callable[[Case], Problem], tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-def curve(run: Run, begin: int, truth: Tensor, of: Callable[[Tensor], Tensor], seeds: int, limit: float) -> list[Any]:
-    """Seconds, and the seeds' errors, per number of draws, until all settle below the last level or time is up."""
-    points, spent, n = [], 0.0, begin
+Points = list[tuple[float, list[float]]]  # seconds, and the seeds' errors in order, per number of draws
+
+
+def curve(
+    run: Run, begin: int, error: Callable[[Tensor], float], seeds: int, limit: float, points: Points
+) -> Iterator[None]:
+    """Add points until all settle below the last level or time is up; each in turn with other settings."""
+    spent, n = 0.0, begin
     run(begin, 0)
     while spent < limit:
         seconds, errors = [], []
@@ -328,16 +301,28 @@ def curve(run: Run, begin: int, truth: Tensor, of: Callable[[Tensor], Tensor], s
             start = time.process_time()
             found = run(n, seed)
             seconds.append(time.process_time() - start)
-            errors.append(float((of(found) - truth).norm() / truth.norm()))
-        points.append((statistics.median(seconds), sorted(errors)))
+            errors.append(error(found))
+        errors.sort()
+        points.append((statistics.median(seconds), errors))
         spent += sum(seconds)
+        yield
         if errors[len(errors) * 3 // 4] < LEVELS[-1] / 1.5 or spent + 2 * sum(seconds) > 1.5 * limit:
             break
         n = math.ceil(1.6 * n)
-    return points
 
 
-def reached(points: list[Any], level: float, quantile: float) -> float:
+def curves_of(
+    settings: dict[str, tuple[Run, int]], error: Callable[[Tensor], float], seeds: int, limit: float
+) -> dict[str, Points]:
+    """The points of all settings, found in turn."""
+    found: dict[str, Points] = {name: [] for name in settings}
+    waiting = [curve(run, begin, error, seeds, limit, found[name]) for name, (run, begin) in settings.items()]
+    while waiting:
+        waiting = [one for one in waiting if next(one, one) is not one]
+    return found
+
+
+def reached(points: Points, level: float, quantile: float) -> float:
     """Seconds at which the error's quantile crosses a level, on the line between neighbours; infinite if never."""
     line = [(s, e[min(len(e) - 1, int(quantile * len(e)))]) for s, e in points]
     for k, (seconds, error) in enumerate(line):
@@ -350,10 +335,10 @@ def reached(points: list[Any], level: float, quantile: float) -> float:
     return math.inf
 
 
-def best(curves: dict[str, list[Any]], level: float) -> tuple[str, float]:
+def best(curves: dict[str, Points], level: float) -> tuple[str, float]:
     """The setting that gets there first; where none does, the one that ran longest."""
     found = {name: reached(points, level, 0.5) for name, points in curves.items()}
-    name = min(found, key=found.__getitem__)
+    name = min(found, key=lambda one: (found[one], -curves[one][-1][0]))
     return name, found[name]
 
 
@@ -369,26 +354,29 @@ def measure(method: str, case_name: str, seeds: int, limit: float) -> None:
         return case.of(found) if found.shape == case.x.shape and not gradients else flat
 
     truth = of(problem.truth())
-    curves = [
-        {name: curve(run, begin, truth, of, seeds, limit) for name, (run, begin) in settings.items()}
-        for settings in (problem.peers, problem.here)
-    ]
+
+    def error(found: Tensor) -> float:
+        return float((of(found) - truth).norm() / truth.norm())
+
+    peers = {f"peer {name}": setting for name, setting in problem.peers.items()}
+    found = curves_of({**peers, **problem.here}, error, seeds, limit)
+    curves = [{name: found[f"peer {name}"] for name in problem.peers}, {name: found[name] for name in problem.here}]
     for level in LEVELS:
-        chosen: list[list[Any]] = []
+        chosen: list[Points] = []
         cells = [f"{level}"]
-        for points in curves:
-            if not points:
+        for some in curves:
+            if not some:
                 cells += ["none", ""]
                 continue
-            name, seconds = best(points, level)
-            last = points[name][-1][0]
+            name, seconds = best(some, level)
+            last = some[name][-1][0]
             cells += [name, f"{1000 * seconds:.3g}" if math.isfinite(seconds) else f"> {1000 * last:.3g}"]
-            chosen.append(points[name])
+            chosen.append(some[name])
         cells.append(ratio(chosen[0], chosen[1], level) if len(chosen) == 2 else "")
         TABLE.add(f"{method}, {case_name}, {level}", cells, seeds)
 
 
-def ratio(there: list[Any], here: list[Any], level: float) -> str:
+def ratio(there: Points, here: Points, level: float) -> str:
     """Seconds here over there, with quartiles against each other."""
     a, b = reached(there, level, 0.5), reached(here, level, 0.5)
     if not math.isfinite(b):

@@ -47,6 +47,11 @@ class Case:
         return int(self.mask.max()) + 1
 
     @property
+    def players(self) -> np.ndarray:
+        """The features that differ from their baseline."""
+        return self.mask.expand_as(self.x)[self.x != self.baseline].unique().numpy()
+
+    @property
     def masked(self) -> dict[str, Any]:
         """Arguments of perturbation methods."""
         return {"baselines": self.baseline, "target": self.target, "feature_mask": self.mask}
