@@ -15,6 +15,7 @@ from interp_plugins.metrics.agreement import (
     top_k_overlap,
 )
 from interp_plugins.metrics.asked_rows import AskedRows
+from interp_plugins.metrics.average_drop import average_drop, average_gain, average_increase
 from interp_plugins.metrics.axioms import completeness, dummy, non_sensitivity
 from interp_plugins.metrics.bridge import as_torchmetric
 from interp_plugins.metrics.captum_infidelity import infidelity, infidelity_perturb_func_decorator
@@ -28,6 +29,7 @@ from interp_plugins.metrics.explainer import Explainer
 from interp_plugins.metrics.faithfulness import (
     comprehensiveness,
     irof,
+    monotonicity,
     pixel_flipping,
     region_perturbation,
     selectivity,
@@ -38,18 +40,12 @@ from interp_plugins.metrics.grid import focus, grid_pointing
 from interp_plugins.metrics.information import aic, sic
 from interp_plugins.metrics.localisation import mass_distance, pointing_game, relevance_mass, relevance_rank, top_k
 from interp_plugins.metrics.map_infidelity import map_infidelity
-from interp_plugins.metrics.masking import (
-    average_drop,
-    average_gain,
-    average_increase,
-    monotonicity,
-    prediction_gap,
-)
 from interp_plugins.metrics.method_axioms import implementation_invariance, linearity, symmetry
 from interp_plugins.metrics.moved import continuity, equivariance, seed_stability
 from interp_plugins.metrics.neighbours import Neighbourhood, explained_neighbours
 from interp_plugins.metrics.overlap import mask_ap, mask_auc, mask_iou
 from interp_plugins.metrics.planning import planned_passes
+from interp_plugins.metrics.prediction_gap import prediction_gap
 from interp_plugins.metrics.randomisation import RandomisationCurves, parameter_randomisation, randomisation_curves
 from interp_plugins.metrics.registry import MetricInfo, list_metrics, metric_info, register_metric
 from interp_plugins.metrics.removal import RemovalCurves, removal_curves

@@ -24,7 +24,7 @@ from interp_plugins.core.forward import Forward, one_per_row
 from interp_plugins.core.guard import frozen
 from interp_plugins.core.random import check_seed
 from interp_plugins.core.report import note
-from interp_plugins.core.target import as_target
+from interp_plugins.core.target import Probability, Target, as_target
 from interp_plugins.core.tensors import as_tuple, check_inputs, widest
 from interp_plugins.metrics.masks import enlarged
 from interp_plugins.metrics.rows import as_rows, reduced
@@ -90,6 +90,18 @@ def about(inputs: Any, attributions: Any, baselines: Any, target: Any, reduce: s
         inputs = exp.inputs
     as_rows(maps)
     return About(inputs, tuple(_by_place(one, axis, reduce) for one, axis in zip(maps, axes)), baselines, target)
+
+
+def probability_of(target: Any, n: int) -> Any:
+    """A class as its probability; other targets as they are.
+
+    Args:
+        target: as for a method's `attribute`.
+        n: number of samples.
+    """
+    if target is None or isinstance(target, Target) or callable(target):
+        return target
+    return Probability(as_target(target, n))
 
 
 def _by_place(one: Tensor, axis: int | None, reduce: str | None) -> Tensor:

@@ -258,6 +258,53 @@ def _windows(inputs: Any, attributions: Any, window: int) -> Tensor:
 
 
 @register_metric(
+    "monotonicity",
+    kind="faithfulness",
+    needs="order",
+    higher_is_better=True,
+    reference="Arya et al. 2019, arXiv:1909.03012",
+    cost="steps + 1",
+    says="1 if f never falls while features enter the baseline, the smallest first; share: of the steps",
+    options=OPTIONS,
+)
+def monotonicity(
+    forward_func: Model,
+    inputs: Any,
+    attributions: Any = None,
+    baselines: Any = None,
+    *,
+    steps: int | None = None,
+    share: bool = False,
+    tol: float = 1e-6,
+    **options: Any,
+) -> Tensor:
+    """Whether the score never falls while features enter the baseline in ascending order of their attribution.
+
+    Args:
+        forward_func: an `nn.Module` or any callable.
+        inputs: tensor or tuple of tensors, batch first; or an `Explanation`.
+        attributions: one map per input; None: the `Explanation`'s.
+        baselines: where it begins; None: the `Explanation`'s, or zeros.
+        steps: in which the features enter; None: one by one.
+        share: give the share of the steps at which it does not fall, in place of 0 or 1.
+        tol: a fall of so much of the curve's range is rounding.
+        **options: as for `removal_curves`; `reduce` is "sum".
+
+    Returns:
+        (N,) float64, 0 or 1, or a share.
+
+    Example:
+        w = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+        monotonicity(lambda v: (v * w).sum(1), torch.ones(1, 4), w)  # -> [1.0]
+    """
+    curves, maps = _deletion((forward_func, inputs, attributions, baselines), steps, options)
+    span = curves.deletion.amax(1) - curves.deletion.amin(1)
+    falls = curves.deletion[:, 1:] - curves.deletion[:, :-1] > tol * span[:, None]  # read backwards: features enter
+    count = falls.sum(1)
+    return defined(1 - count.double() / curves.steps if share else (count == 0).double(), maps)
+
+
+@register_metric(
     "comprehensiveness",
     kind="faithfulness",
     needs="order",

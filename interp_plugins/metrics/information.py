@@ -21,8 +21,7 @@ from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.tensors import as_tuple
-from interp_plugins.metrics.asking import Questions, about, asking, check_values
-from interp_plugins.metrics.masking import probability_of
+from interp_plugins.metrics.asking import Questions, about, asking, check_values, probability_of
 from interp_plugins.metrics.registry import register_metric
 from interp_plugins.metrics.removed import OPTIONS, feature_ranks
 from interp_plugins.metrics.road import class_number

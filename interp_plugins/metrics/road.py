@@ -16,10 +16,9 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explanation import Explanation
-from interp_plugins.metrics.asking import Questions, about, asking, check_values
+from interp_plugins.metrics.asking import Questions, about, asking, check_values, probability_of
 from interp_plugins.metrics.draws import mixed, sample_numbers
 from interp_plugins.metrics.imputed import imputed
-from interp_plugins.metrics.masking import probability_of
 from interp_plugins.metrics.registry import register_metric
 from interp_plugins.metrics.removed import feature_ranks
 from interp_plugins.metrics.rows import as_rows
