@@ -2,8 +2,8 @@
 
 The user's tensors are never written to: the modules hold others meanwhile, and get their own back, the same objects,
 also after an exception and Ctrl-C. Whatever finds the model finds it with the other weights: layers by name, hooks,
-closures, method objects that were bound before. What is remembered of the model (plans, transformed weights) is not
-used inside, nor is anything kept of what was found there.
+closures, method objects that were bound before. What is remembered of the weights (plans, transformed ones) is not used
+inside, nor is anything kept of what was found there; whether rows feel each other is taken to be as it was.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from interp_plugins.core.caches import own_scope
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.guard import exclusive, is_script, modules_below, modules_of
 from interp_plugins.core.kept import closed_twice
+from interp_plugins.core.row_memory import weights_exchanged
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def other_weights(func: Any, places: Sequence[Held], new: Mapping[int, Tensor]) 
         for place in changed:
             _hold(place, place.tensor)
 
-    with exclusive(func), own_scope(), closed_twice(put_back):
+    with exclusive(func), own_scope(), weights_exchanged(), closed_twice(put_back):
         for place in changed:
             mine = stand_ins[id(place.tensor)]
             _hold(place, mine.data if place.buffer else mine)

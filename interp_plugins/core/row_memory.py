@@ -7,8 +7,10 @@ that cannot be referred to weakly, nothing is remembered beyond the call.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,6 +26,7 @@ from interp_plugins.core.wrapper import Wrapper
 
 _MOST = 64  # kinds of input that are remembered of an object
 _memory: WeakKeyDictionary[Any, dict[Any, tuple[Any, Any]]] = WeakKeyDictionary()
+_exchanged: ContextVar[bool] = ContextVar("interp_plugins_weights_exchanged", default=False)
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,20 @@ class Kind:
         return cls(owner, key, _state(func), func)
 
 
+@contextlib.contextmanager
+def weights_exchanged() -> Iterator[None]:
+    """Let what is known of a model's rows hold in a `with` block in which other numbers stand for its weights."""
+    token = _exchanged.set(True)
+    try:
+        yield
+    finally:
+        _exchanged.reset(token)
+
+
 def recall(kind: Kind) -> tuple[Any, Any]:
     """What is known of a kind, or None where its state has changed since; and what was known before."""
     state, facts = _of(kind).get(kind.key, (None, None))
-    return (facts if state == kind.state else None), facts
+    return (facts if state == kind.state or _exchanged.get() else None), facts
 
 
 def remember(kind: Kind, facts: Any) -> None:

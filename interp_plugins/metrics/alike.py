@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -9,8 +10,14 @@ from torch import Tensor
 
 from interp_plugins.core.errors import unknown
 from interp_plugins.metrics.again import Again
-from interp_plugins.metrics.rows import SIGNS, as_rows, mass, reduced, wide
-from interp_plugins.metrics.similarity import cosine_similarity, spearman_correlation, ssim
+from interp_plugins.metrics.rows import SIGNS, as_rows, checked, mass, reduced, wide
+from interp_plugins.metrics.similarity import (
+    centred_ranks,
+    cosine_of_rows,
+    cosine_similarity,
+    spearman_correlation,
+    ssim,
+)
 
 SIMILARITIES = {"rank": spearman_correlation, "cosine": cosine_similarity, "ssim": ssim}
 CONSTANT = "the map is constant"
@@ -41,7 +48,7 @@ def judged(again: Again, maps: tuple[Tensor, ...], reduce: str | None, sign: str
     if reduce is None:
         rows = as_rows(maps)
         return rows if sign is None else mass(rows, sign)
-    as_rows(maps)  # refuses what is no map
+    checked(maps)
     parts = []
     for k, one in enumerate(maps):
         axis = again.channel_axis(one, k)
@@ -58,6 +65,24 @@ def constant(maps: Tensor) -> Tensor:
     return rows.amax(1) == rows.amin(1)
 
 
-def alike(name: str, before: Tensor, after: Tensor) -> Tensor:
-    """Similarity (N,) of two maps; 0 where the second is constant or not finite: it is like nothing."""
-    return SIMILARITIES[name](before, after).nan_to_num(0.0)
+class Original:
+    """Maps that others are compared with, one after the other: their ranks are found once.
+
+    Args:
+        maps: as `judged` gives them.
+    """
+
+    def __init__(self, maps: Tensor):
+        self.maps = maps
+
+    @functools.cached_property
+    def _ranks(self) -> Tensor:
+        return centred_ranks(as_rows(self.maps))
+
+    def alike(self, name: str, after: Tensor) -> Tensor:
+        """Similarity (N,) to other maps; 0 where these are constant or not finite: they are like nothing."""
+        if name != "rank":
+            return SIMILARITIES[name](self.maps, after).nan_to_num(0.0)
+        rows = as_rows(after)
+        found = cosine_of_rows(self._ranks, centred_ranks(rows)).double().nan_to_num(0.0)
+        return torch.where(rows.isfinite().all(1), found, 0.0)

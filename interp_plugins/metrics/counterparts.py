@@ -18,7 +18,7 @@ from interp_plugins.core.target import PerSample, Target
 from interp_plugins.core.tensors import is_float
 from interp_plugins.core.wrapper import Wrapper
 from interp_plugins.metrics.again import Again, asking_again
-from interp_plugins.metrics.alike import CONSTANT, alike, check_similarity, constant, judged
+from interp_plugins.metrics.alike import CONSTANT, Original, check_similarity, constant, judged
 from interp_plugins.metrics.neighbours import ZERO_MAP, check_given
 from interp_plugins.metrics.noise import keys, uniform
 from interp_plugins.metrics.redrawn import drawn_anew
@@ -186,10 +186,11 @@ def random_target(
         others = _other_classes(again, n_targets, ids)
         maps = clean_maps(again, inputs, attributions, options)
         before, total = judged(again, maps, reduce, sign), torch.zeros(again.n, dtype=torch.float64)
+        original = Original(before)
         for k in range(n_targets):
             target: Target = PerSample([(int(c),) for c in others[:, k]])
             after = judged(again, again.all_maps(target=target, seed=again.seed + 1 + k), reduce, sign)
-            total += alike(similarity, before, after)
+            total += original.alike(similarity, after)
     return _of_two(total / n_targets, maps, before)
 
 
@@ -273,7 +274,7 @@ def random_data(
         maps = clean_maps(again, inputs, attributions, options)
         before = judged(again, maps, reduce, sign)
         after = judged(again, again.all_maps(func=other_model, seed=again.seed + 1), reduce, sign)
-    return _of_two(alike(similarity, before, after), maps, before)
+    return _of_two(Original(before).alike(similarity, after), maps, before)
 
 
 class ShiftedInput(Wrapper):

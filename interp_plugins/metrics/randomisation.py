@@ -6,7 +6,7 @@ it. The check can fail a method and cannot recommend one: noise passes it best.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explanation import Explanation
-from interp_plugins.core.other_weights import other_weights
+from interp_plugins.core.other_weights import Held, other_weights
 from interp_plugins.core.tensors import is_float
 from interp_plugins.metrics.again import Again, asking_again
-from interp_plugins.metrics.alike import CONSTANT, alike, check_similarity, constant, judged
+from interp_plugins.metrics.alike import CONSTANT, Original, check_similarity, constant, judged
 from interp_plugins.metrics.neighbours import check_given
 from interp_plugins.metrics.noise import keys, normal
-from interp_plugins.metrics.redrawn import ORDERS, STAGES, drawn_anew, stages_of
+from interp_plugins.metrics.redrawn import ORDERS, STAGES, Stage, drawn_anew, stages_of
 from interp_plugins.metrics.registry import register_metric
 from interp_plugins.metrics.rows import as_rows
 from interp_plugins.metrics.undefined import NOT_FINITE, defined
@@ -145,22 +145,31 @@ def randomisation_curves(
             check_given(attributions, as_rows(own).double(), again)
         before = judged(again, own, reduce, sign)
         finite = as_rows(own).isfinite().all(1)
-        columns = []
-        for k in range(len(parts)):
-            places = [
-                p for part in (parts[k : k + 1] if order == "independent" else parts[: k + 1]) for p in part.places
-            ]
-            totals = {name: torch.zeros(again.n, dtype=torch.float64) for name in similarity}
-            for draw in range(draws):
-                with other_weights(forward_func, places, drawn_anew(places, mode, seed, draw)):
-                    after = judged(again, _maps(again, copies, seed + 1 + draw), reduce, sign)
-                for name in similarity:
-                    totals[name] += alike(name, before, after)
-            columns.append({name: total / draws for name, total in totals.items()})
-    found = {name: torch.stack([c[name] for c in columns], 1) for name in similarity}
+        found = {name: torch.zeros(again.n, len(parts), dtype=torch.float64) for name in similarity}
+        original = Original(before)
+        for k, after in _redrawn(again, copies, parts, order, draws, mode):
+            for name in similarity:
+                found[name][:, k] += original.alike(name, judged(again, after, reduce, sign))
     flat = constant(before) & finite
-    found = {name: torch.where((flat | ~finite)[:, None], torch.nan, v) for name, v in found.items()}
+    found = {name: torch.where((flat | ~finite)[:, None], torch.nan, v / draws) for name, v in found.items()}
     return RandomisationCurves(tuple(p.name for p in parts), found, {NOT_FINITE: ~finite, CONSTANT: flat})
+
+
+def _redrawn(
+    again: Again, copies: Sequence[tuple[Tensor, ...]], parts: Sequence[Stage], order: str, draws: int, mode: str
+) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """The number of each stage, and the maps once its weights were drawn anew; draw by draw."""
+    for draw in range(draws):
+        places: list[Held] = []
+        new: dict[int, Tensor] = {}
+        for k, part in enumerate(parts):
+            if order == "independent":
+                places, new = [], {}
+            places += part.places
+            new = drawn_anew(part.places, mode, again.seed, draw, new)
+            with other_weights(again.func, places, new):
+                maps = _maps(again, copies, again.seed + 1 + draw)
+            yield k, maps
 
 
 def _check(order: str, draws: Any, smooth: Any, similarity: Sequence[str], sign: str | None) -> None:

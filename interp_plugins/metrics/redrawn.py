@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +121,9 @@ def _named(places: Sequence[Held], names: Any) -> Stage:
     return Stage(", ".join(many), tuple(found))
 
 
-def drawn_anew(places: Sequence[Held], mode: str, seed: int, draw: int) -> dict[int, Tensor]:
+def drawn_anew(
+    places: Sequence[Held], mode: str, seed: int, draw: int, known: Mapping[int, Tensor] | None = None
+) -> dict[int, Tensor]:
     """Random tensors in the place of others, by the id of the tensor that each replaces; tied ones once.
 
     Args:
@@ -131,13 +133,14 @@ def drawn_anew(places: Sequence[Held], mode: str, seed: int, draw: int) -> dict[
             tensor's own root mean square. Buffers are permuted in all modes.
         seed: of the draws.
         draw: number of the draw.
+        known: what was drawn before, for other places: it stays, and is given again.
 
     Raises:
         UnknownNameError: another mode.
     """
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
-    found: dict[int, Tensor] = {}
+    found: dict[int, Tensor] = dict(known or {})
     fresh: dict[int, dict[str, Tensor]] = {}
     for place in places:
         key = id(place.tensor)

@@ -83,8 +83,7 @@ def spearman_correlation(a: Judged, b: Judged) -> Tensor:
         spearman_correlation(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[0.1, 0.2, 0.3]]))  # 1
     """
     left, right = as_row_pair(a, b)
-    centre = (left.shape[1] + 1) / 2  # the mean of the ranks, whatever the ties
-    found = cosine_of_rows(average_ranks(left) - centre, average_ranks(right) - centre)
+    found = cosine_of_rows(centred_ranks(left), centred_ranks(right))
     return defined(found, None, _why(left, right, "a map is constant", _constant(left) | _constant(right)))
 
 
@@ -194,6 +193,11 @@ def _window_sums(v: Tensor, window: int) -> Tensor:
 
 def _constant(rows: Tensor) -> Tensor:
     return rows.amax(1) == rows.amin(1)
+
+
+def centred_ranks(rows: Tensor) -> Tensor:
+    """Ranks within each row less their mean, which is the same whatever the ties."""
+    return average_ranks(rows) - (rows.shape[1] + 1) / 2
 
 
 def cosine_of_rows(left: Tensor, right: Tensor) -> Tensor:
