@@ -76,7 +76,8 @@ def prediction_gap(
         ids: int64 (N,), numbers of the samples for their draws.
 
     Returns:
-        (N,) float64, in units of the score; NaN where relative noise has no spread.
+        (N,) float64, in units of the score; NaN where relative noise has no spread, or where all features matter
+        and the others were asked for.
 
     Raises:
         InputError: no draws, no noise, or more features than there are.
@@ -88,7 +89,7 @@ def prediction_gap(
     if isinstance(n_draws, bool) or not isinstance(n_draws, int) or n_draws < 1:
         raise InputError(f"n_draws must be a positive int, got {n_draws!r}.")
     what = about(inputs, attributions, baselines, target, reduce)
-    ranks, totals = feature_ranks(tuple(m.abs() for m in what.maps), features, ties, seed, ids)
+    ranks, totals = feature_ranks(what.maps, features, ties, seed, ids, by_size=True)
     counts = torch.tensor([count_of(k, t) for t in totals.tolist()])
     disturbed = (ranks.cpu() < counts[:, None]) == important
     with asking(
@@ -109,5 +110,5 @@ def prediction_gap(
         name = ("noise on features", digest((disturbed, shapes, ids)), sd, relative, n_draws, seed)
         clean = questions.whole(shapes)
         moved = (clean[noise.rows] - questions.changed(name, noise.rows, changed)).abs().reshape(-1, n_draws)
-    still = (noise.scales == 0).all(1).cpu()
-    return defined(row_sum(moved) / n_draws, as_rows(what.maps), {NO_SPREAD: still})
+    why = {NO_SPREAD: (noise.scales == 0).all(1).cpu(), "no feature is disturbed": ~disturbed.any(1)}
+    return defined(row_sum(moved) / n_draws, as_rows(what.maps), why)

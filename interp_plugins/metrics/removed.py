@@ -111,7 +111,7 @@ def removed(
 
 
 def feature_ranks(
-    maps: tuple[Tensor, ...], features: Any, ties: str, seed: int, ids: Tensor | None
+    maps: tuple[Tensor, ...], features: Any, ties: str, seed: int, ids: Tensor | None, *, by_size: bool = False
 ) -> tuple[Tensor, Tensor]:
     """When each element goes, int64 (N, D), and how many features there are (N,).
 
@@ -121,12 +121,14 @@ def feature_ranks(
         ties: which of equal values goes first.
         seed: of ties.
         ids: numbers of the samples, for ties.
+        by_size: the features of largest size go first, whatever their sign.
     """
     rows = as_rows(maps)
     own, totals = feature_numbers(maps, features)
     if own is None:
-        return descending(rows, ties, seed, ids).argsort(dim=1), totals
+        return descending(rows.abs() if by_size else rows, ties, seed, ids).argsort(dim=1), totals
     means = feature_sums(rows, own, totals, mean=True)
+    means = means.abs() if by_size else means
     absent = torch.arange(means.shape[1]) >= totals[:, None]
     means = torch.where(absent.to(means.device), -torch.inf, means)  # features that only other samples have go last
     return descending(means, ties, seed, ids).argsort(dim=1).gather(1, own), totals

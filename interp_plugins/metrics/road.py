@@ -71,7 +71,9 @@ class _Fills:
         sd: float,
         numbers: Tensor,
     ):
-        x, b = (t[0].movedim(axis, 1) for t in (questions.xs, questions.references))
+        self.dtype = questions.xs[0].dtype
+        wide = torch.promote_types(self.dtype, torch.float32)  # half precision does not solve the systems
+        x, b = (t[0].movedim(axis, 1).to(wide) for t in (questions.xs, questions.references))
         self.axis, self.flat = axis, x.ndim == 3  # a series is a picture one pixel high
         self.x, self.b = ((t.unsqueeze(2) if self.flat else t).contiguous() for t in (x, b))
         self.ranks = ranks.to(x.device).reshape(-1, 1, *self.x.shape[2:])
@@ -117,7 +119,7 @@ class _Fills:
                 found[row] = self._noisy(state[int(pairs[row])], int(at[row]), p)
         self._last = {pair: (ends[pair], state[pair]) for pair in ends}
         found = found.squeeze(2) if self.flat else found
-        return [found.movedim(1, self.axis)]
+        return [found.movedim(1, self.axis).to(self.dtype)]
 
     def _noisy(self, picture: Tensor, row: int, p: int) -> Tensor:
         """A picture with noise on what was filled in."""
@@ -213,8 +215,8 @@ def _curves(
     reduce: str,
     options: dict[str, Any],
     draws: tuple[str, int, Tensor | None],
-) -> tuple[RoadCurves, Tensor]:
-    """The curves, and the maps as rows."""
+) -> tuple[RoadCurves, Tensor, Tensor]:
+    """The curves, the maps as rows, and whether the clean score of "probability" is 0 (N,)."""
     shares = tuple(percentages)
     _check(shares, order, measure, sd)
     if measure == "accuracy":
@@ -236,7 +238,7 @@ def _curves(
     kept = (found == clean).double() if measure == "accuracy" else found / clean
     nothing = torch.full_like(kept[:, 0], torch.nan)
     morf, lerf = kept[:, 0] if order != "lerf" else nothing, kept[:, -1] if order != "morf" else nothing
-    return RoadCurves(shares, morf, lerf), maps
+    return RoadCurves(shares, morf, lerf), maps, (clean == 0).flatten() & (measure == "probability")
 
 
 def _check(shares: tuple[float, ...], order: str, measure: str, sd: Any) -> None:
@@ -314,7 +316,7 @@ def road(
     """
     known = {"target": None, "reduce": "sum", "ties": "random", "seed": 0, "ids": None, **options}
     passed = {k: v for k, v in options.items() if k in ("additional_forward_args", "batch_size", "seed")}
-    curves, maps = _curves(
+    curves, maps, nothing = _curves(
         (forward_func, inputs, attributions, baselines),
         percentages,
         order,
@@ -328,4 +330,4 @@ def road(
     count = len(curves.percentages)
     morf, lerf = (c.cumsum(1)[:, -1] / count for c in (curves.morf, curves.lerf))
     values = {"morf": morf, "lerf": lerf, "both": lerf - morf}[order]
-    return defined(values, maps, {"the clean score is 0": values.isnan() & maps.isfinite().all(1).cpu()})
+    return defined(values, maps, {"the clean score is 0": nothing})
