@@ -26,8 +26,9 @@ from interp_plugins.core.random import check_seed
 from interp_plugins.core.report import note
 from interp_plugins.core.target import Probability, Target, as_target
 from interp_plugins.core.tensors import as_tuple, check_inputs, widest
+from interp_plugins.engine import acceleration, planned
 from interp_plugins.metrics.masks import enlarged
-from interp_plugins.metrics.rows import as_rows, reduced
+from interp_plugins.metrics.rows import checked, reduced
 from interp_plugins.metrics.sheet import Sheet, problem_key, scope
 
 _BLOCK = 2**24  # switches that are made at a time
@@ -88,7 +89,7 @@ def about(inputs: Any, attributions: Any, baselines: Any, target: Any, reduce: s
             )
         target = list(exp.target or ()) if target is None else target
         inputs = exp.inputs
-    as_rows(maps)
+    checked(maps)
     return About(inputs, tuple(_by_place(one, axis, reduce) for one, axis in zip(maps, axes)), baselines, target)
 
 
@@ -195,12 +196,15 @@ class Questions:
                 self.forward.passes["forward"] += len(chosen)
                 return torch.zeros(len(chosen), dtype=torch.float64)
 
+        per_pass = self.forward.rows_per_pass(self.xs, self._batch_size)
+        with acceleration(precision="float32"):  # differences of scores would drown in less
+            forward, _ = planned(self.forward, self.xs, rows=len(chosen), chunk=per_pass)
+
         def work(start: int, stop: int) -> Tensor:
             at = chosen[start:stop]
             who = rows[at].to(self.device)
-            return one_per_row(self.forward.changed(make(at), who), len(at)).detach().cpu().double()
+            return one_per_row(forward.changed(make(at), who), len(at)).detach().cpu().double()
 
-        per_pass = self.forward.rows_per_pass(self.xs, self._batch_size)
         return torch.cat([scores for _, _, scores in chunks(len(chosen), per_pass, work)])
 
 

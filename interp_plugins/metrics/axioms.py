@@ -208,8 +208,9 @@ def _moves(
     xs, n = questions.xs, questions.n
     who = torch.zeros(n, dtype=torch.int64) if ids is None else ids
     fresh = [[drawn_in_range(x, seed, who, draw * len(xs) + k) for k, x in enumerate(xs)] for draw in range(n_draws)]
-    which = there.nonzero().repeat_interleave(n_draws, 0)
-    draws = torch.arange(n_draws).repeat(len(which) // n_draws)
+    whole = torch.stack([torch.arange(n), torch.full((n,), -1)], 1)  # the samples themselves come first
+    which = torch.cat([whole, there.nonzero().repeat_interleave(n_draws, 0)])
+    draws = torch.cat([torch.zeros(n, dtype=torch.int64), torch.arange(n_draws).repeat(int(there.sum()))])
     sizes, shapes = [m[0].numel() for m in maps], [m.shape[1:] for m in maps]
     numbers = torch.arange(sum(sizes)).expand(n, -1) if own is None else own.cpu()
 
@@ -222,11 +223,10 @@ def _moves(
             found.append(torch.where(switch, new, x[rows.to(x.device)]))
         return found
 
-    everyone = torch.arange(n)
-    clean = questions.changed("the samples", everyone, lambda at: [x[everyone[at].to(x.device)] for x in xs])
     told = hashlib.blake2b(numbers.contiguous().numpy().tobytes() + who.numpy().tobytes(), digest_size=16).hexdigest()
     scores = questions.changed(("single draws", seed, n_draws, told, tuple(shapes)), which[:, 0], make)
-    far = (scores - clean[which[:, 0]]).abs() > tol * clean[which[:, 0]].abs()
+    clean = scores[which[:, 0]]
+    far = (scores - clean).abs() > tol * clean.abs()
     found = torch.zeros(there.shape, dtype=torch.bool)
     found[which[far, 0], which[far, 1]] = True
     return found

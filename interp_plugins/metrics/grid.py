@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError
-from interp_plugins.core.tensors import as_tuple, describe
+from interp_plugins.core.tensors import describe
 from interp_plugins.metrics.localisation import relevance_mass
 from interp_plugins.metrics.registry import register_metric
-from interp_plugins.metrics.rows import Judged, as_rows, maps_of
+from interp_plugins.metrics.rows import Judged, checked
 
 
 def _cell_share(attributions: Judged, cells: Any, *, grid: tuple[int, int] = (2, 2), **others: Any) -> Tensor:
@@ -99,8 +99,7 @@ def focus(
 
 def _cell_masks(attributions: Judged, cells: Any, grid: tuple[int, int]) -> Tensor:
     """The masks (N, H, W) of some cells."""
-    as_rows(attributions)
-    many = as_tuple(maps_of(attributions))
+    many = checked(attributions)
     shape = tuple(getattr(attributions, "input", many[0]).shape)
     if len(many) != 1 or len(shape) not in (3, 4):
         raise InputError(f"A grid picture's map is (N, C, H, W) or (N, H, W); got {[tuple(m.shape) for m in many]}.")

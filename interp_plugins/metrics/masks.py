@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.layout import drawn
 from interp_plugins.core.tensors import as_tuple, describe, widest
-from interp_plugins.metrics.rows import Judged, as_rows, reduced, wide
+from interp_plugins.metrics.rows import Judged, checked, reduced, wide
 
 FORMS = (
     "(N, H, W) or (N, 1, H, W) for pictures, (N, T) for series and texts, (N, F) for tables, or a list with an entry "
@@ -36,7 +37,7 @@ class Marked:
     inside: Tensor
     space: tuple[int, ...]
 
-    @property
+    @functools.cached_property
     def sizes(self) -> Tensor:
         """Number of places inside, int64 (N,)."""
         return self.inside.sum(1)
@@ -68,8 +69,8 @@ def marked(attributions: Judged, masks: Any = None, reduce: str | None = "sum") 
         InputError: no mask, one that does not fit, or one with numbers other than 0 and 1.
     """
     exp = attributions if isinstance(attributions, Explanation) else None
-    as_rows(attributions)
-    maps = enlarged(exp) if exp is not None else as_tuple(attributions)
+    maps = checked(attributions)
+    maps = maps if exp is None else enlarged(exp)
     if masks is None:
         masks = exp.region if exp is not None else None
         if masks is None:
@@ -81,9 +82,10 @@ def marked(attributions: Judged, masks: Any = None, reduce: str | None = "sum") 
             "in a list."
         )
     pairs = [_pair(one, mask, reduce, exp) for one, mask in zip(maps, given)]
-    values = torch.cat([v.reshape(v.shape[0], -1) for v, _ in pairs], 1)
-    inside = torch.cat([m.reshape(m.shape[0], -1) for _, m in pairs], 1)
-    return Marked(values, inside, tuple(pairs[0][0].shape[1:]) if len(pairs) == 1 else (values.shape[1],))
+    values, inside = ([one.reshape(one.shape[0], -1) for one in many] for many in zip(*pairs, strict=True))
+    if len(pairs) == 1:
+        return Marked(values[0], inside[0], tuple(pairs[0][0].shape[1:]))
+    return Marked(torch.cat(values, 1), torch.cat(inside, 1), (sum(v.shape[1] for v in values),))
 
 
 def mask_share(attributions: Judged, masks: Any = None, *, reduce: str | None = "sum", **others: Any) -> Tensor:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.metrics.draws import element_keys
-from interp_plugins.metrics.rows import ascending, wide
+from interp_plugins.metrics.rows import ascending, in_order, wide
 
 TIES = ("random", "index")
 
 
 def average_ranks(rows: Tensor) -> Tensor:
     """Ranks 1..D within each row, ties averaged; NaN in rows that hold NaN."""
-    ordered, order = rows.sort(dim=1)
+    ordered, order = in_order(rows)
     first, last = _groups(ordered)
     ranks = torch.empty_like(rows).scatter_(1, order, (first + last + 2).to(rows.dtype) / 2)
     return torch.where(rows.isnan().any(1, keepdim=True), torch.nan, ranks)
@@ -94,10 +95,18 @@ def expected_inside(rows: Tensor, inside: Tensor, counts: Tensor) -> Tensor:
         inside: bool (N, D).
         counts: int64 (N,), from 1 to D.
     """
-    last = ascending(rows).gather(1, (rows.shape[1] - counts).clamp(0, rows.shape[1] - 1)[:, None])
+    last = _at_place(rows, (rows.shape[1] - counts).clamp(0, rows.shape[1] - 1))
     above, tied = rows > last, rows == last
     open_places = wide(counts - above.sum(1))
     return (above & inside).sum(1) + open_places * (tied & inside).sum(1) / tied.sum(1)
+
+
+def _at_place(rows: Tensor, places: Tensor) -> Tensor:
+    """The number that would stand at a place of each row (N,) if it ascended: (N, 1)."""
+    if rows.device.type != "cpu":
+        return ascending(rows).gather(1, places[:, None])
+    found = [np.partition(row, k)[k] for row, k in zip(rows.numpy(), places.tolist())]
+    return torch.from_numpy(np.array(found, dtype=rows.numpy().dtype))[:, None]
 
 
 def inversions(order: Tensor) -> Tensor:

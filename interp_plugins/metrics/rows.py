@@ -22,8 +22,8 @@ def maps_of(given: Judged) -> Maps:
     return given.attributions if isinstance(given, Explanation) else given
 
 
-def as_rows(maps: Judged, name: str = "attributions") -> Tensor:
-    """All elements of all tensors of a sample in one row, detached: (N, D), float64, or float32 on MPS. The maps stay.
+def checked(maps: Judged, name: str = "attributions") -> tuple[Tensor, ...]:
+    """The tensors of maps, found to be real, with the samples first and numbers in them.
 
     Args:
         maps: tensor or tuple of tensors (one per input), batch first, real; or an `Explanation`.
@@ -42,10 +42,21 @@ def as_rows(maps: Judged, name: str = "attributions") -> Tensor:
                 f"{name} must have the samples as first dimension, equally many in all tensors; got shapes "
                 f"{[tuple(m.shape) for m in many]}."
             )
-    if sum(one[:1].numel() for one in many) == 0:
+    if sum(one.numel() for one in many) == 0:
         raise InputError(f"{name} holds no numbers: shapes {[tuple(m.shape) for m in many]}.")
+    return many
+
+
+def as_rows(maps: Judged, name: str = "attributions") -> Tensor:
+    """All elements of all tensors of a sample in one row, detached: (N, D), float64, or float32 on MPS; to read only.
+
+    Args:
+        maps: as for `checked`.
+        name: the argument's name, for errors.
+    """
+    many = checked(maps, name)
     flat = [one.detach().as_subclass(Tensor).reshape(one.shape[0], -1).to(widest(one.device)) for one in many]
-    return torch.cat(flat, dim=1)
+    return flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
 
 
 def as_row_pair(a: Judged, b: Judged, names: tuple[str, str] = ("a", "b")) -> tuple[Tensor, Tensor]:
@@ -97,6 +108,14 @@ def ascending(rows: Tensor) -> Tensor:
     if rows.device.type != "cpu":
         return rows.sort(dim=1).values
     return torch.from_numpy(np.sort(rows.numpy(), axis=1))
+
+
+def in_order(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers of each row of (N, D) from the smallest, and where each stood; equal ones in any order."""
+    if rows.device.type != "cpu":
+        return rows.sort(dim=1)
+    order = np.argsort(rows.numpy(), axis=1)
+    return torch.from_numpy(np.take_along_axis(rows.numpy(), order, 1)), torch.from_numpy(order)
 
 
 def unit_scale(rows: Tensor) -> Tensor:
@@ -163,11 +182,10 @@ def element_rows(given: Judged, reduce: str | None, name: str = "attributions") 
     """
     if reduce is None:
         return as_rows(given, name)
-    as_rows(given, name)  # refuses what is no map
     last = isinstance(given, Explanation) and given.spec.kind == "text"
     parts = []
-    for one in as_tuple(maps_of(given)):
+    for one in checked(given, name):
         axes = () if one.ndim < 3 else ((one.ndim - 1,) if last else (1,))
         values = wide(one.detach().as_subclass(Tensor))
         parts.append(reduced(values, axes, reduce).reshape(one.shape[0], -1))
-    return torch.cat(parts, dim=1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

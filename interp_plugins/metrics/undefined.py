@@ -9,6 +9,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from interp_plugins.core.tensors import all_finite
+
 _listening: ContextVar[dict[int, str] | None] = ContextVar("interp_plugins_undefined", default=None)
 
 NOT_FINITE = "the map holds NaN or infinity"
@@ -35,7 +37,7 @@ def defined(values: Tensor, rows: Tensor | None, reasons: Mapping[str, Tensor] |
     """
     found = values.detach().cpu().double()
     why = dict(reasons or {})
-    if rows is not None:
+    if rows is not None and not all_finite(rows):
         why = {NOT_FINITE: ~rows.isfinite().all(1), **why}
     reported = _listening.get()
     for text, where in why.items():

@@ -1,18 +1,17 @@
-"""Nine jobs of Quantus 0.6 beside ours: seconds of the processor, interleaved, one thread, medians of rounds.
+"""Nine jobs of Quantus 0.6 beside ours, for one method and for five: processor seconds of one thread, in turn.
 
-ROAD is asked about grey pictures: with three channels Quantus's ends with an IndexError.
+    PYTHONPATH=.:FOLDER python -m tests.benchmarks.bench_quantus [JOB ...] [--net small resnet18] [--rounds 5]
 
 Quantus is in no extra, since it asks for older packages: `pip install --no-deps --target FOLDER quantus==0.6.0`.
-
-PYTHONPATH=.:FOLDER python -m tests.benchmarks.bench_quantus [ROUNDS] [small | resnet18] [JOB ...]
+ROAD is asked about grey pictures: with three channels Quantus ends with an IndexError.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import itertools
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -23,11 +22,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from interp_plugins.metrics import judge_together, metric_info
+from interp_plugins.core.forward import Forward
+from interp_plugins.metrics import judge_together, metric_info, planned_passes
+from tests.benchmarks.measured import Table, span
 
-METHODS = 5  # whose maps the jobs without a method of their own are also timed for
-N, SIDE = 8, 64
+Call = Callable[[], Any]
+ASKED_AGAIN = ("saliency", "input_x_gradient", "guided_backprop", "deconvolution", "grad_cam")  # a pass each way each
+METHODS = len(ASKED_AGAIN)
+NETS = {"small": 8, "resnet18": 4}  # pictures for each
+SIDE = 64
 PATCHES = (torch.arange(SIDE)[:, None] // 4 * (SIDE // 4) + torch.arange(SIDE) // 4)[None, None]
+SHORT, MOST = 0.05, 20  # calls shorter than this are repeated in a round, at most so often
+TABLE = Table(
+    "quantus",
+    "Metrics, beside Quantus",
+    "`python -m tests.benchmarks.bench_quantus`: pictures of 3 x 64 x 64 (grey ones for ROAD), eight for four "
+    "convolutions and a linear layer (small), four for torchvision's resnet18 with random weights and ten classes. "
+    "Processor seconds of one thread; five methods are compared with five times Quantus's one. Rows are those sent "
+    "forward here, for one method and for five; the last column is the time of these rows (of one method) through the "
+    "plain model and nothing else, over the whole time here. Where methods are asked again, the five are "
+    f"{', '.join(ASKED_AGAIN)}.",
+    (
+        "Quantus, a method, s",
+        "here, a method, s",
+        "here / Quantus",
+        "here, five, s",
+        "of five: here / Quantus",
+        "rows, one / five",
+        "passes alone / here",
+    ),
+    ("quantus",),
+)
 
 
 def network(name: str, channels: int = 3) -> nn.Module:
@@ -54,19 +79,19 @@ def gradient(model: nn.Module, inputs: Any, targets: Any, **_: Any) -> np.ndarra
 
 
 class Data:
-    """Eight pictures, their masks, and maps of five methods."""
+    """Pictures, their masks, and maps of five methods."""
 
-    def __init__(self, model: nn.Module, channels: int = 3):
+    def __init__(self, model: nn.Module, n: int, channels: int = 3):
         draw = torch.Generator().manual_seed(1)
-        self.x = torch.rand(N, channels, SIDE, SIDE, generator=draw)
+        self.x = torch.rand(n, channels, SIDE, SIDE, generator=draw)
         with torch.no_grad():
             self.y = model(self.x).argmax(1)
-        self.masks = torch.zeros(N, SIDE, SIDE, dtype=torch.bool)
+        self.masks = torch.zeros(n, SIDE, SIDE, dtype=torch.bool)
         self.masks[:, 16:48, 16:48] = True
         first = torch.from_numpy(gradient(model, self.x, self.y))
-        self.maps: dict[str, Tensor] = {"gradient": first}
-        for k in range(1, METHODS):
-            self.maps[f"method {k}"] = first + k * first.std() * torch.randn(first.shape, generator=draw)
+        self.maps: dict[str, Tensor] = {}
+        for k, name in enumerate(ASKED_AGAIN):
+            self.maps[name] = first + k * first.std() * torch.randn(first.shape, generator=draw)
 
 
 def theirs(job: str, model: nn.Module, data: Data, maps: Tensor) -> None:
@@ -95,19 +120,19 @@ def theirs(job: str, model: nn.Module, data: Data, maps: Tensor) -> None:
         s_batch=data.masks[:, None].numpy(),
         device="cpu",
         explain_func=gradient,
-        batch_size=N,
+        batch_size=len(data.x),
     )
 
 
 def ours(job: str, model: nn.Module, data: Data, maps: dict[str, Tensor]) -> None:
     """The same job of one method or of several."""
     if (name := JOBS[job][0]) in SHARED:
-        judge_together(model, data.x, maps, {name: JOBS[job][1]}, target=data.y, ids=range(N))
+        judge_together(model, data.x, maps, {name: JOBS[job][1]}, target=data.y, ids=range(len(data.x)))
         return
     function, params = metric_info(name).function, JOBS[job][1]
-    for one in maps.values():
+    for method, one in maps.items():
         if name in AGAIN:
-            function(model, data.x, explain="saliency", target=data.y, **params)
+            function(model, data.x, explain=method, target=data.y, **params)
         else:
             function(one, data.masks) if name == "relevance_rank" else function(one)
 
@@ -127,45 +152,81 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    """Seconds of the processor."""
-    begun = time.process_time()
-    call()
-    return time.process_time() - begun
+def rows_of(job: str, model: nn.Module, data: Data, maps: dict[str, Tensor]) -> tuple[int, int]:
+    """Rows that go forward, and those of them that also go backward, here; by a dry run."""
+    name, params = JOBS[job]
+    if name in SHARED:
+        plan = judge_together(model, data.x, maps, {name: params}, target=data.y, ids=range(len(data.x)), dry_run=True)
+        return plan.forward_passes, 0
+    if name in AGAIN:
+        plans = [planned_passes(name, model, data.x, explain=m, target=data.y, **params) for m in maps]
+        return sum(p.forward for p in plans), sum(p.backward for p in plans)
+    return 0, 0
 
 
-def main(rounds: int, net: str, wanted: list[str]) -> None:
-    """Print a row of a Markdown table for every job, or for those whose names begin so."""
+def passes_alone(model: nn.Module, data: Data, forward: int, backward: int) -> None:
+    """As many rows through the model and nothing else, in passes of the size that is chosen here."""
+    size = Forward.of(model, len(data.x)).rows_per_pass([data.x])
+    for count, graph in ((forward - backward, False), (backward, True)):
+        for at in torch.arange(count).split(size):
+            x = data.x[at % len(data.x)].requires_grad_(graph)
+            with torch.set_grad_enabled(graph):
+                scores = model(x)
+            if graph:
+                torch.autograd.grad(scores[:, 0].sum(), x)
+
+
+def seconds(call: Call) -> float:
+    """Seconds of the processor; short calls are repeated."""
+    begun, count = time.process_time(), 0
+    while count == 0 or (time.process_time() - begun < SHORT and count < MOST):
+        call()
+        count += 1
+    return (time.process_time() - begun) / count
+
+
+def measure(job: str, net: str, model: nn.Module, data: Data, rounds: int) -> None:
+    """A row of the table: Quantus, one method here, five here and the model's passes alone, in turn."""
+    first = dict(list(data.maps.items())[:1])
+    rows, many = rows_of(job, model, data, first), rows_of(job, model, data, data.maps)
+    runs: list[Call] = [
+        partial(theirs, job, model, data, first["saliency"]),
+        partial(ours, job, model, data, first),
+        partial(ours, job, model, data, data.maps),
+        partial(passes_alone, model, data, *rows),
+    ]
+    laps = [[seconds(run) for run in runs] for _ in range(rounds + 1)][1:]  # the first is a warm-up
+    there, one, five, alone = (statistics.median(column) for column in zip(*laps, strict=True))
+    TABLE.add(
+        f"{job}, {net}",
+        [
+            f"{there:.3g}",
+            f"{one:.3g}",
+            span([lap[1] / lap[0] for lap in laps]),
+            f"{five:.3g}",
+            span([lap[2] / lap[0] / METHODS for lap in laps]),
+            f"{rows[0]:,} / {many[0]:,}" if rows[0] else "none",
+            f"{alone / one:.2f}" if rows[0] else "",
+        ],
+        rounds,
+    )
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*", help="only jobs whose name begins so")
+    parser.add_argument("--net", choices=list(NETS), nargs="*", default=list(NETS))
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    asked = {c: (m := network(net, c), Data(m, c)) for c in (1, 3)}
-    print("| Job | Quantus, a method | here, a method | share | here, five methods | share of five |", flush=True)
-    print("|---|---|---|---|---|---|")
-    for job in JOBS:
-        if wanted and not job.startswith(tuple(wanted)):
-            continue
-        model, data = asked[1 if "grey" in job else 3]
-        first = dict(list(data.maps.items())[:1])
-        runs = [
-            partial(theirs, job, model, data, first["gradient"]),
-            partial(ours, job, model, data, first),
-        ]
-        if JOBS[job][0] not in AGAIN:  # asked for five methods, these cost five times one
-            runs.append(partial(ours, job, model, data, data.maps))
-        taken: list[list[float]] = [[] for _ in runs]
-        try:
-            for lap in range(rounds + 1):  # the first is a warm-up
-                for times, run in zip(taken, runs, strict=True):
-                    times.append(seconds(run))
-                    if lap == 0:
-                        times.clear()
-        except Exception as err:
-            print(f"| {job} | {type(err).__name__}: {str(err)[:80]} | | | | |", flush=True)
-            continue
-        one, mine, *many = (statistics.median(t) for t in taken)
-        five = [f"{t:.3g} | {t / (METHODS * one):.2f}" for t in many] or ["five times one |"]
-        print(f"| {job} | {one:.3g} | {mine:.3g} | {mine / one:.2f} | {five[0]} |", flush=True)
+    warnings.simplefilter("ignore")
+    for net in options.net:
+        asked = {c: (m := network(net, c), Data(m, NETS[net], c)) for c in (1, 3)}
+        for job in JOBS:
+            if not options.jobs or job.startswith(tuple(options.jobs)):
+                measure(job, net, *asked[1 if "grey" in job else 3], options.rounds)
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, sys.argv[2] if len(sys.argv) > 2 else "small", sys.argv[3:])
+    main()

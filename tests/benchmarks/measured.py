@@ -37,6 +37,7 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
     "precision": ([], ["--rounds", "3"]),
     "memory": ([], ["--calls", "40"]),
     "datasets": ([], ["--pictures", "12"]),
+    "quantus": ([], ["--net", "small", "--rounds", "3"]),
 }
 HEAD = """# Tables of measurements
 
