@@ -1,7 +1,8 @@
 """How metrics ask a model: what is asked about, and the scores of rows that are the sample in part, or changed.
 
 A part of a row that is not the sample is the baseline. `Questions` cuts the rows into passes, counts them, and inside
-`shared_rows` asks each but once.
+`shared_rows` asks each but once. Where there are many, they go through the planned view of the model
+(`engine.planned`): so a score may differ by its rounding from that of the same row among few.
 """
 
 from __future__ import annotations
@@ -139,13 +140,14 @@ class Questions:
             shapes: the shapes that the D elements have, one per input, broadcastable to it.
         """
         sizes = [shape.numel() for shape in shapes]
+        bases = [b[:1] if torch.equal(b, b[:1].expand_as(b)) else b for b in self.references]  # one for all: no copies
 
         def made(at: Tensor, switches: Tensor, chosen: Tensor) -> list[Tensor]:
             who = rows[at[chosen]].to(self.device)
             parts = switches[chosen.to(self.device)].split(sizes, dim=1)
             return [
-                torch.where(part.reshape(-1, *shape), x[who], base[who])
-                for part, shape, x, base in zip(parts, shapes, self.xs, self.references)
+                torch.where(part.reshape(-1, *shape), x[who], base if len(base) == 1 else base[who])
+                for part, shape, x, base in zip(parts, shapes, self.xs, bases)
             ]
 
         found = []

@@ -75,7 +75,7 @@ def continuity(
     """
     if shift is None:
         return explained_neighbours(
-            forward_func, inputs, attributions, **{"representation": False, **options}
+            forward_func, inputs, attributions, **{"representation": False, "only": ("change_l1",), **options}
         ).continuity
     if isinstance(shift, bool) or not isinstance(shift, int) or shift < 1:
         raise InputError(f"shift must be a positive int or None, got {shift!r}.")

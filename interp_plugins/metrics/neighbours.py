@@ -149,6 +149,7 @@ def explained_neighbours(
     same_class: bool = True,
     neighbours: Any = None,
     representation: Any = None,
+    only: Sequence[str] | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     ids: Tensor | None = None,
@@ -174,6 +175,8 @@ def explained_neighbours(
         neighbours: the neighbours themselves, (N, P, ...) per input, in place of drawn ones.
         representation: the layer of `relative_representation_stability`; None: what the last module with weights gets,
             found by one more pass; False: none, and that number is not had.
+        only: the distances to compute ("change", "relative_step", ...: fields of `Neighbourhood`); the others are NaN.
+            None: all.
         batch_size: rows per pass; None = automatic.
         seed: of the noise, and of methods and models that draw.
         ids: int64 (N,), numbers of the samples for their noise; None: all samples get the same, scaled by their spread.
@@ -210,7 +213,7 @@ def explained_neighbours(
         def work(start: int, stop: int) -> list[Tensor]:
             some = rows[start:stop]
             moved = draw(some, numbers[start:stop])
-            return _compared(_Seen.of(again, moved, some, layer), clean, again.xs, moved, some, same_class)
+            return _compared(_Seen.of(again, moved, some, layer), clean, again.xs, moved, some, same_class, only)
 
         parts = [found for _, _, found in chunks(len(rows), again.per_pass, work)]
         columns = [torch.cat(list(c)).reshape(count, again.n).T.contiguous() for c in zip(*parts, strict=True)]
@@ -327,6 +330,7 @@ def _compared(
     moved: tuple[Tensor, ...],
     rows: Tensor,
     same_class: bool,
+    only: Sequence[str] | None,
 ) -> list[Tensor]:
     """The columns of `_neighbourhood` for some rows: one number each."""
     before = as_rows(tuple(x[rows.to(x.device)] for x in xs)).cpu().double()
@@ -336,20 +340,20 @@ def _compared(
     alike = torch.ones(len(rows), dtype=torch.bool)
     if same_class and near.classes is not None and clean.classes is not None:
         alike = near.classes == clean.classes[rows]
-    columns = [
-        alike.double(),
-        near.maps.isfinite().all(1).double(),
-        row_norm(change),
-        row_sum(change.abs()),
-        row_norm(change / _floored(maps)),
-        row_norm(step),
-        row_norm(step / _floored(before)),
-        row_norm(near.outputs - clean.outputs[rows]),
-    ]
+    asked: dict[str, Callable[[], Tensor]] = {
+        "change": lambda: row_norm(change),
+        "change_l1": lambda: row_sum(change.abs()),
+        "relative_change": lambda: row_norm(change / _floored(maps)),
+        "step": lambda: row_norm(step),
+        "relative_step": lambda: row_norm(step / _floored(before)),
+        "output_step": lambda: row_norm(near.outputs - clean.outputs[rows]),
+    }
     if near.layer is not None and clean.layer is not None:
-        values = clean.layer[rows]
-        columns.append(row_norm((near.layer - values) / _floored(values)))
-    return columns
+        values, there = clean.layer[rows], near.layer
+        asked["layer_step"] = lambda: row_norm((there - values) / _floored(values))
+    none = torch.full((len(rows),), torch.nan, dtype=torch.float64)
+    found = [make() if only is None or name in (*only, "step") else none for name, make in asked.items()]
+    return [alike.double(), near.maps.isfinite().all(1).double(), *found]
 
 
 def _floored(rows: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ as sensitivity. Random weights stand in the place of the model's own, which are 
 **Rows are shared.** Where rows do not follow the map (random subsets, single removals, noise), one set of them serves
 all methods, so that methods are compared on the same draws; where they do, the ends of the curves and all rows that
 agree are shared. `judge_together` asks each row once, and `dry_run=True` tells before how many there will be;
-`shared_rows()` is the scope in which any calls share.
+`shared_rows()` is the scope in which any calls share. Many rows go through the faster view of the model that
+`acceleration` switches; the few rows by which it is compared with the model are not counted.
 
 ```python
 from interp_plugins.metrics import judge_together

@@ -52,8 +52,8 @@ def _register(name: str, reference: str, says: str, **others: Any) -> Any:
     return register_metric(name, reference=reference, says=says, **{**shared, **others})
 
 
-def _near(args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    return explained_neighbours(*args, **{"representation": False, **options})
+def _near(args: tuple[Any, ...], options: dict[str, Any], *only: str) -> Any:
+    return explained_neighbours(*args, **{"representation": False, "only": only, **options})
 
 
 @_register("sensitivity_max", "Yeh et al. 2019, arXiv:1901.09392, definition 3.1", "max |a(x') - a(x)| / |a(x)|")
@@ -74,7 +74,7 @@ def largest_sensitivity(forward_func: Model, inputs: Any, attributions: Any = No
     Example:
         metric("sensitivity_max", n_neighbours=3).of(exp, model=model).n  # -> 2
     """
-    found: Tensor = _near((forward_func, inputs, attributions), options).sensitivity_max
+    found: Tensor = _near((forward_func, inputs, attributions), options, "change").sensitivity_max
     return found
 
 
@@ -94,7 +94,7 @@ def sensitivity_avg(forward_func: Model, inputs: Any, attributions: Any = None, 
     Example:
         sensitivity_avg(model, exp, n_neighbours=3)  # (2,)
     """
-    found: Tensor = _near((forward_func, inputs, attributions), options).sensitivity_avg
+    found: Tensor = _near((forward_func, inputs, attributions), options, "change").sensitivity_avg
     return found
 
 
@@ -121,7 +121,7 @@ def local_lipschitz(forward_func: Model, inputs: Any, attributions: Any = None, 
     Example:
         local_lipschitz(model, exp, n_neighbours=3)  # (2,)
     """
-    found: Tensor = _near((forward_func, inputs, attributions), options).local_lipschitz
+    found: Tensor = _near((forward_func, inputs, attributions), options, "change").local_lipschitz
     return found
 
 
@@ -144,7 +144,8 @@ def relative_input_stability(forward_func: Model, inputs: Any, attributions: Any
     Example:
         relative_input_stability(model, exp, n_neighbours=3)  # (2,)
     """
-    found: Tensor = _near((forward_func, inputs, attributions), options).relative_input_stability
+    near = _near((forward_func, inputs, attributions), options, "relative_change", "relative_step")
+    found: Tensor = near.relative_input_stability
     return found
 
 
@@ -166,7 +167,8 @@ def relative_output_stability(forward_func: Model, inputs: Any, attributions: An
     Example:
         relative_output_stability(model, exp, n_neighbours=3)  # (2,)
     """
-    found: Tensor = _near((forward_func, inputs, attributions), options).relative_output_stability
+    near = _near((forward_func, inputs, attributions), options, "relative_change", "output_step")
+    found: Tensor = near.relative_output_stability
     return found
 
 
@@ -199,6 +201,7 @@ def relative_representation_stability(
     Example:
         relative_representation_stability(model, exp, n_neighbours=3)  # (2,)
     """
-    near = explained_neighbours(forward_func, inputs, attributions, **options)
+    options = {"representation": None, **options}
+    near = _near((forward_func, inputs, attributions), options, "relative_change", "layer_step")
     found: Tensor = near.relative_representation_stability
     return found

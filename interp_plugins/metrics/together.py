@@ -65,7 +65,8 @@ def judge_together(
         ids: one per sample, the same for a sample wherever it arrives; None: samples are numbered.
         seed: of the draws of metrics that take one and were given no other.
         dry_run: ask nothing, and tell how many passes it would take: exactly, but for the probe that sees whether a
-            model's rows feel each other (`row_probe`), which takes six rows once, and for models whose rows do.
+            model's rows feel each other (`row_probe`), which takes six rows once, for models whose rows do, and for the
+            few rows by which a faster view of the model is compared with it (`acceleration`).
         into: metric -> method -> a `Metric` to go on with; None: new ones.
         **given: what metrics take beside the maps: `target=`, `baselines=`, `features=`, `masks=`, `truth=`, ...; each
             metric gets what it takes.
