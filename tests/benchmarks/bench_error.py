@@ -186,8 +186,8 @@ def kernel_shap(case: Case) -> Problem:
     peers = {k: v for k, v in coalition_peers(case).items() if "Kernel" in k}
     return Problem(
         {
-            "paired": (lambda n, s: of(n, s, paired=True), 4 * case.d),
-            "stratified": (lambda n, s: of(n, s, stratified=True), 4 * case.d),
+            "paired": (lambda n, s: of(n, s, paired=True), 4 * len(case.players)),
+            "stratified": (lambda n, s: of(n, s, stratified=True), 4 * len(case.players)),
         },
         {"Captum": (there, 4 * case.d)} | peers,
         lambda: shapley_truth(case),

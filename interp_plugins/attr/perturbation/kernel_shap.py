@@ -245,17 +245,21 @@ class _Regression:
 
     def _alike(self, samples: Tensor) -> list[Tensor]:
         """Samples in groups that have the same players, of which there are any."""
-        kinds, which = self.game.differing[samples].unique(dim=0, return_inverse=True)
+        differing = self.game.differing[samples]
+        if bool((differing == differing[:1]).all()):
+            return [samples] if bool(differing[0].any()) else []
+        kinds, which = differing.unique(dim=0, return_inverse=True)
         return [samples[which == k] for k in range(len(kinds)) if bool(kinds[k].any())]
 
     def _unexplained(self, draws: _Draws, samples: Tensor) -> Tensor:
         """What is left of the scores (m, samples, K) when all get an equal share, which fulfils the constraint."""
-        z, pairs = draws.coalitions, draws.paired.to(self.game.device)
+        z = draws.coalitions
         scores = self.game.scores_cached(torch.cat([z, ~z[draws.paired]]), samples) - self.start[samples]
         present = z.to(self.game.device, self.game.wide) @ self.players[samples].t()  # players in it, (m, samples)
         equal = present[..., None] * self.each[samples]
         rest = scores[: len(z)] - equal
-        if bool(pairs.any()):  # half the difference: the complement's row is the opposite
+        if bool(draws.paired.any()):  # half the difference: the complement's row is the opposite
+            pairs = slice(None) if bool(draws.paired.all()) else draws.paired.to(self.game.device)
             rest[pairs] = (rest[pairs] - scores[len(z) :] + self.change[samples] - equal[pairs]) / 2
         return rest
 
