@@ -20,6 +20,8 @@ from interp_plugins.core.spec import InputSpec, as_spec
 from interp_plugins.core.target import Asked, FromPrediction, Target
 from interp_plugins.core.tensors import check_inputs
 
+_NAMED = 4  # targets that an error names
+
 
 class Given(FromPrediction):
     """A target that was resolved before, so that every call explains the same.
@@ -142,8 +144,9 @@ def ask_once(model: Callable[..., Any], inputs: Any, target: Any = None, **optio
     """
     found = ask_each(model, inputs, target, alone=True, **options)
     if len(found) != 1:
+        names = [*(str(one.asked.labels[0]) for one in found[:_NAMED]), *["..."] * (len(found) > _NAMED)]
         raise TargetError(
-            f"{len(found)} explanations per sample are asked for, and a score is of one. Name what is explained: "
+            f"{len(found)} explanations per sample are asked for ({', '.join(names)}), and a score is of one. Name it: "
             "target= a class, an output's index or name, or a function output -> (N,)."
         )
     return found[0]

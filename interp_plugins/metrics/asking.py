@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp_plugins.core.baseline import as_baselines, widened
+from interp_plugins.core.baseline import NO_ID, as_baselines, widened
 from interp_plugins.core.batching import check_chunk, chunks
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.explanation import Explanation
@@ -26,7 +26,7 @@ from interp_plugins.core.guard import frozen
 from interp_plugins.core.random import check_seed
 from interp_plugins.core.report import note
 from interp_plugins.core.target import Probability, Target, as_target
-from interp_plugins.core.tensors import as_tuple, check_inputs, widest
+from interp_plugins.core.tensors import as_tuple, check_inputs, is_float, widest
 from interp_plugins.engine import acceleration, planned
 from interp_plugins.metrics.masks import enlarged
 from interp_plugins.metrics.rows import checked, reduced
@@ -82,7 +82,7 @@ def about(inputs: Any, attributions: Any, baselines: Any, target: Any, reduce: s
         maps = as_tuple(exp.attributions if attributions is None else attributions)
         if attributions is None and len(maps) == 1 and exp.layer is not None:
             maps = tuple(one if axes[0] in (None, 1) else one.movedim(1, axes[0]) for one in enlarged(exp))
-        baselines = exp.baselines if baselines is None else baselines
+        baselines = as_ids(exp.baselines) if baselines is None else baselines
         if target is None and exp.target is None:
             raise InputError(
                 "The Explanation knows no class index (its target is a function, or the model's only output): give "
@@ -104,6 +104,20 @@ def probability_of(target: Any, n: int) -> Any:
     if target is None or isinstance(target, Target) or callable(target):
         return target
     return Probability(as_target(target, n))
+
+
+def as_ids(baselines: Any) -> Any:
+    """Baselines of an `Explanation` as inputs that a model takes: id 0 where rows of zeros stand for no id."""
+    if isinstance(baselines, tuple):
+        return tuple(map(as_ids, baselines))
+    return baselines.clamp_min(0) if no_ids(baselines) else baselines
+
+
+def no_ids(baselines: Any) -> bool:
+    """Whether ids among them stand for rows of zeros at the look-ups (`NO_ID`), which no input is."""
+    if isinstance(baselines, tuple):
+        return any(map(no_ids, baselines))
+    return isinstance(baselines, Tensor) and not is_float(baselines) and bool((baselines == NO_ID).any())
 
 
 def _by_place(one: Tensor, axis: int | None, reduce: str | None) -> Tensor:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core.errors import InputError
+from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.tensors import is_float
-from interp_plugins.metrics.asking import Questions, about, asking
+from interp_plugins.metrics.asking import Questions, about, asking, no_ids
 from interp_plugins.metrics.feature_rows import feature_numbers, feature_sums
 from interp_plugins.metrics.neighbours import ZERO_MAP
 from interp_plugins.metrics.noise import keys, uniform
@@ -25,6 +26,7 @@ from interp_plugins.metrics.rows import as_rows, row_sum
 from interp_plugins.metrics.undefined import defined
 
 Model = Callable[..., Any]
+_CLOSE = 0.01  # of scores: half precision stays below it
 ASKED = ("target", "additional_forward_args", "batch_size", "seed")
 SINGLES = (*ASKED, "features", "reduce", "n_draws", "tol", "ids")
 
@@ -68,17 +70,32 @@ def completeness(
     Example:
         completeness(lambda v: v.sum(1), torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]))  # -> [0.0]
     """
+    absent = baselines is None and isinstance(inputs, Explanation) and no_ids(inputs.baselines)
 
     def ends(totals: Tensor) -> Removals:
         counts = torch.stack([torch.zeros_like(totals), totals], 1)
-        return Removals(counts, torch.tensor([True, True]), torch.ones_like(counts, dtype=torch.bool))
+        asked = torch.ones_like(counts, dtype=torch.bool)
+        asked[:, 1] = not absent
+        return Removals(counts, torch.tensor([True, True]), asked)
 
     found = removed(ends, forward_func, inputs, attributions, baselines, **options)
-    change = found.scores[:, 0] - found.scores[:, 1]
+    change = found.scores[:, 0] - (_score_of_nothing(inputs, found.scores[:, 0]) if absent else found.scores[:, 1])
     error = (row_sum(found.maps).cpu().double() - change).abs()
     if not relative:
         return defined(error, found.maps)
     return defined(error / change.abs(), found.maps, {"the score does not change": change == 0})
+
+
+def _score_of_nothing(exp: Explanation, scores: Tensor) -> Tensor:
+    """F(baseline) as the method had it, of a baseline that is no input: rows of zeros where ids are looked up."""
+    own, nothing = exp.score, exp.baseline_score
+    off = None if own is None else (scores - own.double()).abs() > _CLOSE * own.abs().clamp_min(1.0)
+    if nothing is None or off is None or bool(off.any()):
+        raise InputError(
+            "The baseline of this Explanation is no ids but rows of zeros where they are looked up, so no model can "
+            "be asked about it; its score is not known for this target. Explain that target, or give baselines=."
+        )
+    return nothing.double()
 
 
 @register_metric(

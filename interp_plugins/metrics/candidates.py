@@ -53,7 +53,7 @@ def able(
     one = batch.rows([0])
     for name in names:
         try:
-            mapped(one, [name], (), options(name), seed)
+            mapped(one, [name], (), {**options(name), **one.options}, seed)
             found.append(name)
         except Exception as error:  # whatever it is, the others go on, and it is said
             left_out[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

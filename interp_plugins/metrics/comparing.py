@@ -177,8 +177,9 @@ class Comparing:
         """Passes a sample of each method alone, in order: beside others some of its passes are theirs."""
         prices = []
         for what, params in as_pairs(chosen):
-            options = {"budget": self.budget, **taken(what, self.options)}
-            made = mapped(batch.rows([0]), {what: params}, (), options, self.seed)
+            one = batch.rows([0])
+            options = {"budget": self.budget, **taken(what, self.options), **one.options}
+            made = mapped(one, {what: params}, (), options, self.seed)
             prices.append(sum(map(sum, made.rows.values())) - 1)  # less the pass that settled what is asked
         return prices
 
@@ -217,7 +218,7 @@ class Comparing:
         if PLACED not in metrics:
             found.append("whether maps lie on the thing that matters, since no masks were given.")
         if any(batch.labels is None for batch in batches):
-            found.append("whether the model is right, since the samples came without labels.")
+            found.append("whether the model is right, since the samples came without labels that say one class each.")
         return [*found, "whether maps stay alike under small changes of the input (metrics of robustness say)."]
 
 

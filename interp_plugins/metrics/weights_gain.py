@@ -45,6 +45,7 @@ def weights_gain(
     attributions: Any = None,
     *,
     baselines: Any = None,
+    references: Any = None,
     steps: int = 20,
     draws: int = 1,
     stages: int = 5,
@@ -57,6 +58,7 @@ def weights_gain(
         inputs: tensor or tuple of tensors, batch first; or an `Explanation`, which knows its method and classes.
         attributions: the samples' maps; None: those of the `Explanation`.
         baselines: what replaces the input where parts are removed; None: as for `srg`.
+        references: what replaces it where `baselines` are not given, as those that `evaluate` has for all metrics.
         steps: points of the removal curves after the first.
         draws: shuffles of the weights; the loss is the mean over them.
         stages: the net is cut into so many, of which the first half from the output down is shuffled, the middle one
@@ -81,6 +83,7 @@ def weights_gain(
     asked = {k: v for k, v in options.items() if k in _ASKED and k not in ("ids", "explain")}
     removal = {k: v for k, v in options.items() if k != "explain"}
     seed = options.get("seed", 0)
+    baselines = references if baselines is None else baselines
 
     def gain(found: Any) -> Tensor:
         if exp is None:

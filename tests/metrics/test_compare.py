@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import interp_plugins as ip
 from interp_plugins import metrics as im
+from interp_plugins.api.samples import SampleBatch
 from interp_plugins.core.errors import InputError, UnknownNameError
-from interp_plugins.metrics.candidates import candidates
+from interp_plugins.metrics.candidates import able, candidates
+from interp_plugins.metrics.comparing import Comparing
 from interp_plugins.metrics.controls import BLIND
 from interp_plugins.metrics.model_check import _at_least, learnt, told_apart
 
@@ -195,3 +197,15 @@ def test_a_map_that_ignores_the_weights_gains_nothing_by_them(trained: nn.Module
 def test_what_is_refused(options: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         ip.compare_methods(untrained(), options.pop("data", X), **{"methods": "saliency", **options})
+
+
+def test_methods_are_tried_with_what_comes_with_the_samples() -> None:
+    """A model that gives more than its scores, as fastai's classifiers of texts do: which part counts goes along."""
+
+    def model(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[:, :2], x
+
+    batch = SampleBatch(model, torch.rand(2, 4), (0, 1), options={"output": 0})
+    assert able(["saliency"], batch, lambda name: {}, 0) == (["saliency"], {})
+    found = Comparing("saliency", budget="fast").of([batch])
+    assert found.passes["saliency"] == 2

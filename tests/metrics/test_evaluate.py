@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import interp_plugins as ip
 from interp_plugins import metrics as im
 from interp_plugins.core.errors import InputError, InputTypeError, TargetError, UnknownNameError
+from interp_plugins.core.spec import InputSpec
 from interp_plugins.metrics.controls import CONTROLS
 from tests.metrics import gloo_script
 
@@ -251,3 +252,37 @@ def test_controls_know_nothing_of_the_model(name: str) -> None:
 def test_what_is_refused(options: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         ip.evaluate(net(), options.pop("data", X), **{"methods": "saliency", **options})
+
+
+def test_all_metrics_of_ids_ask_about_ids() -> None:
+    """Where a method starts at rows of zeros no id stands for them: the model cannot be asked, and need not be."""
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(self.table(ids).tanh().sum(1))
+
+    torch.manual_seed(0)
+    model, ids = Words(), torch.randint(1, 9, (3, 5))
+    [exp] = ip.explain(model, ids, "ig", n_steps=50, input_spec=InputSpec("text"))
+    error = im.completeness(model, exp)
+    change = exp.score.double() - exp.baseline_score.double()
+    assert torch.allclose(error, (exp.attribution.double().sum(1) - change).abs() / change.abs(), atol=1e-5)
+    with pytest.raises(InputError, match="no ids but rows of zeros"):
+        im.completeness(model, exp, target=[1 - c for c in exp.target])
+    assert im.srg(model, exp).isfinite().all()
+    found = ip.evaluate(model, ids, "ig", ("completeness", "weights_gain", "srg"), input_spec=InputSpec("text"))
+    assert not any(score.n_undefined for score in found.values())
+
+
+def test_weights_are_judged_on_the_baseline_of_all_metrics() -> None:
+    """What the same map is worth is one number, in `srg` and in what of it is lost with other weights."""
+    spec, model, x = InputSpec("image", mean=(0.5,) * 3, std=(0.2,) * 3), net(), X
+    found = ip.evaluate(model, x, "saliency", (("weights_gain", {"steps": 5}),), input_spec=spec)
+    [exp] = ip.explain(model, x, "saliency", input_spec=spec)
+    black = torch.full_like(x, -2.5)
+    alone = im.weights_gain(model, exp, baselines=black, steps=5, ids=torch.arange(len(x)))
+    assert torch.allclose(found["saliency", "weights_gain"].values, alone, atol=1e-5)
