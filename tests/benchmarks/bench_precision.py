@@ -41,7 +41,7 @@ TABLE = Table(
 )
 
 
-def photograph(device: str) -> tuple[nn.Module, Tensor, dict[str, Any]]:
+def photograph(device: str, size: int) -> tuple[nn.Module, Tensor, dict[str, Any]]:
     """The trained network, chelsea, and its most probable class."""
     from PIL import Image
     from torchvision import transforms as T
@@ -49,8 +49,8 @@ def photograph(device: str) -> tuple[nn.Module, Tensor, dict[str, Any]]:
     net, folder = lite0().eval().to(device), tempfile.mkdtemp()
     save_photographs(folder)
     steps = [
-        T.Resize(256, T.InterpolationMode.BICUBIC),
-        T.CenterCrop(224),
+        T.Resize(size * 8 // 7, T.InterpolationMode.BICUBIC),
+        T.CenterCrop(size),
         T.ToTensor(),
         T.Normalize([0.5] * 3, [0.5] * 3),
     ]
@@ -59,21 +59,21 @@ def photograph(device: str) -> tuple[nn.Module, Tensor, dict[str, Any]]:
         return net, x, {"target": int(net(x).argmax()), "progress": False}
 
 
-def workloads(device: str) -> dict[str, Callable[[], Callable[[], Tensor]]]:
-    """What runs, by name: the first call builds it."""
+def workloads(device: str, size: int = 224) -> dict[str, Callable[[], Callable[[], Tensor]]]:
+    """What runs, by name: the first call builds it; photographs have so many pixels a side."""
     asked: dict[str, Any] = {"target": 3, "progress": False}
     masked = {**asked, "feature_mask": superpixels(224, 8, device)}
 
-    def of(name: str, size: int, run: Callable[[nn.Module, Tensor], Tensor], n: int = 1) -> Callable[[], Any]:
+    def of(name: str, pixels: int, run: Callable[[nn.Module, Tensor], Tensor], n: int = 1) -> Callable[[], Any]:
         def build() -> Callable[[], Tensor]:
-            net, x = network(name, device), picture(size, device, n)
+            net, x = network(name, device), picture(pixels, device, n)
             return lambda: run(net, x)
 
         return build
 
     def trained(run: Callable[..., Tensor]) -> Callable[[], Any]:
         def build() -> Callable[[], Tensor]:
-            net, x, kwargs = photograph(device)
+            net, x, kwargs = photograph(device, size)
             return lambda: run(net, x, **kwargs)
 
         return build
@@ -93,7 +93,7 @@ def workloads(device: str) -> dict[str, Callable[[], Callable[[], Tensor]]]:
         "occlusion": of("resnet34", 224, lambda m, x: attr.Occlusion(m).attribute(x, **window, **asked)),
         "lite0-ig": trained(lambda m, x, **kw: ig(m).attribute(x, baselines=-1.0, n_steps=50, **kw)),
         "lite0-kernel-shap": trained(lambda m, x, **kw: shap(m).attribute(
-            x, baselines=-1.0, n_samples=200, seed=0, feature_mask=superpixels(224, 8, device), **kw)),
+            x, baselines=-1.0, n_samples=200, seed=0, feature_mask=superpixels(size, 8, device), **kw)),
         "lite0-gradient-shap": trained(lambda m, x, **kw: attr.GradientShap(m).attribute(
             x, torch.full_like(x, -1.0), n_samples=50, stdevs=0.1, seed=0, **kw)),
         "lite0-conductance": trained(lambda m, x, **kw: attr.LayerConductance(m, "blocks.4").attribute(
@@ -134,7 +134,7 @@ def measure(name: str, run: Callable[[], Tensor], precision: str, rounds: int) -
     said = report.get("precision", {"ran": "float32"})
     stated = f"{said['map_error']:.4f}" if "map_error" in said else ""
     away = float((found - exact).norm() / exact.norm())
-    TABLE.add(name, [said["ran"], span(ratios), f"{away:.4f}", stated, f"{rank:.4f}"], len(ratios))
+    TABLE.add(name, [said["ran"], span(ratios) if rounds else "", f"{away:.4f}", stated, f"{rank:.4f}"], rounds)
 
 
 def main() -> None:
@@ -143,13 +143,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="0: one run of each, for the error alone")
+    parser.add_argument("--size", type=int, default=224, help="of the photograph")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    built = workloads(options.device)
+    built = workloads(options.device, options.size)
     for name in options.names or built:
-        label = name if options.device == "cpu" else f"{name}, {options.device}"
+        more = [f"{options.size} pixels"] * (options.size != 224) + [options.device] * (options.device != "cpu")
+        label = ", ".join([name, *more])
         with forced(name.endswith(" forced")):
             measure(label, built[name.removesuffix(" forced")](), options.precision, options.rounds)
 
