@@ -77,7 +77,6 @@ def cams() -> Iterator[Row]:
             made = getattr(peer, theirs)(model=twin, target_layers=[twin.layer4])
             there = lambda made=made, x=x, n=n: made(input_tensor=x, targets=[chosen(TARGET)] * n)  # noqa: E731
             how: dict[str, Any] = {"target": TARGET, "layer": net.layer4, "progress": False}
-            how |= {"centre": True} if theirs == "EigenCAM" else {}
             here = lambda x=x, name=name, how=how: explain(net, x, name, **how)  # noqa: E731
             yield f"explain {theirs} x {n} / pytorch-grad-cam", there, here, alike
 
@@ -102,7 +101,8 @@ def lrp() -> Iterator[Row]:
 
 def sampled() -> Iterator[Row]:
     """Methods that sample, with as many rows on both sides."""
-    for name, case in (("adult", table("adult")), ("digit", digit())):
+    for name, build in (("adult", lambda: table("adult")), ("digit", digit)):
+        case = build()
         for rows in (shap_gradients, shap_coalitions, lime_rows, shapiq_rows):
             with contextlib.suppress(ImportError):
                 yield from rows(name, case)

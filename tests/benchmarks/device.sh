@@ -44,10 +44,10 @@ step() {
 
 : >"$OUT/summary.txt"
 if [ "$DEVICE" = cpu ]; then
-  WORKLOADS="W6-conductance" ROUNDS=1 PRECISION="lite0-rise"
+  WORKLOADS="W6-conductance" ROUNDS=1 PRECISION="lite0-ig" MORE="--size 64"  # no speed: bfloat16 is imitated
 else
   WORKLOADS="W1 W2 W3 W4-ablation W4-kernel-shap W5-vit W5-mlp W6-conductance W7"
-  ROUNDS=3 PRECISION="W1 kernel-shap rise occlusion lite0-ig lite0-kernel-shap lite0-rise lite0-occlusion"
+  ROUNDS=3 MORE="" PRECISION="W1 kernel-shap rise occlusion lite0-ig lite0-kernel-shap lite0-rise lite0-occlusion"
 fi
 step torch 60 "$PYTHON" -c "import torch; print(torch.__version__, torch.cuda.is_available() and torch.cuda.get_device_name())
 assert '$DEVICE' == 'cpu' or torch.cuda.is_available(), 'torch finds no CUDA device; give cpu as the argument'"
@@ -58,7 +58,7 @@ for name in $WORKLOADS; do
 done
 for name in $PRECISION; do
   step "precision-$name" "$([ "$DEVICE" = cpu ] && echo 120 || echo 20)" \
-    "$PYTHON" -m tests.benchmarks.bench_precision "$name" --device "$DEVICE" --rounds "$ROUNDS"
+    "$PYTHON" -m tests.benchmarks.bench_precision "$name" --device "$DEVICE" --rounds "$ROUNDS" $MORE
 done
 step page 30 "$PYTHON" -m tests.benchmarks.measured
 cp "$MEASURED"/*.json "$PAGE" "$OUT/"

@@ -122,7 +122,10 @@ def rendered(folder: Path = FOLDER) -> str:
                 f"{max(loads)}; rounds or seeds: {few}.\n\n| | {' | '.join(table['columns'])} |\n"
                 f"|---|{'---|' * len(table['columns'])}\n"
             )
-            parts += [f"| {name} | {' | '.join(row['cells'])} |\n" for name, row in rows.items()]
+            short = len(table["columns"])  # rows of before a column was added
+            parts += [
+                f"| {name} | {' | '.join([*row['cells'], *[''] * short][:short])} |\n" for name, row in rows.items()
+            ]
     return "".join(parts)
 
 
