@@ -18,6 +18,7 @@ from interp_plugins.core.progress import progress_bar as progress_bar
 T = TypeVar("T")
 
 _CPU_ELEMENTS = 7 * 3 * 224 * 224  # some ImageNet pictures: larger chunks are memory-bound on CPUs
+_CPU_WHOLE = 8 * 3 * 224 * 224  # of samples that are not cut
 _MAX_ROWS = 1024
 _GPU_ELEMENTS = 512 * 3 * 224 * 224
 _GPU_MAX_ROWS = 2**15
@@ -87,9 +88,21 @@ def _as_of_colours(t: Tensor) -> int:
 
 
 def samples_chunk(inputs: Sequence[Tensor]) -> int:
-    """Rows per pass on the samples themselves: as `auto_chunk` says, but batches of up to 64 are not cut."""
+    """Rows per pass on the samples themselves: as `auto_chunk` says, but batches of up to 64 are not cut.
+
+    On CPUs they are where 64 hold more than eight pictures of 224 x 224 do: such passes wait for the memory, and take
+    much of it.
+    """
     n = inputs[0].shape[0]
-    return 1 if n == 1 else max(auto_chunk(list(inputs)), min(n, 64))
+    return 1 if n == 1 else max(auto_chunk(list(inputs)), uncut(inputs))
+
+
+def uncut(inputs: Sequence[Tensor]) -> int:
+    """How many of the samples a pass takes at least, if memory allows."""
+    n = inputs[0].shape[0]
+    if inputs[0].device.type != "cpu":
+        return min(n, 64)
+    return min(n, 64, max(8, _CPU_WHOLE * n // max(1, sum(t.numel() for t in inputs))))
 
 
 def check_chunk(name: str, size: Any) -> int | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core import tensors
-from interp_plugins.core.batching import auto_chunk
+from interp_plugins.core.batching import auto_chunk, uncut
 from interp_plugins.core.cancel import check_cancelled
 from interp_plugins.core.detection import as_table, is_detections, is_table
 from interp_plugins.core.differentiate import differentiate, gradient, keeping_values
@@ -217,8 +217,8 @@ class Forward:
         return auto_chunk(list(inputs)).at_least(least)
 
     def samples_per_pass(self, inputs: Sequence[Tensor], asked: int | None = None) -> int:
-        """How many of the samples themselves go through together: 64 of them always do, if memory allows."""
-        return 1 if self.n == 1 else self.rows_per_pass(inputs, asked, min(self.n, 64))
+        """How many of the samples themselves go through together: no fewer than `uncut`, if memory allows."""
+        return 1 if self.n == 1 else self.rows_per_pass(inputs, asked, uncut(inputs))
 
     def _check_whole(self, rows: Tensor) -> None:
         if len(rows) == self.n and bool((rows.cpu() == torch.arange(self.n)).all()):

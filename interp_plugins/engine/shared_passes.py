@@ -118,8 +118,8 @@ class PassFacts:
             for k, v in vars(m).items()
             if type(v) not in _PLAIN and k not in _OF_TORCH and _may_hold_tensors(v)
         ]
-        own += [m._buffers for m in self.modules if m._buffers]
-        held = [t for t in pytree.tree_leaves(own) if isinstance(t, Tensor)]
+        held = [t for t in pytree.tree_leaves(own) if isinstance(t, Tensor)] if own else []
+        held += [b for m in self.modules for b in m._buffers.values() if b is not None]
         return (
             rng_state(),
             [(id(t), t._version) for t in held],

@@ -26,7 +26,7 @@ from interp_plugins.fastai.reader import Reader, reader_of
 from interp_plugins.fastai.text import TextReader
 from interp_plugins.store import ExplanationStore
 from interp_plugins.store.dataset import apart, run_facts
-from interp_plugins.store.job import Explained, Job, Settings
+from interp_plugins.store.job import Explained, Job, Settings, held_by
 from interp_plugins.store.run import run
 from interp_plugins.store.source import as_source
 
@@ -100,6 +100,7 @@ def explain_dataset(
             identity=run_facts(reader.model, methods, target, facts),
             draws=draws(methods, options),
             together=apart(target, reader.outputs()["threshold"]) and not isinstance(reader, TextReader),
+            held=held_by(reader.model),
             names=rows.names,
         )
         settings = Settings(

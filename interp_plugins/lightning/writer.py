@@ -30,7 +30,7 @@ from interp_plugins.lightning.namespace import Callback
 from interp_plugins.lightning.subject import ExplainedModule, check_strategy, find_subject
 from interp_plugins.store import ExplanationStore
 from interp_plugins.store.dataset import apart, run_facts
-from interp_plugins.store.job import Explained, Job, Settings
+from interp_plugins.store.job import Explained, Job, Settings, held_by
 from interp_plugins.store.run import probe
 from interp_plugins.store.run import run as run_job
 from interp_plugins.store.source import as_source, find_names
@@ -187,6 +187,7 @@ class AttributionWriter(Callback):
             identity=run_facts(subject.module, self.methods, self.target, self._facts(trainer)),
             draws=draws(self.methods, self.method_kwargs),
             together=apart(self.target, self.method_kwargs.get("threshold")),
+            held=held_by(subject.module),
             names=find_names(source.data) if self.reading.id_key is None else None,
             options=source.options,
         )

@@ -21,7 +21,7 @@ from interp_plugins.core.placement import beside_weights
 from interp_plugins.core.tensors import describe
 from interp_plugins.core.truth import Reading, missing
 from interp_plugins.store.fingerprint import described, method_facts, model_facts
-from interp_plugins.store.job import Explained, Job, Settings
+from interp_plugins.store.job import Explained, Job, Settings, held_by
 from interp_plugins.store.reader import ExplanationStore
 from interp_plugins.store.run import run
 from interp_plugins.store.source import as_source, find_names
@@ -79,11 +79,12 @@ def explain_dataset(
         id_key: the part of a batch that names the samples, instead of `names`.
         names: one per sample (a file name, an identifier). None: the files of torchvision's folders, else none.
         n_samples: only the first so many samples.
-        unit_size: samples of a unit. None: 64, fewer for small data sets: an eighth of them, and as many
-            units as there are processes.
-        batch_size: samples that are explained together. None: as many as are no burden to hold, up to a unit, where
-            each gets what it gets alone (up to rounding). Methods that draw random numbers are explained one by one
-            whatever it says, as are samples whose rows feel each other, and several labels per sample with None.
+        unit_size: samples of a unit. None: 64 or somewhat fewer, so that there are as many units for each process; of
+            small data sets an eighth.
+        batch_size: samples that are explained together. None: as many as are no burden to hold (on CPUs what eight
+            pictures of 224 x 224 take, since larger passes wait for the memory), up to a unit, where each gets what it
+            gets alone (up to rounding). Methods that draw random numbers are explained one by one whatever it says, as
+            are samples whose rows feel each other, and several labels per sample with None.
         dtype: type in which maps are kept ("float16" halves the room). None: as computed.
         save_inputs: keep the inputs beside the maps, so that pictures can be drawn without the data.
         seed: the run's seed; each sample's draws come from it and the sample's number.
@@ -142,6 +143,7 @@ def explain_dataset(
             identity=run_facts(model, methods, target, options, **reading.facts()),
             draws=draws(methods, options),
             together=apart(target, options.get("threshold")),
+            held=held_by(model),
             names=names if names is not None else find_names(source.data) if id_key is None else None,
             options=source.options,
         )

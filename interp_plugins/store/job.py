@@ -11,7 +11,17 @@ from torch import Tensor
 
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanations
+from interp_plugins.core.guard import modules_of
 from interp_plugins.core.truth import known_classes
+
+_HELD = 2**24  # numbers of a map or an input that are held for samples explained together,
+_HELD_ON_CPUS = 8 * 3 * 224 * 224  # where larger passes wait for the memory (64 pictures: three times as long)
+
+
+def held_by(model: Any) -> int:
+    """How many numbers of a map or an input samples that are explained together may have, by the model's device."""
+    first = next((p for root in modules_of(model) for p in root.parameters()), None)
+    return _HELD_ON_CPUS if first is None or first.device.type == "cpu" else _HELD
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class Job:
         identity: what makes this run what it is (JSON values): methods, parameters, model.
         draws: whether random numbers are drawn; such samples are explained one by one, each with its own seed.
         together: whether samples that are explained together get what each gets alone, as far as is known beforehand.
+        held: numbers of a map or an input that samples explained together may have.
         names: one per sample, or None.
         options: how samples are read ahead (a DataLoader's arguments).
     """
@@ -55,6 +66,7 @@ class Job:
     identity: dict[str, Any]
     draws: bool = True
     together: bool = True
+    held: int = _HELD_ON_CPUS
     names: Sequence[str] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 

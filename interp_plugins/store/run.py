@@ -31,7 +31,6 @@ from interp_plugins.store.work_unit import Unit
 
 _UNITS = 8  # so many units at least, and as many as processes: what is written costs by the unit
 _LARGEST = 64  # samples of a unit: what a crash costs, and what is held in memory
-_HELD = 2**24  # numbers of a map or an input that are held for samples explained together
 _PROBES = 8  # samples that are tried to learn the shapes of the maps
 
 
@@ -86,13 +85,13 @@ def run(job: Job, path: str | Path, settings: Settings) -> None:
 def _together(job: Job, batch_size: int | None, layout: Layout) -> int:
     """How many samples are explained together: as the run began, else as many as are no burden to hold.
 
-    It follows from the run's shapes alone, so that an interrupted run goes on in the same batches.
+    It follows from the run's shapes and the device, so that an interrupted run goes on in the same batches.
     """
     if job.draws or batch_size is not None:
         return 1 if job.draws else batch_size or 1
     if not job.together:
         return 1
-    return max(1, min(_LARGEST, _HELD // max(math.prod(a.shape) for a in layout.arrays)))
+    return max(1, min(_LARGEST, job.held // max(math.prod(a.shape) for a in layout.arrays)))
 
 
 def _to_do(
@@ -140,8 +139,9 @@ def _prepare(job: Job, path: Path, settings: Settings) -> Manifest:
     found = manifest.read(path)
     if found is None:
         manifest.check_free(path)
-    least = max(_UNITS, place(settings.rank, settings.world_size)[1])
-    unit_size = settings.unit_size or (found.unit_size if found else max(1, min(_LARGEST, size // least)))
+    world = place(settings.rank, settings.world_size)[1]
+    least = max(_UNITS, world)
+    unit_size = settings.unit_size or (found.unit_size if found else _even(size, least, world))
     data = Seeded(job.data, settings.seed)
     identity = {
         **job.identity,
@@ -164,6 +164,12 @@ def _prepare(job: Job, path: Path, settings: Settings) -> Manifest:
     }
     with writing(path, "the manifest"):
         return manifest.publish(path, identity, layout.to_json(), made)
+
+
+def _even(size: int, least: int, world: int) -> int:
+    """Samples of a unit, such that processes of one speed end together: there are as many units for each of them."""
+    units = -(-size // max(1, min(_LARGEST, size // least)))
+    return -(-size // (-(-units // world) * world))
 
 
 def _data_facts(data: Seeded, names: Sequence[str] | None) -> dict[str, Any]:

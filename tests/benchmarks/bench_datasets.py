@@ -1,119 +1,201 @@
-"""Pictures per hour: `explain_dataset` in one and two processes of one thread, and a loop with Captum written by hand.
+"""Pictures per hour: `explain_dataset` and `AttributionWriter` in one and two processes, and a loop with Captum.
 
-    python -m tests.benchmarks.bench_datasets [METHOD ...] [--pictures 24] [--rounds 3]
+    python -m tests.benchmarks.bench_datasets [METHOD ...] [--pictures 32] [--rounds 5]
 
-EfficientNet-Lite0 at 224 x 224, photographs read from files. The loop reads a picture, explains it with Captum's
-fastest batch and saves the map with NumPy; it writes no table and cannot go on after a crash. Seconds of the clock, so
-the two processes need two idle cores.
+EfficientNet-Lite0 at 224 x 224, photographs read from files, one thread per process. The loop, written by hand, reads a
+picture, explains it with Captum's fastest batch and saves the map with NumPy; it writes no table, keeps no inputs and
+cannot go on after a crash. All run in processes of their own, in turn. Seconds of the clock need two idle cores; what
+the processor spent does not.
+
+"Steady" is from the first to the last unit that a process commits (the loop: from as many maps), so without imports and
+the beginning of a run; "whole" is from the start of the processes to their end.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from interp_plugins.demo import PHOTOGRAPHS, save_photographs
+from interp_plugins.store import ExplanationStore
 from tests.benchmarks.measured import ROOT, Table, span
 
 WORKER = Path(__file__).with_name("store_worker.py")
-WINDOW = [3, 32, 32]
-# Parameters here, and the share of the pictures that a run takes.
-RUNS: dict[str, tuple[dict[str, Any], float]] = {
-    "integrated_gradients": ({"n_steps": 50}, 0.25),
-    "occlusion": ({"sliding_window_shapes": WINDOW, "strides": [3, 16, 16]}, 0.25),
-    "grad_cam": ({}, 4.0),
-    "lrp": ({}, 1.0),
+FACES = ("explain_dataset", "AttributionWriter")
+# Parameters here, the share of the pictures that a run takes, and the rows that Captum's loop is tried with.
+RUNS: dict[str, tuple[dict[str, Any], float, tuple[int, ...]]] = {
+    "integrated_gradients": ({"n_steps": 50, "baselines": 0}, 1.0, (2, 4, 8, 16, 25)),
+    "occlusion": (
+        {"sliding_window_shapes": [3, 32, 32], "strides": [3, 16, 16], "baselines": 0},
+        1.0,
+        (2, 4, 8, 16, 32),
+    ),
+    "grad_cam": ({}, 6.0, (1,)),
+    "lrp": ({}, 3.0, (1,)),
 }
 TABLE = Table(
     "datasets",
     "Data sets",
     "`python -m tests.benchmarks.bench_datasets`: pictures per hour of EfficientNet-Lite0 at 224 x 224, read from "
-    "files and written; one thread per process. The aims were 1.5 and 1.8.",
-    ("Captum's loop", "here, one process", "here, two", "here / loop", "two / one"),
+    "files and written, in the steady state; one thread per process. Ratios in brackets of seconds of the processor "
+    "per picture. The aims were 1.5 and 1.8.",
+    (
+        "Captum's loop, rows",
+        "here, one process",
+        "here, two",
+        "here / loop",
+        "of the processor",
+        "two / one",
+        "two / one, whole",
+        "whole, here / loop",
+        "maps differ by",
+    ),
 )
 
 
-def here(folder: Path, run: Path, method: str, count: int, processes: int) -> float:
-    """Seconds of the clock of a run into a new directory."""
-    fixed = [sys.executable, str(WORKER), str(folder), str(run), method, json.dumps(RUNS[method][0]), str(count)]
-    unit = str(max(1, min(8, count // 4)))  # pictures that are written together; the default is as many or more
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
-    workers = [subprocess.Popen([*fixed, str(rank), str(processes), unit], **pipes) for rank in range(processes)]
-    for worker in workers:
-        assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write("\n")
-        worker.stdin.flush()
-    times = [[float(v) for v in worker.communicate()[0].split()] for worker in workers]
-    return max(t[1] for t in times) - min(t[0] for t in times)
+@dataclass(frozen=True)
+class Speed:
+    """How fast a run was.
+
+    Attributes:
+        steady: pictures per second in the steady state, of all processes.
+        processor: seconds of the processor per picture there.
+        whole: seconds of the clock from the start of the processes to their end.
+    """
+
+    steady: float
+    processor: float
+    whole: float
 
 
-def loop(folder: Path, out: Path, method: str, count: int) -> float:
-    """Seconds of the clock of Captum's loop, in this process."""
-    import captum.attr as captum
-    import numpy as np
-    import torch
-
-    from interp_plugins.demo.module import Photographs
-    from interp_plugins.demo.network import lite0
-
-    torch.set_num_threads(1)
-    net, data = lite0(), Photographs(sorted(folder.glob("*.png")))
-    explainers: dict[str, Any] = {
-        "integrated_gradients": lambda x, t: captum.IntegratedGradients(net).attribute(
-            x, target=t, n_steps=50, internal_batch_size=8
-        ),
-        "occlusion": lambda x, t: captum.Occlusion(net).attribute(
-            x, tuple(WINDOW), strides=(3, 16, 16), target=t, perturbations_per_eval=8
-        ),
-        "grad_cam": lambda x, t: captum.LayerGradCam(net, net.get_submodule("blocks.6")).attribute(x, target=t),
-        "lrp": lambda x, t: captum.LRP(net).attribute(x, target=t),
-    }
-    run = explainers[method]
-    run(data[0][0][None], int(data[0][1]))
+def timed(work: dict[str, Any], world: int) -> Speed:
+    """Run it in so many processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    about = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     begin = time.time()
-    for k in range(count):
-        x, label = data[k % len(data)]
-        np.save(out / f"{k}.npy", run(x[None], int(label)).detach().numpy())
-    return time.time() - begin
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), json.dumps({**work, "rank": rank, "world": world})],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=about,
+        )
+        for rank in range(world)
+    ]
+    told = [worker.communicate() for worker in workers]
+    whole = time.time() - begin
+    for worker, (_, err) in zip(workers, told):
+        if worker.returncode:
+            raise RuntimeError(err.strip().splitlines()[-1])
+    rate = processor = pictures = 0.0
+    for out, _ in told:
+        marks = json.loads(out.splitlines()[-1])["marks"]
+        first = next(m for m in marks if m[0] >= work["unit"])  # the loop's as late as a unit's
+        done, seconds, spent = (b - a for a, b in zip(first, marks[-1]))
+        rate, processor, pictures = rate + done / seconds, processor + spent, pictures + done
+    return Speed(rate, processor / pictures, whole)
 
 
-def measure(method: str, pictures: int, rounds: int) -> None:
-    """A row of the table."""
-    count = max(2, round(pictures * RUNS[method][1]))
-    seconds: dict[str, list[float]] = {"loop": [], "one": [], "two": []}
+def fastest(work: dict[str, Any], sizes: Sequence[int]) -> int:
+    """The rows with which Captum's loop takes the least of the processor."""
+    if len(sizes) == 1:
+        return sizes[0]
+    few = {**work, "face": "loop", "count": 3, "unit": 1}
+    found = {}
+    for size in sizes:
+        found[size] = timed({**few, "size": size}, 1).processor
+    print({k: round(v, 2) for k, v in found.items()}, flush=True)
+    return min(found, key=found.__getitem__)
+
+
+def difference(loop: Path, run: Path, method: str) -> float:
+    """How far the run's maps are from the loop's: the largest of the pictures' relative errors (L2)."""
+    stored = ExplanationStore(run).array(method)[:]
+    found = []
+    for k, mine in enumerate(stored):
+        theirs = np.load(loop / f"{k}.npy")[0]
+        found.append(float(np.linalg.norm(mine - theirs) / np.linalg.norm(theirs)))
+    return max(found)
+
+
+def measure(method: str, faces: Sequence[str], pictures: int, rounds: int) -> None:
+    """The rows of a method."""
+    params, share, sizes = RUNS[method]
+    count = max(8, round(pictures * share))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "photographs"
         save_photographs(folder, tuple(PHOTOGRAPHS))
+        maps = Path(name) / "loop"
+        maps.mkdir()
+        work: dict[str, Any] = {"folder": str(folder), "method": method, "params": params, "count": count}
+        work |= {"unit": max(1, min(64, count // 8)), "out": str(maps)}  # as large as it is by itself
+        size, found = 1, {(face, world): list[Speed]() for face in faces for world in (1, 2)}
+        loops: list[Speed] = []
+        try:
+            size = fastest(work, sizes)
+        except RuntimeError as error:
+            print(f"Captum's {method}: {str(error)[:200]}", flush=True)
         for k in range(rounds):
             try:
-                seconds["loop"].append(loop(folder, Path(name), method, count))
-            except Exception as error:
-                print(f"Captum's {method}: {str(error)[:100]}", flush=True)
-            seconds["one"].append(here(folder, Path(name) / f"one-{k}", method, count, 1))
-            seconds["two"].append(here(folder, Path(name) / f"two-{k}", method, count, 2))
-    hours = [f"{3600 * count / statistics.median(s):.0f}" if s else "fails" for s in seconds.values()]
-    against = span([a / b for a, b in zip(seconds["loop"], seconds["one"])]) if seconds["loop"] else ""
-    TABLE.add(method, [*hours, against, span([a / b for a, b in zip(seconds["one"], seconds["two"])])], rounds)
+                loops.append(timed({**work, "face": "loop", "size": size}, 1))
+                print(k, "loop", loops[-1], flush=True)
+            except RuntimeError as error:
+                print(f"Captum's {method}: {str(error)[:200]}", flush=True)
+            for (face, world), speeds in found.items():
+                run = Path(name) / f"{face}-{world}-{k}"
+                speeds.append(timed({**work, "face": face, "out": str(run)}, world))
+                print(k, face, world, speeds[-1], flush=True)
+        for face in faces:
+            off = f"{difference(maps, Path(name) / f'{face}-1-0', method):.0e}" if loops else ""
+            TABLE.add(f"{method}, {face}", cells(loops, found[face, 1], found[face, 2], size, off), rounds)
+
+
+def cells(loops: Sequence[Speed], one: Sequence[Speed], two: Sequence[Speed], size: int, off: str) -> list[str]:
+    """A row of the table."""
+
+    def hourly(speeds: Sequence[Speed]) -> str:
+        return f"{3600 * statistics.median(s.steady for s in speeds):.0f}" if speeds else "fails"
+
+    return [
+        f"{hourly(loops)}, {size}" if loops else "fails",
+        hourly(one),
+        hourly(two),
+        span([b.steady / a.steady for a, b in zip(loops, one)]) if loops else "",
+        span([a.processor / b.processor for a, b in zip(loops, one)]) if loops else "",
+        span([b.steady / a.steady for a, b in zip(one, two)]),
+        span([a.whole / b.whole for a, b in zip(one, two)]),
+        span([a.whole / b.whole for a, b in zip(loops, one)]) if loops else "",
+        off,
+    ]
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--pictures", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("names", nargs="*", help=", ".join(RUNS))
+    parser.add_argument("--pictures", type=int, default=32, help="of a run; more where a picture takes less")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--faces", nargs="+", choices=FACES, default=FACES)
     options = parser.parse_args()
     for name in options.names or RUNS:
-        measure(name, options.pictures, options.rounds)
+        measure(name, options.faces, options.pictures, options.rounds)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
     "peers": ([], ["--rounds", "3"]),
     "precision": ([], ["--rounds", "3"]),
     "memory": ([], ["--calls", "40"]),
-    "datasets": ([], ["--pictures", "12"]),
+    "datasets": ([], ["--pictures", "8", "--rounds", "1"]),
     "quantus": ([], ["--net", "small", "--rounds", "3"]),
 }
 HEAD = """# Tables of measurements
