@@ -111,7 +111,8 @@ found.values["srg"]["noise"], found.metrics["srg"]["gradient"].compute()
 ## Can I trust these maps?
 
 `evaluate` judges methods on tensors or on a loader: maps are explained once, rows that several ask go through the model
-once, and no value depends on batches, their order or the number of processes.
+once, and no value depends on batches, their order or the number of processes, but for the rounding of the model's
+passes.
 
 ```python
 from interp_plugins import evaluate
