@@ -281,7 +281,7 @@ METHODS: dict[str, tuple[Callable[[Case], Problem], tuple[str, ...]]] = {
     "Owen": (owen, ("adult", "digit")),
     "RISE": (masks("RISE", 64, {"orthogonal, centred": {"center": True, "orthogonal": True}}, {"center": True}, False),
              ("digit",)),
-    "HSIC": (masks("HSIC", 64, {"quasi-random": {}}, {}, True), ("digit",)),
+    "HSIC": (masks("HSIC", 64, {"independent": {}}, {}, True), ("digit",)),
     "Sobol": (masks("Sobol", 8, {"quasi-random": {}}, {}, True), ("digit",)),
 }  # fmt: skip
 

@@ -74,6 +74,14 @@ def test_arguments_mean_what_they_mean(kwargs: dict[str, Any], walked: list[bool
     assert walked and all(walked)
 
 
+def test_segments_that_are_as_their_baseline_are_left_out(walked: list[bool]) -> None:
+    model, same_there = net(*NETS["residual"]()), segments() % 5 == 0
+    x = torch.where(same_there, 0.3, picture(1))
+    made, plain = both(lambda: shapley(model, x, baselines=0.3))
+    assert same(made, plain) and walked == [True]
+    assert not made[same_there.expand_as(made)].any()
+
+
 def test_rounding_does_not_add_up(walked: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "MAX_STEPS", 32)
     monkeypatch.setattr(walk, "MIN_STEPS", 32)
