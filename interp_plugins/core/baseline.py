@@ -52,14 +52,19 @@ class IdBaseline:
     start: int | Tensor = NO_ID
 
 
+def _everywhere(x: Tensor, value: Any) -> Tensor:
+    """A number for every element of x, held once for all samples."""
+    return torch.full_like(x[:1], value).expand_as(x)
+
+
 def _zero(x: Tensor, spec: InputSpec, generator: torch.Generator | None) -> Tensor:
     """Zeros in the model's own units; with per-channel normalisation that is the data set's mean colour."""
-    return torch.zeros_like(x)
+    return _everywhere(x, 0)
 
 
 def _black(x: Tensor, spec: InputSpec, generator: torch.Generator | None) -> Tensor:
     """The smallest raw value (black pixels), normalised like the input."""
-    return spec.normalise(torch.full_like(x, spec.value_range[0]))
+    return spec.normalise(torch.full_like(x[:1], spec.value_range[0])).expand_as(x)
 
 
 def _mean(x: Tensor, spec: InputSpec, generator: torch.Generator | None) -> Tensor:
@@ -142,7 +147,7 @@ def _one(
     elif isinstance(value, IdBaseline):
         value = value.start if at_lookups else value.swap
     if value is None:
-        return torch.full_like(x, NO_ID) if at_lookups else torch.zeros_like(x)
+        return _everywhere(x, NO_ID if at_lookups else 0)
     if isinstance(value, str) and not is_float(x):
         if value.lower() != "zero":
             raise InputError(
@@ -153,9 +158,9 @@ def _one(
     if isinstance(value, str):
         return named_baseline(value, x, spec, generator)
     if isinstance(value, (bool, int, float)):
-        return (
-            torch.full_like(x, value) if is_float(x) else _held(torch.tensor(value), x, i, at_lookups).repeat(x.shape)
-        )
+        if is_float(x):
+            return _everywhere(x, value)
+        return _held(torch.tensor(value), x, i, at_lookups).repeat(x[:1].shape).expand_as(x)
     if not isinstance(value, Tensor):
         raise InputTypeError(
             f"baselines[{i}] must be None, a number, a tensor, a name ({', '.join(BASELINES)}) or a function; got "
@@ -168,7 +173,7 @@ def _one(
     if b.dtype != x.dtype:
         b = b.to(x.dtype) if is_float(x) else _held(b, x, i, at_lookups)
     try:
-        return b.repeat(x.shape) if b.ndim == 0 else b.expand_as(x)
+        return (b.repeat(x[:1].shape) if b.ndim == 0 else b).expand_as(x)
     except RuntimeError as error:
         raise InputError(
             f"Baseline can be provided as a tensor for just one input and broadcasted to the batch: baselines[{i}] has "

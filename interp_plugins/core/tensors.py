@@ -19,6 +19,7 @@ InputsT = TypeVar("InputsT", bound=Inputs)  # for maps that have the layout of t
 Maps = Tensor | tuple[Tensor, ...]  # what is found: a map, or one per input (or per tensor of a layer)
 LayerMaps = Maps | list[Maps]  # a list for a list of layers
 
+_AT_ONCE = 2**18  # elements of a temporary tensor beside whole batches
 _MISSING = (
     " Where NaN is a value that is missing, and the model knows: explain(..., input_spec=InputSpec(missing='nan'))."
 )
@@ -197,6 +198,25 @@ def credit(change: Tensor, grad: Tensor) -> Tensor:
     if change.is_complex() or grad.is_complex():
         return (grad.conj() * change).real
     return change * grad
+
+
+def credit_in_place(inputs: Tensor, baselines: Tensor, grads: Tensor, targets: int = 1) -> Tensor:
+    """`credit` of the way from baselines to inputs, written over the gradients, some rows at a time.
+
+    Args:
+        inputs: (N, ...).
+        baselines: (N, ...).
+        grads: of K targets, a sample's together, (N * K, ...); nobody else's.
+        targets: K.
+    """
+    if inputs.is_complex() or grads.is_complex():
+        return credit((inputs - baselines).repeat_interleave(targets, 0), grads)
+    rows = max(1, _AT_ONCE // max(1, inputs[0].numel()))
+    for start in range(0, len(inputs), rows):
+        change = inputs[start : start + rows] - baselines[start : start + rows]
+        change = change.repeat_interleave(targets, 0) if targets > 1 else change
+        grads[start * targets : (start + rows) * targets].mul_(change)
+    return grads
 
 
 def expand_rows(v: Tensor, w: Tensor) -> Tensor:

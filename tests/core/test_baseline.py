@@ -122,3 +122,10 @@ def test_spec_that_does_not_fit_is_refused() -> None:
         InputSpec(mean=(0.5,), std=(0.0,))
     with pytest.raises(InputError, match=r"does not have the 3 channels of the normalisation"):
         one("black", torch.zeros(1, 4, 2, 2), spec=SPEC)
+
+
+@pytest.mark.parametrize("value", [None, 0.5, "zero", "black", torch.tensor(2.0), torch.ones(1, 3, 4, 4)])
+def test_what_is_the_same_for_all_samples_is_held_once(value: Any) -> None:
+    x = torch.rand(50, 3, 4, 4)
+    (made,) = as_baselines(value, (x,), InputSpec("image", mean=(0.5,) * 3, std=(0.2,) * 3))
+    assert made.shape == x.shape and made.untyped_storage().nbytes() == x[0].nbytes

@@ -23,7 +23,7 @@ from interp_plugins.core.multi_target import Unconverged, each_target
 from interp_plugins.core.tensors import accumulation_dtype, as_tuple, check_inputs, is_float, like
 
 _FEW_STEPS = 5  # of a path per noisy copy, where copies go on to a tolerance: their errors average out
-_GROUP_ELEMENTS = 2**24  # elements of noisy input handed to the inner method at a time; it chunks on its own
+_GROUP_ELEMENTS = 2**20  # elements of noisy input handed to the inner method at a time; it chunks on its own
 
 
 @dataclass(frozen=True)

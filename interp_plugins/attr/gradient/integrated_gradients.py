@@ -22,9 +22,8 @@ from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.baseline import as_starts
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InputError
-from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import register
-from interp_plugins.core.tensors import InputsT, check_float, credit, describe, like
+from interp_plugins.core.tensors import InputsT, check_float, credit_in_place, describe, like
 
 
 def check_offsets(offsets: Any, n: int) -> Tensor | None:
@@ -133,8 +132,7 @@ class IntegratedGradients(MultipliesByInputs, GradientAttribution):
                 grads = nested_path_gradients(forward, xs, bs, tol, max_steps, chunk=chunk, progress=progress)
             maps: Sequence[Tensor] = grads
             if self._multiply_by_inputs:
-                change = repeated([x - b for x, b in zip(xs, bs, strict=True)], forward.target.count)
-                maps = [credit(d, g) for d, g in zip(change, grads, strict=True)]
+                maps = [credit_in_place(*one, forward.target.count) for one in zip(xs, bs, grads, strict=True)]
             if not return_convergence_delta:
                 return like(inputs, maps)
             return like(inputs, maps), convergence_delta(forward, maps, xs, bs, chunk)

@@ -259,6 +259,7 @@ def average_draws(
             each = count * draws.companions
             maps, delta = evaluate(asked, count)
             averages.add([asked.pick(m, each) for m in maps], count, draws.companions, unsettled)
+            del maps  # before the next ones are made
             if delta is None:
                 continue
             delta = asked.pick(delta, each).reshape(each, len(unsettled), -1)

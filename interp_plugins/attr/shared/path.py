@@ -25,7 +25,7 @@ from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.tensors import accumulation_dtype, expand_rows
 from interp_plugins.engine import BehindFirstLayer, behind_first_layer, planned
 
-_STEM_BYTES = 2**28  # held behind the first layer at a time
+_STEM_BYTES = 2**25  # held behind the first layer at a time, about
 _CHUNKS = 8  # that a group of samples fills, at least
 
 
