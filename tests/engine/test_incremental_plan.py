@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import linecache
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -52,6 +54,14 @@ class Merging(nn.Module):
 def test_a_model_that_merges_the_batch_is_left_alone() -> None:
     model, x = Merging().double(), picture(1)
     assert incremental_for(Forward.of(model, 1, as_target(0, 1)), (x,), (x * 0,), Windows((x,), (3, 5, 5), 5)) is None
+
+
+def test_no_code_of_a_plan_is_kept() -> None:
+    model, x = small(), picture(1)
+    before = len(linecache.cache)
+    for _ in range(3):
+        Occlusion(model).attribute(x, (3, 5, 5), 5, target=1, progress=False)
+    assert len(linecache.cache) == before
 
 
 def test_a_plan_is_made_once_while_a_model_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ out of the user's model.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 from torch.nn.modules import module as _hooks
@@ -34,7 +34,14 @@ class Unfit(Exception):
     """Changes cannot be followed through this model, and why."""
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
+class Traced(NamedTuple):
+    """A graph of calls and the module that their names are of; a `GraphModule`'s code would be kept for ever."""
+
+    root: nn.Module
+    graph: fx.Graph
+
+
+def trace(model: nn.Module) -> Traced:
     """The graph over a private view of an evaluated model.
 
     Raises:
@@ -53,7 +60,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
         raise Unfit(f"cannot be traced, {reason(error, 'incremental')}") from error
     if _mutates_what_is_used_again(graph, dict(view.named_modules())):
         raise Unfit("works in place on what it uses again")
-    return fx.GraphModule(view, graph)
+    return Traced(view, graph)
 
 
 def opaque(model: nn.Module) -> str | None:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from interp_plugins.engine.incremental.change import FIRST, FeatureMap, as_map
 from interp_plugins.engine.incremental.match import GraphCall, Matched, match
 from interp_plugins.engine.incremental.ops import Add, Conv, Pointwise, Same
-from interp_plugins.engine.incremental.trace import depends_on_input
+from interp_plugins.engine.incremental.trace import Traced, depends_on_input
 
 
 class TracedModel:
@@ -27,10 +27,10 @@ class TracedModel:
         asked_for: nodes whose maps changes may ask for the values of.
     """
 
-    def __init__(self, traced: fx.GraphModule):
+    def __init__(self, traced: Traced):
         self.nodes: list[fx.Node] = list(traced.graph.nodes)
-        self.modules: dict[str, nn.Module] = dict(traced.named_modules())
-        self.traced = traced
+        self.modules: dict[str, nn.Module] = dict(traced.root.named_modules())
+        self.root = traced.root
         self.dynamic = depends_on_input(traced.graph)
         self.constants: dict[fx.Node, Any] = {}
         self.products: dict[fx.Node, float] = {}
@@ -52,7 +52,7 @@ class TracedModel:
             self.done_after.setdefault(node, []).append(source)
 
     @classmethod
-    def of(cls, traced: fx.GraphModule, x: Tensor) -> tuple[TracedModel, Reference]:
+    def of(cls, traced: Traced, x: Tensor) -> tuple[TracedModel, Reference]:
         """The plan of a traced model, and the pass of a sample x (1, C, H, W), which shows it the shapes."""
         plan = cls(traced)
         reference = plan._match(x)
@@ -72,7 +72,7 @@ class TracedModel:
                 values[node] = x
                 self.layouts[node] = FIRST
             elif node.op == "get_attr":
-                found: Any = self.traced
+                found: Any = self.root
                 for name in str(node.target).split("."):
                     found = getattr(found, name)
                 values[node] = self.constants[node] = found.detach() if isinstance(found, Tensor) else found
