@@ -30,6 +30,7 @@ def rank(found, group, method):
 
 def test_the_files_are_whole():
     assert SMALL["schema"] == PHOTOGRAPHS["schema"] == SCHEMA and SMALL["missing_units"] == 0
+    assert SMALL["plan"]["seeds"] == [0, 1, 2]
     assert {*SMALL["tasks"], *PHOTOGRAPHS["tasks"]} <= set(list_tasks())
     assert len(SMALL["tasks"]) == 38 and len(SMALL["plan"]["methods"]) == 39 and PHOTOGRAPHS["failures"] == []
     assert SENTENCES["missing_units"] == 0 and SENTENCES["failures"] == []
@@ -58,8 +59,8 @@ def noise(found):
     return cases, off
 
 
-def test_noise_is_at_its_chance_but_where_it_is_told():
-    assert noise(SMALL) == (84, [("series.bump", "pointing_game")])
+def test_noise_is_at_its_chance():
+    assert noise(SMALL) == (84, [])
     assert noise(PHOTOGRAPHS) == (12, []) and noise(SENTENCES) == (4, [])
 
 
@@ -70,16 +71,16 @@ def test_which_method():
         "integrated_gradients": 0.16,
         "integrated_gradients:n_steps=50": 0.05,
         "integrated_gradients:n_steps=200": 0.006,
-        "kernel_shap:n_samples=10": 0.26,
+        "kernel_shap:n_samples=10": 0.25,
         "kernel_shap:n_samples=50": 0.0,
         "input_x_gradient": 1.5,
         "lime": 0.11,
         "lime:n_samples=1000": 0.11,
     }
     assert {m: errors[m] for m in told} == pytest.approx(told, rel=0.1, abs=1e-3)
-    assert max(rank(SMALL, "series", m) for m in ("deep_lift", "guided_ig", "occlusion")) < 5.95
+    assert max(rank(SMALL, "series", m) for m in ("deep_lift", "guided_ig", "occlusion")) < 5.55
     assert (
-        rank(SMALL, "texts", "occlusion") < 4.7 < rank(SMALL, "texts", "lrp") < 6.7 < rank(SMALL, "texts", "saliency")
+        rank(SMALL, "texts", "occlusion") < 5.25 < rank(SMALL, "texts", "lrp") < 6.05 < rank(SMALL, "texts", "saliency")
     )
     cams = [rank(SMALL, "pictures", m) for m in SMALL["plan"]["methods"] if m.endswith(("cam", "plus_plus"))]
     assert statistics.median(cams) > 38 * 2 / 3 and max(cams) < 33
@@ -94,7 +95,7 @@ def test_which_method():
     told = {"integrated_gradients": 0.75, "lrp": 0.71, "deep_lift": 0.71, "input_x_gradient": 0.04}
     assert {m: round(words[m]["mean"], 2) for m in told} == told
     shapes = SMALL["tasks"]["vqa.colour"]["metrics"]["relevance_mass"]["methods"]
-    told = {"integrated_gradients": 0.79, "deep_lift": 0.8, "augmented": 0.82, "control.input": 0.15}
+    told = {"integrated_gradients": 0.68, "deep_lift": 0.7, "augmented": 0.71, "control.input": 0.15}
     assert {m: round(shapes[m]["mean"], 2) for m in told} == told
 
 
@@ -109,8 +110,8 @@ def test_who_is_no_better_than_noise():
     once = ("kernel_shap", "shapley_value_sampling", "owen", "integrated_gradients", "feature_ablation", "occlusion")
     scene = SMALL["tasks"]["object_scene.scene"]["metrics"]["relevance_mass"]["methods"]
     assert [failed[m] for m in once] == [1] * 6 and not any(scene[m]["beats_noise"] for m in once)
-    assert round(scene["occlusion"]["mean"], 2) == 0.64 and round(scene["saliency"]["mean"], 2) == 0.95
-    assert sum(one.get("beats_noise") is False and m in SMALL["plan"]["methods"] for m, one in scene.items()) == 27
+    assert round(scene["occlusion"]["mean"], 2) == 0.75 and round(scene["saliency"]["mean"], 2) == 0.93
+    assert sum(one.get("beats_noise") is False and m in SMALL["plan"]["methods"] for m, one in scene.items()) == 32
     alike = SMALL["tasks"]["real.digits"]["metrics"]["parameter_randomisation"]["methods"]
     told = {"integrated_gradients": 0.99, "lrp": 0.99, "grad_cam": 0.0, "kernel_shap": 0.29, "saliency": 0.41}
     assert {m: round(alike[m]["mean"], 2) for m in told} == told
