@@ -26,6 +26,7 @@ from fastai.tabular.all import Normalize as NormalizeColumns
 from fastai.text.all import AWD_LSTM, BaseTokenizer, TextDataLoaders, awd_lstm_clas_config, text_classifier_learner
 from fastai.torch_core import set_seed
 from fastai.vision.all import ImageBlock, MaskBlock, RandomResizedCrop, imagenet_stats
+from matplotlib import pyplot as plt
 from torch import nn
 
 from interp_plugins.core.errors import InputError, InterpWarning, UnknownNameError
@@ -136,6 +137,7 @@ def test_it_stays_out_of_everything_but_trainings(make_learner: Callable[..., Le
         learn.fit(1)
         assert len(learn.recorder.values[0]) == 3
         learn.show_results(max_n=2)
+        plt.close("all")
     assert len(watch.history) == 1
     learn.export(tmp_path / "exported.pkl")
     loaded = load_learner(tmp_path / "exported.pkl")
