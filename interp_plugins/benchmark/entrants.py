@@ -15,6 +15,7 @@ from torch import Tensor
 from interp_plugins.api.binding import method_info
 from interp_plugins.api.explain import explain
 from interp_plugins.benchmark.problem import Problem
+from interp_plugins.core.enlarged import over_input
 from interp_plugins.core.errors import InputError, RandomisationWarning, unknown
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.registry import Budget, canonical_name
@@ -126,7 +127,7 @@ class Entrant:
                 maps = control_map(self.method, problem, seed)
             else:
                 exp = _explained(self, problem, seed, budget)
-                maps, meta = over_input(exp), exp.meta
+                maps, meta = over_input(exp)[0].float(), exp.meta
         n, seconds = len(problem), time.perf_counter() - begun
         if not isinstance(maps, Tensor) or len(maps) != n or not bool(maps.isfinite().all()):
             raise InputError(f"{self.name} gave no finite map for each of {n} samples.")
@@ -166,14 +167,6 @@ def _explained(entrant: Entrant, problem: Problem, seed: int, budget: Budget) ->
         budget=budget,
         progress=False,
     )[0]
-
-
-def over_input(exp: Explanation) -> Tensor:
-    """The maps at the inputs' size: those over a layer enlarged, as pictures show them."""
-    maps = exp.attribution.float()
-    if exp.layer is None or maps.shape[2:] == exp.input.shape[2:]:
-        return maps
-    return torch.stack([torch.from_numpy(exp.heatmap(i)) for i in range(len(exp))])[:, None]
 
 
 def entrant(given: str | Entrant) -> Entrant:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.core import files, saving
+from interp_plugins.core.enlarged import enlarged
 from interp_plugins.core.errors import InputError, InputTypeError, SampleError, unknown
 from interp_plugins.core.fields import LISTED, TENSORS, listed, names_of, tensors
 from interp_plugins.core.frame import frame
@@ -218,8 +219,7 @@ class Explanation:
             )
         size = self.input.shape[2:]
         if a.shape != size:
-            grid = a[None, None]
-            a = torch.nn.functional.interpolate(grid, size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
+            a = enlarged(a[None, None], size)[0, 0]
         return a.numpy()
 
     # -- showing (drawn by interp_plugins.viz) ---------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from interp_plugins.api.prediction import predict
 from interp_plugins.core.baseline import BASELINES, as_baselines
+from interp_plugins.core.enlarged import over_input
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.forward import Call, Forward
@@ -117,8 +118,8 @@ def maps_on(exp: Explanation, xs: tuple[Tensor, ...]) -> list[Tensor]:
         return [_shared(a, x) for a, x in zip(maps, xs)]
     if len(xs) == 1 and xs[0].ndim == 4 and exp.attribution.ndim in (3, 4):
         return [torch.from_numpy(exp.heatmap(0).copy())[None, None]]
-    if len(xs) == 1 and len(maps) == 1 and _lies_on(maps[0], xs[0]):
-        return [_shared(maps[0], xs[0])]
+    if len(xs) == 1 and len(maps) == 1 and _lies_on(over := over_input(exp)[0], xs[0]):
+        return [_shared(over, xs[0])]
     columns = [x.shape[1] for x in xs if x.ndim == 2]
     if len(columns) == len(xs) and len(maps) == 1 and maps[0].ndim == 2 and maps[0].shape[1] == sum(columns):
         return list(maps[0].split(columns, dim=1))

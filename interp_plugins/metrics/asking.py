@@ -19,6 +19,7 @@ from torch import Tensor
 
 from interp_plugins.core.baseline import NO_ID, as_baselines, widened
 from interp_plugins.core.batching import check_chunk, chunks
+from interp_plugins.core.enlarged import over_input
 from interp_plugins.core.errors import InputError, InputTypeError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.forward import Forward, one_per_row
@@ -28,7 +29,6 @@ from interp_plugins.core.report import note
 from interp_plugins.core.target import Probability, Target, as_target
 from interp_plugins.core.tensors import as_tuple, check_inputs, is_float, widest
 from interp_plugins.engine import acceleration, planned
-from interp_plugins.metrics.masks import enlarged
 from interp_plugins.metrics.rows import checked, reduced
 from interp_plugins.metrics.sheet import Sheet, problem_key, scope
 
@@ -81,7 +81,7 @@ def about(inputs: Any, attributions: Any, baselines: Any, target: Any, reduce: s
         axes = [x.ndim - 1 if s.kind == "text" and x.ndim > 2 else s.channel_axis(x.ndim) for s, x in zip(specs, many)]
         maps = as_tuple(exp.attributions if attributions is None else attributions)
         if attributions is None and len(maps) == 1 and exp.layer is not None:
-            maps = tuple(one if axes[0] in (None, 1) else one.movedim(1, axes[0]) for one in enlarged(exp))
+            maps = over_input(exp)
         baselines = as_ids(exp.baselines) if baselines is None else baselines
         if target is None and exp.target is None:
             raise InputError(
@@ -321,6 +321,6 @@ def fitting(maps: tuple[Any, ...], xs: tuple[Tensor, ...]) -> list[torch.Size]:
             f"Maps of shapes {shapes} do not fit inputs of shapes {[tuple(x.shape) for x in xs]}: give one map per "
             "input, of its shape, or with size 1 where elements are removed together (attribution.sum(1, keepdim=True) "
             "for whole pixels). The map of a layer is enlarged where an Explanation is given; else first: "
-            "torch.from_numpy(exp.heatmap(i))[None, None]."
+            "torch.nn.functional.interpolate(attribution, x.shape[2:], mode='linear' ('bilinear', 'trilinear'))."
         )
     return [torch.Size(shape[1:]) for shape in shapes]

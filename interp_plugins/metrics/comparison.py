@@ -139,7 +139,8 @@ class Comparison:
             gap = self.gaps[method]
             figures = f"{gap.mean:.3g} [{gap.low:.3g}, {gap.high:.3g}], n = {gap.n}, p = {gap.p:.2g}"
             said = f"{first} less {method} in {self.ranked_by}: {figures}"
-            told = "so they cannot be told apart" if method in self.ties else f"so {method} is less faithful"
+            tied, worse = "they cannot be told apart", f"{method} is less faithful"
+            told = f"the interval holds 0, so {tied}" if method in self.ties else f"the interval is above 0, so {worse}"
             found.append(f"{said}; {told} ({self._price(method)} against {self._price(str(first))}).")
         if len(self.ties) > 1:
             by = f"{self.placed_by} and then " if self.placed_by else ""

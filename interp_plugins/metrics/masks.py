@@ -11,15 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp_plugins.core.enlarged import over_input
 from interp_plugins.core.errors import InputError, unknown
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.layout import drawn
-from interp_plugins.core.tensors import as_tuple, describe, widest
+from interp_plugins.core.tensors import describe, widest
 from interp_plugins.metrics.rows import Judged, checked, reduced, wide
 
 FORMS = (
-    "(N, H, W) or (N, 1, H, W) for pictures, (N, T) for series and texts, (N, F) for tables, or a list with an entry "
-    "per sample: a mask, boxes (left, top, right, bottom), spans (start, stop), or names of columns"
+    "(N, H, W) or (N, 1, H, W) for pictures, (N, D, H, W) for volumes, (N, T) for series and texts, (N, F) for tables, "
+    "or a list with an entry per sample: a mask, boxes (left, top, right, bottom), spans (start, stop), or names of "
+    "columns"
 )
 
 
@@ -57,7 +59,8 @@ def marked(attributions: Judged, masks: Any = None, reduce: str | None = "sum") 
     """Maps and masks as rows over the same places.
 
     The axes that the mask lacks, or where it has size 1, are those of channels: `reduce` makes them one number per
-    place. A map over a layer, in an `Explanation`, is enlarged to the picture first (bilinear).
+    place. A map over a layer, in an `Explanation`, is enlarged to the input's places first (linear, bilinear,
+    trilinear).
 
     Args:
         attributions: maps, a tensor or a tuple of tensors (one per input), or an `Explanation`.
@@ -70,7 +73,7 @@ def marked(attributions: Judged, masks: Any = None, reduce: str | None = "sum") 
     """
     exp = attributions if isinstance(attributions, Explanation) else None
     maps = checked(attributions)
-    maps = maps if exp is None else enlarged(exp)
+    maps = maps if exp is None else over_input(drawn(exp))
     if masks is None:
         masks = exp.region if exp is not None else None
         if masks is None:
@@ -93,17 +96,9 @@ def mask_share(attributions: Judged, masks: Any = None, *, reduce: str | None = 
     return marked(attributions, masks, reduce).share.cpu()
 
 
-def enlarged(exp: Explanation) -> tuple[Tensor, ...]:
-    """An explanation's maps with the channels first, those of a layer enlarged to the picture."""
-    exp = drawn(exp)
-    maps = as_tuple(exp.attributions)
-    small = len(maps) == 1 and maps[0].ndim == 4 and exp.input.ndim == 4 and maps[0].shape[2:] != exp.input.shape[2:]
-    return (torch.from_numpy(np.stack([exp.heatmap(i) for i in range(len(exp))]))[:, None],) if small else maps
-
-
 def _pair(one: Tensor, mask: Any, reduce: str | None, exp: Explanation | None) -> tuple[Tensor, Tensor]:
     """Values and mask (N, *places) of one map."""
-    text = exp is not None and exp.spec.kind == "text"
+    text = exp is not None and (exp.spec.kind == "text" or (one.ndim == 3 and exp.spec.channel_axis(3) == 2))
     inside = _aligned(_read(mask, one, exp, text), one, text)
     values = one.detach().as_subclass(Tensor).to(widest(one.device))
     axes = tuple(i for i in range(1, one.ndim) if inside.shape[i] == 1 and one.shape[i] > 1)

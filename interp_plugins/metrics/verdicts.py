@@ -97,17 +97,21 @@ class _Judge:
         adjusted = dict(zip(gaps, holm([gap.p for gap in gaps.values()])))
         return gaps[method], adjusted[method]
 
+    def _decided(self, gap: PairedDifference) -> str:
+        """A difference and its interval, which decides; the p-value only stands beside it."""
+        lies = "lies above 0" if gap.above else "does not lie above 0"
+        return f"{gap.mean:.3g} [{gap.low:.3g}, {gap.high:.3g}], and this {self.level:.0%} interval decides: it {lies}"
+
     def _above_random(self, method: str) -> Check:
         gap, p = self._beside(method, "control.random")
         score = self.scores[method, FAITHFUL]
         low, high = score.ci(self.level)
-        verb = "is beyond" if gap.above else "is not beyond"
         return Check(
             "above random maps",
             gap.above,
             f"The symmetric relevance gain of {method} is {score.mean:.3g} [{low:.3g}, {high:.3g}], n = {gap.n}; less "
-            f"that of random maps it is {gap.mean:.3g} [{gap.low:.3g}, {gap.high:.3g}] and {verb} its interval (p = "
-            f"{p:.2g}, sign-flip test, Holm over {len(self.methods)} methods; above on {gap.won:.0%} of the samples).",
+            f"that of random maps it is {self._decided(gap)} (higher on {gap.won:.0%} of the samples; beside the "
+            f"interval a sign-flip test of no difference says p = {p:.2g}, Holm over {len(self.methods)} methods).",
         )
 
     def _above_blind(self, method: str) -> Check:
@@ -116,12 +120,11 @@ class _Judge:
         found = {c: self._beside(method, c) for c in blind}
         hardest = min(found, key=lambda c: found[c][0].low)
         gap, p = found[hardest]
-        verb = "is beyond" if gap.above else "is not beyond"
         return Check(
             "above maps that ignore the model",
             gap.above,
-            f"Less that of {hardest} ({CONTROLS[hardest]}) its gain is {gap.mean:.3g} [{gap.low:.3g}, {gap.high:.3g}] "
-            f"and {verb} its interval (p = {p:.2g}; above on {gap.won:.0%}).",
+            f"Less that of {hardest} ({CONTROLS[hardest]}) its gain is {self._decided(gap)} "
+            f"(higher on {gap.won:.0%}; the test says p = {p:.2g}).",
         )
 
     def _notices_weights(self, method: str) -> Check:
@@ -149,7 +152,7 @@ class _Judge:
         return Check(
             name,
             passed,
-            f"{says}, more than {LIMIT:g}, {verb} {lost} (p = {gap.p:.2g}; {LOST:.0%} is asked for), {told}.",
+            f"{says}, more than {LIMIT:g}, {verb} {lost} ({LOST:.0%}, and an interval above 0, are asked for), {told}.",
         )
 
     def _complete(self, method: str) -> Check:

@@ -15,13 +15,14 @@ from interp_plugins.api.explain import explain
 from interp_plugins.attr.shared.grid_features import cells
 from interp_plugins.core.baseline import as_baselines
 from interp_plugins.core.batching import chunks, progress_bar
+from interp_plugins.core.enlarged import over_input
 from interp_plugins.core.errors import InputError, InterpError, concise
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.features import MaskFeatures
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.target import Asked
-from interp_plugins.core.tensors import as_tuple, is_float, like
+from interp_plugins.core.tensors import is_float, like
 from interp_plugins.robust.aim import Aim, ValueAim, aim_of
 from interp_plugins.robust.opening import Asking, Opened, opened
 from interp_plugins.robust.perturbed import Perturbed
@@ -186,8 +187,8 @@ class _Flip:
         assert exp is not None
         total = torch.zeros(len(self.subject), self.count, dtype=torch.float64)
         size = torch.zeros(len(self.subject), self.count, dtype=torch.float64)
-        for attribution, x, m in zip(as_tuple(exp.attributions), self.subject.xs, self.masks, strict=True):
-            values = _as_large(attribution.double(), x).expand(x.shape).flatten(1)
+        for attribution, x, m in zip(over_input(exp), self.subject.xs, self.masks, strict=True):
+            values = attribution.double().expand(x.shape).flatten(1)
             numbers = m.expand(x.shape).flatten(1).cpu()
             total.scatter_add_(1, numbers, values)
             size.scatter_add_(1, numbers, torch.ones_like(values))
@@ -261,14 +262,6 @@ class _Flip:
             spec=subject.spec,
             regions=tuple(tuple(self.ids[r] for r in f or ()) for f in found),
         )
-
-
-def _as_large(values: Tensor, x: Tensor) -> Tensor:
-    """A map of a layer's size, as large as the input."""
-    if values.ndim != x.ndim or values.ndim not in (3, 4, 5) or values.shape[2:] == x.shape[2:]:
-        return values
-    mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[values.ndim]
-    return torch.nn.functional.interpolate(values, size=tuple(x.shape[2:]), mode=mode)
 
 
 def _features(subject: Opened, given: Any) -> MaskFeatures:

@@ -15,6 +15,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 
+from interp_plugins.core.enlarged import enlarged
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour, pixels
 from interp_plugins.viz.renderer import Renderer, register
@@ -47,13 +48,9 @@ class ClipRenderer(Renderer):
 
     def values(self, exp: Explanation, i: int) -> np.ndarray:
         """The signed map (T, H, W), added up over channels, at the input's size."""
-        values = super().values(exp, i).sum(0)
-        size = tuple(exp.input.shape[2:])
-        if values.shape == size:
-            return values
-        grid = torch.from_numpy(values)[None, None]
-        large = torch.nn.functional.interpolate(grid, size=size, mode="trilinear", align_corners=False)
-        return np.asarray(large[0, 0].numpy())
+        values = torch.from_numpy(super().values(exp, i))
+        grid = (values.sum(0) if values.ndim == 4 else values)[None, None]
+        return np.asarray(enlarged(grid, exp.input.shape[2:])[0, 0].numpy())
 
     def original(self, ax: Axes, exp: Explanation, i: int) -> str:
         """Draw the frames in their own colours, evenly spaced."""

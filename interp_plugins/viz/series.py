@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.ticker import MaxNLocator
 
+from interp_plugins.core.enlarged import enlarged
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.tensors import in_sizes
 from interp_plugins.viz import colour
@@ -47,12 +49,12 @@ class _Lanes(Renderer):
 
     def values(self, exp: Explanation, i: int) -> np.ndarray:
         """The attributions (C, T); a layer's, added up over its channels and stretched to the input's time, (1, T)."""
-        own = self._rows(super().values(exp, i))
+        values = super().values(exp, i)
         if exp.attribution.shape == exp.input.shape:
-            return own
-        length, total = self._signal(exp, i).shape[1], own.sum(0)
-        centres = (np.arange(len(total)) + 0.5) * length / len(total) - 0.5
-        return np.interp(np.arange(length), centres, total)[None]
+            return self._rows(values)
+        cam = len(values) == 1  # the channel first, whatever the input has
+        total = torch.from_numpy(values if cam else self._rows(values)).sum(0)[None, None]
+        return np.asarray(enlarged(total, self._signal(exp, i).shape[1:])[0].numpy())
 
     def original(self, ax: Axes, exp: Explanation, i: int) -> str:
         """A line per channel."""

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from torch import Tensor
 
+from interp_plugins.core.enlarged import enlarged
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.viz import colour, pixels
 from interp_plugins.viz.renderer import Renderer, register
@@ -48,10 +49,7 @@ class StripRenderer(Renderer):
     def values(self, exp: Explanation, i: int) -> np.ndarray:
         """The signed maps (k, H, W), added up over channels, at the pictures' size."""
         maps = exp.attribution[i].detach().double().cpu().sum(1, keepdim=True)
-        size = _space(exp)
-        if tuple(maps.shape[2:]) != size:
-            maps = torch.nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-        return np.asarray(maps[:, 0].numpy())
+        return np.asarray(enlarged(maps, _space(exp))[:, 0].numpy())
 
     def original(self, ax: Axes, exp: Explanation, i: int) -> str:
         """The frames or views."""

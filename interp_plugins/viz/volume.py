@@ -13,6 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 
+from interp_plugins.core.enlarged import enlarged
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.tensors import in_sizes
 from interp_plugins.viz import colour, pixels
@@ -50,13 +51,9 @@ class VolumeRenderer(Renderer):
 
     def values(self, exp: Explanation, i: int) -> np.ndarray:
         """The signed map (D, H, W), added up over channels, at the input's size."""
-        values = super().values(exp, i)
-        values = values.sum(0) if values.ndim == 4 else values
-        if values.shape == exp.input.shape[2:]:
-            return values
-        grid, size = torch.from_numpy(values)[None, None], tuple(exp.input.shape[2:])
-        large = torch.nn.functional.interpolate(grid, size=size, mode="trilinear", align_corners=False)
-        return np.asarray(large[0, 0].numpy())
+        values = torch.from_numpy(super().values(exp, i))
+        grid = (values.sum(0) if values.ndim == 4 else values)[None, None]
+        return np.asarray(enlarged(grid, exp.input.shape[2:])[0, 0].numpy())
 
     def original(self, ax: Axes, exp: Explanation, i: int) -> str:
         """Evenly spaced slices in grey."""

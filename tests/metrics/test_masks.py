@@ -65,6 +65,8 @@ def test_texts_series_and_tables() -> None:
         torch.testing.assert_close(found.values, tokens.double().sum(2))
     series = marked(torch.randn(2, 3, 7), [(2, 4), (0, 1)])
     assert series.space == (7,) and series.sizes.tolist() == [2, 1]
+    late = Explanation(torch.randn(2, 7, 3), torch.randn(2, 7, 3), "m", spec=InputSpec("sequence"))
+    assert torch.equal(marked(late, [(2, 4), (0, 1)]).inside, series.inside)
     table = Explanation(
         torch.ones(2, 3), torch.ones(2, 3), "m", spec=InputSpec("tabular", feature_names=("a", "b", "c"))
     )

@@ -17,8 +17,9 @@ from interp_plugins.attr.cam.base import ClassActivationMap, grids
 from interp_plugins.attr.cam.weights import first_component
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import batch_scores, prepared
-from interp_plugins.attr.shared.images import enlarged, input_size, say_channels_last
+from interp_plugins.attr.shared.images import input_size, say_channels_last
 from interp_plugins.core.batching import check_chunk, chunks, progress_bar
+from interp_plugins.core.enlarged import enlarged
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward, Gradients, one_per_row
 from interp_plugins.core.grid import Grid

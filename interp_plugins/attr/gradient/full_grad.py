@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.base import GradientAttribution, batch_gradients, prepared
 from interp_plugins.attr.shared.grid_layer import shapes_of_modules
-from interp_plugins.attr.shared.images import check_one_picture, enlarged
+from interp_plugins.attr.shared.images import check_one_picture
 from interp_plugins.core.batching import check_chunk
+from interp_plugins.core.enlarged import enlarged
 from interp_plugins.core.errors import LayerError, ModelError
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.guard import modules_below, modules_of

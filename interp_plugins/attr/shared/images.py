@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from interp_plugins.core.enlarged import enlarged
 from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import accumulation_dtype
@@ -29,16 +29,6 @@ def blurred(x: Tensor, sigma: Tensor) -> Tensor:
         flat = moved.reshape(len(x), -1, moved.shape[-1]) @ kernel.transpose(1, 2)
         wide = flat.reshape(moved.shape).movedim(-1, axis)
     return wide.to(x.dtype)
-
-
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-
-def enlarged(t: Tensor, size: Sequence[int]) -> Tensor:
-    """A map (N, C, *space) at another size, by (bi-, tri-)linear interpolation with aligned corners off."""
-    if tuple(t.shape[2:]) == tuple(size):
-        return t
-    return F.interpolate(t, tuple(size), mode=_MODES[t.ndim - 2], align_corners=False)
 
 
 def input_size(inputs: Sequence[Tensor], space: int) -> tuple[int, ...] | None:
