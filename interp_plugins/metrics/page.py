@@ -52,7 +52,7 @@ Words of the parameters:
   need none: equal places are judged by expectation.
 - Masks are `(N, H, W)` or `(N, 1, H, W)`, `(N, T)` or `(N, F)`, or a list with an entry per sample: a mask, boxes
   `(left, top, right, bottom)`, spans of tokens `(start, stop)`, names of columns; without one, the region of the
-  `Explanation` counts. Numbers other than 0 and 1 are refused. The map of a layer is enlarged to the picture first.
+  `Explanation` counts. Numbers other than 0 and 1 are refused. The map of a layer is enlarged to the input first.
 
 What asks the model (*faithfulness*) takes `(model, inputs, maps, baselines)` or `(model, exp)`; `exp` knows baselines
 and classes. `features=` says what goes together (superpixels, words, columns), and `removal_curves(...)` gives its

@@ -65,9 +65,11 @@ class MetricWatch:
         self.budget, self.seed, self._said = budget, seed, False
         for column in self.columns:
             if column.info.needs not in _TAKEN:
-                why = "asks the method again" if column.info.needs in REPEATING else f"needs {column.info.needs}"
+                repeats = column.info.needs in REPEATING
+                why = "asks the method again, which a callback does not"
+                why = why if repeats else f"needs {column.info.needs}, which a callback does not have"
                 raise InputError(
-                    f"{column.name} {why}, which a callback does not: call interp_plugins.evaluate(model, loader, ...) "
+                    f"{column.name} {why}: call interp_plugins.evaluate(model, loader, ...) "
                     "or learn.evaluate_explanations(...) on the trained model."
                 )
 

@@ -214,7 +214,9 @@ def test_a_spoiled_method_is_found(whole, tmp_path, monkeypatch):
     same = benchmark.run(PLAN, tmp_path / "same", progress=False)
     assert benchmark.compare(benchmark.read(whole), benchmark.read(same)) == []
     monkeypatch.setattr(
-        entrants, "over_input", lambda exp: plain(exp).flip(1) if exp.method == "integrated_gradients" else plain(exp)
+        entrants,
+        "over_input",
+        lambda exp: tuple(m.flip(1) if exp.method == "integrated_gradients" else m for m in plain(exp)),
     )
     spoiled = benchmark.run(PLAN, tmp_path / "spoiled", progress=False)
     found = benchmark.compare(benchmark.read(whole), benchmark.read(spoiled))

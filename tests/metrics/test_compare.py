@@ -91,7 +91,7 @@ def test_why_says_every_number_and_what_was_not_tested(found: im.Comparison) -> 
     assert text.startswith(f"Use {found.best}, the first of 4 methods compared on {N} samples")
     srg = found.scores[str(found.best), "srg"]
     low, high = srg.ci()
-    assert f"{srg.mean:.3g} [{low:.3g}, {high:.3g}], n = {N}" in text and "sign-flip test, Holm over 4 methods" in text
+    assert f"{srg.mean:.3g} [{low:.3g}, {high:.3g}], n = {N}" in text and "sign-flip test of no difference" in text
     assert "this 95% interval decides: it lies above 0" in text
     for said in ("Blind was ruled out", "nats of its sample", "binomial test", "rank correlation", "Not tested: "):
         assert said in text
