@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 import interp_plugins.attr  # noqa: F401 - registers the methods
+from interp_plugins.attr.shared.base import LayerAttribution
 from interp_plugins.core.errors import InputError, InputTypeError, did_you_mean
 from interp_plugins.core.guard import is_script, modules_of
-from interp_plugins.core.layers import refuse_script, resolve_layer
+from interp_plugins.core.layers import Layer, refuse_script, resolve_layer
 from interp_plugins.core.registry import (
     MethodInfo,
     Traits,
@@ -113,6 +114,18 @@ def of_object(method: Any, params: dict[str, Any]) -> Bound:
     info = contract_of(method)
     title = _title(info, method, params)
     return Bound(info.name, title, method, params, arguments_of(method), traits_of(method))
+
+
+def layers_read(bound: Bound) -> list[Layer] | None:
+    """All layers that a method reads or differentiates at; None where it needs more than layers, or they are unknown.
+
+    Raises:
+        LayerError: no such layer.
+    """
+    method = bound.method
+    if bound.works.site != "layer" or method is not bound.innermost or getattr(method, "layer", None) is None:
+        return None
+    return method.resolved_layers() if isinstance(method, LayerAttribution) else None
 
 
 def bind_methods(

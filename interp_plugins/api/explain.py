@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from interp_plugins.api.arranged import arranged, without_gaps
-from interp_plugins.api.binding import DEFAULT_METHODS, bind_methods
+from interp_plugins.api.binding import DEFAULT_METHODS, bind_methods, layers_read
 from interp_plugins.api.checks import check_options
 from interp_plugins.api.fingerprint import model_facts
 from interp_plugins.api.growing import Growing
@@ -177,7 +177,8 @@ def explain(
                 check_methods([(one.name, one.traits.compiles) for one in bound])
             begins = bound[0].traits.begins_with_gradient and batch_size is None
             graph = any(one.works.needs == "gradient" for one in bound)
-            prediction = predict(clean, xs, activation_for(target, activation), threshold, begins, spec.vocab, graph)
+            activate, read = activation_for(target, activation), layers_read(bound[0]) if begins else None
+            prediction = predict(clean, xs, activate, threshold, begins, spec.vocab, graph, read)
             if not begins:
                 forget_first_pass()
             spec = _fitting(spec, prediction)

@@ -35,6 +35,7 @@ def predict(
     gradient_follows: bool = False,
     names: Sequence[Any] | None = None,
     graph: bool = True,
+    layers: Sequence[Layer] | None = None,
 ) -> Prediction:
     """Run the model once on every sample.
 
@@ -48,9 +49,10 @@ def predict(
             notes what every module gave, and keeps its graph.
         names: class names; of two, one number per sample says both (`core.two_classes`).
         graph: False: no method asks for gradients, and the pass has no graph.
+        layers: where alone they are asked for, if so.
     """
     n = inputs[0].shape[0]
-    output = _clean_output(forward, inputs, gradient_follows, graph)
+    output = _clean_output(forward, inputs, gradient_follows, graph, layers)
     with torch.no_grad():
         classes = probabilities = None
         if output.dtype == torch.bool:
@@ -101,10 +103,12 @@ def _of_two(two: TwoClasses, output: Tensor, n: int, size: tuple[int, int] | Non
     return Prediction(output, classes, two.probabilities(output), size=size, two=two, activation=two.activation)
 
 
-def _clean_output(forward: Forward, inputs: Sequence[Tensor], gradient_follows: bool, graph: bool) -> Tensor:
+def _clean_output(
+    forward: Forward, inputs: Sequence[Tensor], gradient_follows: bool, graph: bool, layers: Sequence[Layer] | None
+) -> Tensor:
     """The output of the first pass of a call; an error of the model is introduced."""
     with introduced(forward, inputs), batch_axis_told(inputs):
-        first = first_pass(forward, inputs, make=gradient_follows, graph=graph)
+        first = first_pass(forward, inputs, make=gradient_follows, graph=graph, layers=layers)
         with torch.no_grad():
             if first is None:
                 return clean_scores(forward, inputs)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from interp_plugins.core.errors import InputError, LayerError
 from interp_plugins.core.forward import Forward
@@ -86,7 +87,10 @@ class ModuleOutput:
 
 
 def trace_modules(
-    forward: Forward, inputs: Sequence[Tensor], rows: Tensor | None = None
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    rows: Tensor | None = None,
+    begin: frozenset[nn.Module] | None = None,
 ) -> tuple[list[Tensor], Tensor, list[ModuleOutput]]:
     """Run the inputs and list what every module gives, in the order of execution.
 
@@ -94,23 +98,35 @@ def trace_modules(
         forward: the model call; its target is not used.
         inputs: rows of every input.
         rows: the sample each row belongs to; None when the rows are the batch itself.
+        begin: modules whose tensors alone are kept, and where the graph begins: what runs before them leaves nothing
+            in memory. None: all tensors, in a graph that begins at the inputs.
 
     Returns:
-        The inputs as leaves that require gradients (where they are floating point), the output, and what was seen.
+        The inputs, as leaves that require gradients where the graph begins there and they are floating point, the
+        output, and what was seen.
     """
     seen: list[ModuleOutput] = []
 
-    def hook(module: nn.Module, args: Any, out: Any) -> None:
+    def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> Tensor | None:
         alone = isinstance(out, Tensor) and len(module._forward_hooks) == 1
         out = out[0] if isinstance(out, (tuple, list)) and len(out) == 1 else out
-        if isinstance(out, Tensor) and out.is_floating_point():
-            seen.append(ModuleOutput(module, tuple(out.shape), out, out._version if alone else None))
+        if not isinstance(out, Tensor) or not out.is_floating_point():
+            return None
+        if begin is not None and module not in begin:
+            seen.append(ModuleOutput(module, tuple(out.shape)))
+            return None
+        starts = begin is not None and alone and not out.requires_grad and torch.is_grad_enabled()
+        if starts and any(out is v for v in pytree.tree_leaves((args, kwargs))):
+            starts = alone = False  # what else was made of it has a part in its gradient, and is not in the graph
+        out = out.detach().requires_grad_() if starts else out
+        seen.append(ModuleOutput(module, tuple(out.shape), out, out._version if alone else None))
+        return out.clone() if starts else None  # a leaf cannot be changed in place, its copy can
 
-    leaves = [x.detach().requires_grad_(is_float(x)) for x in inputs]
+    leaves = [x.detach().requires_grad_(begin is None and is_float(x)) for x in inputs]
     with hooked() as hooks:
         for root in modules_of(forward.func):
             for m in filterfalse(is_script, root.modules()):
-                hooks.behind(m, hook)
+                hooks.behind(m, hook, with_kwargs=True)
         output = forward.raw(leaves, rows, again=seen.clear)
     return leaves, output, seen
 

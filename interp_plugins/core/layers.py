@@ -104,6 +104,19 @@ def layer_name(func: Any, module: nn.Module) -> str:
     return type(module).__name__
 
 
+def _by_path(roots: Sequence[nn.Module], name: str) -> nn.Module | str:
+    """The module of that name, gone to directly; the name where a wrapper may stand in between, or there is none."""
+    for root in roots:
+        found: nn.Module | None = root
+        for part in name.split("."):
+            if found is None or is_script(found) or any(wrapper in found._modules for wrapper in _WRAPPERS):
+                return name
+            found = found._modules.get(part)
+        if found is not None:
+            return found
+    return name
+
+
 def resolve_layer(func: Any, layer: Any) -> Layer:
     """A `Layer` with a module, from a module, a dotted name, a `Layer`, or a function model -> module.
 
@@ -115,6 +128,8 @@ def resolve_layer(func: Any, layer: Any) -> Layer:
     roots = modules_of(func)
     if callable(module) and not isinstance(module, nn.Module) and roots:
         module = module(roots[0])
+    if isinstance(module, str):
+        module = _by_path(roots, module)
     if isinstance(module, str):
         names: dict[str, nn.Module] = {}
         for root in roots:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp_plugins.core.batching import samples_chunk
 from interp_plugins.core.caches import call_cache
@@ -36,12 +36,14 @@ class FirstPass:
         leaves: the inputs, which require gradients.
         output: what the model gave, as a tensor.
         modules: what each module gave, in the order of execution.
+        begin: the modules where its graph begins, whose tensors alone are kept; None: it begins at the inputs.
     """
 
     facts: PassFacts
     leaves: list[Tensor]
     output: Tensor
     modules: list[ModuleOutput]
+    begin: frozenset[nn.Module] | None = None
 
     def at(self, layer: Layer) -> Tensor | None:
         """The tensor of a layer; None where it has to be read in a pass of its own (changed in place, hooked)."""
@@ -54,7 +56,12 @@ class FirstPass:
 
 
 def first_pass(
-    forward: Forward, inputs: Sequence[Tensor], *, make: bool = True, graph: bool = True
+    forward: Forward,
+    inputs: Sequence[Tensor],
+    *,
+    make: bool = True,
+    graph: bool = True,
+    layers: Sequence[Layer] | None = None,
 ) -> FirstPass | None:
     """The first pass of this call, made if there is none; None where there can be none.
 
@@ -63,6 +70,8 @@ def first_pass(
         inputs: the samples.
         make: False: only one that is there.
         graph: False: where it is made, without its graph: layers are read, and nobody differentiates.
+        layers: all that is read or differentiated at, if it is known: the graph begins there, and what the model does
+            before takes the time and memory of a plain forward pass. None: the inputs, or any module.
     """
     memory = call_cache()
     if not sharing() or not (make or _KEY in memory):
@@ -71,8 +80,8 @@ def first_pass(
     if facts is None:
         return None
     known: FirstPass | None = memory.get(_KEY)
-    enough = known is not None and (known.output.requires_grad or not (make and graph))
-    if known is not None and enough and known.facts.holds(facts):
+    begin = _beginning(layers)
+    if known is not None and (not make or _serves(known, graph, begin)) and known.facts.holds(facts):
         return known
     n = inputs[0].shape[0]
     if not make or not all(map(is_float, inputs)) or n > samples_chunk(inputs):
@@ -82,15 +91,30 @@ def first_pass(
     before = facts.state()
     try:
         with contextlib.nullcontext() if graph else torch.no_grad():
-            leaves, output, modules = trace_modules(forward, inputs)
+            leaves, output, modules = trace_modules(forward, inputs, begin=begin)
     except RuntimeError as error:
+        if begin is not None:  # a model may ask that its inputs are in a graph
+            return first_pass(forward, inputs, graph=graph)
         if "requires grad" not in str(error):
             raise
         return None  # the model leaves torch on its way, and whoever needs no gradient asks it without
-    made = FirstPass(facts, leaves, output, modules)
-    if (output.requires_grad or not graph) and facts.state() == before:
+    made = FirstPass(facts, leaves, output, modules, begin)
+    if _serves(made, graph, begin) and facts.state() == before:
         memory[_KEY] = made
     return made
+
+
+def _beginning(layers: Sequence[Layer] | None) -> frozenset[nn.Module] | None:
+    """The modules where a graph can begin; None: at the inputs. What works in place has its output in its input."""
+    modules = [one.module for one in layers or () if isinstance(one.module, nn.Module)]
+    return frozenset(modules) if modules and not any(getattr(m, "inplace", False) for m in modules) else None
+
+
+def _serves(known: FirstPass, graph: bool, begin: frozenset[nn.Module] | None) -> bool:
+    """Whether a pass has the graph that is asked for."""
+    if known.begin is None:
+        return known.output.requires_grad or not graph
+    return begin is not None and begin <= known.begin
 
 
 def forget_first_pass() -> None:
@@ -117,6 +141,8 @@ def first_gradients(forward: Forward, inputs: Sequence[Tensor], wrt: Sequence[La
 
 
 def _through(first: FirstPass, forward: Forward, n: int, wrt: Sequence[Layer] | None) -> Gradients | None:
+    if wrt is None and first.begin is not None:
+        return None
     if wrt is None:
         return gradients_of(forward, first.output, first.leaves, "input", n, retain=True)
     read = [first.at(layer) for layer in wrt]

@@ -80,7 +80,8 @@ class ClassActivationMap(LayerAttribution):
         chunk, by_itself = check_chunk("batch_size", batch_size), not sharing()
         with prepared(self.forward_func, inputs, target, additional_forward_args) as (xs, forward), share_passes(False):
             if by_itself and traits_of(self).begins_with_gradient and chunk is None:
-                first_pass(forward, xs)  # layer, layout and gradient, of one pass
+                known = None if self.layer is None else self.resolved_layers(attribute_to_layer_input)
+                first_pass(forward, xs, layers=known)  # layer, layout and gradient, of one pass
             layers = self.chosen_layers(forward, xs, attribute_to_layer_input)
             maps, counts = self.maps(forward, xs, layers, layout, chunk)
             maps = [m.relu() if relu_attributions else m for m in maps]

@@ -15,6 +15,8 @@ from interp_plugins.core.guard import modules_of
 from interp_plugins.core.layers import Layer, refuse_script
 from interp_plugins.engine import alone, cached_pass, first_pass
 
+_MANY = 8
+
 
 def shapes_of_modules(forward: Forward, inputs: Sequence[Tensor]) -> list[ModuleOutput]:
     """What `trace_shapes` lists, without the tensors: one pass for all methods of a call."""
@@ -50,7 +52,8 @@ def last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module 
 
 
 def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None) -> Layer:
-    first = first_pass(forward, inputs)
+    # Of many samples one more without the others costs less than the graph of them all.
+    first = first_pass(forward, inputs, make=len(inputs[0]) < _MANY)
     output, seen = trace_shapes(forward, inputs) if first is None else (first.output, first.modules)
     if not alone():
         cached_pass(forward, inputs, "shapes seen", lambda: _shapes(seen))  # in case it is asked for

@@ -1,0 +1,142 @@
+"""The pass that begins a call, where only layers are differentiated at: its graph begins there, and nothing changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import resnet18
+
+from interp_plugins import explain
+from interp_plugins.attr import LayerCAM
+from interp_plugins.core.differentiate import UnconnectedError
+from interp_plugins.core.layers import Layer
+
+METHODS = ["grad_cam", "layer_cam", "eigen_grad_cam", "layer_gradient_x_activation"]
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return resnet18(weights=None).eval()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+
+
+def same(net: nn.Module, x: Tensor, method: str, layer: Any, **more: Any) -> None:
+    mine = explain(net, x, method, layer=layer, target=1, **more)[0].attribution
+    plain = explain(net, x, method, layer=layer, target=1, accelerate=False, **more)[0].attribution
+    assert torch.allclose(mine, plain, rtol=1e-6, atol=1e-9) and mine.any()
+
+
+def saved(net: nn.Module, x: Tensor, **more: Any) -> int:
+    """Bytes that graphs keep beside the weights."""
+    sizes: list[int] = []
+    weights = {p.data_ptr() for p in net.parameters()}
+
+    def pack(t: Tensor) -> Tensor:
+        sizes.append(0 if t.data_ptr() in weights else t.nbytes)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        explain(net, x, "grad_cam", target=1, **more)
+    return sum(sizes)
+
+
+@pytest.mark.parametrize("layer", ["layer4", "layer3.1", "layer4.0.bn1", "layer4.0.conv2", "layer4.0.downsample"])
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_are_those_of_a_graph_from_the_input(method: str, layer: str, net: nn.Module, x: Tensor) -> None:
+    same(net, x, method, layer)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    ["relu", Layer("layer4.1.relu", call=0), Layer("layer4.1.relu", call=-1), ["layer3", "layer4"]],
+    ids=["in place", "first call", "last call", "two layers"],
+)
+def test_layers_in_place_or_called_several_times_and_several_layers(layer: Any, net: nn.Module, x: Tensor) -> None:
+    same(net, x, "layer_cam", layer)
+
+
+def test_a_layers_input(net: nn.Module, x: Tensor) -> None:
+    same(net, x, "grad_cam", "layer4", attribute_to_layer_input=True)
+
+
+def test_the_graph_keeps_what_is_behind_the_layer_alone(net: nn.Module, x: Tensor) -> None:
+    begins: list[bool] = []
+    handle = net.layer2.register_forward_pre_hook(lambda module, args: begins.append(args[0].requires_grad))
+    small = saved(net, x, layer="layer4")
+    LayerCAM(net, "layer4").attribute(x, 1)
+    assert begins and not any(begins) and all(p.requires_grad for p in net.parameters())
+    large = saved(net, x, layer="layer4", accelerate=False)
+    handle.remove()
+    assert any(begins) and small * 20 < large
+
+
+def test_of_many_samples_the_layer_is_looked_for_with_one(net: nn.Module, x: Tensor) -> None:
+    many = x.repeat(4, 1, 1, 1)
+    same(net, many, "grad_cam", None)
+    assert saved(net, many) * 2 < saved(net, many, layer="conv1")
+
+
+class Branches(nn.Module):
+    """A layer that gives what it got, of which a branch was made before; others that close or ask for graphs."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv, self.layer, self.fc = kind, nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 3)
+        if kind == "identity":
+            self.layer = nn.Dropout()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if self.kind == "asks":
+            (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+            return self.fc(F.relu_(self.layer(y) + slope.mean())[:, :, ::2].mean((2, 3)))
+        branch = y.square()
+        with torch.set_grad_enabled(self.kind != "closed" and torch.is_grad_enabled()):
+            z = self.layer(y)
+        z = z.relu_() if self.kind == "in place" else z.tanh()
+        return self.fc((z * branch + y).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["identity", "in place", "plain"])
+def test_what_else_is_made_of_a_layers_tensor_has_its_part(kind: str, x: Tensor) -> None:
+    torch.manual_seed(2)
+    same(Branches(kind).eval(), x, "layer_cam", "layer")
+
+
+def test_a_model_that_closes_its_graph_or_asks_for_one_is_told_or_explained_as_before(x: Tensor) -> None:
+    torch.manual_seed(2)
+    for accelerate in (True, False):
+        with pytest.raises(UnconnectedError, match="does not depend on the layer"):
+            explain(Branches("closed").eval(), x, "layer_cam", layer="layer", target=1, accelerate=accelerate)
+    asks = Branches("asks").eval()
+    found = explain(asks, x, "layer_cam", layer="layer", target=1)[0].attribution
+    kept: list[Tensor] = []
+    handle = asks.layer.register_forward_hook(lambda module, args, out: kept.append(out))
+    output = asks(x.requires_grad_())
+    handle.remove()
+    (slope,) = torch.autograd.grad(output[:, 1].sum(), kept)
+    expected = (slope.relu() * kept[0]).sum(1, keepdim=True).relu()
+    assert torch.allclose(found, expected.detach(), rtol=1e-5, atol=1e-8)
+
+
+def test_a_hook_of_the_users_at_the_layer(net: nn.Module, x: Tensor) -> None:
+    handle = net.layer4.register_forward_hook(lambda module, args, out: 2 * out)
+    same(net, x, "layer_cam", "layer4")
+    handle.remove()
+
+
+def test_other_methods_behind_it_have_their_own_gradients(net: nn.Module, x: Tensor) -> None:
+    methods = [LayerCAM(net, "layer4"), "saliency", "guided_grad_cam"]
+    together = explain(net, x, methods, target=1)
+    for one, method in zip(together, methods, strict=True):
+        plain = explain(net, x, method, target=1, accelerate=False)[0]
+        assert torch.allclose(one.attribution, plain.attribution, rtol=1e-6, atol=1e-9)
