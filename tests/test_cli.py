@@ -231,6 +231,7 @@ def test_suspects_influence_and_concepts_of_an_exported_learner(
     assert (tmp_path / "robust-predictions.html").is_file()
 
     def stopped(*args: Any, **options: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
         signal.raise_signal(signal.SIGINT)
 
     given[-1] = str(tmp_path / "again.html")

@@ -92,9 +92,9 @@ class _ExponentialKernel:
         one = torch.cat([t.reshape(1, -1).float() for t in as_tuple(original)], 1)
         many = torch.cat([t.reshape(len(t), -1).float() for t in copies], 1)
         if self.distance_mode == "cosine":
-            distance = 1 - torch.nn.functional.cosine_similarity(one, many, dim=1).double()
+            distance = 1 - torch.nn.functional.cosine_similarity(one, many, dim=1).cpu().double()
         else:
-            distance = (one - many).norm(dim=1).double()
+            distance = (one - many).norm(dim=1).cpu().double()
         return (-distance.square() / (2 * self.kernel_width**2)).exp()
 
 
