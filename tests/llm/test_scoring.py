@@ -203,5 +203,6 @@ def test_the_head_runs_at_the_outputs_positions_alone(kind: str, older: bool) ->
     finally:
         handle.remove()
     assert seen[0] == (3, 3)  # rows of three lengths, and three tokens
+    bound = 1e-6 if kind == "gemma2" else 1e-9  # Gemma 2 works in float32 within, whatever its weights are
     for row, values in zip(rows, found):
-        torch.testing.assert_close(values, slow_scores(net, row, output), atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(values, slow_scores(net, row, output), atol=bound, rtol=bound)
