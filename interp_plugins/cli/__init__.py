@@ -13,8 +13,7 @@ except ModuleNotFoundError as err:
 from interp_plugins import __version__
 from interp_plugins.api.binding import list_methods, method_info
 from interp_plugins.api.methods import MethodCard
-from interp_plugins.benchmark import command as benchmark_command
-from interp_plugins.cli import learners, runs
+from interp_plugins.cli import benchmarks, learners, runs
 from interp_plugins.cli.lines import print_table, refusing, say
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -66,4 +65,4 @@ def methods(
 
 for _command in (*learners.COMMANDS, *runs.COMMANDS):
     app.command()(_command)
-app.add_typer(benchmark_command.app, name="benchmark")
+app.add_typer(benchmarks.app, name="benchmark")

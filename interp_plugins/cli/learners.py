@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from interp_plugins.api.binding import method_info
-from interp_plugins.benchmark.command import look_here
+from interp_plugins.cli.benchmarks import look_here
 from interp_plugins.cli.lines import print_table, refusing, say
 from interp_plugins.core import files
 from interp_plugins.core.errors import InputError

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp_plugins.benchmark import command as benchmark_command
+from interp_plugins.cli.benchmarks import named
 from interp_plugins.cli.lines import refusing, say
 from interp_plugins.core import files
 from interp_plugins.core.errors import InputError, InterpWarning
@@ -104,7 +104,7 @@ def evaluate(
             raise InputError(f"Scores are written as .html, .csv or .json; got {out.name!r}.")
         scores = ExplanationStore(run).evaluate(
             metric or None,
-            model=None if model is None else benchmark_command.named(model),
+            model=None if model is None else named(model),
             controls=tuple(control or ()),
             seed=seed,
         )

@@ -11,7 +11,7 @@ import pytest
 
 from interp_plugins import benchmark
 from interp_plugins.benchmark import Benchmark
-from interp_plugins.benchmark.command import app, seeds_of
+from interp_plugins.cli.benchmarks import app, seeds_of
 from interp_plugins.benchmark.page import to_html
 from interp_plugins.benchmark.pictures import joined, sheet
 from interp_plugins.core.errors import InputError

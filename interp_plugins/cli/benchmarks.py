@@ -61,7 +61,7 @@ def seeds_of(text: str) -> tuple[int, ...]:
         InputError: something else.
 
     Example:
-        from interp_plugins.benchmark.command import seeds_of
+        from interp_plugins.cli.benchmarks import seeds_of
 
         seeds_of("0-2,5")  # -> (0, 1, 2, 5)
     """
@@ -192,7 +192,7 @@ def named(text: str) -> Any:
         InputError: it is not written so, or there is no such module or name.
 
     Example:
-        from interp_plugins.benchmark.command import named
+        from interp_plugins.cli.benchmarks import named
 
         named("torch:pi") > 3  # -> True
     """
