@@ -185,7 +185,7 @@ def _repeat(run: Run, found: Mapping[str, Any]) -> str:
     plan = run.plan
     everything = plan.tasks is None or plan.names == list_tasks()
     words = ["interp-plugins benchmark run", *(() if everything else plan.tasks or ())]
-    words += [f"--methods {m}" for m in plan.methods or ()] + [f"--metrics {m}" for m in plan.metrics or ()]
+    words += [f"--method {m}" for m in plan.methods or ()] + [f"--metric {m}" for m in plan.metrics or ()]
     words += [f"--seeds {','.join(map(str, plan.nets))} --size {plan.size}" + (" --knobs" if plan.knobs else "")]
     versions = ", ".join(f"{k} {v}" for k, v in found["made"].get("versions", {}).items())
     command = escape(f"{' '.join(words)} --out RUN; interp-plugins benchmark report RUN")

@@ -14,7 +14,7 @@ from interp_plugins import __version__
 from interp_plugins.api.binding import list_methods, method_info
 from interp_plugins.api.methods import MethodCard
 from interp_plugins.cli import benchmarks, learners, runs
-from interp_plugins.cli.lines import print_table, refusing, say
+from interp_plugins.cli.lines import command, print_table, refusing, say
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -35,6 +35,7 @@ def main(
 
 
 @app.command()
+@command
 def demo(out: Annotated[Path, typer.Option(help="Folder for pictures and the page.")] = Path("demo_out")) -> None:
     """Explain photographs with a network trained on ImageNet, through fastai and through Lightning."""
     rows: list[tuple[str, ...]] = []
@@ -47,6 +48,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for pictures and the pag
 
 
 @app.command()
+@command
 def methods(
     name: Annotated[str | None, typer.Argument(help="A method, by any of its names: all that is known of it.")] = None,
     needs: Annotated[str | None, typer.Option(help="gradient, perturbation or forward")] = None,
@@ -64,5 +66,5 @@ def methods(
 
 
 for _command in (*learners.COMMANDS, *runs.COMMANDS):
-    app.command()(_command)
+    app.command()(command(_command))
 app.add_typer(benchmarks.app, name="benchmark")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,28 +12,17 @@ import typer
 
 from interp_plugins import benchmark
 from interp_plugins.benchmark.leaderboard import as_csv, rounded
+from interp_plugins.cli.lines import command, refusing, say
 from interp_plugins.core import files
-from interp_plugins.core.errors import InputError, InterpError, did_you_mean
+from interp_plugins.core.errors import InputError, did_you_mean
 from interp_plugins.core.registry import Budget
-from interp_plugins.core.text import legible
 from interp_plugins.metrics import compare_methods
 
 app = typer.Typer(no_args_is_help=True, help="Tasks whose truth is known, and which method finds it.")
 Directory = Annotated[Path, typer.Argument(help="A run directory.")]
 Modules = Annotated[list[str] | None, typer.Option("--import", help="A module with tasks or methods of one's own.")]
-
-
-@contextlib.contextmanager
-def _told(kept: str = "Nothing of it was finished.") -> Iterator[None]:
-    """What is wrong is said in a line, and ends the program; so does Ctrl-C, with what stays of the work."""
-    try:
-        yield
-    except (InterpError, ImportError) as err:
-        typer.echo(legible(str(err)), err=True)
-        raise typer.Exit(2) from err
-    except KeyboardInterrupt as err:
-        typer.echo(legible(f"Stopped by Ctrl-C. {kept}"), err=True)
-        raise typer.Exit(130) from err
+# As the other commands say it; the plural is what pages that were written before show.
+METHOD, METRIC = ("--method", "--methods"), ("--metric", "--metrics")
 
 
 def _loaded(modules: list[str] | None) -> None:
@@ -44,14 +31,15 @@ def _loaded(modules: list[str] | None) -> None:
 
 
 @app.command("list")
+@command
 def list_(family: Annotated[str | None, typer.Argument()] = None, modules: Modules = None) -> None:
     """List the tasks: name, what is known of them, what they are."""
-    with _told():
+    with refusing():
         _loaded(modules)
         for name in benchmark.list_tasks(family):
             info = benchmark.task_info(name)
             lacks = f" (needs {', '.join(info.missing)})" if info.missing else ""
-            typer.echo(f"{name:28} {info.truth_kind:8} {info.says}{lacks}")
+            say(f"{name:28} {info.truth_kind:8} {info.says}{lacks}")
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
@@ -75,18 +63,21 @@ def seeds_of(text: str) -> tuple[int, ...]:
 
 
 @app.command()
+@command
 def run(
     tasks: Annotated[list[str] | None, typer.Argument(help="Tasks or families; all if none is named.")] = None,
     out: Annotated[Path, typer.Option(help="The run directory.")] = Path("benchmark_run"),
-    methods: Annotated[list[str] | None, typer.Option(help="A method, as ig or ig:n_steps=10; repeat it.")] = None,
-    metrics: Annotated[list[str] | None, typer.Option(help="A metric or column; may be repeated.")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option(*METHOD, help="A method, as ig or ig:n_steps=10; may be repeated.")
+    ] = None,
+    metrics: Annotated[list[str] | None, typer.Option(*METRIC, help="A metric or column; may be repeated.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Of the nets: 0-4 or 0,2; none: as many as the size asks.")] = None,
     size: Annotated[str, typer.Option(help="tiny, small or full")] = "small",
     knobs: Annotated[bool, typer.Option(help="Methods at several budgets too, where values are known.")] = False,
     modules: Modules = None,
 ) -> None:
     """Do the work, or go on with it; any number of processes may (torchrun's RANK and WORLD_SIZE are read)."""
-    with _told(f"Units that are done are kept in {out}: the same command goes on with the others."):
+    with refusing(kept=f"Units that are done are kept in {out}: the same command goes on with the others."):
         _loaded(modules)
         plan = benchmark.Benchmark(
             tuple(tasks) if tasks else None,
@@ -96,13 +87,14 @@ def run(
             size,
             knobs,
         )
-        typer.echo(str(benchmark.run(plan, out)))
+        say(str(benchmark.run(plan, out)))
 
 
 @app.command()
+@command
 def report(directory: Directory, modules: Modules = None) -> None:
     """Write leaderboard.json, leaderboard.csv and index.html into the run directory's folder `report`."""
-    with _told():
+    with refusing() as work:
         from interp_plugins.benchmark.page import to_html
 
         _loaded(modules)
@@ -110,57 +102,60 @@ def report(directory: Directory, modules: Modules = None) -> None:
         found = benchmark.leaderboard(done)
         folder = directory / "report"
         text = json.dumps(rounded(found), separators=(",", ":"))
-        typer.echo(str(files.write(folder / "leaderboard.json", text + "\n")))
-        typer.echo(str(files.write(folder / "leaderboard.csv", as_csv(found))))
-        typer.echo(str(files.write(folder / "index.html", to_html(done, found))))
+        work.wrote(files.write(folder / "leaderboard.json", text + "\n"))
+        work.wrote(files.write(folder / "leaderboard.csv", as_csv(found)))
+        work.wrote(files.write(folder / "index.html", to_html(done, found)))
 
 
 @app.command()
+@command
 def compare(
     before: Annotated[Path, typer.Argument(help="The first run.")],
     after: Annotated[Path, typer.Argument(help="The second run.")],
     modules: Modules = None,
 ) -> None:
     """Say what changed beyond chance; ends with status 1 where something got worse."""
-    with _told():
+    with refusing():
         _loaded(modules)
         found = benchmark.compare(benchmark.read(before), benchmark.read(after))
     for one in found:
-        typer.echo(str(one))
-    typer.echo(f"{sum(c.worse for c in found)} worse, {sum(not c.worse for c in found)} better.")
+        say(str(one))
+    say(f"{sum(c.worse for c in found)} worse, {sum(not c.worse for c in found)} better.")
     if any(c.worse for c in found):
         raise typer.Exit(1)
 
 
 @app.command()
+@command
 def meta(
     tasks: Annotated[list[str] | None, typer.Argument(help="Tasks whose truth is known; some of each kind.")] = None,
     out: Annotated[Path, typer.Option(help="The JSON file.")] = Path("meta.json"),
-    metrics: Annotated[list[str] | None, typer.Option(help="A metric; may be repeated.")] = None,
+    metrics: Annotated[list[str] | None, typer.Option(*METRIC, help="A metric; may be repeated.")] = None,
     size: Annotated[str, typer.Option(help="tiny, small or full")] = "small",
     seed: Annotated[int, typer.Option(min=0, help="Of nets and draws.")] = 0,
 ) -> None:
     """Judge the metrics: what each notices, and whether it finds the order of methods that is true."""
-    with _told():
+    with refusing() as work:
         from interp_plugins.benchmark.meta import TASKS, meta_evaluation
 
         found = meta_evaluation(tuple(tasks or TASKS), metrics or None, size=size, seed=seed)
-        typer.echo(str(files.write(out, json.dumps(found, indent=1, sort_keys=True) + "\n")))
+        work.wrote(files.write(out, json.dumps(found, indent=1, sort_keys=True) + "\n"))
 
 
 @app.command()
+@command
 def mine(
     model: Annotated[str, typer.Argument(help="module:name of the model, or of a function that makes it.")],
     loader: Annotated[str, typer.Argument(help="module:name of batches (inputs, labels), or of what makes them.")],
-    methods: Annotated[list[str] | None, typer.Option(help="A method; may be repeated.")] = None,
+    methods: Annotated[list[str] | None, typer.Option(*METHOD, help="A method; may be repeated.")] = None,
     samples: Annotated[int, typer.Option(min=2, help="Samples at most.")] = 64,
     budget: Annotated[str, typer.Option(help="fast, normal or thorough")] = "fast",
 ) -> None:
     """Say which method to use for a model of one's own, where nothing is known to be true (`compare_methods`)."""
-    with _told():
+    with refusing():
         names = tuple(methods) if methods else None
         found = compare_methods(named(model), named(loader), names, n=samples, budget=cast(Budget, budget))
-        typer.echo(legible(str(found.why())))
+        say(str(found.why()))
 
 
 def look_here() -> None:

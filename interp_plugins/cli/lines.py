@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import functools
+import re
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import typer
@@ -29,6 +33,42 @@ def print_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, 
     if not console.is_terminal:
         console = Console(width=140)
     console.print(table)
+
+
+_FLAGS: ContextVar[dict[str, str]] = ContextVar("flags")  # of the command that runs: argument -> option
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose refusals speak of its own options where the core speaks of its arguments (`as_options`)."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    told = {name: one for name, hint in hints.items() for one in getattr(hint, "__metadata__", ())}
+    options = {name: one.param_decls for name, one in told.items() if isinstance(one, typer.models.OptionInfo)}
+    flags = {name: (names or (f"--{name.replace('_', '-')}",))[0] for name, names in options.items()}
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        _FLAGS.set(flags)
+        function(*args, **kwargs)
+
+    return run
+
+
+def as_options(text: str, flags: dict[str, str]) -> str:
+    """A sentence of the core for the command line: `model=` is `--model` there.
+
+    Args:
+        text: the sentence.
+        flags: the options by the names of the arguments; a list of methods, say, is an option that is repeated.
+
+    Example:
+        from interp_plugins.cli.lines import as_options
+
+        as_options("Give n=3 or metrics=.", {"n": "--n", "metric": "--metric"})  # -> 'Give --n 3 or --metric.'
+    """
+    for name, flag in flags.items():
+        argument = rf"(?<![\w.]){re.escape(name.removesuffix('s'))}s?="
+        text = re.sub(argument, flag, re.sub(rf"{argument}(?=[\w'\"(\[])", f"{flag} ", text))
+    return text
 
 
 class Work:
@@ -73,7 +113,7 @@ def refusing(extra: str | None = None, *also: type[Exception], kept: str = "") -
         text = str(err)
         if extra is not None and isinstance(err, ImportError):
             text = f"This command needs {err.name}: pip install 'interp-plugins[{extra}]'."
-        say(text, err=True)
+        say(as_options(text, _FLAGS.get({})), err=True)
         raise typer.Exit(2) from err
     except KeyboardInterrupt as err:
         say(work.stopped(), err=True)

@@ -94,8 +94,7 @@ class Judgement:
             asking = [c for c in found if c.info.needs in ASKING]
             if asking and self.metrics is not None:
                 raise InputError(
-                    f"{asking[0].name} asks the model, and none was given: evaluate(..., model=model), the one that "
-                    "was explained."
+                    f"{asking[0].name} asks the model, and none was given: give the one that was explained as model=."
                 )
             found = [c for c in found if c not in asking]
         for name in self.controls:
@@ -216,7 +215,8 @@ def _as_method(exp: Explanation, wanted: Judgement) -> Method:
     again = [c.name for c in wanted.columns() if c.info.needs in REPEATING]
     if lost and again:
         raise InputError(
-            f"{again[0]} asks {exp.method} again, whose baselines a run does not keep: give them as baselines=."
+            f"{again[0]} asks {exp.method} again, whose baselines a run does not keep: give them as baselines= of "
+            "ExplanationStore.evaluate."
         )
     return Method(exp.method, {}, False)
 
@@ -244,7 +244,7 @@ def _asked(exp: Explanation, wanted: Judgement, numbers: list[int]) -> AskedBatc
         i = int(off.nonzero()[0])
         raise InputError(
             f"The model gives {now[i]:.4g} for sample {numbers[i]}, and {then[i]:.4g} was explained. Give the function "
-            "of the stored inputs that was explained, and target= where it was no class."
+            "of the stored inputs that was explained, and where it was no class, target= of ExplanationStore.evaluate."
         )
     return found
 

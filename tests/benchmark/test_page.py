@@ -11,16 +11,16 @@ import pytest
 
 from interp_plugins import benchmark
 from interp_plugins.benchmark import Benchmark
-from interp_plugins.cli.benchmarks import app, seeds_of
 from interp_plugins.benchmark.page import to_html
 from interp_plugins.benchmark.pictures import joined, sheet
+from interp_plugins.cli.benchmarks import app, seeds_of
 from interp_plugins.core.errors import InputError
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("matplotlib")
 testing = pytest.importorskip("typer.testing")
-FEW = ["run", "functions.product", "functions.linear", "--size", "tiny", "--methods", "ig", "--methods", "saliency"]
-FEW += ["--methods", "input_x_gradient"]
+FEW = ["run", "functions.product", "functions.linear", "--size", "tiny", "--method", "ig", "--method", "saliency"]
+FEW += ["--methods", "input_x_gradient"]  # as pages that were written before show it
 
 
 def call(*words):
@@ -45,7 +45,7 @@ def test_report_writes_three_files(done):
     assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
     for text in ("Ranks: truth", "critical difference", "integrated_gradients", "Error against passes", "Failures"):
         assert text in page, text
-    assert "benchmark run functions.product functions.linear --methods ig" in page
+    assert "benchmark run functions.product functions.linear --method ig" in page
     assert (done / "report" / "leaderboard.csv").read_text().count("\n") > 50
 
 
@@ -87,9 +87,7 @@ def test_mine_judges_a_model_of_ones_own(tmp_path, monkeypatch):
     )
     monkeypatch.setattr("sys.path", [*sys.path])
     monkeypatch.chdir(tmp_path)  # modules are looked for where the command is typed
-    answer = call(
-        "mine", "my_model:net", "my_model:batches", "--methods", "ig", "--methods", "saliency", "--samples", 16
-    )
+    answer = call("mine", "my_model:net", "my_model:batches", "--method", "ig", "--method", "saliency", "--samples", 16)
     assert answer.exit_code == 0, answer.output
     assert "recommended for this model" in answer.output
     (tmp_path / "lacking.py").write_text("import no_such_package")

@@ -126,3 +126,8 @@ def test_the_command(judged, tmp_path, monkeypatch):
     assert wrong.exit_code == 2 and ".html, .csv or .json" in wrong.output
     assert CliRunner().invoke(app, ["evaluate", str(tmp_path)]).exit_code == 2
     assert isinstance(ExplanationStore(store.path), ExplanationStore)
+
+
+def test_the_command_speaks_of_its_options(judged):
+    found = CliRunner().invoke(app, ["evaluate", str(judged[0].path), "--metric", "srg"])
+    assert found.exit_code == 2 and "give the one that was explained as --model." in " ".join(found.output.split())
