@@ -26,6 +26,7 @@ from interp_plugins.lightning.neurons import NeuronCallback
 from interp_plugins.lightning.prompts import PromptCallback
 from interp_plugins.lightning.robustness import (
     RobustnessCallback,
+    certify,
     corruptions,
     counterfactual,
     explanation_robustness,
@@ -46,6 +47,7 @@ __all__ = [
     "accentuate",
     "atlas",
     "caricature",
+    "certify",
     "concept_test",
     "concepts",
     "corruptions",

@@ -1,7 +1,8 @@
-"""Whether the methods asked for can explain a layer, said before anything runs."""
+"""What a callback is given, checked before anything runs."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,24 @@ def check_choices(target: Any, layer: Any, against: Any) -> None:
             )
     if layer is not None and (not isinstance(layer, (str, nn.Module, Layer)) or layer == ""):
         raise InputTypeError(f"layer must be the dotted name of a module, got {describe(layer)}.")
+
+
+def check_picklable(given: Mapping[str, Any]) -> None:
+    """Functions can be imported, so that processes that are spawned get them with the callback.
+
+    Raises:
+        InputTypeError: one that cannot, by its name.
+    """
+    for name, value in given.items():
+        if not callable(value):
+            continue
+        try:
+            pickle.dumps(value)
+        except Exception as error:
+            raise InputTypeError(
+                f"AttributionCallback cannot be pickled, because {name} is a function that cannot be imported "
+                f"({error}). Define it with def at the top of a module, or use operator.itemgetter."
+            ) from error
 
 
 def check_layer_methods(methods: Any, shared: Mapping[str, Any]) -> None:

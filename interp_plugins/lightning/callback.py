@@ -9,7 +9,6 @@ random number.
 
 import contextlib
 import copy
-import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,15 +17,14 @@ from interp_plugins.api import callbacks
 from interp_plugins.api.callbacks import ON_ERROR, check_choice, check_count, check_folder, check_names, check_tag
 from interp_plugins.api.explain import DEFAULT_METHODS
 from interp_plugins.core.batching import check_chunk
-from interp_plugins.core.errors import InputError, InputTypeError, InterpWarning
+from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.literals import literals, rather_than, wants_truth
 from interp_plugins.core.random import check_seed
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.core.tensors import own_tree
 from interp_plugins.core.truth import Reading
-from interp_plugins.lightning import run
-from interp_plugins.lightning.arguments import check_choices, check_class_names, check_layer_methods, checked_stages
+from interp_plugins.lightning import arguments, run
 from interp_plugins.lightning.batch import read_batch
 from interp_plugins.lightning.judging import judged
 from interp_plugins.lightning.namespace import Callback
@@ -103,7 +101,7 @@ class AttributionCallback(Callback):
         last: the latest explanations, on the CPU; empty before the first. They stay after the run.
         n_runs: how often samples were explained; continued by a resumed run.
         history: the numbers of all runs of this process, a dict per run and series, with epoch, step, seconds and
-            passes; `pandas.DataFrame(callback.history)` is the table.
+            passes; `numbers()` is their table.
 
     Raises:
         InterpError: one of its kinds, at construction or in `setup`, for arguments that cannot work.
@@ -111,7 +109,7 @@ class AttributionCallback(Callback):
     Example:
         watch = AttributionCallback("saliency", n_samples=4, target="label", class_names=names)
         Trainer(callbacks=[watch]).fit(model, train_loader, val_loader)
-        watch.history[-1]["epoch"], watch.last[0].attribution.shape
+        watch.numbers()[["epoch", "method", "sparseness"]], watch.last[0].attribution.shape
     """
 
     def __init__(
@@ -155,9 +153,9 @@ class AttributionCallback(Callback):
         check_count("dataloader_idx", dataloader_idx, 0)
         check_seed(seed)
         check_folder("dirpath", dirpath)
-        check_class_names(class_names)
-        check_choices(target, layer, against)
-        stages = checked_stages(stages)  # type: ignore[assignment]
+        arguments.check_class_names(class_names)
+        arguments.check_choices(target, layer, against)
+        stages = arguments.checked_stages(stages)  # type: ignore[assignment]
         check_choice("loggers", loggers, _LOGGERS)
         check_choice("on_error", on_error, ON_ERROR)
         if report is not None:
@@ -205,16 +203,9 @@ class AttributionCallback(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Say which function cannot be pickled (processes that are spawned get a pickled callback)."""
-        for name in ("input_fn", "label_fn", "output_fn", "target"):
-            value = getattr(self, name)
-            if callable(value):
-                try:
-                    pickle.dumps(value)
-                except Exception as error:
-                    raise InputTypeError(
-                        f"AttributionCallback cannot be pickled, because {name} is a function that cannot be imported "
-                        f"({error}). Define it with def at the top of a module, or use operator.itemgetter."
-                    ) from error
+        arguments.check_picklable(
+            {name: getattr(self, name) for name in ("input_fn", "label_fn", "output_fn", "target")}
+        )
         return dict(self.__dict__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AttributionCallback":
@@ -223,6 +214,12 @@ class AttributionCallback(Callback):
         memo[id(self)] = new
         new.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return new
+
+    def numbers(self) -> Any:
+        """A table (DataFrame) of `history`: a row per run and series, which is a method, of several targets each."""
+        import pandas as pd
+
+        return pd.DataFrame(self.history)
 
     # -- hooks -----------------------------------------------------------------------------------------------
 
@@ -235,7 +232,7 @@ class AttributionCallback(Callback):
         if not built_late(pl_module):
             self._subject(pl_module)
         if self.layer is not None:
-            check_layer_methods(self.methods, self.method_kwargs)
+            arguments.check_layer_methods(self.methods, self.method_kwargs)
         for one in wanted:
             self._states[one] = StageState(self.n_samples, self.every_n_epochs, self.fixed_samples)
         asked = self.loggers != "none" or self.report is not None

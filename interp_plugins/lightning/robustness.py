@@ -1,4 +1,4 @@
-"""`robustness`, `explanation_robustness`, `counterfactual`, `corruptions` of a LightningModule; a callback of them."""
+"""Attacks, corruptions, counterfactuals and certificates of a LightningModule, and a callback of them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from interp_plugins.lightning import run as running
 from interp_plugins.lightning.batch import ModelInput, read_batch, read_truth
 from interp_plugins.lightning.namespace import Callback
 from interp_plugins.lightning.subject import ExplainedModule, find_subject
+from interp_plugins.robust.certificate import Certificate, joined_certificates
+from interp_plugins.robust.certifying import certify as core_certify
 from interp_plugins.robust.corrupting import Corrupted
 from interp_plugins.robust.counterfactuals import counterfactual as core_counterfactual
 from interp_plugins.robust.explained import ExplanationRobustness
@@ -80,6 +82,8 @@ class ModuleData:
             made = made if n is None or seen + len(made) <= n else made.rows(range(n - seen))
             seen += len(made)
             yield made
+        if not seen:
+            raise InputError("The data hold no sample.")
 
     def _batch(self, subject: ExplainedModule, sample: ModelInput, labels: Tensor | None, first: int) -> SampleBatch:
         if sample.sizes is not None:
@@ -256,6 +260,52 @@ def counterfactual(
             for one in (read or ModuleData()).batches(pl_module, batch, n_samples)
         ]
         return joined(found)
+
+
+def certify(
+    pl_module: nn.Module,
+    data: Any,
+    method: str = "smoothing",
+    *,
+    sigma: float = 0.25,
+    n: int = 1000,
+    n_samples: int | None = 4,
+    read: ModuleData | None = None,
+    **asked: Any,
+) -> Certificate:
+    """How far samples can be changed, in any way, without what holds of them ceasing to hold.
+
+    As `interp_plugins.robust.certify`, which says more. The module stays as it was.
+
+    Args:
+        pl_module: the LightningModule (any `nn.Module` will do).
+        data: a DataLoader, batches, or one batch.
+        method: "smoothing", or "region": within it the gradient map is constant.
+        sigma: deviation of the noise, in raw units: of a picture from 0 to 1.
+        n: draws that bound the class's probability.
+        n_samples: samples at most; None: all.
+        read: how batches are read, and names and normalisation: a `ModuleData`.
+        **asked: further arguments of `interp_plugins.robust.certify` (`n0`, `alpha`, `norm`, `batch_size`, `seed`).
+
+    Returns:
+        `Certificate`: `.radius`, `.prediction`, `.to_df()`.
+
+    Raises:
+        InterpError: one of its kinds.
+
+    Example:
+        from interp_plugins.lightning import certify
+
+        certify(model, loader, sigma=0.1, n=50, n_samples=2).to_df()
+    """
+    with concise():
+        asked |= {"method": method, "sigma": sigma, "n": n}
+        return joined_certificates(
+            [
+                core_certify(one.model, one.inputs, **{**one.options, **asked})
+                for one in (read or ModuleData()).batches(pl_module, data, n_samples)
+            ]
+        )
 
 
 class RobustnessCallback(Callback):

@@ -71,6 +71,9 @@ def test_metrics_are_logged_as_series_and_the_training_is_as_it_was(tmp_path: Pa
     assert [row["entropy"] for row in watch.history] and len(watch.history) == 2
     row = watch.history[-1]
     assert row["srg_ci_low"] <= row["srg"] <= row["srg_ci_high"]
+    table = watch.numbers()
+    assert list(table["epoch"]) == [0, 1] and table["srg"].iloc[-1] == row["srg"]
+    assert AttributionCallback("saliency").numbers().empty
     expected = im.metric("entropy").of(watch.last[0]).mean
     assert row["entropy"] == pytest.approx(expected)
     logged = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()[0]

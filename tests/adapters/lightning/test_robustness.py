@@ -11,12 +11,14 @@ from interp_plugins.core.errors import InterpError
 from interp_plugins.core.spec import InputSpec
 from interp_plugins.lightning import (
     RobustnessCallback,
+    certify,
     corruptions,
     counterfactual,
     explanation_robustness,
     robustness,
 )
 from interp_plugins.lightning.robustness import ModuleData
+from interp_plugins.robust import certify as core_certify
 from interp_plugins.robust import robustness as core_robustness
 from tests.adapters.lightning.test_training_unchanged import assert_equal, fit
 
@@ -29,6 +31,19 @@ def test_a_module_and_its_loader_are_asked_as_the_core_is(make_net: Any, make_lo
     x, y = (torch.stack(column) for column in zip(*loader.dataset, strict=True))
     plain = core_robustness(net, x[:7], labels=y[:7], eps=(0.05, 0.5), steps=3, check=False, bounds=(-6.0, 6.0))
     assert torch.equal(found.right, plain.right) and found.labelled and net.training and len(found) == 7
+
+
+def test_what_is_certain_of_a_module_is_what_the_core_says(make_net: Any, make_loader: Any) -> None:
+    net, loader = make_net().train(), make_loader(10)
+    x = torch.stack([pair[0] for pair in loader.dataset])
+    asked: dict[str, Any] = {"sigma": 0.2, "n": 60, "n0": 20}
+    found = certify(net, [(x[:3], torch.zeros(3))], **asked, n_samples=2, read=WIDE)
+    plain = core_certify(net, x[:2], **asked, input_spec=WIDE.input_spec)
+    assert torch.equal(found.radius, plain.radius) and found.prediction == plain.prediction and net.training
+    several = certify(net, loader, n_samples=None, **asked, read=WIDE)
+    assert len(several.to_df()) == 10 and torch.equal(several.radius[:2], plain.radius)
+    with pytest.raises(InterpError, match="hold no sample"):
+        certify(net, [], read=WIDE)
 
 
 def test_maps_counterfactuals_and_corruptions_know_the_names(make_net: Any, make_loader: Any) -> None:
