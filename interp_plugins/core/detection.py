@@ -25,6 +25,10 @@ from interp_plugins.core.tensors import accumulation_dtype
 MOST = 100  # detections kept per picture, those with the highest scores
 _KEYS = ("boxes", "labels", "scores")
 SCORINGS = ("match", "d_rise")
+_FLAT = (
+    "Boxes in volumes (six numbers) and turned ones (five) have other overlaps, which are not here: give output= a "
+    "function of what the detector returns, which finds the object and gives its score, (N,)."
+)
 
 
 def is_detections(output: Any) -> bool:
@@ -41,6 +45,10 @@ def as_table(output: Sequence[Mapping[str, Tensor]], most: int = MOST) -> Tensor
     rows = []
     for one in output:
         boxes, labels, scores = (one[key] for key in _KEYS)
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise TargetError(
+                f"A detector's boxes are x1, y1, x2, y2, (M, 4); here they are {tuple(boxes.shape)}. {_FLAT}"
+            )
         order = scores.detach().argsort(descending=True, stable=True)[:most]
         dtype = accumulation_dtype(scores.dtype)  # half precision cannot hold the numbers of many classes
         found = torch.cat([part.to(dtype) for part in (boxes[order], labels[order, None], scores[order, None])], 1)
@@ -89,6 +97,8 @@ class Box(Target):
             raise TargetError(
                 f"A box is four numbers x1, y1, x2, y2 and a class index, the same for all samples or one per sample; "
                 f"got shapes {tuple(self.box.shape)} and {tuple(self.label.shape)}."
+                + f" {_FLAT}"
+                * (self.box.shape[-1:] in ((5,), (6,)))
             )
         if bool((self.box[..., 2:] <= self.box[..., :2]).any()):
             raise TargetError(f"A box is x1, y1, x2, y2 with x1 < x2 and y1 < y2, got {self.box.tolist()}.")

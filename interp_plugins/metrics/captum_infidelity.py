@@ -112,13 +112,14 @@ def check_number(n: Any) -> None:
         raise InputError(f"n_perturb_samples must be a positive int, got {n!r}.")
 
 
-def check_maps(maps: tuple[Any, ...], xs: tuple[Tensor, ...]) -> None:
-    """Refuse maps of other shapes than the inputs'."""
+def check_maps(maps: tuple[Any, ...], xs: tuple[Tensor, ...], advice: str = "") -> None:
+    """Refuse maps of other shapes than the inputs', and say what to do."""
     shapes = [tuple(getattr(m, "shape", ())) for m in maps]
     if shapes != [tuple(x.shape) for x in xs]:
         raise InputError(
             f"Inputs and corresponding attributions must have matching shapes: maps of {shapes} for inputs of "
             f"{[tuple(x.shape) for x in xs]}. A perturbation has a value for each element of the input."
+            f"{advice}"
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from interp_plugins.api.samples import SampleBatch, SampleStream
 from interp_plugins.attr.shared.names import Methods
 from interp_plugins.core.batching import progress_bar
-from interp_plugins.core.errors import InputError, concise
+from interp_plugins.core.errors import InputError, InterpError, concise
 from interp_plugins.core.explanation import Explanation, Explanations
 from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.core.guard import frozen
@@ -107,7 +107,11 @@ class Evaluation:
         given = _given(column, label, made, {"features": self.features, **self.options})
         if made.batch.told is not None and "model" not in given:
             [exp] = made.batch.told(Explanations([exp]))
-        metric.update(exp, ids=made.batch.keys, **given)
+        try:
+            metric.update(exp, ids=made.batch.keys, **given)
+        except InterpError as err:  # of many, it has to be said whose map it was
+            err.args = (f"{column.label} of {label}: {err}",)
+            raise
         return metric.passes - before[0], metric.backward_passes - before[1]
 
     def scores(self) -> Scores:

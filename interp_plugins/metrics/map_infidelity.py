@@ -24,6 +24,10 @@ from interp_plugins.metrics.undefined import defined
 
 PERTURBATIONS = ("noise", "singles", "subsets")
 _BLOCK = 2**22  # numbers of noise that are multiplied at a time
+_WHOLE_PLACES = (
+    " Maps with one value for all channels of a place, as class activation maps have it, are judged with "
+    "perturb='subsets' or 'singles', which take whole places away."
+)
 
 
 @register_metric(
@@ -125,7 +129,7 @@ def _under_noise(
         given[0], what, additional_forward_args=additional_forward_args, batch_size=batch_size, seed=seed
     ) as questions:
         check_values(questions.xs, 'perturb="singles" or "subsets"')
-        check_maps(what.maps, questions.xs)
+        check_maps(what.maps, questions.xs, _WHOLE_PLACES)
         noise = Noise(questions, sd, relative, n_draws, sample_numbers(seed, ids))
         shapes = [m.shape[1:] for m in what.maps]
         clean = questions.whole(shapes)

@@ -197,6 +197,12 @@ def _where(part: Any, space: tuple[int, ...], exp: Explanation | None) -> Any:
         return names.index(part)
     if isinstance(part, Sequence) and len(part) == 2 * len(space) and len(space) in (1, 2):
         return _box(part, space)
+    if len(space) == 3 and isinstance(part, Sequence):
+        raise InputError(
+            f"{part!r} is for places {space}, in volumes and clips: which axis a box of theirs names first is not "
+            "agreed upon (scanners, arrays and packages differ). Give a mask, True in mask[:, d0:d1, top:bottom, "
+            "left:right]."
+        )
     raise InputError(f"{part!r} does not say where in places {space}: give {FORMS}.")
 
 

@@ -74,6 +74,8 @@ def test_rows_belong_to_their_samples() -> None:
     ("make", "error", "text"),
     [
         (lambda: Box([0, 0, 10], 1), TargetError, "four numbers x1, y1, x2, y2"),
+        (lambda: Box([0, 0, 0, 5, 5, 5], 1), TargetError, "Boxes in volumes .six numbers.*give output= a function"),
+        (lambda: as_table([{**TWO[0], "boxes": torch.rand(2, 6)}]), TargetError, r"\(2, 6\)\. Boxes in volumes"),
         (lambda: Box([5, 0, 5, 10], 1), TargetError, "x1 < x2"),
         (lambda: Box([0, 0, 5, 5], 1, min_iou=0), TargetError, "min_iou"),
         (lambda: Box([0, 0, 5, 5], 1, scoring="drise"), UnknownNameError, "Did you mean 'd_rise'"),

@@ -254,6 +254,14 @@ def test_what_is_refused(options: dict[str, Any], error: type[Exception], text: 
         ip.evaluate(net(), options.pop("data", X), **{"methods": "saliency", **options})
 
 
+def test_of_many_maps_it_is_said_whose_map_does_not_fit() -> None:
+    metrics: dict[str, Any] = {"infidelity": {"n_perturb_samples": 5}}
+    with pytest.raises(InputError, match=r"infidelity of grad_cam: .*perturb='subsets'"):
+        ip.evaluate(net(), X, ("saliency", "grad_cam"), metrics)
+    metrics["infidelity"]["perturb"] = "subsets"
+    assert ip.evaluate(net(), X, ("saliency", "grad_cam"), metrics)["grad_cam", "infidelity"].n == 7
+
+
 def test_all_metrics_of_ids_ask_about_ids() -> None:
     """Where a method starts at rows of zeros no id stands for them: the model cannot be asked, and need not be."""
 

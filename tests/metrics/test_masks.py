@@ -76,6 +76,16 @@ def test_texts_series_and_tables() -> None:
         marked(table, "d")
 
 
+def test_a_box_in_a_volume_is_refused_with_the_reason() -> None:
+    volume = torch.randn(1, 1, 4, 5, 6)
+    for box in ((0, 0, 0, 2, 2, 2), (0, 0, 2, 2)):
+        with pytest.raises(InputError, match=r"in volumes and clips.*Give a mask, True in mask\[:, d0:d1"):
+            marked(volume, [box])
+    mask = torch.zeros(1, 4, 5, 6)
+    mask[:, :2, 1:3, 2:4] = 1
+    assert int(marked(volume, mask).inside.sum()) == 8
+
+
 def test_a_region_and_the_map_of_a_layer() -> None:
     inputs, coarse = torch.randn(2, 3, 4, 6), torch.rand(2, 5, 2, 3)
     exp = Explanation(coarse, inputs, "m", layer="body", region=MASK, spec=InputSpec("image"))
