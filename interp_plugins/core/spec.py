@@ -18,7 +18,14 @@ from interp_plugins.core.text import all_legible
 
 _COLOURS = (1, 3, 4)  # numbers of channels of grey, RGB and RGBA pictures
 _LEAST = 8  # sides from which pictures are taken to have their channels last: feature maps may be small
+_CLEAR = 4  # times as many steps as channels: then the longer axis is time without a word
 _PLACES = ("image", "volume", "clip", "series", "sequence")  # kinds in which neighbours belong together
+_AXES = {"clip": "frames first, (N, T, C, H, W)", "series": "time last, (N, C, T)", "sequence": "time first, (N, T, C)"}
+_OTHERWISE = {
+    "clip": "they are volumes (N, C, D, H, W): InputSpec('volume')",
+    "series": "time is first: InputSpec('sequence')",
+    "sequence": "time is last: InputSpec('series')",
+}
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,12 @@ class InputSpec:
         if self.layout is not None:
             return 1 if self.layout == "first" else ndim - 1
         return ndim - 1 if self.kind == "sequence" else 2 if self.kind == "clip" and ndim == 5 else 1
+
+    def within_place(self, ndim: int) -> int | None:
+        """The axis of what belongs to one place: channels, or the numbers of a token; None where it has none."""
+        if self.kind == "text":
+            return ndim - 1 if ndim > 2 else None
+        return self.channel_axis(ndim)
 
     def places(self, ndim: int) -> tuple[int, ...]:
         """The axes along which neighbours are: height and width, depth, time; none for tables, texts and others."""
@@ -211,11 +224,11 @@ def guess_aloud(x: Tensor, **known: Any) -> InputSpec:
     spec, shape = InputSpec.guess(x, **known), tuple(x.shape)
     if spec.layout == "last":
         other = f"or that they have them first: InputSpec({spec.kind!r}, layout='first')"
-    elif spec.kind == "clip":
-        other = "or that they are volumes (N, C, D, H, W): InputSpec('volume')"
+    elif spec.kind in _OTHERWISE and not (len(shape) == 3 and max(shape[1:]) >= _CLEAR * min(shape[1:])):
+        other = f"or that {_OTHERWISE[spec.kind]}"
     else:
         return spec
-    axes = {None: "frames first, (N, T, C, H, W)", "first": "channels first", "last": "channels last"}[spec.layout]
+    axes = {"first": "channels first", "last": "channels last"}.get(spec.layout or "", _AXES.get(spec.kind))
     layout = f", layout={spec.layout!r}" if spec.layout else ""
     warnings.warn(
         f"Inputs of shape {shape} are taken for kind {spec.kind!r} with {axes}. Say so with "
@@ -229,7 +242,7 @@ def guess_aloud(x: Tensor, **known: Any) -> InputSpec:
 def as_spec(spec: InputSpec | None, x: Tensor, vocab: Sequence[Any] | None = None) -> InputSpec:
     """An `InputSpec` for x: the given one, else a guess from its shape."""
     if spec is None:
-        return InputSpec.guess(x, vocab=tuple(vocab) if vocab is not None else None)
+        return guess_aloud(x, vocab=tuple(vocab) if vocab is not None else None)
     if not isinstance(spec, InputSpec):
         raise InputError(f"input_spec must be an InputSpec, got {type(spec).__name__}.")
     return spec

@@ -176,7 +176,7 @@ def test_gradcam_finds_the_last_convolution_along_time() -> None:
         ip.explain(nn.Linear(4, 2), torch.randn(2, 4), "gradcam", target=0)
     lstm = nn.LSTM(3, 4, batch_first=True)
     with pytest.raises(LayerError, match="Give layer="):
-        ip.explain(lambda z: lstm(z)[0][:, -1], torch.randn(2, 9, 3), "gradcam", target=0)
+        ip.explain(lambda z: lstm(z)[0][:, -1], torch.randn(2, 12, 3), "gradcam", target=0)
 
 
 FEW = {
@@ -201,6 +201,31 @@ def test_rise_varies_along_time() -> None:
 
 
 def test_the_mean_baseline_of_a_sequence_is_that_of_its_variables() -> None:
-    x = torch.randn(2, 9, 3)
+    x = torch.randn(2, 12, 3)
     exp = ip.explain(lambda z: z.sum((1, 2)), x, "ig", baselines="mean", n_steps=2)[0]
     torch.testing.assert_close(exp.baselines, x.mean(1, keepdim=True).expand_as(x))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "text"),
+    [
+        (
+            (2, 12, 10),
+            "sequence",
+            r"\(2, 12, 10\).*'sequence' with time first.*that time is last: InputSpec\('series'\)",
+        ),
+        ((2, 9, 9), "sequence", "time first"),
+        ((2, 7, 24), "series", r"'series' with time last, \(N, C, T\).*time is first: InputSpec\('sequence'\)"),
+    ],
+)
+def test_which_axis_is_time_is_said_where_both_may_be(shape: tuple[int, ...], kind: str, text: str) -> None:
+    with pytest.warns(InterpWarning, match=text):
+        assert ip.explain(lambda z: z.sum((1, 2)), torch.rand(shape), "saliency")[0].spec.kind == kind
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clear = [torch.rand(2, 3, 40), torch.rand(2, 40, 3)]
+        assert [ip.explain(lambda z: z.sum((1, 2)), x, "saliency")[0].spec.kind for x in clear] == [
+            "series",
+            "sequence",
+        ]
+        assert ip.explain(lambda z: z.sum((1, 2)), torch.rand(shape), "saliency", input_spec=InputSpec("series"))
