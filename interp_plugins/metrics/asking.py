@@ -77,8 +77,7 @@ def about(inputs: Any, attributions: Any, baselines: Any, target: Any, reduce: s
         axes = [1 if getattr(one, "ndim", 0) > 2 else None for one in maps]
     else:
         many = as_tuple(exp.inputs)
-        specs = [exp.spec.of_input(i, x) for i, x in enumerate(many)]
-        axes = [x.ndim - 1 if s.kind == "text" and x.ndim > 2 else s.channel_axis(x.ndim) for s, x in zip(specs, many)]
+        axes = [exp.spec.of_input(i, x).within_place(x.ndim) for i, x in enumerate(many)]
         maps = as_tuple(exp.attributions if attributions is None else attributions)
         if attributions is None and len(maps) == 1 and exp.layer is not None:
             maps = over_input(exp)

@@ -178,14 +178,27 @@ def reduced(values: Tensor, axes: tuple[int, ...], reduce: str) -> Tensor:
 def element_rows(given: Judged, reduce: str | None, name: str = "attributions") -> Tensor:
     """Rows (N, D) of all elements, or with `reduce` of all places: channels of a picture or series become one number.
 
-    The channels are axis 1 of maps with three axes or more, and the last axis of an `Explanation` of a text.
+    The channels are axis 1 of maps with three axes or more; of an `Explanation` they stand where its input has them.
     """
     if reduce is None:
         return as_rows(given, name)
-    last = isinstance(given, Explanation) and given.spec.kind == "text"
     parts = []
-    for one in checked(given, name):
-        axes = () if one.ndim < 3 else ((one.ndim - 1,) if last else (1,))
+    for k, one in enumerate(checked(given, name)):
+        axes = () if one.ndim < 3 else (_channels(given, k, one),)
         values = wide(one.detach().as_subclass(Tensor))
         parts.append(reduced(values, axes, reduce).reshape(one.shape[0], -1))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _channels(given: Judged, k: int, one: Tensor) -> int:
+    """The axis of the channels of the map of input k."""
+    if not isinstance(given, Explanation):
+        return 1
+    x = as_tuple(given.inputs)[k]
+    spec = given.spec.of_input(k, x)
+    axis = spec.within_place(one.ndim)
+    if axis is None or spec.kind == "text":
+        return axis or 1
+    sizes = list(zip(one.shape, x.shape)) if one.ndim == x.ndim else [(0, 1)]
+    mine = all(a == b or (i == axis and a == 1) for i, (a, b) in enumerate(sizes))
+    return axis if mine else 1  # maps of layers, and those of one channel, have it behind the batch

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,10 +12,11 @@ from torch import Tensor
 
 from interp_plugins.api.explain import explain
 from interp_plugins.core.baseline import as_baselines
+from interp_plugins.core.enlarged import over_input
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.random import make_generator
 from interp_plugins.core.spec import as_spec
-from interp_plugins.core.tensors import InputsT, as_tuple, check_inputs, like
+from interp_plugins.core.tensors import InputsT, check_inputs, like
 from interp_plugins.metrics.rows import element_rows
 from interp_plugins.robust.perturbation import Perturbation
 
@@ -76,15 +79,15 @@ class MostImportant(Perturbation):
         order = self._order(inputs, xs, target, additional_forward_args)
         count = round(share * order.shape[1])
         gone = torch.zeros(order.shape, dtype=torch.bool).scatter(1, order[:, :count], True)
-        base = as_baselines(
-            self.baselines, xs, as_spec(self.input_spec, xs[0]), template=inputs, generator=make_generator(0)
-        )
+        spec = as_spec(self.input_spec, xs[0])
+        base = as_baselines(self.baselines, xs, spec, template=inputs, generator=make_generator(0))
         found, start = [], 0
-        for x, b in zip(xs, base, strict=True):
-            places = x.shape[2:] if x.ndim >= 3 else x.shape[1:]
-            stop = start + places.numel()
-            mask = gone[:, start:stop].reshape(len(x), *([1] if x.ndim >= 3 else []), *places).to(x.device)
-            found.append(torch.where(mask, b.to(x), x))
+        for k, (x, b) in enumerate(zip(xs, base, strict=True)):
+            axis = spec.of_input(k, x).within_place(x.ndim) or (1 if x.ndim >= 3 else None)
+            places = [size for a, size in enumerate(x.shape) if a not in (0, axis)]
+            stop = start + math.prod(places)
+            mask = gone[:, start:stop].reshape(len(x), *places).to(x.device)
+            found.append(torch.where(mask if axis is None else mask.unsqueeze(axis), b.to(x), x))
             start = stop
         return like(inputs, found)
 
@@ -97,14 +100,8 @@ class MostImportant(Perturbation):
             self.forward_func, inputs, [self.method], target=target, input_spec=self.input_spec,
             additional_forward_args=args, **{"progress": False, **self.params},
         )[0]  # fmt: skip
-        parts = []
-        for one, x in zip(as_tuple(made.attributions), xs, strict=True):
-            values = one.double()
-            if values.ndim == x.ndim and x.ndim >= 3 and values.shape[2:] != x.shape[2:]:  # a layer's map
-                mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[x.ndim]
-                values = torch.nn.functional.interpolate(values, size=tuple(x.shape[2:]), mode=mode)
-            parts.append(element_rows(values, "sum"))
-        order = torch.cat(parts, 1).argsort(dim=1, descending=True, stable=True)
+        maps = like(made.attributions, over_input(made))
+        order = element_rows(replace(made, attributions=maps), "sum").argsort(dim=1, descending=True, stable=True)
         self._known = tuple(x.clone() for x in xs), said, order
         return order
 

@@ -141,3 +141,18 @@ def test_frames_of_a_clip_and_what_has_no_places() -> None:
     ):
         exp = Explanation(torch.rand(one), torch.rand(given), "m", layer="body", spec=InputSpec(kind))
         assert over_input(exp)[0] is exp.attribution
+
+
+def test_channels_become_one_number_where_the_input_has_them() -> None:
+    late = torch.zeros(1, 8, 3)
+    late[0, 5] = 1.0
+    for kind, one in (("sequence", late), ("series", late.mT), ("text", late)):
+        exp = Explanation(one, torch.ones_like(one), "m", spec=InputSpec(kind))
+        assert float(im.gini_index(exp, reduce="sum")) == pytest.approx(7 / 8)  # one of eight steps has it all
+    picture = torch.zeros(1, 4, 5, 3)
+    picture[0, 1, 2] = 1.0
+    last = InputSpec("image", layout="last")
+    whole = Explanation(picture, torch.ones_like(picture), "m", spec=last)
+    grey = Explanation(picture.movedim(3, 1).mean(1, keepdim=True), torch.ones_like(picture), "m", spec=last)
+    assert float(im.gini_index(whole, reduce="sum")) == pytest.approx(19 / 20)
+    assert float(im.gini_index(grey, reduce="sum")) == pytest.approx(19 / 20)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from interp_plugins.core.errors import InterpError
+from interp_plugins.core.spec import InputSpec
 from interp_plugins.robust import MinParamPerturbation, MostImportant, Patch, Rotate
 
 
@@ -59,6 +60,20 @@ def test_the_most_important_places_go_first() -> None:
     assert isinstance(both, tuple) and both[1].tolist() == [[0.0] * 4] * 2 and torch.equal(both[0], x)
     with pytest.raises(InterpError, match="from 0 to 1"):
         attack(x, 2)
+
+
+def test_places_of_a_sequence_and_of_channels_last_are_those_of_its_map() -> None:
+    x, late = torch.ones(1, 40, 2), torch.zeros(40, 2)
+    late[30] = 1.0
+    gone = MostImportant(lambda v: (v * late).sum((1, 2)), "input_x_gradient", input_spec=InputSpec("sequence"))(
+        x, 1 / 40
+    )
+    assert gone[0, 30].tolist() == [0.0, 0.0] and int((gone == 0).sum()) == 2
+    picture, corner = torch.ones(1, 8, 9, 3), torch.zeros(8, 9, 3)
+    corner[1, 2] = 1.0
+    spec = InputSpec("image", layout="last")
+    gone = MostImportant(lambda v: (v * corner).sum((1, 2, 3)), "input_x_gradient", input_spec=spec)(picture, 1 / 72)
+    assert gone[0, 1, 2].tolist() == [0.0] * 3 and int((gone == 0).sum()) == 3
 
 
 def test_the_share_that_has_to_go_is_found() -> None:
