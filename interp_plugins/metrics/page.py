@@ -17,9 +17,59 @@ _HEAD = """# Metrics
 
 Made from the registry by `python -m interp_plugins.metrics.page > docs/metrics.md`; do not edit.
 
+Three ways to ask how good maps are, from the whole answer to a single number:
+
+- `compare_methods(model, data)`: which method to use for this model, and why.
+- `evaluate(model, data, methods, metrics)`: a table of scores, of methods and metrics that you name.
+- `metric(name)`, or the function of that name: one number per sample, of maps that you have.
+
+## Can I trust these maps?
+
+`compare_methods` says which method to use for one model. The model must have learnt something: its answers must tell
+the samples apart better than those of its shuffled weights do, and be right more often than the most frequent class
+where labels are there. A method must be above random maps and above all maps that ignore the model, beyond the paired
+interval of `srg`; it must notice that the upper half of the net is shuffled (rank correlation of at most 0.5, or half
+of its gain lost); and what promises to add up must. Those that pass are ranked by `srg`. What the samples cannot tell
+apart is decided by masks, where they are given, and by the number of passes.
+
+```python
+from interp_plugins import compare_methods
+
+found = compare_methods(model, x, ("saliency", "input_x_gradient"), budget="fast")
+found.best  # None where no method passes
+found.why()  # in sentences: numbers, n, intervals, p, and what was not tested
+```
+
+`found.show()` draws it, `found.to_html(path)` is a page, `found.table` and `found.to_df()` hold all numbers. It says
+which map is faithful to the model, and nothing of whether the model is right about the world. `road` and stability are
+not in the ranking: where the truth is known, the order by `road` is less that of the truth than the order by `srg`, and
+stabilities prefer a map that never changes ([how far each metric can be trusted](#how-far-each-metric-can-be-trusted)).
+
+`evaluate` judges methods on tensors or on a loader: maps are explained once, rows that several ask go through the model
+once, and no value depends on batches, their order or the number of processes, but for the rounding of the model's
+passes.
+
+```python
+from interp_plugins import evaluate
+
+scores = evaluate(model, x, methods=("saliency", "ig"), metrics=("srg", "entropy"), controls=("control.random",))
+scores["saliency", "srg"]  # mean, interval, n, chance; scores.to_df(), .plot(), .to_html(path), .save(path)
+evaluate(model, x, "saliency", "srg", dry_run=True)  # rows forward and backward, before anything is done
+```
+
+A control is a map that ignores the model: `control.random`, `control.constant`, `control.input`, `control.edges`,
+`control.centre`.
+
+The same elsewhere: `store.evaluate(metrics)` judges maps that are on the disk ([store.md](store.md)),
+`AttributionCallback(metrics=...)` those of a training ([fastai.md](fastai.md), [lightning.md](lightning.md)), and
+`as_torchmetric(name)` is a metric as torchmetrics has them, for `self.log` and collections.
+`agreement_matrix(exps, measure)` compares every two of several methods.
+
+## One metric
+
 A metric gives a number per sample, float64 `(N,)`. Its function takes maps (a tensor, or a tuple with one per input) or
 an `Explanation`; `metric(name)` takes batch after batch and computes a `Score`: mean, interval, chance, and how many
-samples have no value and why.
+samples have no value and why. Metrics of one's own are one file with `@register_metric`.
 
 ```python
 from interp_plugins.metrics import list_metrics, metric, relevance_mass
@@ -46,22 +96,27 @@ What holds for all of them, and is tested for each:
 Words of the parameters:
 
 - `reduce=`: how channels become one value per place: `"sum"`, `"abs_sum"`, `"max_abs"`, `"l2"`; `None`: element by
-  element. Scores depend on it. Metrics with masks sum; all others judge elements unless told otherwise.
+  element. Scores depend on it. Unless told otherwise metrics sum, and those of complexity judge elements.
 - `sign=`: what of the values is mass: the `"positive"` part, the sizes (`"absolute"`), the `"negative"` part.
 - `ties=`: which of equal values comes first: `"random"`, by a permutation of `seed=`, or `"index"`. Metrics with masks
   need none: equal places are judged by expectation.
-- Masks are `(N, H, W)` or `(N, 1, H, W)`, `(N, T)` or `(N, F)`, or a list with an entry per sample: a mask, boxes
-  `(left, top, right, bottom)`, spans of tokens `(start, stop)`, names of columns; without one, the region of the
-  `Explanation` counts. Numbers other than 0 and 1 are refused. The map of a layer is enlarged to the input first.
+- Masks are `(N, H, W)` or `(N, 1, H, W)`, `(N, D, H, W)` of volumes, `(N, T)` or `(N, F)`, or a list with an entry per
+  sample: a mask, boxes of a picture `(left, top, right, bottom)`, spans of tokens `(start, stop)`, names of columns;
+  without one, the region of the `Explanation` counts. Numbers other than 0 and 1 are refused. The map of a layer is
+  enlarged to the input first.
 
-What asks the model (*faithfulness*) takes `(model, inputs, maps, baselines)` or `(model, exp)`; `exp` knows baselines
+## Metrics that ask the model
+
+They (*faithfulness*) take `(model, inputs, maps, baselines)` or `(model, exp)`; `exp` knows baselines
 and classes. `features=` says what goes together (superpixels, words, columns), and `removal_curves(...)` gives its
 numbers from one set of rows: `.deletion_auc`, `.insertion_auc`, `.srg`, `.aopc()`. The least first is insertion read
 backwards, so `srg` costs no more than the two curves. Three traps: what is removed leaves the data, so compare under
 one baseline; a probability saturates and a logit does not, so say which by `target=`; and a map that lies on the object
 without regard to the model scores well, so look at the randomisation metrics as well.
 
-What asks a method again (*robustness*, *randomisation*) takes `(model, inputs, maps)` or `(model, exp)`, and
+## Metrics that ask a method again
+
+They (*robustness*, *randomisation*) take `(model, inputs, maps)` or `(model, exp)`, and
 `explain=`, how maps are made: a name, `(name, parameters)`, a method object, `Explainer(...)` for all that it needs, or
 a function `(model, inputs, target) -> maps`. An `exp` knows its method; what it does not keep is noticed and asked for.
 `planned_passes(name, model, inputs, explain=...)` says before what it will cost. E is what one map costs.
@@ -82,7 +137,9 @@ of `radius=` times the sample's own spread; `sensitivity_max(explanation_func, i
 absolute 0.02. A method that draws is asked with one seed for sample and neighbour, so that its own noise does not count
 as sensitivity. Random weights stand in the place of the model's own, which are never written to.
 
-**Rows are shared.** Where rows do not follow the map (random subsets, single removals, noise), one set of them serves
+## Rows are shared
+
+Where rows do not follow the map (random subsets, single removals, noise), one set of them serves
 all methods, so that methods are compared on the same draws; where they do, the ends of the curves and all rows that
 agree are shared. `judge_together` asks each row once, and `dry_run=True` tells before how many there will be;
 `shared_rows()` is the scope in which any calls share. Many rows go through the faster view of the model that
@@ -107,53 +164,6 @@ found.values["srg"]["noise"], found.metrics["srg"]["gradient"].compute()
   class given as `target=` means its softmax over axis 1; a function of the output is taken as it is.
 - `consistency_classes` and `sufficiency_classes` compare all pairs of samples of a data set: `metric(name)` does so
   over batches.
-
-## Can I trust these maps?
-
-`evaluate` judges methods on tensors or on a loader: maps are explained once, rows that several ask go through the model
-once, and no value depends on batches, their order or the number of processes, but for the rounding of the model's
-passes.
-
-```python
-from interp_plugins import evaluate
-
-scores = evaluate(model, x, methods=("saliency", "ig"), metrics=("srg", "entropy"), controls=("control.random",))
-scores["saliency", "srg"]  # mean, interval, n, chance; scores.to_df(), .plot(), .to_html(path), .save(path)
-evaluate(model, x, "saliency", "srg", dry_run=True)  # rows forward and backward, before anything is done
-```
-
-A control is a map that ignores the model: `control.random`, `control.constant`, `control.input`, `control.edges`,
-`control.centre`.
-
-`compare_methods` says which method to use for one model. The model must have learnt something: its answers must tell
-the samples apart better than those of its shuffled weights do, and be right more often than the most frequent class
-where labels are there. A method must be above random maps and above all maps that ignore the model, beyond the paired
-interval of `srg`; it must notice that the upper half of the net is shuffled (rank correlation of at most 0.5, or half
-of its gain lost); and what promises to add up must. Those that pass are ranked by `srg`. What the samples cannot tell
-apart is decided by masks, where they are given, and by the number of passes.
-
-```python
-from interp_plugins import compare_methods
-
-found = compare_methods(model, x, ("saliency", "input_x_gradient"), budget="fast")
-found.best  # None where no method passes
-found.why()  # in sentences: numbers, n, intervals, p, and what was not tested
-```
-
-`road` and stability are not in the ranking: where the truth is known, the order by `road` is less that of the truth
-than the order by `srg`, and stabilities prefer a map that never changes (the table below).
-
-`found.show()` draws it, `found.to_html(path)` is a page, `found.table` and `found.to_df()` hold all numbers. It says
-which map is faithful to the model, and nothing of whether the model is right about the world.
-
-## The rest
-
-`as_torchmetric(name)` is a metric as torchmetrics has them, for `self.log` and collections. `store.evaluate(metrics)`
-judges maps that are on the disk ([store.md](store.md)), `AttributionCallback(metrics=...)` those of a training
-([lightning.md](lightning.md)).
-
-`agreement_matrix(exps, measure)` compares every two of several methods. Metrics of one's own are one file with
-`@register_metric`.
 """
 
 

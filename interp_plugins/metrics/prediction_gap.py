@@ -14,7 +14,7 @@ from interp_plugins.metrics.draws import sample_numbers
 from interp_plugins.metrics.noisy import NO_SPREAD, Noise, check_sd
 from interp_plugins.metrics.ranking import count_of
 from interp_plugins.metrics.registry import register_metric
-from interp_plugins.metrics.removed import OPTIONS, feature_ranks
+from interp_plugins.metrics.removed import feature_ranks
 from interp_plugins.metrics.rows import as_rows, row_sum
 from interp_plugins.metrics.sheet import digest
 from interp_plugins.metrics.undefined import defined
@@ -32,7 +32,6 @@ Model = Callable[..., Any]
     reference="Agarwal et al. 2022, arXiv:2206.11104 (PGI, PGU)",
     cost="n_draws + 1",
     says="mean |f(x) - f(x')| with noise on the k largest sizes; important=False (low is better): on the others",
-    options=OPTIONS,
 )
 def prediction_gap(
     forward_func: Model,

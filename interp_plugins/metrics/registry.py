@@ -85,9 +85,9 @@ class MetricInfo:
 
     @functools.cached_property
     def parameters(self) -> tuple[str, ...]:
-        """Names of the keyword-only parameters, and of the options."""
+        """Names of the keyword-only parameters, and of the options, each once."""
         found = inspect.signature(self.function).parameters.values()
-        return (*(p.name for p in found if p.kind is p.KEYWORD_ONLY), *self.options)
+        return tuple(dict.fromkeys([*(p.name for p in found if p.kind is p.KEYWORD_ONLY), *self.options]))
 
 
 _METRICS: dict[str, MetricInfo] = {}
