@@ -135,26 +135,17 @@ def named_baseline(name: str, x: Tensor, spec: InputSpec, generator: torch.Gener
 def _one(
     value: Any, x: Tensor, spec: InputSpec, generator: torch.Generator | None, i: int, vectors: bool = False
 ) -> Tensor:
+    """The baseline of one input, of its shape."""
     at_lookups = vectors and not is_float(x)
     if isinstance(value, Sample):
-        if value.rows.shape[1:] != x.shape[1:] or not len(value.rows):
-            raise InputError(
-                f"The Sample for baselines[{i}] has rows of shape {tuple(value.rows.shape)}; expected "
-                f"(n, {', '.join(map(str, x.shape[1:]))})."
-            )
-        rows = own(value.rows)
-        value = rows.mean(0, keepdim=True) if is_float(x) else NO_ID if at_lookups else rows.mode(0, keepdim=True)[0]
+        value = _typical(value, x, i, at_lookups)
     elif isinstance(value, IdBaseline):
         value = value.start if at_lookups else value.swap
+    if isinstance(value, str) and not is_float(x):
+        _refuse_name(value, i)
+        value = None
     if value is None:
         return _everywhere(x, NO_ID if at_lookups else 0)
-    if isinstance(value, str) and not is_float(x):
-        if value.lower() != "zero":
-            raise InputError(
-                f"The baseline {value!r} means nothing for integers (baselines[{i}]). Give ids, 'zero', a "
-                "core.baseline.Sample of rows, or None; for several inputs a tuple with one per input."
-            )
-        return _one(None, x, spec, generator, i, vectors)
     if isinstance(value, str):
         return named_baseline(value, x, spec, generator)
     if isinstance(value, (bool, int, float)):
@@ -166,6 +157,31 @@ def _one(
             f"baselines[{i}] must be None, a number, a tensor, a name ({', '.join(BASELINES)}) or a function; got "
             f"{describe(value)}."
         )
+    return _given(value, x, i, at_lookups)
+
+
+def _typical(value: Sample, x: Tensor, i: int, at_lookups: bool) -> Any:
+    """The mean of a sample's rows, or their most frequent value where they are no quantities."""
+    if value.rows.shape[1:] != x.shape[1:] or not len(value.rows):
+        raise InputError(
+            f"The Sample for baselines[{i}] has rows of shape {tuple(value.rows.shape)}; expected "
+            f"(n, {', '.join(map(str, x.shape[1:]))})."
+        )
+    rows = own(value.rows)
+    return rows.mean(0, keepdim=True) if is_float(x) else NO_ID if at_lookups else rows.mode(0, keepdim=True)[0]
+
+
+def _refuse_name(name: str, i: int) -> None:
+    """Names mean nothing for integers, but for "zero", which is as if none had been given."""
+    if name.lower() != "zero":
+        raise InputError(
+            f"The baseline {name!r} means nothing for integers (baselines[{i}]). Give ids, 'zero', a "
+            "core.baseline.Sample of rows, or None; for several inputs a tuple with one per input."
+        )
+
+
+def _given(value: Tensor, x: Tensor, i: int, at_lookups: bool) -> Tensor:
+    """A tensor in the dtype and the shape of its input."""
     check_readable(value, f"baselines[{i}]")
     b = own(value).to(device=x.device)
     if b.is_complex() and not x.is_complex():
