@@ -62,7 +62,7 @@ class Case:
         found = []
         with torch.no_grad():
             for some in z.split(64):
-                kept = some[:, self.mask[0].flatten()].reshape(len(some), *self.x.shape[1:])
+                kept = some[:, self.mask[0].flatten()].reshape(len(some), *self.mask.shape[1:])
                 found.append(self.net(torch.where(kept, self.x, self.baseline))[:, self.target])
         return torch.cat(found).double().numpy()
 
