@@ -230,6 +230,41 @@ def test_owen_values_are_complete_for_any_budget(net: nn.Module, x: Tensor, base
     assert sum(rows[:-2]) <= max(max_evals, 2) * 2 + 1  # two samples; one row tells that rows are samples
 
 
+@pytest.mark.parametrize("nobodies", [(1,), (1, 2), (0, 3), (0, 1, 2), (0, 1, 2, 4), (0, 1, 2, 3, 4)])
+@row_probe(False)
+def test_owen_values_ask_no_rows_for_features_that_are_as_their_baseline(
+    net: nn.Module, x: Tensor, base: Tensor, nobodies: tuple[int, ...]
+) -> None:
+    rows: list[Tensor] = []
+
+    def model(z: Tensor) -> Tensor:
+        rows.extend(z)
+        return net(z)[:, 1]
+
+    sample = x[:1].clone()
+    sample[:, list(nobodies)] = base[:, list(nobodies)]
+    how: dict[str, Any] = {"hierarchy": TREE, "progress": False}
+    found = OwenValues(model).attribute(sample, base, max_evals=None, **how)
+    assert torch.allclose(found[0], slow_owen(lambda z: net(z)[:, 1], sample[0], base), atol=1e-12)
+    assert len(rows) == len({tuple(z.tolist()) for z in rows}) or len(nobodies) >= D - 1  # then both ends are all
+    assert len(rows) <= 2 ** (D - len(nobodies)) or len(nobodies) == D
+    undivided = OwenValues(model).attribute(sample, base, max_evals=2, **how)
+    assert not found[:, list(nobodies)].any() and not undivided[:, list(nobodies)].any()
+    shares = undivided[undivided != 0]
+    assert torch.allclose(shares, shares.mean().expand_as(shares)) and len(shares) == D - len(nobodies)
+
+
+@row_probe(False)
+def test_owen_values_of_two_samples_are_those_of_each(net: nn.Module, x: Tensor, base: Tensor) -> None:
+    samples = x.clone()
+    samples[0, :2], samples[1, 4] = base[0, :2], base[0, 4]
+    how: dict[str, Any] = {"target": [0, 2], "hierarchy": TREE, "max_evals": 9}
+    both = OwenValues(net).attribute(samples, base, **how)
+    for i, target in enumerate((0, 2)):
+        alone = OwenValues(net).attribute(samples[i : i + 1], base, **{**how, "target": target})
+        assert torch.allclose(alone[0], both[i], atol=1e-12)
+
+
 def test_owen_values_spend_their_budget_where_the_score_is(image: Tensor) -> None:
     with collect() as report:
         found = OwenValues(bright_spot).attribute(image, max_evals=120)

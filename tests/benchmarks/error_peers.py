@@ -16,6 +16,7 @@ from tests.benchmarks.trained import Case
 
 Run = Callable[[int, int], Tensor]  # of draws and a seed
 Game = Callable[[np.ndarray], np.ndarray]
+Peers = dict[str, tuple[Run, int]]  # with the fewest draws
 
 
 def quiet(run: Callable[[], Any]) -> Any:
@@ -30,12 +31,17 @@ def seeded(seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002
 
 
-def coalition_peers(case: Case) -> dict[str, tuple[Run, int]]:
+def coalition_peers(case: Case) -> Peers:
     """Shapley values in shap and shapiq, of the score as a function of coalitions of the features.
 
     Where some features are as their baseline, also of the others alone, as one may set it up by hand.
     """
-    peers, some = _shapley(case.game, case.d), case.players
+    return _also_of_players(case, lambda game, some: _shapley(game, len(some)))
+
+
+def _also_of_players(case: Case, build: Callable[[Game, np.ndarray], Peers]) -> Peers:
+    """Peers of the game of all features, and of the players alone where these are fewer; features by their numbers."""
+    peers, some = build(case.game, np.arange(case.d)), case.players
     if len(some) == case.d:
         return peers
 
@@ -48,12 +54,12 @@ def coalition_peers(case: Case) -> dict[str, tuple[Run, int]]:
         where, nothing = torch.as_tensor(some), torch.zeros(case.d).double()
         return lambda n, seed: nothing.index_copy(0, where, run(n, seed).double())
 
-    fewer = _shapley(game, len(some))
+    fewer = build(game, some)
     return peers | {f"{name}, {len(some)} features": (spread(run), begin) for name, (run, begin) in fewer.items()}
 
 
-def _shapley(game: Game, d: int) -> dict[str, tuple[Run, int]]:
-    peers: dict[str, tuple[Run, int]] = {}
+def _shapley(game: Game, d: int) -> Peers:
+    peers: Peers = {}
     with contextlib.suppress(ImportError):
         shap: Any = importlib.import_module("shap")
 
@@ -89,30 +95,38 @@ def halved(first: int, last: int) -> Any:
     return first if last - first == 1 else (halved(first, middle), halved(middle, last))
 
 
-def owen_peers(case: Case) -> dict[str, tuple[Run, int]]:
-    """Owen values over `halved` features in shap."""
+def owen_peers(case: Case) -> Peers:
+    """Owen values over `halved` features in shap; of the players alone, in the same groups, where these are fewer."""
+    return _also_of_players(case, lambda game, some: _owen(game, some, case.d))
+
+
+def _owen(game: Game, some: np.ndarray, d: int) -> Peers:
     linkage: list[list[float]] = []
+    place = {int(feature): k for k, feature in enumerate(some)}
 
-    def join(first: int, last: int) -> int:
-        """The number of a group in the linkage."""
+    def join(first: int, last: int) -> tuple[int, int] | None:
+        """The number in the linkage, and the size, of the group of those from first to before last; None: nobody."""
         if last - first == 1:
-            return first
+            return (place[first], 1) if first in place else None
         middle = (first + last) // 2
-        parts = join(first, middle), join(middle, last)
-        linkage.append([*parts, last - first, last - first])
-        return case.d + len(linkage) - 1
+        parts = [part for part in (join(first, middle), join(middle, last)) if part is not None]
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        (left, few), (right, more) = parts
+        linkage.append([left, right, few + more, few + more])
+        return len(some) + len(linkage) - 1, few + more
 
-    peers: dict[str, tuple[Run, int]] = {}
+    peers: Peers = {}
     with contextlib.suppress(ImportError):
         shap: Any = importlib.import_module("shap")
-        join(0, case.d)
-        everyone, nobody = np.ones((1, case.d)), np.zeros((1, case.d))
+        join(0, d)
+        everyone, nobody = np.ones((1, len(some))), np.zeros((1, len(some)))
         masker = shap.maskers.Partition(nobody, clustering=np.array(linkage))
 
         def there(n: int, _: int) -> Tensor:
-            explainer = shap.explainers.Partition(case.game, masker)
+            explainer = shap.explainers.Partition(game, masker)
             found = quiet(lambda: explainer(everyone, max_evals=n, silent=True, batch_size=64))
             return torch.as_tensor(np.asarray(found.values).reshape(-1))
 
-        peers["shap Partition"] = (there, 2 * case.d)
+        peers["shap Partition"] = (there, 2 * len(some))
     return peers

@@ -8,17 +8,20 @@ share what the group adds, as two players do (Owen 1977; Lundberg's Partition ex
 and the same again inside L and R, for each of the two contexts, down to single features. With all splits this is the
 mean over the orders in which no group is interrupted. The splits that matter most come first: after `max_evals` rows
 the groups left undivided share equally among their features, so that completeness always holds. Balanced trees need
-about d^2 rows for d features instead of 2^d.
+about d^2 rows for d features instead of 2^d. Features that are as their baseline have the value 0; a part made of such
+features alone adds nothing in any context, and its group goes on as its other part, without a row.
 """
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,33 +41,35 @@ _AT_A_TIME = 16  # splits per round and sample; fixed, so that the result does n
 
 @dataclass(frozen=True)
 class _Halves:
-    """A group that is halved across its longest side when asked: features and the places of their centres."""
+    """A group that is halved across its longest side: features (F,), and where the centre of each is (F, axes)."""
 
-    features: Tensor
-    places: Tensor  # (features, axes)
+    features: np.ndarray
+    places: np.ndarray
 
-    def split(self) -> tuple[Any, Any] | None:
+    @functools.cached_property
+    def parts(self) -> tuple[Any, ...]:
+        """Its two halves; none of a single feature."""
         if len(self.features) == 1:
-            return None
-        extent = self.places.amax(0) - self.places.amin(0)
-        order = self.places[:, int(extent.argmax())].argsort(stable=True)
+            return ()
+        order = self.places[:, np.ptp(self.places, axis=0).argmax()].argsort(kind="stable")
         half = len(order) // 2
-        return tuple(_Halves(self.features[part], self.places[part]) for part in (order[:half], order[half:]))  # type: ignore[return-value]
+        return tuple(_Halves(self.features[part], self.places[part]) for part in (order[:half], order[half:]))
 
 
 @dataclass(frozen=True)
 class _Given:
     """A group of the user's nested tuples."""
 
-    features: Tensor
-    parts: Any
+    features: np.ndarray
+    nested: Any
 
-    def split(self) -> tuple[Any, Any] | None:
-        if not isinstance(self.parts, tuple):
-            return None
-        left, *rest = self.parts
-        right = rest[0] if len(rest) == 1 else tuple(rest)
-        return _given(left), _given(right)
+    @functools.cached_property
+    def parts(self) -> tuple[Any, ...]:
+        """The first of its parts, and the others together; none of a single feature."""
+        if not isinstance(self.nested, tuple):
+            return ()
+        left, *rest = self.nested
+        return _given(left), _given(rest[0] if len(rest) == 1 else tuple(rest))
 
 
 def _leaves(parts: Any) -> list[int]:
@@ -72,7 +77,7 @@ def _leaves(parts: Any) -> list[int]:
 
 
 def _given(parts: Any) -> _Given:
-    return _Given(torch.tensor(_leaves(parts)), parts)
+    return _Given(np.array(_leaves(parts)), parts)
 
 
 def _check_hierarchy(parts: Any, ids: Sequence[int]) -> Any:
@@ -118,44 +123,86 @@ def _centres(game: Game) -> Tensor:
     return sums / counts.clamp_min(1)[:, None]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Open:
     """A group in a context, not yet divided: what it adds, (K,), and with which weight that counts."""
 
     group: Any
-    context: Tensor  # (d,) bool
-    before: Tensor  # v(context)
-    after: Tensor  # v(context + group)
+    context: np.ndarray  # (d,) bool
+    before: np.ndarray  # v(context)
+    after: np.ndarray  # v(context + group)
     weight: float
 
-    def urgency(self) -> float:
-        return self.weight * float((self.after - self.before).abs().max())
 
-
-@dataclass
 class _Sample:
-    """The groups still open for one sample, most urgent first, and what is settled."""
+    """The groups still open for one sample, most urgent first, and what is settled.
 
-    values: Tensor  # (K, d)
-    heap: list[tuple[float, int, _Open]] = field(default_factory=list)
-    numbers: Any = field(default_factory=itertools.count)
-    evals: int = 2
+    Args:
+        players: features that differ from their baseline, (d,) bool; the others are worth nothing.
+        group: of all features.
+        ends: scores of the baseline and of the sample, (2, K).
 
-    def put(self, one: _Open) -> None:
-        if len(one.group.features) == 1:
-            self.settle(one)
-        else:
-            heapq.heappush(self.heap, (-one.urgency(), next(self.numbers), one))
+    Attributes:
+        values: of the features, (K, d).
+        evals: rows so far.
+    """
 
-    def settle(self, one: _Open) -> None:
-        share = one.weight * (one.after - one.before) / len(one.group.features)
-        self.values[:, one.group.features.to(self.values.device)] += share[:, None]
+    def __init__(self, players: np.ndarray, group: Any, ends: np.ndarray):
+        self.players, self.evals = players, 2
+        self.values = np.zeros((ends.shape[1], len(players)))
+        self._heap: list[tuple[float, int, _Open]] = []
+        self._numbers = itertools.count()
+        if players.any():
+            self._put(self._alive(group), np.zeros_like(players), ends[0], ends[1], 1.0)
 
     def take(self, limit: int | None) -> list[_Open]:
-        room = _AT_A_TIME if limit is None else min(_AT_A_TIME, (limit - self.evals) // 2)
-        taken = [heapq.heappop(self.heap)[2] for _ in range(min(max(room, 0), len(self.heap)))]
+        """The most urgent groups, as many as are divided at a time."""
+        room = len(self._heap) if limit is None else min(_AT_A_TIME, (limit - self.evals) // 2)
+        taken = [heapq.heappop(self._heap)[2] for _ in range(min(max(room, 0), len(self._heap)))]
         self.evals += 2 * len(taken)
         return taken
+
+    def divide(self, one: _Open, contexts: np.ndarray, scores: np.ndarray) -> None:
+        """Open both parts, each with and without the other.
+
+        Args:
+            one: what is divided.
+            contexts: its context with the one part and with the other, (2, d).
+            scores: of these, (2, K).
+        """
+        (left, right), half = map(self._alive, one.group.parts), one.weight / 2
+        self._put(left, one.context, one.before, scores[0], half)
+        self._put(left, contexts[1], scores[1], one.after, half)
+        self._put(right, one.context, one.before, scores[1], half)
+        self._put(right, contexts[0], scores[0], one.after, half)
+
+    def settle(self) -> None:
+        """Let the groups that are still open share equally."""
+        for *_, one in self._heap:
+            self._share(one.group, one.weight * (one.after - one.before))
+        self._heap = []
+
+    def _alive(self, group: Any) -> Any:
+        """The smallest group with the same players."""
+        while group.parts:
+            living = [part for part in group.parts if self.players[part.features].any()]
+            if len(living) == len(group.parts):
+                break
+            group = living[0]
+        return group
+
+    def _put(self, group: Any, context: np.ndarray, before: np.ndarray, after: np.ndarray, weight: float) -> None:
+        change = weight * (after - before)
+        if group.parts:
+            one = _Open(group, context, before, after, weight)
+            heapq.heappush(self._heap, (-float(np.abs(change).max()), next(self._numbers), one))
+        else:
+            self._share(group, change)
+
+    def _share(self, group: Any, change: np.ndarray) -> None:
+        """Give a change (K,) to the players of a group in equal parts."""
+        mine = group.features[self.players[group.features]]
+        self.values[:, mine] += (change / len(mine))[:, None]
 
 
 @register(
@@ -216,7 +263,7 @@ class OwenValues(PerturbationAttribution):
             if any(p.shape[0] > 1 for p in game.positions):
                 raise InputError("A hierarchy is one for all samples: give a feature_mask with batch dimension 1.")
             root = (
-                _Halves(torch.arange(game.d), _centres(game))
+                _Halves(np.arange(game.d), _centres(game).numpy())
                 if hierarchy is None
                 else _given(_check_hierarchy(hierarchy, game.features.ids))
             )
@@ -237,36 +284,22 @@ def _pixels(xs: Sequence[Tensor]) -> Any:
 
 
 def _divide(game: Game, root: Any, limit: int | None, what: str, progress: bool | None) -> tuple[Tensor, list[int]]:
-    empty, whole = game.empty, game.clean.to(game.wide)
-    samples = [_Sample(torch.zeros(whole.shape[1], game.d, dtype=game.wide, device=game.device)) for _ in whole]
-    nobody = torch.zeros(game.d, dtype=torch.bool, device=game.device)
-    for i, sample in enumerate(samples):
-        sample.put(_Open(root, nobody, empty[i], whole[i], 1.0))
+    ends = torch.stack([game.empty, game.clean.to(game.wide)], 1).cpu().double().numpy()  # (samples, 2, K)
+    samples = [_Sample(p, root, e) for p, e in zip(game.differing.cpu().numpy(), ends, strict=True)]
     with game.progress(limit or 0, what, progress):
-        while True:
-            jobs = [(i, one) for i, sample in enumerate(samples) for one in sample.take(limit)]
-            if not jobs:
-                break
-            halves = [one.group.split() for _, one in jobs]
-            z = torch.stack([_with(one.context, part) for (_, one), pair in zip(jobs, halves) for part in pair])
-            found = _values(game, z, torch.tensor([i for i, _ in jobs for _ in range(2)], device=game.device))
-            for k, ((i, one), (left, right)) in enumerate(zip(jobs, halves)):
-                v_left, v_right = found[2 * k], found[2 * k + 1]
-                half = one.weight / 2
-                samples[i].put(_Open(left, one.context, one.before, v_left, half))
-                samples[i].put(_Open(left, z[2 * k + 1], v_right, one.after, half))
-                samples[i].put(_Open(right, one.context, one.before, v_right, half))
-                samples[i].put(_Open(right, z[2 * k], v_left, one.after, half))
+        while jobs := [(i, one) for i, sample in enumerate(samples) for one in sample.take(limit)]:
+            z = np.repeat(np.stack([one.context for _, one in jobs]), 2, axis=0)
+            for k, (_, one) in enumerate(jobs):
+                for side, part in enumerate(one.group.parts):
+                    z[2 * k + side, part.features] = True
+            rows = torch.tensor([i for i, _ in jobs for _ in range(2)], device=game.device)
+            found = _values(game, torch.from_numpy(z).to(game.device), rows).cpu().double().numpy()
+            for k, (i, one) in enumerate(jobs):
+                samples[i].divide(one, z[2 * k : 2 * k + 2], found[2 * k : 2 * k + 2])
     for sample in samples:
-        for _, _, one in sample.heap:
-            sample.settle(one)
-    return torch.stack([s.values for s in samples]), [s.evals for s in samples]
-
-
-def _with(context: Tensor, group: Any) -> Tensor:
-    z = context.clone()
-    z[group.features.to(z.device)] = True
-    return z
+        sample.settle()
+    values = torch.from_numpy(np.stack([s.values for s in samples])).to(game.wide)
+    return values.to(game.device), [s.evals for s in samples]
 
 
 def _values(game: Game, z: Tensor, samples: Tensor) -> Tensor:
