@@ -208,10 +208,18 @@ class Game:
     def scores_cached(self, coalitions: Tensor, samples: Tensor | None = None) -> Tensor:
         """As `scores`, but each coalition is evaluated once in the life of the game; samples may only become fewer.
 
-        Coalitions that differ in null players alone are one.
+        Coalitions that differ in null players alone are one. The empty one, which every method asks for, is evaluated
+        beside the first.
         """
         who = torch.arange(self.samples, device=self.device) if samples is None else samples.to(self.device)
         coalitions = coalitions & self.differing.any(0).to(coalitions.device)
+        if self._scores is None and len(who) == self.samples:
+            both = torch.cat([coalitions.new_zeros(1, self.d), coalitions])
+            return self._remembered(both, who)[1:]
+        return self._remembered(coalitions, who)
+
+    def _remembered(self, coalitions: Tensor, who: Tensor) -> Tensor:
+        """Scores of coalitions of players for some samples, (C, samples, K), those that are known from before."""
         packed = np.packbits(coalitions.cpu().numpy(), axis=1)
         keys = packed.view(f"V{packed.shape[1]}").ravel().tolist()
         new = {key: i for i, key in enumerate(keys) if key not in self._known}
@@ -266,10 +274,11 @@ class Game:
 
         return walker_for(self._plain, self.inputs, self.baselines, self.features, perturbed, rows)
 
-    @property
+    @functools.cached_property
     def empty(self) -> Tensor:
-        """The score of the baseline, where no feature is present: (samples, K)."""
-        value = self.scores(torch.zeros(1, self.d, dtype=torch.bool))[0]
+        """The score of the baseline, where no feature is present: (samples, K); known where `scores_cached` has run."""
+        nobody = torch.zeros(1, self.d, dtype=torch.bool)
+        value = (self.scores(nobody) if self._scores is None else self.scores_cached(nobody))[0]
         one_each = value.shape[1] == self.forward.target.count and not self.merged
         note(baseline_score=value.reshape(-1).to(self.dtype) if one_each else None)
         return value

@@ -67,10 +67,7 @@ class FittedInteractions:
         self._v = torch.zeros(0, 2, *game.clean.shape, dtype=game.wide, device=game.device)
         self._upper = torch.triu_indices(game.d, game.d, 1)
         single = torch.eye(game.d, dtype=torch.bool)
-        whole = torch.ones(1, game.d, dtype=torch.bool)
-        start = game.empty
-        self._ends = torch.stack([start, game.scores(whole)[0]])  # (2, samples, K)
-        self._first = (game.scores(single) - start).permute(1, 2, 0) if index == "sti" else None
+        self._first = (game.scores_cached(single) - game.empty).permute(1, 2, 0) if index == "sti" else None
 
     @property
     def coefficients(self) -> int:
@@ -86,11 +83,12 @@ class FittedInteractions:
         z = torch.stack([z, ~z], 1)
         at = samples.to(self.game.device)
         v = self._v.new_full((pairs, 2, *self.game.clean.shape), math.nan)
-        v[:, :, at] = self.game.scores(z.flatten(0, 1), samples).unflatten(0, (pairs, 2))
+        v[:, :, at] = self.game.scores_cached(z.flatten(0, 1), samples).unflatten(0, (pairs, 2))
         self._z, self._v = torch.cat([self._z, z]), torch.cat([self._v, v])
         self.count[samples.cpu()] = len(self._z)
         y = self._v[:, :, at].flatten(2).cpu()  # (pairs, 2, samples * K)
-        found, error = self._found(y, self._ends[:, at].flatten(1).cpu(), at)
+        ends = torch.stack([self.game.empty, self.game.clean.to(self._v)])  # (2, samples, K)
+        found, error = self._found(y, ends[:, at].flatten(1).cpu(), at)
         shape = (len(at), -1, self.d, self.d)
         self.values[at] = found.reshape(shape).to(self.values)
         self.standard_error[at] = error.reshape(shape).to(self.values)

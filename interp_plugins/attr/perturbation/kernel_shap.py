@@ -12,21 +12,25 @@ the batch, so one regression serves them all. Cost: n_samples rows per sample.
 The values are a function of means over independent draws, so they are asymptotically normal (ibid., section 3). Their
 standard errors come from the regression's residuals, inflated where a draw pulls the fit towards itself (HC3; MacKinnon
 and White 1985). A pair of complements has opposite rows in the regression and counts as one draw, of half the
-difference of its two scores.
+difference of its two scores. From three pairs per feature on (and up to a thousand) a cubic function is a control
+variate of theirs (`attr/perturbation/cubic_fit.py`), for each map whose error it makes smaller.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from interp_plugins.attr.perturbation.coalitions import Game
+from interp_plugins.attr.perturbation.cubic_fit import LEAST, MOST, cubic_fit
 from interp_plugins.attr.perturbation.lime import Lime
 from interp_plugins.attr.perturbation.lime_surrogates import outputs_shape, warn_of_many
 from interp_plugins.attr.perturbation.shapley import coalition_sizes
@@ -121,9 +125,11 @@ class KernelShap(Lime):
                 have no value, and coalitions that differ in them alone are evaluated once.
             perturbations_per_eval: coalitions per forward pass; left out: as many as fit.
             return_input_shape: maps of the inputs' shapes; False: the values (N, features).
-            paired: draw each coalition together with its complement: less variance at the same cost.
+            paired: draw each coalition together with its complement: less variance at the same cost, and from three
+                pairs per feature on a cubic control variate, which reduces it further (module).
             stratified: paired, and the sizes of the coalitions in the proportions of the kernel; the smallest and
-                largest coalitions are all taken, not drawn, where their share of n_samples pays for it.
+                largest coalitions are all taken, not drawn, where their share of n_samples pays for it, and none is
+                drawn twice.
             tol: go on, n_samples coalitions at a time, until each sample's map has, with 90 % confidence, a relative L2
                 error below this (`attr/shared/average.py`); needs more coalitions than features. What was reached is
                 reported (`core.report`: n_draws, map_error, standard_error), without a tolerance as well.
@@ -149,11 +155,11 @@ class KernelShap(Lime):
             )
             game.shape = outputs_shape(game.clean.reshape(game.shape), game.merged)
             warn_of_many(game.d, self.get_name())
-            regression = _Regression(game)
+            regression = _Regression(game, errors=error_asked(tol))
             draws = _Stratified(game.d, rng) if stratified else _Independent(game.d, paired, rng)
             every = 2**game.d
             planned = n_samples if tol is None else max_samples
-            with game.progress(planned, self.get_name(), True if show_progress else progress):
+            with game.progress(min(planned, every), self.get_name(), True if show_progress else progress):
                 for due, active in rounds(regression.map_error, game.samples, tol, n_samples, max_samples):
                     used = int(regression.count.max())
                     if used + due >= every:  # then all of them, which is exact
@@ -199,30 +205,47 @@ class _Draws:
 
 
 class _Regression:
-    """The constrained least squares, growing round by round; samples that have settled take no part any more."""
+    """The constrained least squares, growing round by round; samples that have settled take no part any more.
 
-    def __init__(self, game: Game):
-        self.game = game
-        self.start = game.empty
-        self.change = game.clean.to(game.wide) - self.start  # (samples, K)
+    Args:
+        game: the scores.
+        errors: whether standard errors are asked for.
+    """
+
+    def __init__(self, game: Game, errors: bool):
+        self.game, self.errors = game, errors
         self.players = game.differing.to(game.wide)  # (samples, d); the others have no value
-        self.each = self.change / self.players.sum(1, keepdim=True).clamp_min(1)  # an equal share
-        self.values = self.each[..., None] * self.players[:, None]
         several = (self.players.sum(1) > 1)[:, None, None] & game.differing[:, None]
-        self.standard_error = torch.zeros_like(self.values).masked_fill(several, math.inf)
+        self.standard_error = game.clean.new_zeros((*game.clean.shape, game.d), dtype=game.wide)
+        self.standard_error.masked_fill_(several, math.inf)
         self.count = torch.zeros(game.samples, dtype=torch.long)
         self._degrees = torch.zeros(game.samples, dtype=torch.long)
         self.clear()
 
+    @functools.cached_property
+    def change(self) -> Tensor:
+        """Of the score from the empty coalition, (samples, K); asked for behind the first coalitions, it is known."""
+        return self.game.clean.to(self.game.wide) - self.game.empty
+
+    @functools.cached_property
+    def each(self) -> Tensor:
+        """An equal share of it, (samples, K)."""
+        return self.change / self.players.sum(1, keepdim=True).clamp_min(1)
+
+    @functools.cached_property
+    def values(self) -> Tensor:
+        """The values (samples, K, d); equal ones before there are coalitions."""
+        return self.each[..., None] * self.players[:, None]
+
     def clear(self) -> None:
         """Forget the coalitions so far."""
         self._draws = _Draws.of(torch.zeros(0, self.game.d, dtype=torch.bool), 1.0, False, False)
-        self._rest = torch.zeros(0, *self.change.shape, dtype=self.game.wide)
+        self._rest = torch.zeros(0, *self.game.clean.shape, dtype=self.game.wide)
 
     def add(self, draws: _Draws, samples: Tensor) -> None:
         """Score more coalitions for some samples, and find their values and errors from all so far."""
         game, at = self.game, samples.to(self.game.device)
-        rest = torch.full((len(draws.coalitions), *self.change.shape), math.nan, dtype=game.wide)
+        rest = torch.full((len(draws.coalitions), *game.clean.shape), math.nan, dtype=game.wide)
         if len(rest):
             rest[:, samples] = self._unexplained(draws, at).cpu()
         self._draws, self._rest = self._draws + draws, torch.cat([self._rest, rest])
@@ -234,14 +257,33 @@ class _Regression:
         for mine in self._alike(at):  # samples with the same players
             players = game.differing[mine[0]]
             some = z[:, players.cpu()]
-            rows = some - some.mean(1, keepdim=True)  # values that sum to zero
-            fit = LeastSquares(root * rows, root * self._rest[:, mine.cpu()].flatten(1))
+            fit, found, error = self._fitted(some, root, self._rest[:, mine.cpu()].flatten(1))
             shape = (len(mine), self.change.shape[1], some.shape[1])
-            found, error = (t.t().reshape(shape).to(game.device) for t in (fit.solution, fit.standard_error(drawn)))
             where = mine[:, None, None], torch.arange(shape[1], device=mine.device)[:, None], players.nonzero()[:, 0]
-            self.values[where] = self.each[mine][..., None] + found
-            self.standard_error[where] = error
+            self.values[where] = self.each[mine][..., None] + found.t().reshape(shape).to(game.device)
+            if error is not None:
+                self.standard_error[where] = error.t().reshape(shape).to(game.device)
             self._degrees[mine.cpu()] = len(z) - fit.rank
+
+    def _fitted(self, z: Tensor, root: Tensor, rest: Tensor) -> tuple[LeastSquares, Tensor, Tensor | None]:
+        """The regression on coalitions of players (m, p), values (p, k) that sum to zero, their error if it is needed.
+
+        Where there are enough pairs, with a cubic as control variate for those games whose error it makes smaller.
+        """
+        drawn, m, p = self._draws.drawn, *z.shape
+        rows = z - z.mean(1, keepdim=True)  # values that sum to zero
+        fit = LeastSquares(root * rows, root * rest)
+        enough = LEAST * p <= m <= MOST and bool(drawn.any()) and bool(self._draws.paired.all())
+        error = fit.standard_error(drawn) if self.errors or enough else None
+        if error is None or not enough or z.dtype != torch.float64:
+            return fit, fit.solution, error
+        values, left = cubic_fit(z > 0, rest, drawn)
+        more = values.sum(0)  # than the change there is
+        other = LeastSquares(root * rows, root * (left + (z.mean(1, keepdim=True) - 0.5) * more))
+        its_error = other.standard_error(drawn)
+        better = its_error.norm(dim=0) < error.norm(dim=0)
+        found = torch.where(better, values - more / p + other.solution, fit.solution)
+        return fit, found, torch.where(better, its_error, error)
 
     def _alike(self, samples: Tensor) -> list[Tensor]:
         """Samples in groups that have the same players, of which there are any."""
@@ -254,7 +296,7 @@ class _Regression:
     def _unexplained(self, draws: _Draws, samples: Tensor) -> Tensor:
         """What is left of the scores (m, samples, K) when all get an equal share, which fulfils the constraint."""
         z = draws.coalitions
-        scores = self.game.scores_cached(torch.cat([z, ~z[draws.paired]]), samples) - self.start[samples]
+        scores = self.game.scores_cached(torch.cat([z, ~z[draws.paired]]), samples) - self.game.empty[samples]
         present = z.to(self.game.device, self.game.wide) @ self.players[samples].t()  # players in it, (m, samples)
         equal = present[..., None] * self.each[samples]
         rest = scores[: len(z)] - equal
@@ -285,8 +327,9 @@ class _Independent:
 class _Stratified:
     """Pairs of complements: small sizes all taken where that costs no more than drawing them, the rest in proportion.
 
-    A pair of size s has a coalition of s and one of d - s features. The kernel's mass of all pairs of size s is
-    proportional to 1 / (s (d - s)), half of it where both are of one size.
+    What is drawn at a time is drawn without replacement. A pair of size s has a coalition of s and one of d - s
+    features. The kernel's mass of all pairs of size s is proportional to 1 / (s (d - s)), half of it where both are of
+    one size.
     """
 
     def __init__(self, d: int, generator: torch.Generator):
@@ -308,23 +351,51 @@ class _Stratified:
         rng: dict[str, Any] = {"generator": self.generator, "device": self.generator.device}
         quantiles = (torch.arange(left, dtype=torch.float64) + float(torch.rand((), **rng))) / left
         which = torch.searchsorted(mass.cumsum(0) / mass.sum(), quantiles).clamp_max(len(mass) - 1)
-        order = torch.rand(left, self.d, **rng).cpu().argsort(1)
-        z = order < torch.tensor(self.sizes)[which][:, None]  # a permutation of places is one of features
+        z = self._different(torch.tensor(self.sizes)[which], rng)
         return whole + _Draws.of(z, float(mass.sum()), True, True)
+
+    def _different(self, sizes: Tensor, rng: dict[str, Any]) -> Tensor:
+        """A coalition of each size (m,), no two of them equal or complements where there are enough: (m, d)."""
+        z = torch.zeros(len(sizes), self.d, dtype=torch.bool)
+        again = torch.arange(len(sizes))
+        for s, drawn in zip(*(t.tolist() for t in sizes.unique(return_counts=True)), strict=True):
+            # 2^s are fewer than there are of size s
+            if s < drawn.bit_length() + 2 and 2 * drawn > self._number(s):  # most of them: all are mixed
+                mixed = [torch.randperm(self._number(s), **rng).cpu() for _ in range(-(-drawn // self._number(s)))]
+                z[sizes == s] = self._members(s)[torch.cat(mixed)[:drawn]]
+                again = again[sizes[again] != s]
+        seen: set[bytes] = set()
+        while len(again):  # others are drawn once more where they came before
+            # a permutation of places is one of features
+            z[again] = torch.rand(len(again), self.d, **rng).cpu().argsort(1) < sizes[again][:, None]
+            other = (2 * sizes[again] == self.d) & ~z[again, 0]  # of a pair of one size, the one without feature 0
+            keys = list(map(bytes, np.packbits((z[again] ^ other[:, None]).numpy(), axis=1)))
+            first = {key: k for k, key in reversed(list(enumerate(keys))) if key not in seen}
+            again = again[sorted(set(range(len(keys))) - set(first.values()))]
+            seen.update(first)
+        return z
 
     def _take(self, pairs: int) -> _Draws:
         """All pairs of the smallest sizes, as long as drawing would take as many."""
         taken = []
         for s in tuple(self.sizes):
-            number = math.comb(self.d, s) // (2 if 2 * s == self.d else 1)
+            number = self._number(s)
             if number * sum(self.mass[t] for t in self.sizes) > pairs * self.mass[s]:
                 break
-            members = torch.tensor(list(itertools.islice(itertools.combinations(range(self.d), s), number)))
-            z = torch.zeros(number, self.d, dtype=torch.bool).scatter(1, members, True)
-            taken.append(_Draws.of(z, self.mass[s] / number, False, True))
+            taken.append(_Draws.of(self._members(s), self.mass[s] / number, False, True))
             self.sizes.remove(s)
             pairs -= number
         return sum(taken, _Draws.of(torch.zeros(0, self.d, dtype=torch.bool), 1.0, False, True))
+
+    def _number(self, s: int) -> int:
+        """How many pairs of size s there are."""
+        return math.comb(self.d, s) // (2 if 2 * s == self.d else 1)
+
+    def _members(self, s: int) -> Tensor:
+        """One coalition of each of these pairs, (number, d)."""
+        number = self._number(s)
+        members = torch.tensor(list(itertools.islice(itertools.combinations(range(self.d), s), number)))
+        return torch.zeros(number, self.d, dtype=torch.bool).scatter(1, members, True)
 
 
 def _draw(d: int, generator: torch.Generator, count: int = 1) -> Tensor:

@@ -115,16 +115,15 @@ class ShapleyValueSampling(PerturbationAttribution):
                 perturbations_per_eval=perturbations_per_eval,
                 chunk=batch_size,
             )
-            ends = game.empty, game.clean.to(game.wide)
             average = Average(game.samples, game.rounding)
             planned = n_samples if tol is None else max_samples
             runs = 4 if stratified else 2 if antithetic else 1
             players = game.differing.any(0)
-            rows = planned * runs * max(1, int(players.sum()) - 1)
+            rows = 1 + planned * runs * max(1, int(players.sum()) - 1)
             with game.progress(rows, self.get_name(), True if show_progress else progress):
                 for due, active in rounds(average.map_error, game.samples, tol, n_samples, max_samples):
                     orders = torch.stack([_order(game.d, rng) for _ in range(due)]).to(game.device)
-                    found = _marginals(game, _companions(orders, runs), ends, active, players)
+                    found = _marginals(game, _companions(orders, runs), active, players)
                     average.add(found.reshape(runs, due, *found.shape[1:]).mean(0), active)
             if error_asked(tol):
                 error = like(inputs, game.maps(average.standard_error()))
@@ -142,20 +141,19 @@ def _companions(orders: Tensor, runs: int) -> Tensor:
     return torch.cat([orders, orders.flip(1), rotated, rotated.flip(1)][:runs])
 
 
-def _marginals(game: Game, orders: Tensor, ends: tuple[Tensor, Tensor], samples: Tensor, players: Tensor) -> Tensor:
+def _marginals(game: Game, orders: Tensor, samples: Tensor, players: Tensor) -> Tensor:
     """What each feature adds when it joins, for orders (P, d) and some samples: (P, samples, K, d).
 
     Features that are no players (d,), since they are their baseline, change nothing: they join without being asked.
     """
     count, number = len(orders), int(players.sum())
-    start, end = (e[samples.to(e.device)] for e in ends)
+    orders = orders[players[orders]].reshape(count, number)
+    inner = [game.scores_along(orders, samples)] if number > 1 else []
+    start, end = (e[samples.to(e.device)] for e in (game.empty, game.clean.to(game.wide)))
     steps = start.new_zeros(count, *start.shape, game.d)
     if not number:
         return steps
-    orders = orders[players[orders]].reshape(count, number)
-    path = [start.expand(count, 1, *start.shape), end.expand(count, 1, *end.shape)]
-    if number > 1:
-        path.insert(1, game.scores_along(orders, samples))
+    path = [start.expand(count, 1, *start.shape), *inner, end.expand(count, 1, *end.shape)]
     added = torch.cat(path, 1).diff(dim=1).permute(0, 2, 3, 1)  # (P, samples, K, place in the order)
     return steps.scatter_(3, orders[:, None, None, :].expand_as(added), added)
 
