@@ -24,6 +24,9 @@ from interp_plugins.attr import (
     ShapleyValues,
     Sobol,
 )
+from interp_plugins.attr.perturbation.coalitions import Game
+from interp_plugins.attr.perturbation.interaction_fit import FittedInteractions, PairWeights
+from interp_plugins.attr.shared.base import prepared
 from interp_plugins.core.errors import ConvergenceWarning, InputError, InputTypeError
 from interp_plugins.core.report import collect
 
@@ -354,6 +357,35 @@ def test_sampled_interactions_are_unbiased_and_complete(index: str, n_samples: i
     assert float(((many.mean(0) - exact)[uneven] / spread[uneven]).square().mean()) < 1.8
     ratio = (many - exact).square().mean().sqrt() / stated[stated.isfinite()].square().mean().sqrt()
     assert n_samples == 2 or 0.5 < float(ratio) < 1.1, ratio
+
+
+@pytest.mark.parametrize("index", WEIGHTS)
+def test_leftovers_of_all_rows_are_counted_as_row_by_row(net: nn.Module, x: Tensor, index: str) -> None:
+    """Mean and mean square of the rows' matrices are products of switches; here each matrix is made by its formula."""
+    pair = torch.tensor([WEIGHTS[index](s) for s in range(D - 1)], dtype=torch.float64)
+    alone = torch.tensor([1 / (D * math.comb(D - 1, s)) for s in range(D)], dtype=torch.float64)
+    with prepared(net, x[:1], 1) as (xs, forward):
+        fitted = FittedInteractions(Game(forward, xs), index, PairWeights(pair, alone), torch.Generator())
+    draw = torch.Generator().manual_seed(0)
+    first = torch.rand(40, D, generator=draw).argsort(1).argsort(1) < torch.randint(1, D, (40, 1), generator=draw)
+    z, rest = torch.stack([first, ~first], 1), torch.randn(40, 2, 3, generator=draw).double()
+
+    def told(row: Tensor, values: Tensor) -> Tensor:
+        found, own = torch.zeros(D, D).double(), torch.zeros(D).double()
+        for s, value in zip(row.tolist(), (values * math.comb(D, int(row[0].sum())) * (D - 1) / 2).tolist()):
+            size = sum(s)
+            for i, j in itertools.permutations(range(D), 2):
+                found[i, j] += (1 if s[i] == s[j] else -1) * pair[size - s[i] - s[j]] * value
+            own += torch.tensor([(1 if here else -1) * alone[size - here] * value for here in s])
+        if index == "sti":
+            return (found - found.sum() / (D * (D - 1)) * (1 - torch.eye(D))) / 2
+        return found / 2 + torch.diag(own - own.mean() - found.sum(1) / 2)
+
+    each = torch.stack([torch.stack([told(row, v[:, c]) for c in range(3)]) for row, v in zip(z, rest)])
+    sizes = [17, 12, 11]
+    within = [(n / 40) ** 2 * part.var(0) / n for n, part in zip(sizes, each.split(sizes))]
+    mean, variance = fitted._moments(z, rest, sizes)
+    assert torch.allclose(mean, each.mean(0), atol=1e-13) and torch.allclose(variance, sum(within), atol=1e-13)
 
 
 def test_a_quadratic_fit_needs_a_quarter_of_the_rows_of_orders() -> None:

@@ -26,7 +26,7 @@ from interp_plugins.attr.shared.average import relative_error
 _PARTS = 5
 _ENDS = 900.0  # weight of the empty and the whole coalition, which are known, among rows
 LEAST = 3  # rows per coefficient below which there is too little for a fit
-_AT_A_TIME = 1024
+_AT_A_TIME = 2**22  # numbers
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,18 @@ class PairWeights:
     pair: Tensor
     alone: Tensor
 
+    def by_size(self) -> tuple[Tensor, Tensor]:
+        """What a score counts by the size of its coalition.
+
+        For two features, of which that has none, one or both: (d + 1, 3); for one that it has not, or has: (d + 1, 2).
+        """
+        pair, alone = (torch.zeros(len(self.alone) + 1, k, dtype=torch.float64) for k in (3, 2))
+        for k, sign in enumerate((1, -1, 1)):
+            pair[k : k + len(self.pair), k] = sign * self.pair.cpu()
+        for k, sign in enumerate((-1, 1)):
+            alone[k : k + len(self.alone), k] = sign * self.alone.cpu()
+        return pair, alone
+
 
 class FittedInteractions:
     """Interactions of a game from a growing number of coalitions.
@@ -50,6 +62,7 @@ class FittedInteractions:
         index: "sii" or "sti".
         weights: of the index.
         generator: what coalitions are drawn from.
+        estimate: whether the error is asked for; it is infinite else.
 
     Attributes:
         values: the matrices (samples, K, d, d).
@@ -57,8 +70,8 @@ class FittedInteractions:
         count: pairs of coalitions per sample.
     """
 
-    def __init__(self, game: Game, index: str, weights: PairWeights, generator: torch.Generator):
-        self.game, self.index, self.weights, self.generator, self.d = game, index, weights, generator, game.d
+    def __init__(self, game: Game, index: str, weights: PairWeights, generator: torch.Generator, estimate: bool = True):
+        self.game, self.index, self.generator, self.estimate, self.d = game, index, generator, estimate, game.d
         shape = (*game.clean.shape, game.d, game.d)
         self.values = torch.zeros(shape, dtype=game.wide, device=game.device)
         self.standard_error = torch.full_like(self.values, math.inf)
@@ -66,6 +79,8 @@ class FittedInteractions:
         self._z = torch.zeros(0, 2, game.d, dtype=torch.bool)
         self._v = torch.zeros(0, 2, *game.clean.shape, dtype=game.wide, device=game.device)
         self._upper = torch.triu_indices(game.d, game.d, 1)
+        self._pair, self._alone = weights.by_size()
+        self._ways = torch.tensor([math.comb(game.d, s) for s in range(game.d + 1)], dtype=torch.float64)
         single = torch.eye(game.d, dtype=torch.bool)
         self._first = (game.scores_cached(single) - game.empty).permute(1, 2, 0) if index == "sti" else None
 
@@ -98,82 +113,92 @@ class FittedInteractions:
         return relative_error(self.count - _PARTS, [self.standard_error], [self.values], self.game.rounding)
 
     def _found(self, y: Tensor, ends: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Matrices and errors (columns, d, d) of scores (pairs, 2, columns) and of those at both ends (2, columns)."""
-        features = self._features(self._z.flatten(0, 1)).unflatten(0, (-1, 2))
-        limits = self._features(torch.stack([torch.zeros(self.d), torch.ones(self.d)]).bool())
+        """Matrices and errors (columns, d, d) of scores (pairs, 2, columns) and of those at both ends (2, columns).
+
+        A coalition's complement has the same products of features, and the features themselves with the other sign: a
+        pair's sum tells the coefficients of the first, its difference those of the second.
+        """
         part = torch.arange(len(y)) % _PARTS
-        grams = [features[part == k].flatten(0, 1) for k in range(_PARTS)]
-        squares = [f.t() @ f for f in grams]
-        products = [f.t() @ y[part == k].flatten(0, 1) for k, f in enumerate(grams)]
-        fixed, known = _ENDS * limits.t() @ limits, _ENDS * limits.t() @ ends
-        mean, variance = (torch.zeros(y.shape[2], self.d, self.d, dtype=torch.float64) for _ in range(2))
-        for k in range(_PARTS):
-            gram = fixed + sum(squares[:k] + squares[k + 1 :])
-            gram.diagonal().add_(1e-9 * len(y))
-            fit = torch.linalg.solve(gram, known + sum(products[:k] + products[k + 1 :]))
-            mine, z = part == k, self._z[part == k]
-            rest = y[mine] - features[mine] @ fit
-            drawn, square = self._moments(z, rest)
-            share = len(z) / len(y)
-            mean = mean + share * (self._of_fit(fit, ends - limits @ fit, ends, at) + drawn)
-            variance = variance + share**2 * (square - drawn.square()).clamp_min(0) / max(1, len(z) - 1)
-        return mean, variance.sqrt()
+        order, sizes = part.argsort(stable=True), part.bincount(minlength=_PARTS).tolist()
+        z, y = self._z[order], y[order]
+        fits, told = [], []
+        for f, sign in zip(self._features(z[:, 0]), (1, -1), strict=True):
+            cut, values = f.split(sizes), (y[:, 0] + sign * y[:, 1]).split(sizes)
+            fits.append(_fits_without_each(cut, values, ends[1] + sign * ends[0], len(y)))
+            told.append(torch.cat([rows @ fit for rows, fit in zip(cut, fits[-1], strict=True)]))
+        rest = y - torch.stack([told[0] + told[1], told[0] - told[1]], 1)
+        drawn, variance = self._moments(z, rest, sizes)
+        even, odd = (fit.transpose(0, 1).flatten(1) for fit in fits)  # (coefficients, parts * columns)
+        ends, level, slope = ends.repeat(1, _PARTS), even.sum(0), odd.sum(0)
+        left = ends - torch.stack([level - slope, level + slope])
+        fitted = self._of_fit(even[1:], odd, left, ends, at).unflatten(0, (_PARTS, -1))
+        share = torch.tensor(sizes, dtype=torch.float64) / len(y)
+        return drawn + torch.tensordot(share, fitted, 1), variance.sqrt()
 
-    def _features(self, z: Tensor) -> Tensor:
-        """One, the features as -1 and 1, and their products: (rows, coefficients)."""
-        signs = 2 * z.to(torch.float64) - 1
+    def _features(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Of coalitions (rows, d): one and the products of features of -1 and 1, and these features themselves."""
+        signs = 2 * z.t().to(torch.float64) - 1
         i, j = self._upper
-        return torch.cat([torch.ones(len(z), 1, dtype=torch.float64), signs, signs[:, i] * signs[:, j]], 1)
+        return torch.cat([torch.ones(1, len(z), dtype=torch.float64), signs[i] * signs[j]]).t(), signs.t()
 
-    def _moments(self, z: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and mean square over pairs (M, 2, d) of what leftovers (M, 2, columns) tell: (columns, d, d) each."""
-        size = z[:, 0].sum(1)
-        ways = torch.tensor([math.comb(self.d, int(s)) for s in range(self.d + 1)], dtype=torch.float64)
-        scaled = rest * (ways[size] * (self.d - 1) / 2)[:, None, None]  # a coalition and its complement are one draw
-        columns = rest.shape[2]
-        total, square = (torch.zeros(columns, self.d, self.d, dtype=torch.float64) for _ in range(2))
-        for some, values in zip(z.split(_AT_A_TIME), scaled.split(_AT_A_TIME), strict=True):
-            both, alone = zip(*(self._shares(some[:, side]) for side in (0, 1)), strict=True)
-            for c in range(columns):
-                told = self._centred(
-                    sum(b * values[:, s, c, None, None] for s, b in enumerate(both)),
-                    sum(a * values[:, s, c, None] for s, a in enumerate(alone)),
-                )
-                total[c] += told.sum(0)
-                square[c] += told.square().sum(0)
-        return total / len(z), square / len(z)
+    def _moments(self, z: Tensor, rest: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+        """The mean of what leftovers (M, 2, columns) of pairs (M, 2, d) tell, and its variance: (columns, d, d) each.
 
-    def _shares(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """What the scores of coalitions (M, d) count for pairs (M, d, d) and for single features (M, d)."""
-        size, here = z.sum(1), z.long()
-        inside = here[:, :, None] + here[:, None]
-        others = size[:, None, None] - inside
-        known = (others >= 0) & (others <= self.d - 2)
-        pair = self.weights.pair.cpu().double()[others.clamp(0, self.d - 2)] * known
-        both = pair * torch.where(inside == 1, -1.0, 1.0) * (1 - torch.eye(self.d))
-        alone = self.weights.alone.cpu().double()[(size[:, None] - here).clamp(0, self.d - 1)]
-        return both, torch.where(z, alone, -alone)
+        The variance is that within the parts, of these sizes; infinite where it is not asked for.
+        """
+        size, here = z[:, 0].sum(1), z[:, 0].double()
+        scaled = rest * (self._ways[size] * (self.d - 1) / 2)[:, None, None]  # a coalition and its complement: one draw
+        counts = torch.tensor(sizes, dtype=torch.float64)
+        weight = 1 / ((counts - 1).clamp_min(1) * len(z) ** 2)
+        each = (weight * counts).repeat_interleave(torch.tensor(sizes))[:, None, None]
+        parts = []
+        for some in scaled.split(max(1, _AT_A_TIME // here.numel()), 2):
+            both, alone = self._told(size, some)
+            if not self.estimate:
+                total = _summed(here, both, alone)
+                parts.append((total, torch.full_like(total, math.inf)))
+                continue
+            pieces = zip(*(t.split(sizes) for t in (here, both, alone)), strict=True)
+            sums = torch.stack([_summed(*piece) for piece in pieces])  # (parts, columns, d, d)
+            squares = _summed(here, both.square() * each, alone.square() * each)
+            parts.append((sums.sum(0), (squares - torch.tensordot(weight, sums.square(), 1)).clamp_min(0)))
+        total, variance = (torch.cat(column) for column in zip(*parts, strict=True))
+        return total / len(z), variance
 
-    def _centred(self, both: Tensor, alone: Tensor) -> Tensor:
-        """A matrix of leftovers (M, d, d), which adds nothing to the sum."""
+    def _told(self, size: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Entries of the matrices that values (M, 2, columns) of coalitions and their complements tell.
+
+        An entry depends on the coalition's size (M,) and on how many of the entry's features it has: (M, 3, columns)
+        beside the diagonal, (M, 2, columns) on it. Nothing is added to the sum of a matrix.
+        """
+        d, other = self.d, self.d - size
+        both, alone = (
+            t[size, :, None] * values[:, :1] + t[other].flip(1)[:, :, None] * values[:, 1:]
+            for t in (self._pair, self._alone)
+        )
+        inside, outside = size[:, None].double(), other[:, None].double()
+        zero, one, two = both.unbind(1)
         if self.index == "sti":
-            eye = torch.eye(self.d, dtype=both.dtype)
-            return (both - both.sum((1, 2), keepdim=True) / max(1, self.d * (self.d - 1)) * (1 - eye)) / 2
-        return self._matrix(both, alone - alone.mean(1, keepdim=True))
+            whole = inside * (inside - 1) * two + 2 * inside * outside * one + outside * (outside - 1) * zero
+            return (both - (whole / max(1, d * (d - 1)))[:, None]) / 2, torch.zeros_like(alone)
+        rows = torch.stack([inside * one + (outside - 1) * zero, (inside - 1) * two + outside * one], 1)
+        mean = (outside * alone[:, 0] + inside * alone[:, 1]) / d
+        return both / 2, alone - mean[:, None] - rows / 2
 
-    def _of_fit(self, fit: Tensor, left: Tensor, ends: Tensor, at: Tensor) -> Tensor:
-        """The matrices of the fitted functions (coefficients, columns), and of what they leave at both ends."""
-        columns, d = fit.shape[1], self.d
+    def _of_fit(self, products: Tensor, features: Tensor, left: Tensor, ends: Tensor, at: Tensor) -> Tensor:
+        """The matrices of functions, by their coefficients (..., columns), and of what they leave at both ends."""
+        columns, d = features.shape[1], self.d
         both = torch.zeros(columns, d, d, dtype=torch.float64)
         i, j = self._upper
-        both[:, i, j] = both[:, j, i] = 4 * fit[1 + d :].t()
-        alone = 2 * fit[1 : 1 + d].t()
+        both[:, i, j] = both[:, j, i] = 4 * products.t()
+        alone = 2 * features.t()
         change = ends[1] - ends[0]
-        for z, rest in zip(torch.tensor([[False], [True]]).expand(2, d), left, strict=True):
-            pair, single = self._shares(z[None])
-            both, alone = both + rest[:, None, None] * pair, alone + rest[:, None] * single
+        pair, single = self._pair[0, 0] * left[0] + self._pair[d, 2] * left[1], self._alone[0, 0] * left[0]
+        both = both + pair[:, None, None] * (1 - torch.eye(d))
+        alone = alone + (single + self._alone[d, 1] * left[1])[:, None]
         if self._first is not None:
             first = self._first[at].flatten(0, 1).cpu().double()
+            first = first.repeat(columns // len(first), 1)
             missing = change - first.sum(1) - both.sum((1, 2)) / 2
             spread = 2 * missing[:, None, None] / max(1, d * (d - 1)) * (1 - torch.eye(d))
             return (both + spread) / 2 + torch.diag_embed(first)
@@ -183,6 +208,32 @@ class FittedInteractions:
     def _matrix(both: Tensor, values: Tensor) -> Tensor:
         """Halves of the interactions beside the diagonal; on it what makes rows sum to a feature's value."""
         return both / 2 + torch.diag_embed(values - both.sum(-1) / 2)
+
+
+def _fits_without_each(rows: Sequence[Tensor], values: Sequence[Tensor], ends: Tensor, pairs: int) -> Tensor:
+    """Coefficients (parts, features, columns) of least squares without each of the parts.
+
+    Args:
+        rows: of every part, the features (M, features) of its pairs; the complements have the same, but for a sign.
+        values: of every part, the sums or differences (M, columns) of the pairs' scores.
+        ends: those of the scores at both ends, (columns,); all features are one there.
+        pairs: in all parts.
+    """
+    squares = torch.stack([f.t() @ f for f in rows])
+    products = torch.stack([f.t() @ v for f, v in zip(rows, values, strict=True)])
+    gram = 2 * (squares.sum(0) - squares + _ENDS)
+    gram.diagonal(dim1=1, dim2=2).add_(1e-9 * pairs)
+    return torch.linalg.solve(gram, products.sum(0) - products + _ENDS * ends)
+
+
+def _summed(here: Tensor, both: Tensor, alone: Tensor) -> Tensor:
+    """Sums over coalitions (M, d) of 0 and 1 of matrices (columns, d, d), by entries as in `_told`."""
+    zero, one, two = both.unbind(1)
+    single = (one - zero).t() @ here
+    found = torch.tensordot((two - 2 * one + zero)[:, :, None] * here[:, None], here, ([0], [0]))
+    found = found + single[:, :, None] + single[:, None] + zero.sum(0)[:, None, None]
+    found.diagonal(dim1=1, dim2=2).copy_(alone[:, 0].sum(0)[:, None] + (alone[:, 1] - alone[:, 0]).t() @ here)
+    return found
 
 
 def rows_of(orders: int, d: int) -> int:

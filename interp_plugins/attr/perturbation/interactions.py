@@ -25,7 +25,7 @@ from interp_plugins.attr.perturbation.coalitions import Game
 from interp_plugins.attr.perturbation.interaction_fit import FittedInteractions, PairWeights, enough, rows_of
 from interp_plugins.attr.perturbation.shapley import ShapleyValueSampling, check_exact, coalition_sizes
 from interp_plugins.attr.shared.arguments import args_from
-from interp_plugins.attr.shared.average import Average, check_tolerance, report_reached, rounds
+from interp_plugins.attr.shared.average import Average, check_tolerance, error_asked, report_reached, rounds
 from interp_plugins.attr.shared.base import PerturbationAttribution, prepared
 from interp_plugins.core.batching import AUTOMATIC, check_chunk
 from interp_plugins.core.errors import InputError, unknown
@@ -159,11 +159,12 @@ def _fitted(
     d = game.d
     alone = torch.tensor([1 / (d * math.comb(d - 1, s)) for s in range(d)], dtype=torch.float64)
     weights = PairWeights(torch.tensor(_weights(index, d), dtype=torch.float64), alone)
-    fitted = FittedInteractions(game, index, weights, rng)
+    fitted = FittedInteractions(game, index, weights, rng, error_asked(tol))
     for due, who in rounds(fitted.map_error, game.samples, tol, n_samples, max_samples):
         fitted.add(rows_of(due, d), who)
-    drawn = fitted.count * 2 // rows_of(1, d)
-    report_reached(drawn, fitted.map_error(), fitted.standard_error, tol, "orders")
+    if fitted.estimate:
+        drawn = fitted.count * 2 // rows_of(1, d)
+        report_reached(drawn, fitted.map_error(), fitted.standard_error, tol, "orders")
     return fitted.values
 
 
