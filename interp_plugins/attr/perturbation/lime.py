@@ -31,7 +31,7 @@ from interp_plugins.attr.perturbation.lime_sampling import (
 )
 from interp_plugins.attr.perturbation.lime_surrogates import Coefficients, Copies, Switched, warn_of_many
 from interp_plugins.attr.perturbation.perturb import perturbed_rows
-from interp_plugins.attr.perturbation.surrogate import SkLearnLasso, Surrogate
+from interp_plugins.attr.perturbation.surrogate import SkLearnLasso, Surrogate, fits_rows
 from interp_plugins.attr.perturbation.whole_batch import batches_of_any_length
 from interp_plugins.attr.shared.arguments import args_from
 from interp_plugins.attr.shared.average import Draws, report_reached, rounds
@@ -204,6 +204,9 @@ class LimeBase(PerturbationAttribution):
         return _joined(parts) if parts else None
 
     def _fit(self, z: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        if fits_rows(self.interpretable_model):
+            self.interpretable_model.fit([(z, y, w)])  # type: ignore[arg-type]
+            return self.interpretable_model.representation()
         # With a generator of its own: a loader draws, even one that does not shuffle.
         whole = DataLoader(_Whole(z, y, w), batch_size=len(z), collate_fn=list, generator=torch.Generator())
         self.interpretable_model.fit(whole)

@@ -7,7 +7,6 @@ that what two features do together falls out of what each does alone.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,13 +34,26 @@ def orthogonal_perturb_generator(
 ) -> Iterator[Tensor]:
     """Switches as above, (1, num_interp_features) of 0 and 1, each followed by its complement; set after set."""
     count, device = kwargs["num_interp_features"], as_tuple(original_inp)[0].device
-    size = 1 << count.bit_length()  # of the matrix: a power of two above the number of features
     while True:
+        yield from _orthogonal_sets(count, 1, generator)[:, None].to(device)
+
+
+def _orthogonal_sets(count: int, sets: int, generator: torch.Generator | None) -> Tensor:
+    """So many sets of switches (sets * 2 * size, count), of 0 and 1, on the CPU."""
+    size = _set_size(count)
+    drawn = []
+    for _ in range(sets):
         columns = 1 + torch.randperm(size - 1, generator=generator)[:count]  # the first column is constant
         signs = (torch.rand(count, generator=generator) < 0.5).long()
-        rows = torch.randperm(size, generator=generator)
-        switches = _odd(rows[:, None] & columns) ^ signs
-        yield from torch.stack([switches, 1 - switches], 1).reshape(-1, 1, count).to(device)  # each, and its complement
+        drawn.append((torch.randperm(size, generator=generator), columns, signs))
+    rows, columns, signs = (torch.stack(column) for column in zip(*drawn, strict=True))
+    switches = _odd(rows[:, :, None] & columns[:, None]) ^ signs[:, None]
+    return torch.stack([switches, 1 - switches], 2).reshape(-1, count)  # each, and its complement
+
+
+def _set_size(count: int) -> int:
+    """Rows of the matrix: a power of two above the number of features."""
+    return 1 << count.bit_length()
 
 
 def _odd(numbers: Tensor) -> Tensor:
@@ -115,9 +127,8 @@ class PlainCopies:
         self.original, self.similarity, self.generator = original, similarity, generator
         self.xs, self.masks, self.bases = (as_tuple(v) for v in (original, known["feature_mask"], known["baselines"]))
         self.d = known["num_interp_features"]
-        self._sets = (
-            orthogonal_perturb_generator(original, generator, num_interp_features=self.d) if orthogonal else None
-        )
+        self.orthogonal = orthogonal
+        self._left = torch.zeros(0, self.d, dtype=torch.long)  # rows of the last set that are still to come
 
     @staticmethod
     def serve(perturb: Any, transform: Any, similarity: Any) -> bool:
@@ -130,8 +141,12 @@ class PlainCopies:
 
     def draw(self, count: int) -> Tensor:
         """Switches (count, d), those that the parts draw one by one."""
-        if self._sets is not None:
-            return torch.cat(list(itertools.islice(self._sets, count)))
+        if self.orthogonal:
+            sets = -(-(count - len(self._left)) // (2 * _set_size(self.d)))
+            if sets > 0:
+                self._left = torch.cat([self._left, _orthogonal_sets(self.d, sets, self.generator)])
+            due, self._left = self._left[:count], self._left[count:]
+            return due.to(self.xs[0].device)
         half = torch.full((count, self.d), 0.5)
         return torch.bernoulli(half, generator=self.generator).long().to(self.xs[0].device)
 

@@ -158,6 +158,11 @@ class WeightedRidge:
         return x @ self.representation()[0] + self.bias()
 
 
+def fits_rows(model: Surrogate) -> bool:
+    """Whether a surrogate's fit is one of those above, which take any iterable of batches for a loader."""
+    return getattr(type(model), "fit", None) in (SkLearnLinearModel.fit, WeightedRidge.fit)
+
+
 def ridge(rows: Tensor, values: Tensor, alpha: float) -> Tensor:
     """Ridge coefficients (R'R + a)^-1 R'y = R' (RR' + a)^-1 y, by the smaller of the two systems: (d,)."""
     m, d = rows.shape
