@@ -49,6 +49,11 @@ class Average:
     def add(self, draws: Tensor, samples: Tensor | None = None) -> None:
         """More independent draws (D, samples, ...) of all samples, or of these (Chan et al. 1979's update)."""
         at = torch.arange(len(self.count)) if samples is None else samples.cpu()
+        if self.mean is None and len(at) == len(self.count):
+            self.mean = draws.mean(0)
+            self._squares = (draws - self.mean).square().sum(0)
+            self.count += len(draws)
+            return
         if self.mean is None:
             self.mean = draws.new_zeros(len(self.count), *draws.shape[2:])
             self._squares = torch.zeros_like(self.mean)
