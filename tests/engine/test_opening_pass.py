@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_plugins import acceleration, explain
-from interp_plugins.attr import GradCAMPlusPlus, LayerCAM
+from interp_plugins.attr import EigenCAM, GradCAMPlusPlus, LayerCAM
 from interp_plugins.core.caches import call_cache
 
 METHODS = ["saliency", "input_x_gradient", "grad_cam", "layer_cam", "grad_cam_plus_plus", "hi_res_cam"]
@@ -74,13 +74,13 @@ def test_what_needs_no_gradient_reads_the_predictions_pass_which_then_has_no_gra
     assert torch.equal(second.attribution, explain(net, x, "layer_cam", layer=layer)[0].attribution)
 
 
-@pytest.mark.parametrize("cls", [LayerCAM, GradCAMPlusPlus])
-def test_a_map_asked_for_directly_takes_one_pass_too(cls: type, x: Tensor) -> None:
+@pytest.mark.parametrize(("cls", "layer"), [(LayerCAM, None), (GradCAMPlusPlus, None), (EigenCAM, "last")])
+def test_a_map_asked_for_directly_takes_one_pass_too(cls: type, layer: str | None, x: Tensor) -> None:
     net = made()
-    found = cls(net).attribute(x, 1)
+    found = cls(net, layer).attribute(x, 1)
     assert net.ran.rows == len(x)
     with acceleration(False):
-        assert torch.allclose(found, cls(net).attribute(x, 1), rtol=1e-10, atol=1e-14)
+        assert torch.allclose(found, cls(net, layer).attribute(x, 1), rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("layer", ["first", "last", "act"])

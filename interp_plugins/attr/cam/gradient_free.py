@@ -28,7 +28,7 @@ from interp_plugins.core.layers import AtLayer, Layer, run_and_read
 from interp_plugins.core.multi_target import repeated
 from interp_plugins.core.registry import family, register
 from interp_plugins.core.tensors import Inputs, Maps
-from interp_plugins.engine import first_pass, planned
+from interp_plugins.engine import first_pass, planned, share_passes, sharing
 
 
 def read(forward: Forward, xs: tuple[Tensor, ...], layers: list[Layer], chunk: int | None) -> Gradients:
@@ -91,9 +91,15 @@ class EigenCAM(ClassActivationMap):
             relu_attributions: keep the positive part, the default.
             centre: subtract each channel's mean over the places first. The paper does not.
         """
-        with prepared(self.forward_func, inputs, None, additional_forward_args) as (xs, forward), torch.no_grad():
+        chunk, by_itself = check_chunk("batch_size", batch_size), not sharing()
+        with (
+            prepared(self.forward_func, inputs, None, additional_forward_args) as (xs, forward),
+            torch.no_grad(),
+            share_passes(False),
+        ):
             layers = self.chosen_layers(forward, xs, attribute_to_layer_input)
-            chunk = check_chunk("batch_size", batch_size)
+            if by_itself and chunk is None and self.layer is not None:
+                first_pass(forward, xs, graph=False, layers=layers)  # layer and layout, of one pass
             got = (opened(forward, xs, layers) if chunk is None else None) or read(forward, xs, layers, chunk)
             maps = []
             for grid, a in zip(grids(forward, xs, layers, got, layout), got.activations, strict=True):
