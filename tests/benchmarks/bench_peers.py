@@ -1,12 +1,13 @@
 """Other libraries on one page: the same method, the same sample, in turn.
 
-    python -m tests.benchmarks.bench_peers [NAME ...] [--rounds 5] [--threads 1]
+    python -m tests.benchmarks.bench_peers [NAME ...] [--rounds 5] [--threads 1 2]
 
-Processor seconds of all threads, theirs over here (more than 1 is faster here), medians and ranges of the rounds, and
-how the results correlate. Class activation maps against pytorch-grad-cam, LRP against zennit, sampled methods against
-shap, lime and shapiq at the same number of rows, Integrated Gradients of text against inseq (`bench_llm` has it) and of
-pictures against Captum (`bench_speed`). Libraries that are not installed are left out. With more threads than one, rows
-of their own are written.
+Processor seconds of all threads, theirs over here (more than 1 is faster here), medians and ranges of the rounds, the
+same by the clock, and how the results correlate and how far they are apart. Class activation maps against
+pytorch-grad-cam, LRP against zennit, sampled methods against shap, lime and shapiq at the same number of rows,
+Integrated Gradients of text against inseq and Captum (of pictures: `bench_speed`). Libraries that are not installed are
+left out. With more threads than one, class activation maps, LRP and texts have rows of their own; the nets of the
+others are too small to share a pass.
 """
 
 from __future__ import annotations
@@ -27,23 +28,30 @@ from torch import Tensor, nn
 
 import interp_plugins.attr as ours
 from interp_plugins import explain
+from interp_plugins.attr.perturbation.surrogate import WeightedRidge
+from interp_plugins.demo.language_model import smollm2, smollm2_file
+from tests.benchmarks import bench_llm
 from tests.benchmarks.bench_error import quiet
 from tests.benchmarks.measured import Table, span
 from tests.benchmarks.trained import Case, digit, table
 
 Call = Callable[[], Any]
-Alike = Callable[[Any, Any], tuple[Any, Any]]  # the two results, as numbers that can be compared
-Row = tuple[str, Call, Call, Alike | None]
+Alike = Callable[[Any, Any], tuple[Any, Any] | None]  # the two results, as numbers that can be compared
+Row = tuple[str, Call, Call, Alike]
 TARGET = 1
 TABLE = Table(
     "peers",
     "Beside other libraries",
-    "`python -m tests.benchmarks.bench_peers`: the same method and sample in turn; milliseconds of the processor, "
-    "theirs over here (more than 1 is faster here), and the correlation of the two results (both draw where methods "
-    "sample). resnet18 has random weights, 224 x 224; the other nets are trained.",
-    ("theirs, ms", "here, ms", "theirs / here", "correlation"),
-    ("grad-cam", "zennit", "shap", "lime", "shapiq"),
+    "`python -m tests.benchmarks.bench_peers --threads 1 2`: the same method and sample in turn; milliseconds of the "
+    "processor (all threads), theirs over here (more than 1 is faster here), the same by the clock (which counts on an "
+    "idle machine alone), the correlation of the two results and the length of their difference over that of theirs "
+    "(both draw where methods sample). resnet18 has random weights, 224 x 224; the other nets are trained. "
+    "`explain` is the whole call with prediction, probability and fingerprint, `class` the method's class alone, "
+    "which is what the peer offers.",
+    ("theirs, ms", "here, ms", "theirs / here", "by the clock", "correlation", "apart", "where it is slower here, why"),
+    ("grad-cam", "zennit", "shap", "lime", "shapiq", "captum", "inseq"),
 )
+WHY = {}  # of rows that are slower here: the beginning of their name -> the reason
 
 
 def resnet() -> nn.Module:
@@ -58,27 +66,51 @@ def pictures(n: int) -> Tensor:
     return torch.randn(n, 3, 224, 224, generator=torch.Generator().manual_seed(1))
 
 
+def as_they_are(theirs: Any, mine: Any) -> tuple[Any, Any]:
+    """Results of one shape and scale."""
+    return theirs, mine
+
+
+def others(theirs: Any, mine: Any) -> None:
+    """Results that are not to be compared."""
+
+
 def cams() -> Iterator[Row]:
     """Class activation maps of one picture and of eight."""
     peer: Any = importlib.import_module("pytorch_grad_cam")
+    scaled: Any = importlib.import_module("pytorch_grad_cam.utils.image").scale_cam_image
     chosen: Any = importlib.import_module("pytorch_grad_cam.utils.model_targets").ClassifierOutputTarget
     net = resnet()
     names = {"GradCAM": "grad_cam", "GradCAMPlusPlus": "grad_cam_plus_plus", "LayerCAM": "layer_cam",
              "HiResCAM": "hi_res_cam", "XGradCAM": "x_grad_cam", "EigenCAM": "eigen_cam",
              "EigenGradCAM": "eigen_grad_cam"}  # fmt: skip
 
-    def alike(theirs: Any, mine: Any) -> tuple[Any, Any]:  # theirs is enlarged to the picture
-        small = nn.functional.adaptive_avg_pool2d(torch.as_tensor(theirs)[:, None], 7)
-        return small, mine[0].attribution
+    def alike(theirs: np.ndarray, mine: Any) -> tuple[Any, Any]:
+        """Theirs is scaled to 0 .. 1 and enlarged, and so is ours; where an axis has no sign, by the nearer one."""
+        maps = getattr(mine[0], "attribution", mine).detach().numpy()[:, 0]
+        both = [scaled(scaled(np.maximum(m, 0), theirs.shape[1:][::-1])) for m in (maps, -maps)]
+        if maps.min() >= 0:
+            return theirs, both[0]
+        nearer = [min(both, key=lambda b: np.abs(b[k] - t).sum())[k] for k, t in enumerate(theirs)]
+        return theirs, np.stack(nearer)
 
     for theirs, name in names.items():
+        more: dict[str, Any] = {"relu_attributions": False} if "Eigen" in theirs else {}
+        more |= {"centre": True} if theirs == "EigenCAM" else {}  # as the peer does, and the paper does not
         for n in (1, 8):
             x, twin = pictures(n), copy.deepcopy(net)
             made = getattr(peer, theirs)(model=twin, target_layers=[twin.layer4])
             there = lambda made=made, x=x, n=n: made(input_tensor=x, targets=[chosen(TARGET)] * n)  # noqa: E731
-            how: dict[str, Any] = {"target": TARGET, "layer": net.layer4, "progress": False}
-            here = lambda x=x, name=name, how=how: explain(net, x, name, **how)  # noqa: E731
-            yield f"explain {theirs} x {n} / pytorch-grad-cam", there, here, alike
+            how: dict[str, Any] = {"target": TARGET, **more}
+            yield (
+                f"explain {theirs} x {n} / pytorch-grad-cam", there,
+                lambda x=x, name=name, how=how: explain(net, x, name, layer=net.layer4, progress=False, **how), alike,
+            )  # fmt: skip
+            if theirs == "EigenCAM":  # a forward pass is all that there is, so what surrounds it counts
+                yield (
+                    f"class {theirs} x {n} / pytorch-grad-cam", there,
+                    lambda x=x, how=how: ours.EigenCAM(net, net.layer4).attribute(x, **how), alike,
+                )  # fmt: skip
 
 
 def lrp() -> Iterator[Row]:
@@ -96,7 +128,23 @@ def lrp() -> Iterator[Row]:
                 return attributor(x, torch.eye(1000)[[TARGET] * len(x)])[1]
 
         method = ours.LRP(net, composite="epsilon_plus_flat")
-        yield f"LRP x {n} / zennit", there, lambda x=x, method=method: method.attribute(x, target=TARGET), None
+        yield f"LRP x {n} / zennit", there, lambda x=x, method=method: method.attribute(x, target=TARGET), as_they_are
+
+
+def texts() -> Iterator[Row]:
+    """Integrated Gradients of a prompt of 13 tokens, SmolLM2, each output token with a map of its own."""
+    if smollm2_file() is None:
+        return
+    model, tokenizer = smollm2()
+    for output, count in ((" Rome", 1), (bench_llm.LONG, 3)):
+        here = bench_llm.path(ours, model, tokenizer, output)
+        name = f"Integrated Gradients, SmolLM2, {bench_llm.STEPS} steps, {count} output token{'s' * (count > 1)} / "
+        with contextlib.suppress(ImportError):
+            theirs = importlib.import_module("captum.attr")
+            yield f"{name}Captum", bench_llm.path(theirs, model, tokenizer, output), here, as_they_are
+        with contextlib.suppress(ImportError):
+            # Its path begins at another token than ours.
+            yield f"{name}inseq", bench_llm.inseqs(model, tokenizer, output), here, others
 
 
 def sampled() -> Iterator[Row]:
@@ -202,6 +250,7 @@ def lime_rows(name: str, case: Case) -> Iterator[Row]:
     """LIME's own solver on the same coalitions' scores, and its explainers as its users call them."""
     base: Any = importlib.import_module("lime.lime_base")
     rows, method = 16 * case.d, ours.Lime(case.net)
+    ridge = ours.Lime(case.net, interpretable_model=WeightedRidge(1.0))  # what lime fits
 
     def there() -> Any:
         z = (np.random.default_rng(0).random((rows, case.d)) < 0.5).astype(float)
@@ -211,13 +260,19 @@ def lime_rows(name: str, case: Case) -> Iterator[Row]:
         made = base.LimeBase(lambda d: np.sqrt(np.exp(-(d**2) / 0.25**2)), random_state=0)
         return made.explain_instance_with_data(z, scores, distances, 0, case.d, feature_selection="none")
 
-    def here(n: int) -> Tensor:
+    def here(n: int, method: Any = method) -> Tensor:
         return method.attribute(case.x, n_samples=n, orthogonal=True, progress=False, **case.masked)
 
     def alike(weights: Any, mine: Tensor) -> tuple[Any, Any]:
         return [w for _, w in sorted(weights)], per_feature(case, mine)
 
-    yield f"Lime, {name}, {rows} rows / lime", there, lambda: here(rows), lambda a, b: alike(a[1], b)
+    yield f"Lime, {name}, {rows} rows / lime_base", there, lambda: here(rows), lambda a, b: alike(a[1], b)
+    yield (
+        f"Lime with ridge regression, {name}, {rows} rows / lime_base",
+        there,
+        lambda: here(rows, ridge),
+        lambda a, b: alike(a[1], b),
+    )
     if case.x.ndim == 4:
         image: Any = importlib.import_module("lime.lime_image")
         explainer = image.LimeImageExplainer(random_state=0)
@@ -250,7 +305,7 @@ def lime_rows(name: str, case: Case) -> Iterator[Row]:
             case.x[0].double().numpy(), probabilities, labels=(case.target,), num_features=case.d, num_samples=1000
         )
 
-    yield f"Lime, {name}, 1,000 copies / lime_tabular (whose copies are others)", row, lambda: here(1000), None
+    yield f"Lime, {name}, 1,000 copies / lime_tabular (whose copies are others)", row, lambda: here(1000), others
 
 
 def shapiq_rows(name: str, case: Case) -> Iterator[Row]:
@@ -272,35 +327,46 @@ def shapiq_rows(name: str, case: Case) -> Iterator[Row]:
 
         yield (
             f"Interactions, {name}, {rows} rows / shapiq {theirs}", there, here,
-            lambda a, b: ([a[pair] for pair in pairs], [b[pair] for pair in pairs]),
+            lambda a, b: ([a[pair] for pair in pairs], [2 * b[pair] for pair in pairs]),
         )  # fmt: skip
 
 
-def correlation(theirs: Any, mine: Any) -> float:
-    """Of all numbers of the two."""
-    one, two = (torch.as_tensor(np.asarray(v, dtype=float)).reshape(-1) for v in (theirs, mine))
-    return float(torch.corrcoef(torch.stack([one, two]))[0, 1])
+def compared(pair: tuple[Any, Any] | None) -> tuple[str, str]:
+    """Correlation of all numbers of the two, and the length of their difference over that of the first."""
+    if pair is None:
+        return "", ""
+    one, two = (
+        torch.as_tensor(np.asarray(v.detach() if isinstance(v, Tensor) else v, dtype=float)).reshape(-1) for v in pair
+    )
+    return (
+        f"{float(torch.corrcoef(torch.stack([one, two]))[0, 1]):.3f}",
+        f"{float((two - one).norm() / one.norm()):.1e}",
+    )
 
 
 def measure(row: Row, rounds: int) -> None:
     """A row of the table; short calls are repeated within a round."""
     name, there, here, alike = row
 
-    def seconds(call: Call, count: int) -> float:
-        begin = time.process_time()
+    def seconds(call: Call, count: int) -> tuple[float, float]:
+        clock, begin = time.perf_counter(), time.process_time()
         for _ in range(count):
             quiet(call)
-        return (time.process_time() - begin) / count
+        return (time.process_time() - begin) / count, (time.perf_counter() - clock) / count
 
-    theirs, mine = quiet(there), quiet(here)
-    same = "" if "others" in name else f"{correlation(*(alike(theirs, mine) if alike else (theirs, mine))):.3f}"
-    first = max(seconds(there, 1), seconds(here, 1))
-    count = max(1, min(20, int(0.05 / first)))
+    begin = time.process_time()
+    same, apart = compared(alike(quiet(there), quiet(here)))
+    first = (time.process_time() - begin) / 2
+    count = max(1, min(20, int(0.1 / first)))
     pairs = [(seconds(there, count), seconds(here, count)) for _ in range(rounds)]
-    there_ms, here_ms = (f"{1000 * statistics.median(column):.3g}" for column in zip(*pairs, strict=True))
+    ours_ms, theirs_ms = (f"{1000 * statistics.median(pair[k][0] for pair in pairs):.3g}" for k in (1, 0))
+    ratios, clocks = ([a[k] / b[k] for a, b in pairs] for k in (0, 1))
+    slower = statistics.median(ratios) < 1
+    why = next((text for begin, text in WHY.items() if name.startswith(begin)), "not known") if slower else ""
     threads = torch.get_num_threads()
     label = name if threads == 1 else f"{name}, {threads} threads"
-    TABLE.add(label, [there_ms, here_ms, span([a / b for a, b in pairs]), same], rounds)
+    cells = [theirs_ms, ours_ms, span(ratios), f"{statistics.median(clocks):.2f}", same, apart, why]
+    TABLE.add(label, cells, rounds)
 
 
 def main() -> None:
@@ -308,15 +374,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="only rows whose name holds one of these")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
-    for rows in (cams, lrp, sampled):
-        with contextlib.suppress(ImportError):
-            for row in rows():
-                if not options.names or any(word in row[0] for word in options.names):
-                    measure(row, options.rounds)
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for rows in (cams, lrp, texts, *([sampled] if threads == 1 else [])):
+            with contextlib.suppress(ImportError):
+                for row in rows():
+                    if not options.names or any(word in row[0] for word in options.names):
+                        measure(row, options.rounds)
 
 
 if __name__ == "__main__":
