@@ -25,7 +25,7 @@ from interp_plugins.core.errors import InputError
 from interp_plugins.core.features import MaskFeatures, Windows
 from interp_plugins.core.forward import Forward
 from interp_plugins.core.report import note
-from interp_plugins.core.tensors import accumulation_dtype, widest
+from interp_plugins.core.tensors import accumulation_dtype, expand_rows, widest
 from interp_plugins.engine import (
     Incremental,
     MergesBatch,
@@ -38,25 +38,31 @@ from interp_plugins.engine import (
 
 
 class _Credit:
-    """Running sums of the changes, per input: (N * K, ...) for K outputs per example."""
+    """Running means of the changes by windows, which may overlap, per input: (N * K, ...) for K outputs per example."""
 
-    def __init__(self, inputs: Sequence[Tensor], samples: int, outputs: int, dtype: torch.dtype, overlap: bool):
+    def __init__(self, inputs: Sequence[Tensor], samples: int, outputs: int, dtype: torch.dtype):
         self.samples, self.outputs = samples, outputs
         shapes = [tuple(x.shape[1:]) for x in inputs]
         self.sums = [
             torch.zeros(samples, outputs, *s, dtype=dtype, device=x.device) for s, x in zip(shapes, inputs, strict=True)
         ]
-        self.counts = (
-            [torch.zeros(s, device=x.device) for s, x in zip(shapes, inputs, strict=True)] if overlap else None
-        )
+        self.counts = [torch.zeros(s, device=x.device) for s, x in zip(shapes, inputs, strict=True)]
+
+    def add(self, change: Tensor, windows: Windows, k: int, lo: int, hi: int) -> None:
+        """Credit the changes (hi - lo, K) of the samples [lo, hi) to window k."""
+        i, box = windows.box(k)
+        total = self.sums[i]
+        value = change.reshape(*change.shape, *(1,) * (total.ndim - 2)).to(total)
+        total[(slice(lo, hi), slice(None), *box)] += value
+        if lo == 0:
+            self.counts[i][box] += 1
 
     def result(self) -> list[Tensor]:
-        out = []
-        for i, total in enumerate(self.sums):
-            if self.counts is not None:
-                total = total / self.counts[i].clamp_min(1).to(total.dtype)
-            out.append(total.reshape(self.samples * self.outputs, *total.shape[2:]))
-        return out
+        """The means."""
+        means = [
+            total / count.clamp_min(1).to(total.dtype) for total, count in zip(self.sums, self.counts, strict=True)
+        ]
+        return [m.reshape(self.samples * self.outputs, *m.shape[2:]) for m in means]
 
 
 class Replacement(Protocol):
@@ -90,22 +96,6 @@ def _replace(
     changed = (x != new).reshape(len(x), -1).any(1)
     x.copy_(new)
     return changed
-
-
-def _add(credit: _Credit, change: Tensor, features: MaskFeatures | Windows, k: int, lo: int, hi: int) -> None:
-    """Credit the changes (hi - lo, K) of the samples [lo, hi) to feature k."""
-    for i in features.inputs_of(k):
-        total = credit.sums[i]
-        value = change.reshape(*change.shape, *(1,) * (total.ndim - 2)).to(total)
-        if isinstance(features, Windows):
-            _, box = features.box(k)
-            total[(slice(lo, hi), slice(None), *box)] += value
-            if credit.counts is not None and lo == 0:
-                credit.counts[i][box] += 1
-        else:
-            mask = features.masks(k)[i]
-            mask = mask[lo:hi] if mask.shape[0] > 1 else mask
-            total[lo:hi] += value * mask[:, None].to(total)
 
 
 def merges_batch(forward: Forward, inputs: Sequence[Tensor]) -> bool:
@@ -221,6 +211,11 @@ def perturbed_rows(forward: Forward, inputs: Sequence[Tensor], perturbations_per
     return forward.rows_per_pass(inputs, chunk or asked, n)
 
 
+def _samples(parts: Iterable[tuple[int, int, int, int]]) -> list[int]:
+    """The sample of each row."""
+    return [s for _, lo, hi, _ in parts for s in range(lo, hi)]
+
+
 class Changes:
     """F(x) - F(x with a feature replaced), for any features and samples, in chunks.
 
@@ -319,25 +314,21 @@ class Changes:
 
         step = self._n if self.incremental is None else 1
         for start, stop, out in chunks(ends[-1] if ends else 0, self.size, work, step=step, bar=self._bar):
-            for k, lo, hi, at in parts(start, stop):
-                if self.merged:
-                    yield k, 0, 1, self.clean - out
-                elif self.incremental is None:
-                    yield k, lo, hi, self.clean[lo:hi] - out[at : at + hi - lo]
-                else:
+            here = list(parts(start, stop))
+            change = None if self.merged or self.incremental else self.clean[_samples(here)] - out
+            for k, lo, hi, at in here:
+                if change is not None:
+                    yield k, lo, hi, change[at : at + hi - lo]
+                elif self.incremental is not None:
                     yield k, lo, hi, self.incremental.clean(lo).reshape(1, -1) - out[at : at + 1]
+                else:
+                    yield k, 0, 1, self.clean - out
 
     def _scores(self, parts: Sequence[tuple[int, int, int, int]], rows: int) -> Tensor:
         if self.incremental is not None:
             return self.incremental.selected([(k, lo, hi) for k, lo, hi, _ in parts]).reshape(rows, -1)
-        who = torch.cat([torch.arange(lo, hi) for _, lo, hi, _ in parts]).to(self.inputs[0].device)
-        xs = [x.index_select(0, who) for x in self.inputs]
-        changed = torch.zeros(rows, dtype=torch.bool, device=who.device)
-        for k, lo, hi, at in parts:
-            for i in self.features.inputs_of(k):
-                changed[at : at + hi - lo] |= _replace(
-                    xs[i][at : at + hi - lo], self.baselines, self.features, k, i, lo, hi
-                )
+        who = torch.tensor(_samples(parts), device=self.inputs[0].device)
+        xs, changed = self._replaced(parts, who)
         if self.merged:
             return self._forward.selected(xs, who).reshape(1, -1)
         out = self._forward.changed(xs, who)
@@ -348,6 +339,33 @@ class Changes:
         clean = self.clean.index_select(0, who.to(self.clean.device))
         return torch.where(changed[:, None].to(out.device), out.reshape(rows, -1), clean)
 
+    def _replaced(self, parts: Sequence[tuple[int, int, int, int]], who: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The rows (R, ...) of some samples (R,) with their features replaced, and whether any differ by it (R,)."""
+        changed = torch.zeros(len(who), dtype=torch.bool, device=who.device)
+        if self._positions is not None and isinstance(self.baselines, Sequence):  # all rows at once
+            which = torch.tensor([k for k, lo, hi, _ in parts for _ in range(lo, hi)], device=who.device)
+            made = []
+            for x, b, p in zip(self.inputs, self.baselines, self._positions, strict=True):
+                mine = p if len(p) == 1 else p.index_select(0, who)
+                row, base = (t if len(t) == 1 else t.index_select(0, who) for t in (x, b))
+                new = torch.where(mine == expand_rows(which, x), base, row).to(x.dtype)
+                made.append(new)
+                if new.numel():
+                    changed |= (new != row).reshape(len(who), -1).any(1)
+            return made, changed
+        xs = [x.index_select(0, who) for x in self.inputs]
+        for k, lo, hi, at in parts:
+            for i in self.features.inputs_of(k):
+                changed[at : at + hi - lo] |= _replace(
+                    xs[i][at : at + hi - lo], self.baselines, self.features, k, i, lo, hi
+                )
+        return xs, changed
+
+    @functools.cached_property
+    def _positions(self) -> list[Tensor] | None:
+        """The number of the feature of every element; None for windows, which overlap."""
+        return self.features.positions() if isinstance(self.features, MaskFeatures) else None
+
     def credited(self, changes: Iterable[tuple[int, int, int, Tensor]]) -> list[Tensor]:
         """Maps (samples * K, ...) per input, of the changes of all features of all samples."""
         clean = self.clean
@@ -355,7 +373,29 @@ class Changes:
         if as_captum():
             dtype = torch.float32 if self.features.counts_overlap else clean.dtype
         dtype = dtype if dtype != torch.float64 else widest(self.inputs[0].device)
-        credit = _Credit(self.inputs, self.samples, self.outputs, dtype, self.features.counts_overlap)
+        if self._positions is not None:
+            return self._spread(list(changes), dtype)
+        assert isinstance(self.features, Windows)
+        credit = _Credit(self.inputs, self.samples, self.outputs, dtype)
         for k, lo, hi, change in changes:
-            _add(credit, change.to(dtype), self.features, k, lo, hi)
+            credit.add(change.to(dtype), self.features, k, lo, hi)
         return credit.result()
+
+    def _spread(self, changes: Sequence[tuple[int, int, int, Tensor]], dtype: torch.dtype) -> list[Tensor]:
+        """`credited` for features that share no element: each element has its feature's change."""
+        assert self._positions is not None
+        pairs = [(s, k) for k, lo, hi, _ in changes for s in range(lo, hi)]
+        device = self.inputs[0].device
+        values = torch.zeros(self.samples, len(self.features), self.outputs, dtype=dtype, device=device)
+        if pairs:
+            where = torch.tensor(pairs, device=device).unbind(1)
+            values.index_put_(where, torch.cat([change for *_, change in changes]).to(values), accumulate=True)
+        values = values.transpose(1, 2)  # (samples, K, features)
+        maps = []
+        for p in self._positions:
+            if len(p) == 1 or self.merged:
+                found = values.index_select(2, p[0].reshape(-1))
+            else:
+                found = values.gather(2, p.reshape(self.samples, 1, -1).expand(-1, self.outputs, -1))
+            maps.append(found.reshape(self.samples * self.outputs, *p.shape[1:]))
+        return maps
