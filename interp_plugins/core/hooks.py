@@ -18,7 +18,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 def hook_numbers(modules: Iterable[nn.Module]) -> tuple[int, ...]:
     """The numbers of all hooks of some modules: none is ever used twice, so equal numbers are equal hooks."""
-    return tuple(key for m in modules for name in HOOKS for key in getattr(m, name, ()))
+    return tuple(key for m in modules for name in HOOKS if (hooks := getattr(m, name, ())) for key in hooks)
 
 
 class OwnHook:

@@ -18,8 +18,8 @@ from typing import Any
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name))
 # `signal.signal` makes enumerations of what it gets and gives, which takes longer than setting.
-_set: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
-_get: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+_set: Callable[[int, Any], Any] = getattr(sys.modules.get("_signal"), "signal", signal.signal)
+_get: Callable[[int], Any] = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
 _manager: Any = contextlib._GeneratorContextManager
 _HELD_IN: set[CodeType] = {_manager.__enter__.__code__, _manager.__exit__.__code__}
 

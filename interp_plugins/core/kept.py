@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from interp_plugins.core.caches import call_cache
 from interp_plugins.core.hooks import remove_leftovers
 
+_NONE: dict[str, Tensor | None] = {}  # of modules without buffers; never filled
 _LARGE_BUFFER = 64 * 2**20  # bytes; larger buffers are packed weights, not running statistics
 
 
@@ -81,16 +82,24 @@ class Kept:
         self._modules, self._first = modules, first
         # A frozen script has no such flag.
         self._modes = [(m, mode) for m in modules if (mode := getattr(m, "training", None)) is not None]
-        named = [(m, name, p) for m in modules for name, p in m._parameters.items() if p is not None]
-        params = {id(p): p for _, _, p in named}.values()
-        self._trainable = [p for p in params if p.requires_grad and p.is_leaf and not p.is_inference()]
         # Weights made in inference mode cannot take part in a graph: ordinary copies (shared where they are) stand in.
-        self._inference = [(m, name, p) for m, name, p in named if p.is_inference()]
+        self._inference: list[tuple[nn.Module, str, nn.Parameter]] = []
+        trainable: dict[int, nn.Parameter] = {}
+        for m in modules:
+            for name, p in m._parameters.items():
+                if p is None:
+                    continue
+                if p.is_inference():
+                    self._inference.append((m, name, p))
+                elif p.requires_grad and p.is_leaf:
+                    trainable[id(p)] = p
+        self._trainable = list(trainable.values())
         # Scripted modules keep their buffers where they cannot be exchanged.
-        self._buffers = [(m, dict(m._buffers)) for m in modules if not isinstance(m, torch.jit.ScriptModule)]
+        ours = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]
+        self._buffers = [(m, held.copy() if (held := m._buffers) else _NONE) for m in ours]
         self._copies = _PrivateCopies()
         # A recurrent net may keep its state between calls in plain attributes. Lazy modules become others: left alone.
-        self._plain = [(m, dict(vars(m))) for m in modules if not isinstance(m, LazyModuleMixin)]
+        self._plain = [(m, vars(m).copy()) for m in modules if not isinstance(m, LazyModuleMixin)]
 
     def change(self) -> None:
         """Eval mode, parameters without grad, private copies of buffers."""
@@ -116,7 +125,8 @@ class Kept:
         for m, name, p in self._inference:
             setattr(m, name, p)
         for m, attributes in self._plain:
-            _put_back(m, attributes)
+            if not _same(vars(m), attributes):
+                _put_back(m, attributes)
         for m, held in self._buffers:  # also those that the forward filled in or added
             if held or m._buffers:
                 _put_buffers_back(m, self._copies.put_right(held))
@@ -133,6 +143,11 @@ class Kept:
         for m, held in self._buffers:
             if held or m._buffers:
                 _put_buffers_back(m, {k: b if b is None else self._copies.of(b) for k, b in held.items()})
+
+
+def _same(now: dict[str, Any], attributes: dict[str, Any]) -> bool:
+    """Whether a module's attributes are the objects that they were, in their order."""
+    return len(now) == len(attributes) and all(map(operator.is_, now.values(), attributes.values()))
 
 
 def _put_buffers_back(module: nn.Module, held: dict[str, Tensor | None]) -> None:
@@ -152,7 +167,7 @@ def _put_back(module: nn.Module, attributes: dict[str, Any]) -> None:
     By `setattr`, since recurrent modules keep a list of their weights beside the attributes.
     """
     now = vars(module)
-    if len(now) == len(attributes) and all(map(operator.is_, now.values(), attributes.values())):
+    if _same(now, attributes):
         return
     added = [name for name in now if name not in attributes]
     changed = [name for name, value in attributes.items() if now.get(name, None) is not value]

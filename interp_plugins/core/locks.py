@@ -58,20 +58,16 @@ class Claim:
 
     def _taken_or_held_by(self, me: int) -> Claim | None:
         with _table:
-            for key in self._all:
-                held = _owners.get(key)
-                if held is None:
-                    continue
+            taken = _owners.keys() & self._all.keys()
+            for held in map(_owners.__getitem__, taken):
                 if held.thread.ident == me:
                     self.first = False
                 elif held.thread.is_alive():
                     _waiting[me] = held
                     _refuse_circle(me, held)
                     return held
-            new = [key for key in self._all if key not in _owners or _owners[key].thread.ident != me]
-            self._mine = new
-            for key in new:
-                _owners[key] = self
+            self._mine = [key for key in self._all if key not in taken or _owners[key].thread.ident != me]
+            _owners.update(dict.fromkeys(self._mine, self))
             return None
 
     def release(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextvars import ContextVar
+from itertools import filterfalse
 from typing import Any, TypeVar
 
 import torch
@@ -76,7 +77,7 @@ class PassFacts:
             more, tree = pytree.tree_flatten((forward.args, dict(forward.kwargs), forward.output))
             leaves += more
         self.modules = modules_below(modules_of(forward.func))
-        weights = [p for m in self.modules for p in m._parameters.values() if p is not None]
+        weights = [p for m in self.modules if m._parameters for p in m._parameters.values() if p is not None]
         self.alive = (forward, leaves, weights)  # so that identities stay their own
         self.facts = (
             (what, id(forward.func), tree, tuple(_fact(v) for v in leaves if not isinstance(v, Tensor))),
@@ -84,8 +85,7 @@ class PassFacts:
             tuple((id(p), p._version) for p in weights),
             hook_numbers(self.modules),
         )
-        buffers = [b for m in self.modules for b in m._buffers.values() if b is not None]
-        self.tensors = _versions([*(v for v in leaves if isinstance(v, Tensor)), *buffers])
+        self.tensors = _versions([*(v for v in leaves if isinstance(v, Tensor)), *self._buffers()])
         self.result: Any = None
         self.made: list[tuple[Tensor, int]] = []
 
@@ -112,18 +112,19 @@ class PassFacts:
 
     def state(self) -> tuple[Any, ...]:
         """What a pass may leave behind: the generators' states, buffers, tensors in plain attributes."""
-        own = [
-            v
-            for m in self.modules
-            for k, v in vars(m).items()
-            if type(v) not in _PLAIN and k not in _OF_TORCH and _may_hold_tensors(v)
-        ]
-        held = [t for t in pytree.tree_leaves(own) if isinstance(t, Tensor)] if own else []
-        held += [b for m in self.modules for b in m._buffers.values() if b is not None]
+        own = []
+        for held in map(vars, self.modules):
+            more = filterfalse(_OF_TORCH.__contains__, held)
+            own += [v for k in more if type(v := held[k]) not in _PLAIN and _may_hold_tensors(v)]
+        tensors = [t for t in pytree.tree_leaves(own) if isinstance(t, Tensor)] if own else []
+        tensors += self._buffers()
         return (
             rng_state(),
-            [(id(t), t._version) for t in held],
+            [(id(t), t._version) for t in tensors],
         )
+
+    def _buffers(self) -> list[Tensor]:
+        return [b for m in self.modules if m._buffers for b in m._buffers.values() if b is not None]
 
 
 def _may_hold_tensors(value: Any) -> bool:
