@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from interp_plugins.core.errors import InputError, LayerError
 from interp_plugins.core.forward import Forward
-from interp_plugins.core.guard import is_script, modules_of
+from interp_plugins.core.guard import is_script, modules_below, modules_of
 from interp_plugins.core.hooks import hooked
 from interp_plugins.core.tensors import describe, is_float
 
@@ -91,6 +91,7 @@ def trace_modules(
     inputs: Sequence[Tensor],
     rows: Tensor | None = None,
     begin: frozenset[nn.Module] | None = None,
+    few: bool = False,
 ) -> tuple[list[Tensor], Tensor, list[ModuleOutput]]:
     """Run the inputs and list what every module gives, in the order of execution.
 
@@ -100,6 +101,7 @@ def trace_modules(
         rows: the sample each row belongs to; None when the rows are the batch itself.
         begin: modules whose tensors alone are kept, and where the graph begins: what runs before them leaves nothing
             in memory. None: all tensors, in a graph that begins at the inputs.
+        few: list what the modules in `begin` give, and nothing of the others.
 
     Returns:
         The inputs, as leaves that require gradients where the graph begins there and they are floating point, the
@@ -124,9 +126,8 @@ def trace_modules(
 
     leaves = [x.detach().requires_grad_(begin is None and is_float(x)) for x in inputs]
     with hooked() as hooks:
-        for root in modules_of(forward.func):
-            for m in filterfalse(is_script, root.modules()):
-                hooks.behind(m, hook, with_kwargs=True)
+        for m in filterfalse(is_script, begin if few and begin else modules_below(modules_of(forward.func))):
+            hooks.behind(m, hook, with_kwargs=True)
         output = forward.raw(leaves, rows, again=seen.clear)
     return leaves, output, seen
 
@@ -179,10 +180,10 @@ def find_grid(module: nn.Module, shape: Sequence[int], inputs: Sequence[Tensor],
     Raises:
         LayerError: it cannot be told; the text says what would.
     """
-    space = max((tuple(x.shape[2:]) for x in inputs), key=lambda s: (len(s), math.prod(s)))
-    shape = tuple(shape)
-    if len(shape) < 3:
-        return Grid("none")
+    space, shape = _space(inputs), tuple(shape)
+    alone = grid_of_shape(shape, inputs)
+    if alone is not None:
+        return alone
     if len(space) >= 2 and len(shape) == len(space) + 2:
         return _picture(module, shape, space, seen)
     if len(space) >= 2 and len(shape) == 3:
@@ -192,6 +193,24 @@ def find_grid(module: nn.Module, shape: Sequence[int], inputs: Sequence[Tensor],
     if any(isinstance(s.module, nn.modules.conv._ConvNd) for s in seen):
         return Grid("first", shape[2:])
     raise LayerError(_cannot_tell(shape, inputs[0].shape, "its dimensions are not those of the input"))
+
+
+def grid_of_shape(shape: Sequence[int], inputs: Sequence[Tensor]) -> Grid | None:
+    """The grid of a tensor where its shape says it; None: what else the forward pass gave has to be seen."""
+    space, shape = _space(inputs), tuple(shape)
+    if len(shape) < 3:
+        return Grid("none")
+    if len(space) < 2 or len(shape) != len(space) + 2:
+        return None
+    first, last = _sides(shape, space)
+    if first == last:
+        return None
+    return Grid("first", shape[2:]) if first else Grid("last", shape[1:-1])
+
+
+def _space(inputs: Sequence[Tensor]) -> tuple[int, ...]:
+    """The axes of space of the largest input."""
+    return max((tuple(x.shape[2:]) for x in inputs), key=lambda s: (len(s), math.prod(s)))
 
 
 def _fits(grid: Sequence[int], space: Sequence[int]) -> bool:
@@ -204,16 +223,15 @@ def _sides(shape: tuple[int, ...], space: tuple[int, ...]) -> tuple[bool, bool]:
 
 
 def _picture(module: nn.Module, shape: tuple[int, ...], space: tuple[int, ...], seen: Sequence[ModuleOutput]) -> Grid:
-    first, last = _sides(shape, space)
-    if not first and not last and any(len(s.shape) == 3 for s in seen):
+    """Of a tensor that may lie both ways, or neither."""
+    if _sides(shape, space) == (False, False) and any(len(s.shape) == 3 for s in seen):
         raise LayerError(_cannot_tell(shape, (1, 0, *space), "no two of its axes have the input's proportions"))
-    if first == last:
-        known = {_sides(s.shape, space) for s in seen if len(s.shape) == len(shape)} - {(True, True), (False, False)}
-        if len(known) > 1 and not isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)):
-            raise LayerError(
-                _cannot_tell(shape, (1, 0, *space), "channels may stand first or last, and the model uses both")
-            )
-        first = known != {(False, True)} or len(known) > 1
+    known = {_sides(s.shape, space) for s in seen if len(s.shape) == len(shape)} - {(True, True), (False, False)}
+    if len(known) > 1 and not isinstance(module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)):
+        raise LayerError(
+            _cannot_tell(shape, (1, 0, *space), "channels may stand first or last, and the model uses both")
+        )
+    first = known != {(False, True)} or len(known) > 1
     return Grid("first", shape[2:]) if first else Grid("last", shape[1:-1])
 
 

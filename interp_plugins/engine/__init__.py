@@ -17,7 +17,7 @@ from interp_plugins.engine.incremental.engine import Incremental, incremental_fo
 from interp_plugins.engine.incremental.walk import Walker, walker_for
 from interp_plugins.engine.meter import percent
 from interp_plugins.engine.meter import read as read_meter
-from interp_plugins.engine.opening_pass import first_gradients, first_pass, forget_first_pass
+from interp_plugins.engine.opening_pass import first_gradients, first_pass, forget_first_pass, shapes_asked
 from interp_plugins.engine.plan.compiled import as_backend, check_methods, compilation
 from interp_plugins.engine.plan.first_layer import BehindFirstLayer
 from interp_plugins.engine.plan.lower import Lower, precision_of
@@ -48,6 +48,7 @@ __all__ = [
     "first_gradients",
     "first_pass",
     "forget_first_pass",
+    "shapes_asked",
     "share_passes",
     "sharing",
     "percent",

@@ -9,14 +9,14 @@ passes in whose place it stands: one chunk of rows, floating-point inputs, no st
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from interp_plugins.core.batching import samples_chunk
-from interp_plugins.core.caches import call_cache
+from interp_plugins.core.caches import call_cache, model_cache
 from interp_plugins.core.differentiate import WrittenOverError, keep_values_from_now_on
 from interp_plugins.core.forward import Forward, Gradients, gradients_of
 from interp_plugins.core.grid import ModuleOutput, trace_modules
@@ -37,6 +37,7 @@ class FirstPass:
         output: what the model gave, as a tensor.
         modules: what each module gave, in the order of execution.
         begin: the modules where its graph begins, whose tensors alone are kept; None: it begins at the inputs.
+        few: nothing is known of the other modules, not even the shapes of what they gave.
     """
 
     facts: PassFacts
@@ -44,6 +45,7 @@ class FirstPass:
     output: Tensor
     modules: list[ModuleOutput]
     begin: frozenset[nn.Module] | None = None
+    few: bool = False
 
     def at(self, layer: Layer) -> Tensor | None:
         """The tensor of a layer; None where it has to be read in a pass of its own (changed in place, hooked)."""
@@ -89,16 +91,17 @@ def first_pass(
     if n > 1 and forward.row_facts(inputs).single:
         return None
     before = facts.state()
+    few = begin is not None and _shapes_key(begin, inputs) in model_cache()
     try:
         with contextlib.nullcontext() if graph else torch.no_grad():
-            leaves, output, modules = trace_modules(forward, inputs, begin=begin)
+            leaves, output, modules = trace_modules(forward, inputs, begin=begin, few=few)
     except RuntimeError as error:
         if begin is not None:  # a model may ask that its inputs are in a graph
             return first_pass(forward, inputs, graph=graph)
         if "requires grad" not in str(error):
             raise
         return None  # the model leaves torch on its way, and whoever needs no gradient asks it without
-    made = FirstPass(facts, leaves, output, modules, begin)
+    made = FirstPass(facts, leaves, output, modules, begin, few)
     if _serves(made, graph, begin) and facts.state() == before:
         memory[_KEY] = made
     return made
@@ -108,6 +111,22 @@ def _beginning(layers: Sequence[Layer] | None) -> frozenset[nn.Module] | None:
     """The modules where a graph can begin; None: at the inputs. What works in place has its output in its input."""
     modules = [one.module for one in layers or () if isinstance(one.module, nn.Module)]
     return frozenset(modules) if modules and not any(getattr(m, "inplace", False) for m in modules) else None
+
+
+def shapes_asked(modules: Sequence[object], inputs: Sequence[Tensor], asked: bool) -> None:
+    """Note whether the shapes that a model's other modules give were asked for, beside those of some modules.
+
+    Where they were not, the next call's pass does not note them; one that asks nevertheless takes a pass of its own.
+    """
+    key = _shapes_key(modules, inputs)
+    if asked:
+        model_cache().pop(key, None)
+    else:
+        model_cache()[key] = True
+
+
+def _shapes_key(modules: Iterable[object], inputs: Sequence[Tensor]) -> tuple[object, ...]:
+    return ("shapes not asked", frozenset(map(id, modules)), tuple(x.shape[1:] for x in inputs))
 
 
 def _serves(known: FirstPass, graph: bool, begin: frozenset[nn.Module] | None) -> bool:

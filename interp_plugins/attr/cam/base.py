@@ -25,12 +25,12 @@ from interp_plugins.attr.shared.images import averaged
 from interp_plugins.core.batching import check_chunk
 from interp_plugins.core.errors import InterpWarning
 from interp_plugins.core.forward import Forward, Gradients
-from interp_plugins.core.grid import Grid, as_grid, find_grid
+from interp_plugins.core.grid import Grid, as_grid, find_grid, grid_of_shape
 from interp_plugins.core.layer_rows import by_sample
 from interp_plugins.core.layers import Layer, layer_name, resolve_layer
 from interp_plugins.core.registry import family, register, traits_of
 from interp_plugins.core.tensors import Inputs, Maps
-from interp_plugins.engine import first_pass, share_passes, sharing
+from interp_plugins.engine import first_pass, shapes_asked, share_passes, sharing
 
 
 @family(shares_targets=True, begins_with_gradient=True, unsigned=True)
@@ -134,9 +134,8 @@ def layouts(
     forward: Forward, xs: tuple[Tensor, ...], modules: Sequence[Any], tensors: Sequence[Tensor], layout: Any
 ) -> list[Grid]:
     """The grid of each tensor: as the user says, or told from one forward pass of the first sample."""
-    given = [as_grid(layout, t) for t in tensors]
-    if all(t.ndim < 3 for t in tensors):
-        return [g or Grid("none") for g in given]
+    given = [as_grid(layout, t) or grid_of_shape(t.shape, xs) for t in tensors]
+    shapes_asked(modules, xs, None in given)
     seen = shapes_of_modules(forward, xs) if None in given else []
     return [g or find_grid(m, t.shape, xs, seen) for g, m, t in zip(given, modules, tensors, strict=True)]
 

@@ -23,7 +23,7 @@ def shapes_of_modules(forward: Forward, inputs: Sequence[Tensor]) -> list[Module
 
     def traced() -> list[ModuleOutput]:
         first = first_pass(forward, inputs, make=False)
-        return _shapes(trace_shapes(forward, inputs)[1] if first is None else first.modules)
+        return _shapes(trace_shapes(forward, inputs)[1] if first is None or first.few else first.modules)
 
     return traced() if alone() else cached_pass(forward, inputs, "shapes seen", traced)
 
