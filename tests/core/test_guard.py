@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import random
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.api.fingerprint import model_facts
 from interp_plugins.attr import LayerActivation, LayerGradientXActivation, Saliency
 from interp_plugins.core.forward import Call
 from interp_plugins.core.global_random import preserved_rng
-from interp_plugins.core.guard import frozen, modules_of
+from interp_plugins.core.guard import frozen, modules_below, modules_of, named_below
 from interp_plugins.core.layers import AtLayer, Layer
 
 GLOBAL = nn.Linear(4, 3)
@@ -234,3 +236,27 @@ def test_cudnn_is_off_for_recurrent_nets_on_cuda(monkeypatch: pytest.MonkeyPatch
         with frozen(model):
             assert torch.backends.cudnn.enabled == on
         assert torch.backends.cudnn.enabled
+
+
+def test_a_walk_of_ours_names_modules_as_torch_does() -> None:
+    shared = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    model = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared, nn.Dropout()), "c": shared[0]})
+    model.register_module("none", None)
+    assert named_below(model) == list(model.named_modules())
+    assert modules_below([model, shared]) == list(model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_the_fingerprint_is_of_names_shapes_and_bits_and_sees_weights_changed_behind_torchs_back(dtype: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Linear(7, 3)).to(dtype)
+    model.append(model[2])  # a weight that is there twice counts once
+    digest = hashlib.blake2b(digest_size=8)
+    for name, t in (*model.named_parameters(), *model.named_buffers()):
+        held = t.detach().reshape(-1).view(torch.uint8).numpy().tobytes()
+        whole = len(held) // 8 * 8
+        total = int(np.frombuffer(held[:whole], np.int64).sum()) + sum(held[whole:])
+        digest.update(f"{name}{tuple(t.shape)}{t.dtype}{total}".encode())
+    assert model_facts(model)["fingerprint"] == digest.hexdigest()
+    model[0].weight.data[0, 0, 0, 0] += 1
+    assert model_facts(model)["fingerprint"] != digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from interp_plugins import explain
 from interp_plugins.attr import LayerCAM
 from interp_plugins.core.differentiate import UnconnectedError
 from interp_plugins.core.layers import Layer
+from interp_plugins.engine import opening_pass
 
 METHODS = ["grad_cam", "layer_cam", "eigen_grad_cam", "layer_gradient_x_activation"]
 
@@ -140,3 +142,65 @@ def test_other_methods_behind_it_have_their_own_gradients(net: nn.Module, x: Ten
     for one, method in zip(together, methods, strict=True):
         plain = explain(net, x, method, target=1, accelerate=False)[0]
         assert torch.allclose(one.attribution, plain.attribution, rtol=1e-6, atol=1e-9)
+
+
+def seen_modules(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many modules each first pass noted."""
+    found: list[int] = []
+    plain = opening_pass.trace_modules
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        traced = plain(*args, **kwargs)
+        found.append(len(traced[2]))
+        return traced
+
+    monkeypatch.setattr(opening_pass, "trace_modules", watched)
+    return found
+
+
+def test_other_modules_are_not_noted_again_where_nobody_asked(
+    net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, noted = copy.deepcopy(net), seen_modules(monkeypatch)
+    first, second = (explain(net, x, "layer_cam", target=1, layer="layer3")[0] for _ in range(2))
+    assert noted[0] > 20 and noted[1] == 1 and torch.equal(first.attribution, second.attribution)
+
+
+def test_what_changed_between_two_calls_is_seen(net: nn.Module, x: Tensor) -> None:
+    """Weights, also behind torch's back, hooks and modes: nothing of the call before stands in their way."""
+    net = copy.deepcopy(net)
+
+    def asked() -> Any:
+        how: dict[str, Any] = {"target": 1, "layer": "layer3", "relu_attributions": False}
+        mine, plain = (explain(net, x, "grad_cam", accelerate=on, **how)[0] for on in (True, False))
+        assert torch.allclose(mine.attribution, plain.attribution, rtol=1e-5, atol=1e-8)
+        assert mine.meta["fingerprint"] == plain.meta["fingerprint"]
+        return mine
+
+    def hook() -> None:
+        net.layer4.register_forward_hook(lambda module, args, out: out.flip(2) * 2)
+
+    known = [asked(), asked()]
+    for change in (lambda: net.fc.weight.data.mul_(-1), lambda: net.layer4[0].conv1.weight.data.neg_(), hook):
+        change()
+        now = asked()
+        assert not torch.equal(now.attribution, known[-1].attribution)
+        assert (now.meta["fingerprint"] == known[-1].meta["fingerprint"]) == (change is hook)
+        known.append(now)
+    net.train()
+    assert torch.equal(asked().attribution, known[-1].attribution) and net.layer3.training
+
+
+def test_shapes_that_are_asked_for_after_all_take_a_pass(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels and sides of one length: only what the other modules give says how the layer lies."""
+
+    def made() -> nn.Module:
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.Flatten(), nn.Linear(216, 3)).eval()
+
+    wanted = explain(made(), x[:, :, :6, :6], "layer_cam", target=1, layer="2")[0]
+    net, noted = made(), seen_modules(monkeypatch)
+    for layout in ("first", "auto", "auto"):
+        mine = explain(net, x[:, :, :6, :6], "layer_cam", target=1, layer="2", layout=layout)[0]
+        assert torch.equal(mine.attribution, wanted.attribution)
+    assert noted == [6, 1, 6]  # the second asks in a pass of its own, the third knows
