@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp_plugins.core.caches import call_cache, model_cache
 from interp_plugins.core.cancel import check_cancelled
 from interp_plugins.core.errors import InputError, InterpError, InterpWarning, OutOfMemoryError
+from interp_plugins.core.guard import modules_of
 from interp_plugins.core.progress import progress_bar as progress_bar
 
 T = TypeVar("T")
 
 _CPU_ELEMENTS = 7 * 3 * 224 * 224  # some ImageNet pictures: larger chunks are memory-bound on CPUs
+_CPU_TOKENS = 2  # times as many where a picture becomes tokens: products of matrices gain from rows, maps do not
+_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_LAYERS = 8  # of a network of any size, one of which may be a convolution
 _CPU_WHOLE = 8 * 3 * 224 * 224  # of samples that are not cut
 _MAX_ROWS = 1024
 _GPU_ELEMENTS = 512 * 3 * 224 * 224
@@ -61,8 +65,8 @@ AUTOMATIC = _Automatic(1)
 """The default of `perturbations_per_eval`: Captum's 1, told by `is` from a 1 that the user says."""
 
 
-def auto_chunk(row: list[Tensor]) -> AutoSize:
-    """Rows per forward pass, from the elements of one row of the inputs and the device.
+def auto_chunk(row: list[Tensor], func: Any = None) -> AutoSize:
+    """Rows per forward pass, from the elements of one row of the inputs, the device and the model called, if given.
 
     On a GPU the device's whole memory counts, not what is free of it now, so that results can be repeated. A size that
     ran out of memory before, for the same model and shapes, stays small.
@@ -73,7 +77,8 @@ def auto_chunk(row: list[Tensor]) -> AutoSize:
         fits = int(_GPU_SHARE * total) // (_HELD * sum(t.nbytes // t.shape[0] for t in row) or 1)
         rows = min(_GPU_MAX_ROWS, _GPU_ELEMENTS // elements, fits)
     else:
-        rows = min(_MAX_ROWS, _CPU_ELEMENTS // max(elements, sum(map(_as_of_colours, row))))
+        most = _CPU_TOKENS * _CPU_ELEMENTS if makes_tokens(func, row) else _CPU_ELEMENTS
+        rows = min(_MAX_ROWS, most // max(elements, sum(map(_as_of_colours, row))))
     shapes = tuple((t.shape[1:], t.dtype, device.type) for t in row)
     known: int | None = model_cache().get(("fits", shapes))
     size = AutoSize(max(1, rows if known is None else min(rows, known)))
@@ -85,6 +90,14 @@ def _as_of_colours(t: Tensor) -> int:
     """Elements of a row; a picture of one channel counts as one of three, as networks make as much of it."""
     elements = max(1, t.numel() // t.shape[0])
     return elements * 3 // t.shape[1] if t.ndim == 4 and 0 < t.shape[1] < 3 else elements
+
+
+def makes_tokens(func: Any, row: Sequence[Tensor]) -> bool:
+    """Whether a model makes tokens of a picture, as transformers do: nearly all of its layers are linear ones."""
+    if func is None or row[0].ndim != 4:
+        return False
+    kinds = [isinstance(m, nn.Linear) for root in modules_of(func) for m in root.modules() if isinstance(m, _WEIGHTED)]
+    return len(kinds) >= _LAYERS and kinds.count(False) <= len(kinds) // _LAYERS
 
 
 def samples_chunk(inputs: Sequence[Tensor]) -> int:

@@ -214,7 +214,7 @@ class Forward:
         if facts.together:
             self.whole = True
             return self.n
-        return auto_chunk(list(inputs)).at_least(least)
+        return auto_chunk(list(inputs), self.func).at_least(least)
 
     def samples_per_pass(self, inputs: Sequence[Tensor], asked: int | None = None) -> int:
         """How many of the samples themselves go through together: no fewer than `uncut`, if memory allows."""

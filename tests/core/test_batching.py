@@ -179,3 +179,11 @@ def test_a_grey_picture_counts_as_one_of_colours_on_cpus() -> None:
     grey, colour, table = (torch.zeros(1, *shape) for shape in ((1, 28, 28), (3, 28, 28), (784,)))
     assert auto_chunk([grey]) == auto_chunk([colour]) == 448 and auto_chunk([table]) == 1024
     assert auto_chunk([torch.zeros(1, 3, 224, 224)]) == 7
+
+
+def test_networks_of_tokens_take_more_rows_of_a_picture() -> None:
+    picture, maps = [torch.zeros(1, 3, 224, 224)], [nn.Conv2d(3, 8, 3), *(nn.Conv2d(8, 8, 3) for _ in range(7))]
+    tokens = nn.Sequential(nn.Conv2d(3, 8, 16, 16), *(nn.Linear(8, 8) for _ in range(8)))
+    assert auto_chunk(picture, tokens) == 14 and auto_chunk(picture, nn.Sequential(*maps, *tokens)) == 7
+    assert auto_chunk(picture, nn.Sequential(nn.Flatten(), nn.Linear(4, 4))) == 7
+    assert auto_chunk([torch.zeros(1, 3)], tokens) == 1024

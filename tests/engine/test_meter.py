@@ -64,6 +64,10 @@ def test_reasons(residual: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyP
     assert told(lambda t: net(t), x, n_steps=20)["dropped"] == [
         "planned: the model has nothing to change for the better"
     ]
+    mixed = nn.Linear(4, 64), *(nn.Linear(64, 64) for _ in range(8))
+    tokens = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), *mixed, nn.Flatten())
+    (why,) = told(tokens.eval(), torch.rand(1, 3, 8, 8), n_steps=20)["dropped"]
+    assert why == "planned: 20 rows of a network of tokens, too few to pay"
     (why,) = told(nn.DataParallel(net), x, n_steps=20)["dropped"]
     assert why == "planned: no private view: DataParallel runs code that belongs to its own module objects"
     for bound in ("MIN_GAIN", "MIN_FEATURES", "MIN_ELEMENTS", "MIN_PRODUCTS"):

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from interp_plugins.core.batching import makes_tokens
 from interp_plugins.core.caches import call_cache
 from interp_plugins.core.errors import InputError
 from interp_plugins.core.forward import Forward
@@ -38,9 +39,11 @@ from interp_plugins.engine.plan.view import AGREE, NoView
 from interp_plugins.engine.switch import asked_precision, enabled, kernels_enabled
 
 MIN_ROWS = 12  # from which a plan pays: the comparison runs two rows each way, and a few more where a plan fails
+TRIAL_ROWS = 3  # what a plan of a network of tokens has to save, which is its first layer alone
 MIN_ROWS_CUDA = 2000  # there a pass is short, and making a plan takes as long as it does on a CPU
 MIN_ELEMENTS = 1 << 20  # of all rows: making a plan takes longer than it saves below (resnet18: at 64 x 64, not at 96)
 _NAME = "planned"
+_NOTHING = "the model has nothing to change for the better"
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,7 @@ def _plan(loop: Loop) -> Plan | None:
 
 def _planned(loop: Loop) -> _Outcome:
     """The plan for a loop, made or remembered, if there is one; the meter is told why there is none."""
-    why = _refused_at_once(loop.forward, loop.inputs, loop.rows)
-    if why is None and not _may_gain(loop):
-        why = "the model has nothing to change for the better"
+    why = _refused_at_once(loop.forward, loop.inputs, loop.rows) or _nothing_to_gain(loop)
     if why is not None:
         dropped(_NAME, why)
     outcome = _Outcome(None) if why is not None else _outcome(loop)
@@ -162,18 +163,23 @@ def _refused_at_once(forward: Forward, inputs: Sequence[Tensor], rows: int) -> s
     return "autocast" if torch.is_autocast_enabled(device) else forward.rows_apart()
 
 
-def _may_gain(loop: Loop) -> bool:
-    """Whether the model has anything that a plan could change, seen without running it."""
+def _nothing_to_gain(loop: Loop) -> str | None:
+    """Why a plan of this model could not pay, seen without running it."""
     func = loop.forward.func
     if not isinstance(func, nn.Module) and not inspect.ismethod(func) and not hasattr(func, "wrapped_callables"):
-        return False
-    modules = [m for root in modules_of(func) for m in root.modules()]
+        return _NOTHING
     if isinstance(func, AtLayer):
-        return True  # what lies before the layer
+        return None  # what lies before the layer
+    modules = [m for root in modules_of(func) for m in root.modules()]
+    lower = lower_dtype(loop.inputs[0].device) is not None
+    if not lower and makes_tokens(func, loop.inputs) and not any(isinstance(m, NORMS) for m in modules):
+        sizes = [m.weight.numel() for m in modules if isinstance(m, LINEAR)]  # all see each token: their shares of work
+        saved = loop.rows * sizes[0] / sum(sizes) if loop.first else 0.0
+        return None if saved >= TRIAL_ROWS else f"{loop.rows} rows of a network of tokens, too few to pay"
     if loop.first and len(loop.inputs) == 1 and any(isinstance(m, LINEAR) for m in modules):
-        return True  # the first of them
-    kinds = LINEAR if lower_dtype(loop.inputs[0].device) is not None else (nn.Conv2d,)
-    return any(isinstance(m, (*NORMS, *kinds)) for m in modules)
+        return None  # the first of them
+    kinds = LINEAR if lower else (nn.Conv2d,)
+    return None if any(isinstance(m, (*NORMS, *kinds)) for m in modules) else _NOTHING
 
 
 def _outcome(loop: Loop) -> _Outcome:
@@ -256,7 +262,7 @@ def _first_that_agrees(loop: Loop, trial: Trial) -> _Outcome:
             refused.append(f"no private view: {reason(error, _NAME)}")
             if ran_out(error):
                 return _Outcome(None, tuple(refused), last=False)
-    return _Outcome(None, tuple(dict.fromkeys(refused)) or ("the model has nothing to change for the better",))
+    return _Outcome(None, tuple(dict.fromkeys(refused)) or (_NOTHING,))
 
 
 def _disagreement(trial: Trial, plan: Plan) -> str | None:
