@@ -7,31 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
-from nbclient import NotebookClient
 from PIL import Image
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.examples.notebooks import EXAMPLES, executed, said
+
 PICTURES = ("integrated_gradients.png", "noise_tunnel.png", "occlusion.png", "explanations.html")
 
 
 @pytest.mark.slow
 def test_the_notebook_explains_a_photograph_where_pets_cannot_be_had(tmp_path: Path) -> None:
-    notebook = nbformat.read(EXAMPLES / "fastai_pets.ipynb", as_version=4)
-    # The tutorial's download fails at once, whatever network the tests have.
-    no_network = (
-        "import fastai.vision.all as _v\n"
-        "def _no_network(*args, **kwargs): raise OSError('no network in the tests')\n"
-        "_v.untar_data = _no_network"
-    )
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(no_network))
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    notebook = executed("fastai_pets", tmp_path, "vision")
     for name in PICTURES:
         assert (tmp_path / name).stat().st_size > 10_000
-    printed = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []))
-    assert "tiger cat" in printed
+    assert "tiger cat" in said(notebook)
 
 
 @pytest.mark.slow

@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.examples.notebooks import executed, said
 
 
 @pytest.mark.slow
 def test_the_planted_short_cut_is_named(tmp_path: Path) -> None:
-    notebook = nbformat.read(EXAMPLES / "fastai_robust.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    printed = "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []))
+    notebook = executed("fastai_robust", tmp_path)
+    printed = said(notebook)
     assert "the stamp is among what has to go in 3 of 3" in printed
     [called] = re.findall(r"(\d+) of 20 stamped threes are called eight", printed)
     assert int(called) >= 15

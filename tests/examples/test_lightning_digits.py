@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.examples.notebooks import executed
 
 
 @pytest.mark.slow
 def test_the_notebook_trains_and_draws_the_drift(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    notebook = nbformat.read(EXAMPLES / "lightning_digits.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    executed("lightning_digits", tmp_path)
     for name in ("last_epoch.png", "drift.png"):
         assert (tmp_path / name).stat().st_size > 10_000
     log = tmp_path / "logs" / "digits" / "version_0"

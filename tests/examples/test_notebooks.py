@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import jupytext
-import nbformat
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -15,12 +13,16 @@ NAMES = sorted(p.stem for p in EXAMPLES.glob("*.ipynb"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_the_script(name: str) -> None:
+    import jupytext
+
     script, notebook = (jupytext.read(EXAMPLES / f"{name}.{ending}") for ending in ("py", "ipynb"))
     assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in script.cells]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_holds_the_outputs_of_one_run(name: str) -> None:
+    import nbformat
+
     path = EXAMPLES / f"{name}.ipynb"
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))

@@ -5,17 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.examples.notebooks import executed, said
 
 
 def printed_by(name: str, path: Path) -> str:
-    notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(path)}}).execute()
-    return "".join(o.get("text", "") for c in notebook.cells for o in c.get("outputs", []))
+    return said(executed(name, path))
 
 
 @pytest.mark.slow
