@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,23 +42,32 @@ def resolve(node: ast.ImportFrom, package: list[str]) -> list[str]:
     return [f"{base}.{alias.name}" for alias in node.names]
 
 
-def imports(source: str, package: list[str]) -> Iterator[Import]:
-    """Every import of a file whose package is ``package``, relative ones resolved."""
+def last_name(node: ast.expr) -> str:
+    """The last part of a dotted name, "" of anything else."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
+
+def imports(source: str, package: list[str]) -> list[Import]:
+    """Every import of a file whose package is ``package``, relative ones resolved."""
+    return _imports(source, tuple(package))
+
+
+@cache
+def _imports(source: str, package: tuple[str, ...]) -> list[Import]:
     def walk(node: ast.AST, at_module_level: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
             inner = at_module_level and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in map(last_name, _names(child.test)):
                 inner = False  # read by a type checker alone
             if isinstance(child, ast.Import):
                 for alias in child.names:
                     yield Import(alias.name, child.lineno, at_module_level)
             elif isinstance(child, ast.ImportFrom):
-                for name in resolve(child, package):
+                for name in resolve(child, list(package)):
                     yield Import(name, child.lineno, at_module_level)
             elif (
                 isinstance(child, ast.Call)
-                and ast.unparse(child.func).rpartition(".")[2] in {"import_module", "__import__"}
+                and last_name(child.func) in {"import_module", "__import__"}
                 and child.args
                 and isinstance(child.args[0], ast.Constant)
                 and isinstance(child.args[0].value, str)
@@ -65,7 +75,11 @@ def imports(source: str, package: list[str]) -> Iterator[Import]:
                 yield Import(child.args[0].value, child.lineno, at_module_level, late=not at_module_level)
             yield from walk(child, inner)
 
-    yield from walk(ast.parse(source), True)
+    return list(walk(ast.parse(source), True))
+
+
+def _names(node: ast.AST) -> list[ast.expr]:
+    return [part for part in ast.walk(node) if isinstance(part, ast.Name | ast.Attribute)]
 
 
 def modules(root: Path = ROOT) -> dict[str, Path]:

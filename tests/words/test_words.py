@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import pkgutil
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -13,18 +13,21 @@ PACKAGE = TESTS.parent / "interp_plugins"
 NODES = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def docstrings() -> Iterator[tuple[str, str]]:
-    """Where a docstring stands, and its text."""
+@cache
+def docstrings() -> list[tuple[str, str]]:
+    """Where each docstring stands, and its text."""
+    found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, NODES):
                 text = ast.get_docstring(node)
                 if text:
-                    yield f"{path.relative_to(PACKAGE.parent)}: {getattr(node, 'name', 'the module')}", text
+                    found.append((f"{path.relative_to(PACKAGE.parent)}: {getattr(node, 'name', 'the module')}", text))
+    return found
 
 
 def test_no_docstring_says_it_in_three_words() -> None:
-    found = list(docstrings())
+    found = docstrings()
     assert len(found) > 1000
     assert [(where, text) for where, text in found if len(text.split()) < 4] == []
 
