@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -63,12 +63,10 @@ OUT_OF_PLACE = Case("gated", partial(Gated, False), ((2, 4, 4),), layer="again",
 
 
 @pytest.fixture(scope="module", autouse=True)
-def only_new_objects() -> Iterator[None]:
+def only_new_objects() -> None:
     """What lives already is not looked at again by the collector: it holds the objects of whole frameworks."""
     gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+    gc.freeze()  # and stays so: tests/conftest.py thaws all at the end
 
 
 def live() -> Counter[tuple[int, ...]]:
