@@ -5,6 +5,7 @@ they are where a build of torch has not these operators.
 """
 
 import gc
+import logging
 import os
 import shutil
 import threading
@@ -33,11 +34,25 @@ if os.environ.get("INTERP_PLUGINS_KERNELS") == "off":
 # Small tensors: more threads than this only fight over the cores.
 torch.set_num_threads(2)
 
+# `torch.manual_seed` notes for CUDA, XPU and MTIA what they are to begin with, each time with the stack of calls as
+# text: a millisecond and more, tens of thousands of times. Where none of them can ever begin, nothing is noted.
+absent: list[Any] = [] if torch.accelerator.is_available() else [torch.cuda, torch.xpu, torch.mtia]
+for devices in absent:
+    devices.manual_seed_all = lambda seed: None
+
+# pytest's own capture of logs, which no test asks for, would go to every logger of every library six times a test: it
+# is off (pyproject.toml). As with it, what is logged does not go to stderr.
+logging.getLogger().addHandler(logging.NullHandler())
+
+# What is imported for the tests stays, so nothing of it is looked through while it comes.
+gc.disable()
+
 
 def pytest_collection_finish() -> None:
     """Tests and modules are no garbage: the collector, which tests of leaks call, passes them by."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

@@ -88,10 +88,8 @@ def examples() -> list[tuple[str, str, str]]:
     """Module, name in it, code; for all examples of the package."""
     found = []
     for path in sorted((ROOT / "interp_plugins").rglob("*.py")):
-        module, source = (
-            ".".join(path.relative_to(ROOT / "interp_plugins").with_suffix("").parts),
-            path.read_text("utf-8"),
-        )
+        module = ".".join(path.relative_to(ROOT / "interp_plugins").with_suffix("").parts)
+        source = path.read_text(encoding="utf-8")
         for name, docstring in named(ast.parse(source)) if "Example:" in source else ():
             code = example(docstring)
             assert code is not None or "Example:" not in docstring, f"{module} {name}: Example: opens a section"
