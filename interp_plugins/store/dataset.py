@@ -56,10 +56,11 @@ def explain_dataset(
 ) -> ExplanationStore:
     """Explain every sample of a data set into a run directory, or go on with a run that was interrupted.
 
-    The run is cut into units of `unit_size` samples; each is written and committed as a whole, so that a process that
-    is killed costs its unfinished unit. Call it again with the same arguments, with any number of processes, and it
-    goes on with what is missing; the result is the same bit for bit as without the interruption (same machine, same
-    number of threads). A sample's result depends on the model, the sample, its number and `seed` alone.
+    The run is cut into units of `unit_size` samples; each is written and committed as a whole, in a thread while the
+    next is explained. A process that is killed costs the two that it holds, an error or Ctrl-C the one that is being
+    explained. Call it again with the same arguments, with any number of processes, and it goes on with what is missing;
+    the result is the same bit for bit as without the interruption (same machine, same number of threads). A sample's
+    result depends on the model, the sample, its number and `seed` alone.
 
     Args:
         model: an `nn.Module` or any callable, as for `interp_plugins.explain`; on the device where it is to run.

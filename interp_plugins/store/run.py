@@ -1,7 +1,9 @@
 """The work itself: units that are not done yet, sample by sample, written and committed one unit after the other.
 
 Every process takes the units whose number leaves the remainder `rank` when divided by `world_size`, and skips those
-that are done. Nothing is shared between processes but the directory, so one that dies costs its unfinished unit only.
+that are done. A thread writes and commits a unit while the next is explained, so a process holds two units at most.
+Nothing is shared between processes but the directory, so one that dies costs those two only; Ctrl-C and errors let the
+thread finish first.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from interp_plugins.core.explanation import Explanations
 from interp_plugins.core.global_random import preserved_rng
 from interp_plugins.core.random import sample_seed
 from interp_plugins.store import arrays, check, manifest, table_parts
+from interp_plugins.store.behind import Behind
 from interp_plugins.store.errors import DamagedError, StoreError, need, writing
 from interp_plugins.store.fingerprint import described, digest
 from interp_plugins.store.job import Job, Settings, place
@@ -56,30 +60,71 @@ def run(job: Job, path: str | Path, settings: Settings) -> None:
     quiet = rank > 0 and settings.progress is None
     bar = progress_bar(sum(len(made.samples(u)) for u in mine), "Explaining", False if quiet else settings.progress)
     batch = _together(job, made.identity.get("batch_size"), layout)
-    cut = {u: [made.samples(u)[i : i + batch] for i in range(0, len(made.samples(u)), batch)] for u in mine}
-    data = Seeded(job.data, settings.seed, catch=settings.on_error == "record")
+    work = _Work(job, layout, settings, path, made, metadata, f"{rank} of {world}")
     with preserved_rng(), contextlib.closing(bar):
-        batches = read_batches(data, [b for u in mine for b in cut[u]], job.options)
-        alone = False
-        for unit in mine:
-            work = Unit(job, layout, settings, made.samples(unit), alone)
+        cut = {u: [made.samples(u)[i : i + batch] for i in range(0, len(made.samples(u)), batch)] for u in mine}
+        _explain(work, cut, bar)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the units of a process have in common: the run, where it lies, its descriptions of arrays, and the rank."""
+
+    job: Job
+    layout: Layout
+    settings: Settings
+    path: Path
+    made: Manifest
+    metadata: Mapping[str, str]
+    rank: str
+
+    def write(self, unit: Unit) -> bool:
+        """Write a unit and commit it. False: another process has done so in the meantime."""
+        number = unit.samples.start // self.made.unit_size
+        with writing(self.path, f"unit {number} (samples {unit.samples.start} to {unit.samples.stop - 1})"):
+            shards = arrays.write_unit(self.path, self.made, number, unit.values)
+            return table_parts.commit(self.path, number, self.made, self.layout, unit.rows, shards, self.metadata)
+
+    def tell(self, unit: Unit, mine: bool) -> None:
+        """Warn where another process has done a unit."""
+        if not mine:
+            warnings.warn(
+                f"Unit {unit.samples.start // self.made.unit_size} of the run at {self.path} was done by another "
+                f"process in the meantime: more than one has rank {self.rank}. Their results are equal and nothing is "
+                "lost, but work is done twice; give each process a rank of its own.",
+                InterpWarning,
+                stacklevel=6,
+            )
+
+
+def _explain(work: _Work, cut: Mapping[int, Sequence[range]], bar: Any) -> None:
+    """Explain units, of which the last one is written meanwhile.
+
+    Args:
+        work: what they have in common.
+        cut: unit -> its samples in batches.
+        bar: is told of every batch.
+    """
+    data = Seeded(work.job.data, work.settings.seed, catch=work.settings.on_error == "record")
+    batches = read_batches(data, [b for many in cut.values() for b in many], work.job.options)
+    alone = False
+    with Behind(work.write, work.tell) as writer:
+        for number, many in cut.items():
+            unit = Unit(work.job, work.layout, work.settings, work.made.samples(number), alone)
             twice = False
-            for _ in cut[unit]:
+            for _ in many:
                 begin = time.perf_counter()
                 numbers, samples = next(batches)
-                twice = twice or table_parts.path_of(path, unit).exists()
+                writer.look()
+                twice = twice or table_parts.path_of(work.path, number).exists()
                 if not twice:
-                    work.add(numbers, samples, time.perf_counter() - begin)
+                    unit.add(numbers, samples, time.perf_counter() - begin)
                 bar.update(len(numbers))
-            alone = work.alone
-            if twice or not _write(path, made, layout, work, unit, metadata):
-                warnings.warn(
-                    f"Unit {unit} of the run at {path} was done by another process in the meantime: more than one has "
-                    f"rank {rank} of {world}. Their results are equal and nothing is lost, but work is done twice; "
-                    "give each process a rank of its own.",
-                    InterpWarning,
-                    stacklevel=3,
-                )
+            alone = unit.alone
+            if twice:
+                work.tell(unit, False)
+            else:
+                writer.hand(unit)
 
 
 def _together(job: Job, batch_size: int | None, layout: Layout) -> int:
@@ -122,13 +167,6 @@ def _recorded(path: Path, damaged: Iterable[int], made: Manifest, layout: Layout
         with contextlib.suppress(DamagedError):
             return dict(table_parts.load(path, unit, made, layout).metadata)
     return {}
-
-
-def _write(path: Path, made: Manifest, layout: Layout, work: Unit, unit: int, metadata: Mapping[str, str]) -> bool:
-    """Write a unit and commit it. False: another process has done so in the meantime."""
-    with writing(path, f"unit {unit} (samples {work.samples.start} to {work.samples.stop - 1})"):
-        shards = arrays.write_unit(path, made, unit, work.values)
-        return table_parts.commit(path, unit, made, layout, work.rows, shards, metadata)
 
 
 def _prepare(job: Job, path: Path, settings: Settings) -> Manifest:

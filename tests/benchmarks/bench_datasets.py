@@ -59,6 +59,7 @@ TABLE = Table(
         "here / loop",
         "of the processor",
         "two / one",
+        "the loop's two / one",
         "two / one, whole",
         "whole, here / loop",
         "maps differ by",
@@ -147,15 +148,16 @@ def measure(method: str, faces: Sequence[str], pictures: int, rounds: int) -> No
         work: dict[str, Any] = {"folder": str(folder), "method": method, "params": params, "count": count}
         work |= {"unit": max(1, min(64, count // 8)), "out": str(maps)}  # as large as it is by itself
         size, found = 1, {(face, world): list[Speed]() for face in faces for world in (1, 2)}
-        loops: list[Speed] = []
+        loops, pairs = list[Speed](), list[Speed]()
         try:
             size = fastest(work, sizes)
         except RuntimeError as error:
             print(f"Captum's {method}: {str(error)[:200]}", flush=True)
         for k in range(rounds):
             try:
-                loops.append(timed({**work, "face": "loop", "size": size}, 1))
-                print(k, "loop", loops[-1], flush=True)
+                for world, speeds in ((1, loops), (2, pairs)):
+                    speeds.append(timed({**work, "face": "loop", "size": size}, world))
+                    print(k, "loop", world, speeds[-1], flush=True)
             except RuntimeError as error:
                 print(f"Captum's {method}: {str(error)[:200]}", flush=True)
             for (face, world), speeds in found.items():
@@ -164,10 +166,13 @@ def measure(method: str, faces: Sequence[str], pictures: int, rounds: int) -> No
                 print(k, face, world, speeds[-1], flush=True)
         for face in faces:
             off = f"{difference(maps, Path(name) / f'{face}-1-0', method):.0e}" if loops else ""
-            TABLE.add(f"{method}, {face}", cells(loops, found[face, 1], found[face, 2], size, off), rounds)
+            both = span([b.steady / a.steady for a, b in zip(loops, pairs)]) if pairs else ""
+            TABLE.add(f"{method}, {face}", cells(loops, found[face, 1], found[face, 2], size, both, off), rounds)
 
 
-def cells(loops: Sequence[Speed], one: Sequence[Speed], two: Sequence[Speed], size: int, off: str) -> list[str]:
+def cells(
+    loops: Sequence[Speed], one: Sequence[Speed], two: Sequence[Speed], size: int, both: str, off: str
+) -> list[str]:
     """A row of the table."""
 
     def hourly(speeds: Sequence[Speed]) -> str:
@@ -180,6 +185,7 @@ def cells(loops: Sequence[Speed], one: Sequence[Speed], two: Sequence[Speed], si
         span([b.steady / a.steady for a, b in zip(loops, one)]) if loops else "",
         span([a.processor / b.processor for a, b in zip(loops, one)]) if loops else "",
         span([b.steady / a.steady for a, b in zip(one, two)]),
+        both,
         span([a.whole / b.whole for a, b in zip(one, two)]),
         span([a.whole / b.whole for a, b in zip(loops, one)]) if loops else "",
         off,

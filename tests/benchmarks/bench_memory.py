@@ -155,9 +155,9 @@ def measured(method: str, net: str, calls: int, seconds: float) -> list[str]:
     call = call_of(method, NETS[net])
     for _ in range(WARM):
         call()
-    begin = time.perf_counter()
+    begin = time.process_time()
     call()
-    calls = max(2 * WARM, min(calls, int(seconds / (time.perf_counter() - begin))))
+    calls = max(2 * WARM, min(calls, int(seconds / (time.process_time() - begin))))
     held = [(0.0, 0)] * 3
     for k, more in enumerate((0, calls // 2 - WARM, calls - calls // 2)):
         for _ in range(more):
@@ -173,7 +173,10 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="methods; left out: all, and some about every net")
     parser.add_argument("--calls", type=int, default=300)
     parser.add_argument(
-        "--seconds", type=float, default=60, help="for a method, about: slow ones are called less often"
+        "--seconds",
+        type=float,
+        default=60,
+        help="of the processor for a method, about: slow ones are called less often",
     )
     parser.add_argument("--net", choices=NETS, default="plain")
     options = parser.parse_args()

@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -412,12 +413,21 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pyt
         go(tmp_path / "run")
 
 
+def awaited(file: Path) -> None:
+    """Wait for a unit that is written behind the work."""
+    last = time.monotonic() + 20
+    while not file.exists() and time.monotonic() < last:
+        time.sleep(0.001)
+    assert file.exists()
+
+
 def test_the_same_rank_twice_at_once_is_said_and_harmless(whole: ExplanationStore, tmp_path: Path) -> None:
     path, begun = tmp_path / "run", []
 
     def second(i: int) -> None:
-        if i == 6 and path_of(path, 0).exists() and not begun:
+        if i == 6 and (path / "arrays").exists() and not begun:
             begun.append(i)
+            awaited(path_of(path, 0))
             go(path)  # another process does all that is left, while this one is in the middle of unit 1
 
     with pytest.warns(InterpWarning, match=r"more than one has rank 0 of 1.*a rank of its own") as said:
