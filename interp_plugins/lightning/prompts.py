@@ -15,7 +15,7 @@ from interp_plugins.core.errors import InputError, InterpWarning
 from interp_plugins.core.random import check_seed
 from interp_plugins.lightning.loggers import log_numbers
 from interp_plugins.lightning.namespace import Callback
-from interp_plugins.lightning.sinks import directory_of, logged_step
+from interp_plugins.lightning.sinks import directory_of, logged_step, shown
 from interp_plugins.lightning.subject import check_strategy
 from interp_plugins.llm import TextExplanation, TextExplanations, explain_text
 
@@ -36,7 +36,7 @@ class PromptCallback(Callback):
         prompts: texts, or lists of messages for the chat template.
         tokenizer: the model's fast tokenizer.
         output: what is explained: one output for all prompts, or one each; None: what the model generates at its first
-            run, so that epochs can be compared.
+            run, so that epochs can be compared; of a model that begins untrained this is noise, so name it there.
         method: a method's name; see `interp_plugins.llm.explain_text`.
         every_n_epochs: the first validation epoch of a run is explained and every n-th after it.
         module: dotted name of the language model inside the LightningModule; None: the one part that has input
@@ -49,7 +49,8 @@ class PromptCallback(Callback):
 
     Attributes:
         last: the latest explanations; empty before the first.
-        history: a dict per run and prompt: epoch, step, prompt, score, first_share, cosine_to_previous.
+        history: a dict per run and prompt: epoch, step, prompt (from 1, as in the loggers), score, first_share,
+            cosine_to_previous; `numbers()` is their table.
 
     Raises:
         InputError: no prompt, or outputs that are not one for each.
@@ -88,8 +89,14 @@ class PromptCallback(Callback):
         self.last: TextExplanations = TextExplanations()
         self.history: list[dict[str, Any]] = []
         self._outputs: list[Any] = outputs
-        self._epochs, self._gave_up = 0, False
+        self._epochs, self._gave_up, self._told = 0, False, False
         self._directory: str | None = None
+
+    def numbers(self) -> Any:
+        """A table (DataFrame) of `history`: a row per run and prompt."""
+        import pandas as pd
+
+        return pd.DataFrame(self.history)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle where pages go (on all processes)."""
@@ -120,14 +127,19 @@ class PromptCallback(Callback):
         self._log(trainer, found)
         self.last = TextExplanations(found)
         if self._directory is not None:
-            if "://" in self._directory:
-                warnings.warn(
-                    f"{self._directory} is no folder here, so no page is written.", InterpWarning, stacklevel=2
-                )
-            else:
-                path = Path(self._directory) / f"{self.tag}-{trainer.current_epoch}.html"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self.last.to_html(path, f"{self.tag}, epoch {trainer.current_epoch}")
+            self._write(trainer, self._directory)
+
+    def _write(self, trainer: Trainer, folder: str) -> None:
+        """The page of this epoch; where pages are is said with the first."""
+        if "://" in folder:
+            warnings.warn(f"{folder} is no folder here, so no page is written.", InterpWarning, stacklevel=2)
+            return
+        path = Path(folder) / f"{self.tag}-{trainer.current_epoch}.html"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.last.to_html(path, f"{self.tag}, epoch {trainer.current_epoch}")
+        if not self._told:
+            trainer.print(f"PromptCallback(tag={self.tag!r}) writes pages to {shown(folder)}.")
+        self._told = True
 
     def _log(self, trainer: Trainer, found: list[TextExplanation]) -> None:
         """One row of `history` for each prompt, and its numbers to the loggers."""
@@ -137,7 +149,7 @@ class PromptCallback(Callback):
             if k < len(self.last):
                 row["cosine_to_previous"] = _cosine(one, self.last[k])
             numbers.update({f"{self.tag}/{k + 1}/{name}": value for name, value in row.items()})
-            self.history.append({"epoch": trainer.current_epoch, "step": step, "prompt": k, **row})
+            self.history.append({"epoch": trainer.current_epoch, "step": step, "prompt": k + 1, **row})
         for logger in trainer.loggers:
             log_numbers(logger, numbers, step)
 

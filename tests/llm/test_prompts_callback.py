@@ -57,7 +57,8 @@ def test_prompts_are_explained_in_every_nth_epoch_and_the_training_is_the_same(t
     with_it, without = fit(tmp_path, watch), fit(tmp_path)
     for a, b in zip(with_it.parameters(), without.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert [(row["epoch"], row["prompt"]) for row in watch.history] == [(0, 0), (0, 1), (2, 0), (2, 1)]
+    assert [(row["epoch"], row["prompt"]) for row in watch.history] == [(0, 1), (0, 2), (2, 1), (2, 2)]
+    assert watch.numbers()["prompt"].tolist() == [1, 2, 1, 2]
     assert watch.history[2]["score"] > watch.history[0]["score"]  # it learns the sentence
     assert "cosine_to_previous" not in watch.history[0] and -1 <= watch.history[3]["cosine_to_previous"] <= 1
     assert [one.output.strip() for one in watch.last] == ["on", "mat"]
