@@ -19,12 +19,13 @@ from interp_plugins.concept.factor import amounts_of
 from interp_plugins.concept.item import ItemConcepts
 from interp_plugins.concept.items import is_picture, opened
 from interp_plugins.concept.place import OfConcepts, Place, amounts_at, shares_of
-from interp_plugins.core.errors import FileError, InputError, MissingFileError, SampleError, concise, decoding
+from interp_plugins.core.errors import InputError, MissingFileError, SampleError, concise, decoding
 from interp_plugins.core.explanation import Explanations
-from interp_plugins.core.files import Page, check_path, replacing, write
+from interp_plugins.core.files import Page, check_path, write
 from interp_plugins.core.grid import Grid
 from interp_plugins.core.layers import Layer, resolve_layer
 from interp_plugins.core.metadata import from_json, to_json
+from interp_plugins.core.saving import written
 from interp_plugins.core.spec import InputSpec
 
 if TYPE_CHECKING:
@@ -277,21 +278,13 @@ class ConceptBank:
         Raises:
             FileError: it cannot be written, with what to do.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
         stored = {name: getattr(self, name).detach().clone().contiguous() for name in _TENSORS}
         for k, row in enumerate(self.pictures):
             for j, (shown, where) in enumerate(row):
                 stored[f"pictures/{k}/{j}"] = torch.from_numpy(shown.copy())
                 if where is not None:
                     stored[f"where/{k}/{j}"] = torch.from_numpy(where.copy())
-        with replacing(path) as draft:
-            try:
-                save_file(stored, draft, metadata={"concepts": json.dumps(self._record(), allow_nan=False)})
-            except SafetensorError as err:
-                raise FileError(f"{path} could not be written: {err}. What stood there before is as it was.") from err
-        return Path(path)
+        return written(stored, "concepts", self._record(), path)
 
     def _record(self) -> dict[str, Any]:
         grid, layer = self.place.grid, self.place.layer

@@ -34,18 +34,34 @@ def save(items: Sequence[Any], path: str | Path) -> Path:
     Raises:
         FileError: it cannot be written, with what to do; an earlier file is as it was.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     stored: dict[str, Tensor] = {}
     records = []
     for i, exp in enumerate(items):
         records.append(packed(exp, i, stored))
-    header = json.dumps({"digest": seal.BLANK, "format": FORMAT, "items": records}, allow_nan=False)
+    return written(stored, _KEY, {"digest": seal.BLANK, "format": FORMAT, "items": records}, path)
+
+
+def written(stored: Mapping[str, Tensor], key: str, record: Mapping[str, Any], path: str | Path) -> Path:
+    """Write tensors, and what is known of them as JSON, to one safetensors file, whole or not at all.
+
+    Args:
+        stored: the tensors by name.
+        key: of the JSON in the file's metadata.
+        record: what is known; with `seal.BLANK` as "digest" the file holds its own.
+        path: of the file.
+
+    Raises:
+        FileError: it cannot be written, with what to do; an earlier file is as it was.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    header = json.dumps(record, allow_nan=False)
     with replacing(path) as draft:
         try:
-            save_file(stored, draft, metadata={_KEY: header})
-            seal.close(draft)
+            save_file(dict(stored), draft, metadata={key: header})
+            if record.get("digest") == seal.BLANK:
+                seal.close(draft)
         except SafetensorError as err:
             reason = no_room(err) or str(err)
             raise FileError(f"{path} could not be written: {reason}. What stood there before is as it was.") from err

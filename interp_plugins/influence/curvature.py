@@ -323,6 +323,16 @@ def damped(h: Tensor, question: Question, own: float = _EXACT_DAMPING) -> Tensor
     return h
 
 
+def solver(h: Tensor) -> Callable[[Factors], dict[str, Tensor]]:
+    """Gradients as factors -> H^-1 times them, by layer."""
+
+    def solve(factors: Factors) -> dict[str, Tensor]:
+        g = factors.flat()
+        return split(torch.linalg.solve(h, g.double().T).T.to(g).contiguous(), factors.shapes)
+
+    return solve
+
+
 @method(
     "exact",
     title="Influence function",
@@ -340,12 +350,7 @@ def by_hessian(question: Question) -> Tensor:
                 f'most {MOST_WEIGHTS} weights, or take method="ekfac".'
             )
         h = damped(curvature.matrix().double(), question)
-
-        def solve(factors: Factors) -> dict[str, Tensor]:
-            g = factors.flat()
-            return split(torch.linalg.solve(h, g.double().T).T.to(g).contiguous(), factors.shapes)
-
-        return solve
+        return solver(h)
 
     return preconditioned(question, inverse)
 

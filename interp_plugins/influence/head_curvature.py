@@ -16,7 +16,7 @@ from interp_plugins.core.errors import InputError, LayerError, ModelError
 from interp_plugins.core.factors import Factors
 from interp_plugins.core.hooks import hooked
 from interp_plugins.core.persample import Measure, SampleGradients
-from interp_plugins.influence.curvature import EKFAC_DAMPING, MOST_WEIGHTS, damped, split
+from interp_plugins.influence.curvature import EKFAC_DAMPING, MOST_WEIGHTS, damped, solver
 from interp_plugins.influence.methods import Question, method, preconditioned
 from interp_plugins.influence.walk import ItemWalk
 
@@ -96,11 +96,6 @@ def by_head_hessian(question: Question) -> Tensor:
         places = torch.arange(o * (i + 1)).reshape(o, i + 1)
         kept = torch.cat([places[:, i] if p.ndim == 1 else places[:, :i].flatten() for p in gradients.params.values()])
         h = damped(whole.reshape(o * (i + 1), -1)[kept][:, kept], question, EKFAC_DAMPING)
-
-        def solve(factors: Factors) -> dict[str, Tensor]:
-            g = factors.flat()
-            return split(torch.linalg.solve(h, g.double().T).T.to(g).contiguous(), factors.shapes)
-
-        return solve
+        return solver(h)
 
     return preconditioned(question, inverse)

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from interp_plugins.influence.picture import AGAINST, FOR, LEGEND, drawable, glow, heat, pixels
-from interp_plugins.influence.readable_page import STYLE, readable_queries
-from interp_plugins.viz.figure import compact, data_uri, png_of_pixels
+from interp_plugins.influence.readable_page import STYLE, bar_of, caption_of, items_of, readable_queries
+from interp_plugins.viz.figure import data_uri, png_of_pixels
 from interp_plugins.viz.page import cells
 from interp_plugins.viz.template import Document, section, sections
 
-_MOST = 8  # items of each kind in a row
 _SIDE = 224
 
 _STYLE = f"""
@@ -95,33 +94,21 @@ def _queries(found: Any, maps: Any) -> list[str]:
     hint = "" if maps is None else Template(_HINT).substitute(method=escape(_of(maps)))
     parts = []
     for q in range(len(found)):
-        name = str(found.query_names[q]) if found.query_names and found.query_names[q] else f"query {q}"
-        both = (
-            ("for", "Speak for it", found.indices, found.scores),
-            ("against", "Speak against it", found.opponent_indices, found.opponent_scores),
-        )
-        largest = max([abs(v) for *_, scores in both for v in scores[q].tolist()] or [1.0]) or 1.0
+        name, groups, largest = items_of(found, q)
         rows = ""
-        for kind, title, numbers, scores in both:
-            shown = list(zip(numbers[q].tolist(), scores[q].tolist(), strict=True))[:_MOST]
+        for kind, title, shown in groups:
             items = [
-                _item(found, number, score / largest, score, _layers(theirs, over[1], place[number]))
-                for number, score in shown
+                _item(found, number, score, largest, _layers(theirs, over[1], place[number])) for number, score in shown
             ]
-            if items:
-                rows += f'<h3>{title}</h3><div class="strip {kind}">{"".join(items)}</div>'
+            rows += f'<h3>{title}</h3><div class="strip {kind}">{"".join(items)}</div>'
         told = f"asked: {found.asked[q]}"
         content = _QUERY.substitute(hint=hint, picture=_layers(own, over[0], q), told=escape(told), rows=rows)
         parts.append(section(name, content))
     return parts
 
 
-def _item(found: Any, number: int, share: float, score: float, picture: str) -> str:
-    label, said = found.labels.get(number, ""), found.predictions.get(number, "")
-    wrong = f", says {said}" if said and said != label else ""
-    name = found.names.get(number, "") or f"item {number}"
-    caption = f"{compact(score)} <b>{escape(label)}</b>{escape(wrong)}<span>{escape(name)}</span>"
-    bar = f'<div class="score" style="width: {abs(share):.1%}"></div>'
+def _item(found: Any, number: int, score: float, largest: float, picture: str) -> str:
+    caption, bar = caption_of(found, number, score), bar_of(score, largest)
     return f'<figure tabindex="0">{picture}{bar}<figcaption>{caption}</figcaption></figure>'
 
 

@@ -50,32 +50,47 @@ LEGENDS = {
 }
 
 
+def items_of(found: Any, q: int) -> tuple[str, list[tuple[str, str, list[tuple[int, float]]]], float]:
+    """A query's name, its items (number, score) by what they did, in words, and the size of the largest score."""
+    name = str(found.query_names[q]) if found.query_names and found.query_names[q] else f"query {q}"
+    both = (
+        ("for", "Speak for it", found.indices, found.scores),
+        ("against", "Speak against it", found.opponent_indices, found.opponent_scores),
+    )
+    groups = [
+        (kind, title, list(zip(numbers[q].tolist(), scores[q].tolist(), strict=True))[:_MOST])
+        for kind, title, numbers, scores in both
+    ]
+    largest = max([abs(s) for *_, shown in groups for _, s in shown] or [1.0]) or 1.0
+    return name, [group for group in groups if group[2]], largest
+
+
+def caption_of(found: Any, number: int, score: float) -> str:
+    """An item's score, its label, what the model says where that is something else, and its name."""
+    label, said = found.labels.get(number, ""), found.predictions.get(number, "")
+    wrong = f", says {said}" if said and said != label else ""
+    name = found.names.get(number, "") or f"item {number}"
+    return f"{compact(score)} <b>{escape(label)}</b>{escape(wrong)}<span>{escape(name)}</span>"
+
+
+def bar_of(score: float, largest: float) -> str:
+    """A bar as long as a score is beside the largest."""
+    return f'<div class="score" style="width: {abs(score) / largest:.1%}"></div>'
+
+
 def readable_queries(found: Any) -> list[str]:
     """A section per query: itself, then its proponents and opponents."""
     draw = _table if found.readable.kind == "tabular" else _texts
     parts = []
     for q in range(len(found)):
-        name = str(found.query_names[q]) if found.query_names and found.query_names[q] else f"query {q}"
-        both = (
-            ("for", "Speak for it", found.indices, found.scores),
-            ("against", "Speak against it", found.opponent_indices, found.opponent_scores),
-        )
-        groups = [
-            (kind, title, list(zip(numbers[q].tolist(), scores[q].tolist(), strict=True))[:_MOST])
-            for kind, title, numbers, scores in both
-        ]
-        largest = max([abs(s) for *_, shown in groups for _, s in shown] or [1.0]) or 1.0
+        name, groups, largest = items_of(found, q)
         hint = f'<p class="hint">{LEGENDS[found.readable.kind][0]}: {LEGENDS[found.readable.kind][1]}</p>'
-        parts.append(section(name, hint + draw(found, q, [g for g in groups if g[2]], largest)))
+        parts.append(section(name, hint + draw(found, q, groups, largest)))
     return parts
 
 
 def _who(found: Any, number: int, score: float, largest: float) -> str:
-    label, said = found.labels.get(number, ""), found.predictions.get(number, "")
-    wrong = f", says {said}" if said and said != label else ""
-    name = found.names.get(number, "") or f"item {number}"
-    bar = f'<div class="score" style="width: {abs(score) / largest:.1%}"></div>'
-    return f"{compact(score)} <b>{escape(label)}</b>{escape(wrong)}<span>{escape(name)}</span>{bar}"
+    return caption_of(found, number, score) + bar_of(score, largest)
 
 
 def _table(found: Any, q: int, groups: list[Any], largest: float) -> str:

@@ -26,6 +26,7 @@ from interp_plugins.core.report import collect, note
 from interp_plugins.core.spec import as_spec
 from interp_plugins.core.target import Asked, Target, Whole, as_target
 from interp_plugins.core.tensors import as_tuple, check_inputs, describe, like, take_rows, tensors_in
+from interp_plugins.metrics.asking import known_target
 from interp_plugins.metrics.explainer import Explainer, refuse_batch_mean
 
 TITLE = (
@@ -334,22 +335,6 @@ def asking_again(
                 forward_passes=mine["forward"] + found.passes.forward,
                 backward_passes=mine["backward"] + found.passes.backward,
             )
-
-
-def known_target(exp: Explanation | None, target: Any) -> Any:
-    """The target, or the classes that an explanation knows.
-
-    Raises:
-        InputError: it knows none, and no target is given.
-    """
-    if exp is None or target is not None:
-        return target
-    if exp.target is None:
-        raise InputError(
-            "The Explanation knows no class index (its target is a function, or the model's only output): give target= "
-            "once more, lambda output: output for a model that returns one number per sample."
-        )
-    return list(exp.target)
 
 
 def _on_device_of(func: Any, inputs: Any) -> Any:

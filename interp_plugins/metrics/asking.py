@@ -82,15 +82,26 @@ def about(inputs: Any, attributions: Any, baselines: Any, target: Any, reduce: s
         if attributions is None and len(maps) == 1 and exp.layer is not None:
             maps = over_input(exp)
         baselines = as_ids(exp.baselines) if baselines is None else baselines
-        if target is None and exp.target is None:
-            raise InputError(
-                "The Explanation knows no class index (its target is a function, or the model's only output): give "
-                "target= once more, lambda output: output for a model that returns one number per sample."
-            )
-        target = list(exp.target or ()) if target is None else target
+        target = known_target(exp, target)
         inputs = exp.inputs
     checked(maps)
     return About(inputs, tuple(_by_place(one, axis, reduce) for one, axis in zip(maps, axes)), baselines, target)
+
+
+def known_target(exp: Explanation | None, target: Any) -> Any:
+    """The target, or the classes that an explanation knows.
+
+    Raises:
+        InputError: it knows none, and no target is given.
+    """
+    if exp is None or target is not None:
+        return target
+    if exp.target is None:
+        raise InputError(
+            "The Explanation knows no class index (its target is a function, or the model's only output): give target= "
+            "once more, lambda output: output for a model that returns one number per sample."
+        )
+    return list(exp.target)
 
 
 def probability_of(target: Any, n: int) -> Any:

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from interp_plugins.core import seal
-from interp_plugins.core.errors import FileError, InputError, MissingFileError, decoding
+from interp_plugins.core.errors import InputError, MissingFileError, decoding
 from interp_plugins.core.explanation import Explanation, Explanations
-from interp_plugins.core.files import check_path, no_room, replacing
+from interp_plugins.core.files import check_path
 from interp_plugins.core.metadata import from_json, to_json
-from interp_plugins.core.saving import packed, unpacked
+from interp_plugins.core.saving import packed, unpacked, written
 from interp_plugins.core.spec import InputSpec
 
 _FORMAT = 2
@@ -29,21 +29,10 @@ def save(found: Any, path: str | Path) -> Path:
     Raises:
         FileError: it cannot be written; an earlier file is as it was.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     stored: dict[str, Tensor] = {}
     fields = _fields(found, "", stored)
     record = {"digest": seal.BLANK, "format": _FORMAT, "kind": type(found).__name__, "fields": fields}
-    header = json.dumps(record, allow_nan=False)
-    with replacing(path) as draft:
-        try:
-            save_file(stored, draft, metadata={_KEY: header})
-            seal.close(draft)
-        except SafetensorError as err:
-            reason = no_room(err) or str(err)
-            raise FileError(f"{path} could not be written: {reason}. What stood there before is as it was.") from err
-    return Path(path)
+    return written(stored, _KEY, record, path)
 
 
 def load(path: str | Path, cls: Callable[..., R], inner: Mapping[str, Callable[..., Any]] | None = None) -> R:

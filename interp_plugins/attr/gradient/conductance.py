@@ -32,7 +32,15 @@ from interp_plugins.attr.shared.base import (
     prepared,
 )
 from interp_plugins.attr.shared.gradients_in_both import PartsInBoth, in_lower
-from interp_plugins.attr.shared.path import RowSum, check_rows, grid_rows, path_gradients, points, targets_of
+from interp_plugins.attr.shared.path import (
+    RowSum,
+    check_rows,
+    grid_rows,
+    path_gradients,
+    points,
+    points_and_rows,
+    targets_of,
+)
 from interp_plugins.attr.shared.quadrature import check_steps, quadrature
 from interp_plugins.core.baseline import as_starts
 from interp_plugins.core.batching import check_chunk, chunks, progress_bar
@@ -140,22 +148,18 @@ class _Cells:
         return self._credited(got, [b - a for a, b in zip(begin, end, strict=True)])
 
     def _gradients(self, samples: Tensor, steps: Tensor) -> Gradients:
-        return gradients(self.forward, *self._points(samples, self.nodes[steps]), wrt=self.layers)
+        return gradients(
+            self.forward, *points_and_rows(self.inputs, self.baselines, samples, self.nodes[steps]), wrt=self.layers
+        )
 
     def _credited(self, got: Gradients, changes: Sequence[Tensor]) -> list[Tensor]:
         """Gradients (cells * targets * entries, ...) times changes (cells, entries, ...)."""
         change = repeated(changes, self.forward.target.count)
         return [credit(c.flatten(0, 1), g) for g, c in zip(got.grads, change, strict=True)]
 
-    def _points(self, samples: Tensor, alphas: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The points of some samples at places alphas of their paths, and the samples as rows of the batch."""
-        x = self.inputs[0]
-        rows = samples.to(x.device)
-        return points(self.inputs, self.baselines, rows, alphas.to(x.dtype).to(x.device)), rows
-
     def _read(self, samples: Tensor, alphas: Tensor) -> list[Tensor]:
         """The layers' tensors at places of paths: (R, entries, ...) each."""
-        read = layer_tensors(self.forward, *self._points(samples, alphas), self.layers)
+        read = layer_tensors(self.forward, *points_and_rows(self.inputs, self.baselines, samples, alphas), self.layers)
         check_rows(read, len(samples))
         return [t.unflatten(0, (len(samples), -1)) for t in read]
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from interp_plugins.attr.shared.at_layer import layer_tensors
-from interp_plugins.attr.shared.path import RowSum, check_rows, points, targets_of
+from interp_plugins.attr.shared.path import RowSum, check_rows, points_and_rows, targets_of
 from interp_plugins.attr.shared.quadrature import quadrature
 from interp_plugins.core.forward import Forward, gradients
 from interp_plugins.core.layers import Layer
@@ -142,7 +142,11 @@ class AlongNodes:
     def __call__(self, start: int, stop: int) -> NodeChunk:
         """The nodes [start, stop), and what of the cells that are known by now belongs to which map."""
         nodes, n, held, targets = torch.arange(start, stop), self.n, self.held, self.forward.target.count
-        got = gradients(self.forward, *self._points(nodes // n, self.rules.nodes[nodes % n]), wrt=self.layers)
+        got = gradients(
+            self.forward,
+            *points_and_rows(self.inputs, self.baselines, nodes // n, self.rules.nodes[nodes % n]),
+            wrt=self.layers,
+        )
         check_rows(got.grads, len(nodes) * targets)
         grads = _behind(held.grads, [g.unflatten(0, (len(nodes), -1)) for g in got.grads])
         read = [a.unflatten(0, (len(nodes), targets, -1))[:, 0] for a in got.activations]
@@ -220,18 +224,16 @@ class AlongNodes:
         end = held + 2 * (path - first)
         return torch.where(point == 0, end, torch.where(point == self.n + 1, end + 1, node))
 
-    def _points(self, samples: Tensor, alphas: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The points of some samples at places alphas of their paths, and the samples as rows of the batch."""
-        x = self.inputs[0]
-        rows = samples.to(x.device)
-        return points(self.inputs, self.baselines, rows, alphas.to(x.dtype).to(x.device)), rows
-
     def _ends(self, first: int, stop: int) -> list[Tensor]:
         """The layers' tensors at start and end of the paths [first, stop): (paths, 2, entries, ...) each."""
         if first == stop:
             return []
         samples = torch.arange(first, stop).repeat_interleave(2)
-        read = layer_tensors(self.forward, *self._points(samples, torch.arange(len(samples)) % 2), self.layers)
+        read = layer_tensors(
+            self.forward,
+            *points_and_rows(self.inputs, self.baselines, samples, torch.arange(len(samples)) % 2),
+            self.layers,
+        )
         check_rows(read, len(samples))
         return [t.unflatten(0, (stop - first, 2, -1)) for t in read]
 

@@ -96,6 +96,15 @@ def points(inputs: Sequence[Tensor], baselines: Sequence[Tensor], rows: Tensor, 
     return tuple(out)
 
 
+def points_and_rows(
+    inputs: Sequence[Tensor], baselines: Sequence[Tensor], samples: Tensor, alphas: Tensor
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The points of some samples at places alphas of their paths, and the samples as rows, where the inputs are."""
+    x = inputs[0]
+    rows = samples.to(x.device)
+    return points(inputs, baselines, rows, alphas.to(x.dtype).to(x.device)), rows
+
+
 def targets_of(rows: Tensor, targets: int) -> Tensor:
     """The numbers of the sample-and-target pairs of some samples, when several targets share a pass."""
     if targets == 1:

@@ -232,8 +232,8 @@ class Pointwise(Op):
         return given.like(new.sub_(out.crop(at.geometry, given.y, given.x)))
 
 
-class Same(Op):
-    """What leaves values as they are: dropout, another layout, a constant added.
+class _OneCall(Op):
+    """An operation that is one call of the model's own, of one map.
 
     Args:
         function: the call itself.
@@ -245,6 +245,10 @@ class Same(Op):
     def plain(self, *inputs: Tensor) -> Tensor:
         """The model's own call, applied to whole maps."""
         return self.function(inputs[0])
+
+
+class Same(_OneCall):
+    """What leaves values as they are: dropout, another layout, a constant added."""
 
     def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
         """The change as it came: these calls leave it as it is."""
@@ -395,19 +399,8 @@ class AvgPool(Op):
         return self.factors
 
 
-class GlobalMean(Op):
-    """The mean over all positions.
-
-    Args:
-        function: the call itself, giving (N, C, 1, 1) or (N, 1, 1, C).
-    """
-
-    def __init__(self, function: Callable[[Tensor], Tensor]):
-        self.function = function
-
-    def plain(self, *inputs: Tensor) -> Tensor:
-        """The model's own call, applied to whole maps."""
-        return self.function(inputs[0])
+class GlobalMean(_OneCall):
+    """The mean over all positions; the call gives (N, C, 1, 1) or (N, 1, 1, C)."""
 
     def change(self, at: Context, inputs: Sequence[Change], maps: Sequence[FeatureMap], out: FeatureMap) -> Change:
         """The change's sum over the number of positions."""
