@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,12 +69,12 @@ class Bound:
     takes: frozenset[str]
     traits: Traits
 
-    @property
+    @functools.cached_property
     def innermost(self) -> Any:
         """The method that does the work: the one inside all others, or the method itself."""
         return innermost_method(self.method)
 
-    @property
+    @functools.cached_property
     def works(self) -> MethodInfo:
         """What is known of the method that does the work."""
         return contract_of(self.innermost)
@@ -116,14 +117,20 @@ def of_object(method: Any, params: dict[str, Any]) -> Bound:
     return Bound(info.name, title, method, params, arguments_of(method), traits_of(method))
 
 
-def layers_read(bound: Bound) -> list[Layer] | None:
-    """All layers that a method reads or differentiates at; None where it needs more than layers, or they are unknown.
+def layers_read(bound: Sequence[Bound]) -> list[Layer] | None:
+    """All layers that the first method reads or differentiates at; None where that is more than layers, or unknown.
+
+    None at all for a single method of ours that is about the input alone.
 
     Raises:
         LayerError: no such layer.
     """
-    method = bound.method
-    if bound.works.site != "layer" or method is not bound.innermost or getattr(method, "layer", None) is None:
+    method, works = bound[0].method, bound[0].works
+    if method is not bound[0].innermost:
+        return None
+    if works.site == "input" and len(bound) == 1 and not works.foreign and "layer" not in works.constructor_takes:
+        return []
+    if works.site != "layer" or getattr(method, "layer", None) is None:
         return None
     return method.resolved_layers() if isinstance(method, LayerAttribution) else None
 

@@ -177,7 +177,7 @@ def explain(
                 check_methods([(one.name, one.traits.compiles) for one in bound])
             begins = bound[0].traits.begins_with_gradient and batch_size is None
             graph = any(one.works.needs == "gradient" for one in bound)
-            activate, read = activation_for(target, activation), layers_read(bound[0]) if begins else None
+            activate, read = activation_for(target, activation), layers_read(bound) if begins else None
             prediction = predict(clean, xs, activate, threshold, begins, spec.vocab, graph, read)
             if not begins:
                 forget_first_pass()

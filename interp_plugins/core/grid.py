@@ -101,7 +101,7 @@ def trace_modules(
         rows: the sample each row belongs to; None when the rows are the batch itself.
         begin: modules whose tensors alone are kept, and where the graph begins: what runs before them leaves nothing
             in memory. None: all tensors, in a graph that begins at the inputs.
-        few: list what the modules in `begin` give, and nothing of the others.
+        few: list what the modules in `begin` give, if any, and nothing of the others.
 
     Returns:
         The inputs, as leaves that require gradients where the graph begins there and they are floating point, the
@@ -126,7 +126,7 @@ def trace_modules(
 
     leaves = [x.detach().requires_grad_(begin is None and is_float(x)) for x in inputs]
     with hooked() as hooks:
-        for m in filterfalse(is_script, begin if few and begin else modules_below(modules_of(forward.func))):
+        for m in filterfalse(is_script, (begin or ()) if few else modules_below(modules_of(forward.func))):
             hooks.behind(m, hook, with_kwargs=True)
         output = forward.raw(leaves, rows, again=seen.clear)
     return leaves, output, seen

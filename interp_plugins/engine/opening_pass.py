@@ -73,7 +73,8 @@ def first_pass(
         make: False: only one that is there.
         graph: False: where it is made, without its graph: layers are read, and nobody differentiates.
         layers: all that is read or differentiated at, if it is known: the graph begins there, and what the model does
-            before takes the time and memory of a plain forward pass. None: the inputs, or any module.
+            before takes the time and memory of a plain forward pass. None: the inputs, or any module; none at all:
+            the inputs, and nothing is noted of modules.
     """
     memory = call_cache()
     if not sharing() or not (make or _KEY in memory):
@@ -91,7 +92,7 @@ def first_pass(
     if n > 1 and forward.row_facts(inputs).single:
         return None
     before = facts.state()
-    few = begin is not None and _shapes_key(begin, inputs) in model_cache()
+    few = (layers is not None and not layers) or (begin is not None and _shapes_key(begin, inputs) in model_cache())
     try:
         with contextlib.nullcontext() if graph else torch.no_grad():
             leaves, output, modules = trace_modules(forward, inputs, begin=begin, few=few)

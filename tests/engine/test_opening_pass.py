@@ -152,3 +152,15 @@ def test_a_model_that_leaves_torch_needs_no_graph_for_it(x: Tensor) -> None:
     net = Outside().double().eval()
     found = explain(net, x, "eigen_cam", target=0, layer="last")[0]
     assert torch.equal(found.attribution, explain(made(), 2 * x, "eigen_cam", target=0, layer="last")[0].attribution)
+
+
+def test_a_method_about_the_input_alone_notes_no_modules(x: Tensor) -> None:
+    """No hook of ours stands at a layer then; beside a method that reads layers, all are noted."""
+    net, hooks = made(), []
+    net.first.register_forward_pre_hook(lambda module, args: hooks.append(len(net.last._forward_hooks)))
+    alone = explain(net, x, "saliency", target=1)[0]
+    assert hooks == [0]
+    hooks.clear()
+    first, second = explain(net, x, ["saliency", LayerCAM(net, "last")], target=1)
+    assert hooks[0] == 1 and torch.equal(first.attribution, alone.attribution)
+    assert torch.equal(second.attribution, explain(net, x, LayerCAM(net, "last"), target=1)[0].attribution)

@@ -34,10 +34,10 @@ def batches_of_any_length(attribute: Function) -> Function:
 
     @functools.wraps(attribute)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = signature.bind_partial(self, *args, **kwargs).arguments
-        inputs: Any = given.get("inputs")
+        inputs: Any = args[0] if args else kwargs.get("inputs")
         if not _of_different_lengths(inputs):
             return attribute(self, *args, **kwargs)
+        given = signature.bind_partial(self, *args, **kwargs).arguments
         return _as_one_sample(self, attribute, inputs, {**given, **given.pop("kwargs", {})})
 
     return cast("Function", run)

@@ -54,7 +54,7 @@ def last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module 
 def _last_grid_layer(forward: Forward, inputs: Sequence[Tensor], body: nn.Module | None) -> Layer:
     # Of many samples one more without the others costs less than the graph of them all.
     first = first_pass(forward, inputs, make=len(inputs[0]) < _MANY)
-    output, seen = trace_shapes(forward, inputs) if first is None else (first.output, first.modules)
+    output, seen = trace_shapes(forward, inputs) if first is None or first.few else (first.output, first.modules)
     if not alone():
         cached_pass(forward, inputs, "shapes seen", lambda: _shapes(seen))  # in case it is asked for
     series = all(x.ndim < 4 for x in inputs) and has_conv1d(seen)
