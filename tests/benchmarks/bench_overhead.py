@@ -1,9 +1,9 @@
-"""What a small call costs beside the passes themselves: one thread, one row, in turn with Captum and with autograd.
+"""What a small call costs beside the passes themselves: one thread, one row, in turn with other libraries.
 
-    python -m tests.benchmarks.bench_overhead [--rounds 20] [name ...]
+    python -m tests.benchmarks.bench_overhead [--rounds 9] [name ...]
 
-The MLP (30-64-64-3) takes a tenth of a millisecond, so everything around it shows; resnet18 at 64 x 64 and 224 x 224 is
-where it should not. Prints a table for docs/dev/performance.md: milliseconds of both, and the median and range of the
+The MLP (30-64-64-3) takes a tenth of a millisecond, so everything around it shows; EfficientNet-Lite0 at 224 x 224 has
+273 modules, resnet18 at 64 x 64 has 61. Writes milliseconds of the processor of both, and the median and range of the
 ratio theirs / here within a round (1 is equal, more is faster here). With `imports`, what importing costs beside an
 interpreter's start, and beside torch.
 """
@@ -27,10 +27,22 @@ from torch import Tensor, nn
 
 import interp_plugins.attr as ours
 from interp_plugins import explain
+from interp_plugins.demo import lite0
+from tests.benchmarks.measured import Table, span
 
 Call = Callable[[], object]
 TARGET = 1
-WHOLE = {"relu_attributions": True}
+TABLE = Table(
+    "overhead",
+    "Small calls",
+    "`python -m tests.benchmarks.bench_overhead`: what a call costs beside its passes; one thread, one row, in turn; "
+    "milliseconds of the processor, theirs over here (more than 1 is faster here). The MLP is 30-64-64-3 with random "
+    "weights, Lite0 the trained EfficientNet at 224 x 224, resnet18 at 64 x 64 has random weights. Integrated "
+    "Gradients has 20 steps, KernelShap and Lime 50 samples, FeatureAblation 64 cells of a picture, "
+    "LayerConductance is at `layer2`.",
+    ("theirs, ms", "here, ms", "theirs / here"),
+    ("captum", "grad-cam"),
+)
 
 
 def mlp() -> nn.Module:
@@ -73,87 +85,95 @@ def cam(net: nn.Module, layer: nn.Module, x: Tensor) -> Call:
 def same_methods(net: nn.Module, x: Tensor, layer: nn.Module, mask: Tensor | None) -> Iterator[tuple[str, Call, Call]]:
     """Captum's class and ours, with the same arguments."""
     leaf = x.clone().requires_grad_()  # Captum warns where it has to ask for gradients itself
-    yield (
-        "attr.Saliency",
-        lambda: theirs.Saliency(net).attribute(leaf, target=TARGET),
-        lambda: ours.Saliency(net).attribute(x, target=TARGET),
-    )
-    yield (
-        "attr.IntegratedGradients",
-        lambda: theirs.IntegratedGradients(net).attribute(x, target=TARGET),
-        lambda: ours.IntegratedGradients(net).attribute(x, target=TARGET, progress=False),
-    )
-    yield (
-        "attr.FeatureAblation",
-        lambda: theirs.FeatureAblation(net).attribute(x, target=TARGET, feature_mask=mask),
-        lambda: ours.FeatureAblation(net).attribute(x, target=TARGET, feature_mask=mask, progress=False),
-    )
-    yield (
-        "attr.LayerConductance",
-        lambda: theirs.LayerConductance(net, layer).attribute(x, target=TARGET),
-        lambda: ours.LayerConductance(net, layer).attribute(x, target=TARGET, progress=False),
-    )
+    asked: dict[str, dict[str, object]] = {
+        "Saliency": {},
+        "IntegratedGradients": {"n_steps": 20},
+        "FeatureAblation": {"feature_mask": mask},
+    }
     if mask is None:  # resnet18 runs a ReLU twice, and Captum's DeepLift refuses that
+        asked |= {"DeepLift": {}, "KernelShap": {"n_samples": 50}, "Lime": {"n_samples": 50}}
+    for name, how in asked.items():
+        there, here = getattr(theirs, name)(net), getattr(ours, name)(net)
+        given = leaf if name in ("Saliency", "DeepLift") else x
         yield (
-            "attr.DeepLift",
-            lambda: theirs.DeepLift(net).attribute(leaf, target=TARGET),
-            lambda: ours.DeepLift(net).attribute(x, target=TARGET),
+            f"attr.{name} / Captum",
+            lambda there=there, given=given, how=how: there.attribute(given, target=TARGET, **how),
+            lambda here=here, how=how: here.attribute(x, target=TARGET, **how),
         )
+    yield (
+        "attr.LayerConductance / Captum",
+        lambda: theirs.LayerConductance(net, layer).attribute(x, target=TARGET),
+        lambda: ours.LayerConductance(net, layer).attribute(x, target=TARGET),
+    )
 
 
 def cases() -> Iterator[tuple[str, Call, Call]]:
     """Name, theirs (or by hand), ours."""
     small, row = mlp(), torch.randn(1, 30, generator=torch.Generator().manual_seed(1))
     for name, a, b in same_methods(small, row, small[2], None):
-        yield f"MLP, {name} / Captum", a, b
+        yield f"MLP, {name}", a, b
     yield "MLP, attr.Saliency / by hand", gradient(small, row), lambda: ours.Saliency(small).attribute(row, TARGET)
     yield (
         "MLP, explain saliency / by hand",
         gradient(small, row),
         lambda: explain(small, row, "saliency", target=TARGET),
     )
-
-    net = resnet()
-    middle, last = net.layer2, net.layer4
-    picture = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    yield from pictures()
+    net, picture = resnet(), torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     cells = torch.arange(64) // 8
     mask = (cells[:, None] * 8 + cells)[None, None].expand(1, 3, 64, 64)
-    for name, a, b in same_methods(net, picture, middle, mask):
-        yield f"resnet18 at 64, {name} / Captum", a, b
-    large = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    for name, a, b in same_methods(net, picture, net.layer2, mask):
+        yield f"resnet18, {name}", a, b
+
+
+def pictures() -> Iterator[tuple[str, Call, Call]]:
+    """A picture with Lite0."""
+    net, x = lite0(), torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    layer = net.blocks[6]
+    saliency, leaf = theirs.Saliency(net), x.clone().requires_grad_()
     yield (
-        "resnet18 at 224, explain saliency / by hand",
-        gradient(net, large),
-        lambda: explain(net, large, "saliency", target=TARGET),
+        "Lite0, explain saliency / Captum",
+        lambda: saliency.attribute(leaf, target=TARGET),
+        lambda: explain(net, x, "saliency", target=TARGET),
+    )
+    map_of = theirs.LayerGradCam(net, layer)
+    there = lambda: map_of.attribute(x, target=TARGET, relu_attributions=True)  # noqa: E731
+    plain = ours.LayerGradCam(net, layer)
+    yield "Lite0, attr.LayerGradCam / Captum", there, lambda: plain.attribute(x, target=TARGET, relu_attributions=True)
+    for where in (layer, None):
+        named = "" if where is None else ", layer given"
+        run = lambda where=where: explain(net, x, "grad_cam", target=TARGET, layer=where)  # noqa: E731
+        yield f"Lite0, explain grad_cam{named} / Captum", there, run
+    yield (
+        "Lite0, explain grad_cam, layer given / by hand",
+        cam(net, layer, x),
+        lambda: explain(net, x, "grad_cam", target=TARGET, layer=layer),
     )
     for method, peer in (("grad_cam", GradCAM), ("layer_cam", LayerCAM), ("grad_cam_plus_plus", GradCAMPlusPlus)):
-        run = lambda method=method: explain(net, large, method, target=TARGET)  # noqa: E731
-        yield f"resnet18 at 224, explain {method} / by hand", cam(net, last, large), run
         twin = copy.deepcopy(net)  # the peer leaves its hooks on the model
-        made = peer(model=twin, target_layers=[twin.layer4])
+        made = peer(model=twin, target_layers=[twin.blocks[6]])
         yield (
-            f"resnet18 at 224, explain {method} / pytorch-grad-cam",
-            lambda made=made: made(input_tensor=large, targets=[ClassifierOutputTarget(TARGET)]),
-            run,
+            f"Lite0, explain {method}, layer given / pytorch-grad-cam",
+            lambda made=made: made(input_tensor=x, targets=[ClassifierOutputTarget(TARGET)]),
+            lambda method=method: explain(net, x, method, target=TARGET, layer=layer),
         )
 
 
-def measure(a: Call, b: Call, rounds: int) -> tuple[float, float, list[float]]:
-    """Medians in milliseconds, and the ratios a / b within each round; short calls are repeated within a round."""
-    a(), b()
-    begin = time.perf_counter()
-    a(), b()
-    count = max(1, min(50, int(0.02 / (time.perf_counter() - begin))))
+def measure(name: str, a: Call, b: Call, rounds: int) -> None:
+    """A row of the table; short calls are repeated within a round."""
 
-    def seconds(call: Call) -> float:
-        begin = time.perf_counter()
+    def seconds(call: Call, count: int) -> float:
+        begin = time.process_time()
         for _ in range(count):
             call()
-        return (time.perf_counter() - begin) / count
+        return (time.process_time() - begin) / count
 
-    pairs = [(seconds(a), seconds(b)) for _ in range(rounds)]
-    first, second = (statistics.median(column) * 1000 for column in zip(*pairs, strict=True))
-    return first, second, [x / y for x, y in pairs]
+    for call in (a, b, a, b):
+        call()
+    count = max(1, min(50, int(0.03 / (seconds(a, 1) + seconds(b, 1)))))
+    pairs = [(seconds(a, count), seconds(b, count)) for _ in range(rounds)]
+    first, second = (f"{statistics.median(column) * 1000:.3g}" for column in zip(*pairs, strict=True))
+    TABLE.add(name, [first, second, span([x / y for x, y in pairs])], rounds)
 
 
 def imports(rounds: int) -> None:
@@ -174,16 +194,13 @@ def imports(rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="only cases whose name holds one of these words; imports for imports")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=9)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print("| Call | theirs | here | theirs / here |\n|---|---|---|---|")
     for name, a, b in cases():
         if not asked.names or any(word in name for word in asked.names):
-            first, second, ratios = measure(a, b, asked.rounds)
-            span = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            print(f"| {name} | {first:.2f} ms | {second:.2f} ms | {span} |", flush=True)
+            measure(name, a, b, asked.rounds)
     if not asked.names or "imports" in asked.names:
         imports(min(asked.rounds, 5))
 

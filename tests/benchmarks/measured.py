@@ -35,6 +35,7 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
     "error": ([], ["--seeds", "3"]),
     "peers": ([], ["--rounds", "3"]),
     "precision": ([], ["--rounds", "3"]),
+    "overhead": ([], ["--rounds", "3"]),
     "memory": ([], ["--calls", "40"]),
     "datasets": ([], ["--pictures", "8", "--rounds", "1"]),
     "quantus": ([], ["--net", "small", "--rounds", "3"]),
