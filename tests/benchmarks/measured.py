@@ -90,6 +90,7 @@ def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
         lines = info.read_text(encoding="utf-8").splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    vectors = torch.backends.cpu.get_cpu_capability().replace("AVX512", "AVX-512")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
     found = {}
     for name in ("torch", *packages):
@@ -98,7 +99,7 @@ def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "machine": device or f"{cpu}{' with AMX' if amx else ''}, {os.cpu_count()} cores",
+        "machine": device or f"{cpu} with {'AMX' if amx else vectors}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
         "versions": found,
