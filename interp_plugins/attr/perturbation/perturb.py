@@ -58,7 +58,7 @@ class _Credit:
             self.counts[i][box] += 1
 
     def result(self) -> list[Tensor]:
-        """The means."""
+        """The mean change over all windows of an element, per input."""
         means = [
             total / count.clamp_min(1).to(total.dtype) for total, count in zip(self.sums, self.counts, strict=True)
         ]
