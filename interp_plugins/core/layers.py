@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from interp_plugins.core.errors import InputTypeError, InterpWarning, LayerError, did_you_mean
 from interp_plugins.core.global_random import model_call
-from interp_plugins.core.guard import is_script, modules_of
+from interp_plugins.core.guard import is_script, modules_of, named_below
 from interp_plugins.core.hooks import Hooks, hooked
 from interp_plugins.core.target import Index, as_target
 from interp_plugins.core.tensors import describe, own_tree
@@ -98,7 +98,7 @@ class Neuron:
 def layer_name(func: Any, module: nn.Module) -> str:
     """Dotted name of a module inside the model behind func; its class name if it is not found there."""
     for root in modules_of(func):
-        for name, m in root.named_modules():
+        for name, m in named_below(root):
             if m is module:
                 return plain_name(name) or type(module).__name__
     return type(module).__name__

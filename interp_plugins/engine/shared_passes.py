@@ -134,6 +134,8 @@ def _may_hold_tensors(value: Any) -> bool:
     if not isinstance(value, (list, tuple, dict)) or len(value) > _SHORT:
         return False
     parts = value.values() if isinstance(value, dict) else value
+    if _PLAIN.issuperset(map(type, parts)):  # mostly: sizes, strides, names
+        return False
     return any(isinstance(v, (Tensor, list, tuple, dict)) for v in parts)
 
 
