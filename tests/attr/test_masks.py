@@ -424,6 +424,15 @@ def test_interactions_to_a_tolerance_do_not_depend_on_neighbours_or_chunks() -> 
         assert float((together[i] - exact[i]).norm() / exact[i].norm()) < 0.12
 
 
+def test_interactions_are_exact_where_a_quarter_more_rows_are_all() -> None:
+    torch.manual_seed(2)
+    net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0)).double()
+    x = torch.randn(1, 8, dtype=torch.float64)
+    exact = ShapleyInteractions(net).attribute(x)
+    assert torch.equal(ShapleyInteractions(net).attribute(x, n_samples=6, seed=0), exact)  # 216 rows of 256
+    assert not torch.allclose(ShapleyInteractions(net).attribute(x, n_samples=5, seed=0), exact)
+
+
 def test_product_interacts_and_a_sum_does_not() -> None:
     x = torch.tensor([[2.0, 3.0, 5.0]], dtype=torch.float64)
     found = ShapleyInteractions(lambda z: z[:, 0] * z[:, 1] + z[:, 2]).attribute(x)[0]

@@ -277,8 +277,11 @@ class Game:
     @functools.cached_property
     def empty(self) -> Tensor:
         """The score of the baseline, where no feature is present: (samples, K); known where `scores_cached` has run."""
-        nobody = torch.zeros(1, self.d, dtype=torch.bool)
-        value = (self.scores(nobody) if self._scores is None else self.scores_cached(nobody))[0]
+        known = self._known.get(bytes(-(-self.d // 8)))
+        if self._scores is None or known is None:
+            value = self.scores(torch.zeros(1, self.d, dtype=torch.bool))[0]
+        else:
+            value = self._scores[known]
         one_each = value.shape[1] == self.forward.target.count and not self.merged
         note(baseline_score=value.reshape(-1).to(self.dtype) if one_each else None)
         return value

@@ -20,7 +20,7 @@ from torch import Tensor
 
 LEAST = 3  # pairs per feature from which there is enough for a fit
 MOST = 1000  # pairs: the fit takes their third power of time
-_CUBIC = 0.05  # b; between .02 and .2 errors differ by a tenth
+_CUBIC = 0.05  # b; between .02 and .1 errors differ by a tenth to a sixth
 _NOISE = 0.01  # variance of what is no cubic, of that of the rest
 
 

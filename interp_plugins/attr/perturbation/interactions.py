@@ -66,9 +66,10 @@ class ShapleyInteractions(PerturbationAttribution):
             inputs: tensor or tuple of tensors, batch first.
             target: see `core.target.as_target`. Without one, (N, K, d, d) for K outputs per example.
             feature_mask: the features, as in `FeatureAblation`; None: every element.
-            n_samples: how much is sampled, in orders of the features, each d (d + 1) / 2 rows; None, or as many rows as
-                there are coalitions: exact, over all 2^d. From about three orders on the rows are coalitions of random
-                size, and a quadratic fit and its leftovers are read off them (`attr/perturbation/interaction_fit.py`).
+            n_samples: how much is sampled, in orders of the features, each d (d + 1) / 2 rows; None, or where all 2^d
+                coalitions are at most a quarter more rows than that: exact, over all of them. From about three orders
+                on the rows are coalitions of random size, and a quadratic fit and its leftovers are read off them
+                (`attr/perturbation/interaction_fit.py`).
             index: "sii" or "sti".
             tol: with n_samples: go on, n_samples orders at a time, until each sample's matrix has, with 90 %
                 confidence, a relative L2 error below this (`attr/shared/average.py`); what was reached is reported
@@ -98,7 +99,7 @@ class ShapleyInteractions(PerturbationAttribution):
                 chunk=batch_size,
             )
             orders = max_samples if tol is not None or n_samples is None else n_samples
-            if n_samples is None or (tol is None and rows_of(n_samples, game.d) >= 2**game.d):
+            if n_samples is None or (tol is None and 1.25 * rows_of(n_samples, game.d) >= 2**game.d):
                 check_exact(game.d, "Exact interactions", "n_samples=...")
                 total = 2**game.d
                 with game.progress(total, self.get_name(), progress):

@@ -347,31 +347,31 @@ class _Stratified:
         left = pairs - len(whole.coalitions)
         if left <= 0 or not self.sizes:
             return whole
-        mass = torch.tensor([self.mass[s] for s in self.sizes], dtype=torch.float64)
+        mass = np.array([self.mass[s] for s in self.sizes])
         rng: dict[str, Any] = {"generator": self.generator, "device": self.generator.device}
-        quantiles = (torch.arange(left, dtype=torch.float64) + float(torch.rand((), **rng))) / left
-        which = torch.searchsorted(mass.cumsum(0) / mass.sum(), quantiles).clamp_max(len(mass) - 1)
-        z = self._different(torch.tensor(self.sizes)[which], rng)
+        quantiles = (np.arange(left) + float(torch.rand((), **rng))) / left
+        which = np.searchsorted(mass.cumsum() / mass.sum(), quantiles).clip(max=len(mass) - 1)
+        z = torch.from_numpy(self._different(np.array(self.sizes)[which], rng))
         return whole + _Draws.of(z, float(mass.sum()), True, True)
 
-    def _different(self, sizes: Tensor, rng: dict[str, Any]) -> Tensor:
+    def _different(self, sizes: np.ndarray, rng: dict[str, Any]) -> np.ndarray:
         """A coalition of each size (m,), no two of them equal or complements where there are enough: (m, d)."""
-        z = torch.zeros(len(sizes), self.d, dtype=torch.bool)
-        again = torch.arange(len(sizes))
-        for s, drawn in zip(*(t.tolist() for t in sizes.unique(return_counts=True)), strict=True):
+        z = np.zeros((len(sizes), self.d), dtype=bool)
+        again = np.arange(len(sizes))
+        for s, drawn in zip(*(a.tolist() for a in np.unique(sizes, return_counts=True)), strict=True):
             # 2^s are fewer than there are of size s
             if s < drawn.bit_length() + 2 and 2 * drawn > self._number(s):  # most of them: all are mixed
                 mixed = [torch.randperm(self._number(s), **rng).cpu() for _ in range(-(-drawn // self._number(s)))]
-                z[sizes == s] = self._members(s)[torch.cat(mixed)[:drawn]]
+                z[sizes == s] = self._members(s)[torch.cat(mixed)[:drawn]].numpy()
                 again = again[sizes[again] != s]
         seen: set[bytes] = set()
         while len(again):  # others are drawn once more where they came before
-            # a permutation of places is one of features
-            z[again] = torch.rand(len(again), self.d, **rng).cpu().argsort(1) < sizes[again][:, None]
+            place = torch.rand(len(again), self.d, **rng).cpu().numpy().argsort(1)  # of a feature in a random order
+            z[again] = place < sizes[again, None]
             other = (2 * sizes[again] == self.d) & ~z[again, 0]  # of a pair of one size, the one without feature 0
-            keys = list(map(bytes, np.packbits((z[again] ^ other[:, None]).numpy(), axis=1)))
+            keys = list(map(bytes, np.packbits(z[again] ^ other[:, None], axis=1)))
             first = {key: k for k, key in reversed(list(enumerate(keys))) if key not in seen}
-            again = again[sorted(set(range(len(keys))) - set(first.values()))]
+            again = np.delete(again, list(first.values()))
             seen.update(first)
         return z
 
