@@ -245,7 +245,7 @@ def owen(case: Case) -> Problem:
     def of(n: int | None, _: int) -> Tensor:
         return mine.attribute(case.x, hierarchy=tree, max_evals=n, progress=False, **case.masked)
 
-    return Problem({"most urgent first": (of, 2 * case.d)}, owen_peers(case), lambda: of(None, 0))
+    return Problem({"most urgent first": (of, 2 * len(case.players))}, owen_peers(case), lambda: of(None, 0))
 
 
 def masks(name: str, draws: int, settings: dict[str, dict[str, Any]], usual: dict[str, Any], cells: bool) -> Any:

@@ -124,14 +124,14 @@ class Alike(nn.Module):
 
 @cache
 def sentence() -> Case:
-    """MiniLM and a pair of sentences: word pieces as features, vectors of zeros as baseline."""
+    """MiniLM and a pair of sentences: word pieces as features, the special ones with neighbours; zeros for nothing."""
     from tests.benchmarks.minilm_pairs import minilm, sentences
 
     ids, mask, other = sentences()
     bert = minilm().bert.requires_grad_(False)
     with torch.no_grad():
         x = bert.embeddings.word_embeddings(ids[:1, : int(mask[0].sum())])
-    features = torch.arange(x.shape[1])[None, :, None]
+    features = (torch.arange(x.shape[1]).clamp(1, x.shape[1] - 2) - 1)[None, :, None]
     noise = torch.randn(20, *x.shape[1:], generator=torch.Generator().manual_seed(0)) * x.std()
     return Case(Alike(bert, other[:1]), x, torch.zeros_like(x), 0, features, noise)
 
