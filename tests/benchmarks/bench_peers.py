@@ -1,6 +1,6 @@
 """Other libraries on one page: the same method, the same sample, in turn.
 
-    python -m tests.benchmarks.bench_peers [NAME ...] [--rounds 5] [--threads 1 2]
+    python -m tests.benchmarks.bench_peers [NAME ...] [--groups cams ...] [--rounds 5] [--threads 1 2]
 
 Processor seconds of all threads, theirs over here (more than 1 is faster here), medians and ranges of the rounds, the
 same by the clock, and how the results correlate and how far they are apart. Class activation maps against
@@ -47,11 +47,23 @@ TABLE = Table(
     "idle machine alone), the correlation of the two results and the length of their difference over that of theirs "
     "(both draw where methods sample). resnet18 has random weights, 224 x 224; the other nets are trained. "
     "`explain` is the whole call with prediction, probability and fingerprint, `class` the method's class alone, "
-    "which is what the peer offers.",
+    "which is what the peer offers. Principal axes have no sign, and are compared by the nearer one. The peer's "
+    "Grad-CAM++ adds 1e-6 to squares of gradients that are no larger here; its EigenCAM is centred, as ours is with "
+    "`centre=True`.",
     ("theirs, ms", "here, ms", "theirs / here", "by the clock", "correlation", "apart", "where it is slower here, why"),
     ("grad-cam", "zennit", "shap", "lime", "shapiq", "captum", "inseq"),
 )
-WHY = {}  # of rows that are slower here: the beginning of their name -> the reason
+_SMALL = "a pass takes a tenth of a millisecond, so the call counts: its guard puts model, hooks and generators back"
+WHY = {  # of rows that are slower here: the beginning of their name -> the reason
+    "explain EigenCAM": "both run the model once; here the fingerprint reads all weights, and two guards surround it",
+    "class EigenCAM": "both run the model once; here a guard surrounds it",
+    "Shapley values, adult": _SMALL,
+    "KernelShap, adult": _SMALL,
+    "Owen values, adult": _SMALL,
+    "Lime, adult": "the default surrogate is scikit-learn's lasso, a third of the call; lime_base has ridge",
+    "Lime, digit": "the default surrogate is scikit-learn's lasso; lime_base has a ridge regression",
+    "Lime with ridge regression, adult": _SMALL,
+}
 
 
 def resnet() -> nn.Module:
@@ -125,7 +137,7 @@ def lrp() -> Iterator[Row]:
         def there(x: Tensor = x, twin: nn.Module = twin) -> Tensor:
             composite = composites.EpsilonPlusFlat(canonizers=[canonizer()])
             with zennit.Gradient(twin, composite) as attributor:
-                return attributor(x, torch.eye(1000)[[TARGET] * len(x)])[1]
+                return attributor(x, lambda scores: scores * torch.eye(1000)[TARGET])[1]
 
         method = ours.LRP(net, composite="epsilon_plus_flat")
         yield f"LRP x {n} / zennit", there, lambda x=x, method=method: method.attribute(x, target=TARGET), as_they_are
@@ -375,13 +387,17 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="only rows whose name holds one of these")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    groups = {rows.__name__: rows for rows in (cams, lrp, texts, sampled)}
+    parser.add_argument("--groups", nargs="+", default=list(groups), choices=list(groups))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     for threads in options.threads:
         torch.set_num_threads(threads)
-        for rows in (cams, lrp, texts, *([sampled] if threads == 1 else [])):
+        for group in options.groups:
+            if threads > 1 and group == "sampled":
+                continue
             with contextlib.suppress(ImportError):
-                for row in rows():
+                for row in groups[group]():
                     if not options.names or any(word in row[0] for word in options.names):
                         measure(row, options.rounds)
 
