@@ -38,7 +38,7 @@ test: export OMP_WAIT_POLICY ?= passive
 test: lint browser  ## lint, type-check and run every test
 	@$(PY) -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal $(PYTEST_ARGS)
 
-# Repeated trials at full size, and then everything once more as on a build of torch without the private operators that some kernels stand on.
+# Repeated trials at full size, notebooks whose kind another stands for in `test`, and then everything once more as on a build of torch without the private operators that some kernels stand on.
 test-all: export OMP_NUM_THREADS ?= 1
 test-all: export OMP_WAIT_POLICY ?= passive
 test-all: export INTERP_PLUGINS_THOROUGH := 1
@@ -60,6 +60,7 @@ page:
 	  echo "npm got no TypeScript ($$(echo "$$why" | head -n 1)): the types of the viewer's page were not checked."; exit 0; }; \
 	$(PAGE)/node_modules/.bin/tsc --project $(PAGE)
 
+lint: export MYPY_NUM_WORKERS ?= 2
 lint: $(STAMP) page  ## check style and types, change nothing
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)

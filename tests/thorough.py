@@ -1,8 +1,11 @@
-"""How often a repeated trial runs: a sample of it in `make test`, the size it was found with in `make test-all`."""
+"""How often a repeated trial runs, and what runs in `make test-all` alone: a sample of its kind is in `make test`."""
 
 import os
 
+import pytest
+
 THOROUGH = os.environ.get("INTERP_PLUGINS_THOROUGH", "") not in ("", "0")
+thorough = pytest.mark.skipif(not THOROUGH, reason="takes long, and others of its kind run here: make test-all runs it")
 
 
 def times(small: int, full: int) -> int:

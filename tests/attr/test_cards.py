@@ -26,6 +26,7 @@ from interp_plugins.attr.language.asking import differentiating, perturbing
 from interp_plugins.core.errors import RandomisationWarning
 from interp_plugins.demo.language_model import smollm2_file
 from tests.attr.randomised_digits import CHECKED, measured
+from tests.thorough import THOROUGH
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
@@ -53,7 +54,7 @@ def test_randomisation_check_is_what_the_card_says(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["saliency", "guided_backprop", "full_grad"])
+@pytest.mark.parametrize("name", ["guided_backprop", *(["saliency", "full_grad"] if THOROUGH else [])])
 def test_cascade_on_a_large_trained_network_is_what_the_card_says(name: str) -> None:
     from interp_plugins.demo.network import lite0
     from tests.benchmarks.bench_randomisation import measure, summary
@@ -65,7 +66,9 @@ def test_cascade_on_a_large_trained_network_is_what_the_card_says(name: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["attention_relevance", "attention_rollout", "le_grad", "input_x_gradient"])
+@pytest.mark.parametrize(
+    "name", ["attention_relevance", "le_grad", *(["attention_rollout", "input_x_gradient"] if THOROUGH else [])]
+)
 def test_cascade_on_a_trained_transformer_is_what_the_card_says(name: str) -> None:
     from tests.benchmarks.bench_randomisation import summary
     from tests.benchmarks.minilm_pairs import measure

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.examples.notebooks import executed, said
+from tests.thorough import thorough
 
 
 @pytest.mark.slow
@@ -18,6 +19,7 @@ def test_columns_that_two_people_share_get_no_bar(tmp_path: Path) -> None:
     assert re.search(r"0\s+(marital-status|education-num|relationship|age|capital-gain)\s", printed)
 
 
+@thorough
 @pytest.mark.slow
 def test_the_words_that_decide_are_found(tmp_path: Path) -> None:
     printed = said(executed("fastai_text", tmp_path, "text"))

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.examples.notebooks import executed
+from tests.thorough import thorough
 
 
+@thorough
 @pytest.mark.slow
 def test_the_notebook_trains_and_draws_the_drift(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

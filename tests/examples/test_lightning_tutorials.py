@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.examples.notebooks import executed, said
+from tests.thorough import thorough
 
 
 def printed(name: str, folder: Path) -> str:
@@ -42,6 +43,7 @@ def test_the_bars_of_a_person_add_up(tmp_path: Path) -> None:
     assert float(re.findall(r"median of the 300: ([\d.]+)%", text)[0]) < 2
 
 
+@thorough
 @pytest.mark.slow
 def test_the_words_that_carry_the_label_are_found(tmp_path: Path) -> None:
     text = printed("lightning_text", tmp_path)

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.examples.notebooks import executed, said
+from tests.thorough import thorough
 
 
 def printed_by(name: str, path: Path) -> str:
     return said(executed(name, path))
 
 
+@thorough
 @pytest.mark.slow
 def test_maps_are_trusted_for_reasons(tmp_path: Path) -> None:
     printed = printed_by("fastai_trust", tmp_path)

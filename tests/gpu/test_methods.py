@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from interp_plugins import explain
+from interp_plugins import InputSpec, explain
 from interp_plugins.core.errors import OutOfMemoryError
 from tests.conformance.cases import BY_NAME, VARIANTS, Case, Problem, applies, attribute, label, leaves, typical
 from tests.conformance.test_state import BoomError, changed, fussy, trace
@@ -183,9 +183,9 @@ def test_recurrent_nets_in_training_mode(kind, device) -> None:
     torch.manual_seed(0)
     net, x = Reader(), torch.randn(2, 7, 4)
     methods = {"saliency": {}, "ig": {"n_steps": 5}, "feature_ablation": {}}
-    theirs = explain(copy.deepcopy(net), x, methods)
+    theirs = explain(copy.deepcopy(net), x, methods, input_spec=InputSpec("sequence"))
     net = net.to(device)
-    mine = explain(net, x.to(device), methods)
+    mine = explain(net, x.to(device), methods, input_spec=InputSpec("sequence"))
     for a, b in zip(mine, theirs, strict=True):
         assert relative(a.attribution, b.attribution) < 1e-4
     assert torch.backends.cudnn.enabled and net.rnn.training
