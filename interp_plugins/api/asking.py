@@ -118,7 +118,7 @@ def ask_each(
         n = checked[0].shape[0]
         clean = Forward.of(given.func, n, additional_forward_args=additional_forward_args)
         clean.samples = checked
-        spec = as_spec(given.spec, checked[0])
+        spec = as_spec(given.spec, checked[0], aloud=False)
         prediction = predict(clean, checked, activation_for(target, activation), threshold, False, spec.vocab)
         if spec.vocab is not None and prediction.count not in (None, len(spec.vocab)):
             spec = replace(spec, vocab=None)  # `explain` says so

@@ -167,7 +167,7 @@ def explain(
         with _lower(precision, params.get("tol")), _safely(func, seed, accelerate, compile, several):
             xs = check_inputs(given.inputs)
             n = xs[0].shape[0]
-            spec = as_spec(given.spec, xs[0])
+            spec = as_spec(given.spec, xs[0], aloud=False)
             clean = Forward.of(func, n, additional_forward_args=additional_forward_args)
             clean.samples = xs
             bound = bind_methods(

@@ -179,7 +179,7 @@ def layout_of(inputs: Any, spec: InputSpec | None, methods: Any) -> tuple[Channe
         methods: the methods as the user named them.
     """
     many = as_tuple(inputs)
-    if not many or not all(isinstance(x, Tensor) and x.ndim for x in many) or max(x.ndim for x in many) < 3:
+    if not many or not all(isinstance(x, Tensor) and x.ndim for x in many) or max(x.ndim for x in many) < 4:
         return None, spec
     if spec is not None and not isinstance(spec, InputSpec):
         return None, spec  # refused later, as what is no tensor

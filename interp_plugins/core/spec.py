@@ -23,8 +23,8 @@ _PLACES = ("image", "volume", "clip", "series", "sequence")  # kinds in which ne
 _AXES = {"clip": "frames first, (N, T, C, H, W)", "series": "time last, (N, C, T)", "sequence": "time first, (N, T, C)"}
 _OTHERWISE = {
     "clip": "they are volumes (N, C, D, H, W): InputSpec('volume')",
-    "series": "time is first: InputSpec('sequence')",
-    "sequence": "time is last: InputSpec('series')",
+    "series": "time is first: InputSpec('sequence'), or that no axis is time: InputSpec('generic')",
+    "sequence": "time is last: InputSpec('series'), or that no axis is time: InputSpec('generic')",
 }
 
 
@@ -214,17 +214,18 @@ def _guessed(shape: tuple[int, ...]) -> tuple[str, str | None]:
     return kind, "last" if last else "first" if kind == "clip" else None
 
 
-def guess_aloud(x: Tensor, **known: Any) -> InputSpec:
+def guess_aloud(x: Tensor, *, time: bool = False, **known: Any) -> InputSpec:
     """`InputSpec.guess`, with a warning where something else may have that shape as well.
 
     Args:
         x: the input.
+        time: whether that is said of the axis of time, too.
         **known: fields that are known.
     """
     spec, shape = InputSpec.guess(x, **known), tuple(x.shape)
     if spec.layout == "last":
         other = f"or that they have them first: InputSpec({spec.kind!r}, layout='first')"
-    elif spec.kind in _OTHERWISE and not (len(shape) == 3 and max(shape[1:]) >= _CLEAR * min(shape[1:])):
+    elif spec.kind == "clip" or (time and spec.kind in _OTHERWISE and max(shape[1:]) < _CLEAR * min(shape[1:])):
         other = f"or that {_OTHERWISE[spec.kind]}"
     else:
         return spec
@@ -239,10 +240,14 @@ def guess_aloud(x: Tensor, **known: Any) -> InputSpec:
     return spec
 
 
-def as_spec(spec: InputSpec | None, x: Tensor, vocab: Sequence[Any] | None = None) -> InputSpec:
-    """An `InputSpec` for x: the given one, else a guess from its shape."""
+def as_spec(spec: InputSpec | None, x: Tensor, vocab: Sequence[Any] | None = None, *, aloud: bool = True) -> InputSpec:
+    """An `InputSpec` for x: the given one, else a guess from its shape, which is said where it may be wrong.
+
+    Not `aloud` of time for maps alone: their pictures show which axis it is, and shapes of windows name theirs.
+    """
     if spec is None:
-        return guess_aloud(x, vocab=tuple(vocab) if vocab is not None else None)
+        names = tuple(vocab) if vocab is not None else None
+        return guess_aloud(x, time=True, vocab=names) if aloud else InputSpec.guess(x, vocab=names)
     if not isinstance(spec, InputSpec):
         raise InputError(f"input_spec must be an InputSpec, got {type(spec).__name__}.")
     return spec

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.examples.notebooks import EXAMPLES, executed, said
+from tests.thorough import thorough
 
 PICTURES = ("integrated_gradients.png", "noise_tunnel.png", "occlusion.png", "explanations.html")
 
@@ -24,6 +25,7 @@ def test_the_notebook_explains_a_photograph_where_pets_cannot_be_had(tmp_path: P
     assert "tiger cat" in said(notebook)
 
 
+@thorough
 @pytest.mark.slow
 def test_the_script_trains_on_pets_where_it_can_be_had(tmp_path: Path) -> None:
     images = tmp_path / "pets" / "images"

@@ -31,6 +31,7 @@ def test_the_label_in_the_corner_is_found_proved_and_unlearned(tmp_path: Path) -
     assert before[2] > 75 and after == [0], "and no longer does"
 
 
+@thorough
 @pytest.mark.slow
 def test_the_bars_of_a_person_add_up(tmp_path: Path) -> None:
     text = printed("lightning_table", tmp_path)

@@ -313,7 +313,7 @@ def test_two_views_are_two_inputs_where_forward_takes_two_and_a_question_where_i
             explain(OneView(), batch, "saliency")
     exp = explain(OneView(), (views, y), "saliency", target="label", input_fn=lambda b: (b[0][1], b[1])[0])[0]
     assert torch.equal(exp.input, views[1])
-    sequences = (torch.rand(4, 12, 3), torch.rand(4, 7, 3))
+    sequences = (torch.rand(4, 5, 3), torch.rand(4, 7, 3))
 
     class OfSequences(nn.Module):
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -331,10 +331,10 @@ def test_an_error_of_the_model_is_introduced_by_what_was_called_with_what(error:
         def forward(self, x: Tensor, scale: float = 1) -> Tensor:
             raise error("no such thing")
 
-    text = rf"Broken was called with \(Tensor of shape \(2, 5, 1\) and dtype float32, scale=.*raised {error.__name__}"
+    text = rf"Broken was called with \(Tensor of shape \(2, 5, 3\) and dtype float32, scale=.*raised {error.__name__}"
     for method in ("saliency", "occlusion", "gradcam"):
         with pytest.raises(error, match=text) as caught:
-            ip.explain(Broken(), torch.rand(2, 5, 1), method, target=0, forward_kwargs={"scale": 2.0})
+            ip.explain(Broken(), torch.rand(2, 5, 3), method, target=0, forward_kwargs={"scale": 2.0})
         assert isinstance(caught.value, ModelError) and isinstance(caught.value.__cause__, error)
 
 

@@ -17,7 +17,6 @@ import interp_plugins as ip
 from interp_plugins.attr import LayerActivation, LayerIntegratedGradients, NeuronGradient
 from interp_plugins.core.guard import frozen
 
-TIME_FIRST = ip.InputSpec("sequence")
 MASK = torch.tensor([[0, 0, 0, 0, 0, 1], [0, 0, 0, 1, 1, 1]]).bool()
 X = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(3))
 
@@ -47,7 +46,7 @@ def with_gradients(net: Net, x: Tensor) -> Tensor:
 
 
 def test_scores_are_those_of_the_function_with_gradients(net: Net) -> None:
-    exp = ip.explain(net, X, "ig", target=1, input_spec=TIME_FIRST, additional_forward_args=(MASK,), n_steps=100)[0]
+    exp = ip.explain(net, X, "ig", target=1, additional_forward_args=(MASK,), n_steps=100)[0]
     expected = with_gradients(net, X.clone())[:, 1]
     assert exp.score is not None and torch.allclose(exp.score, expected, atol=1e-6)
     assert exp.relative_delta is not None and exp.relative_delta.max() < 0.02
@@ -57,14 +56,7 @@ def test_perturbation_and_gradient_methods_see_one_function(net: Net) -> None:
     """Every place taken away at once: the change of the same scores."""
     everything = torch.zeros_like(X[:1], dtype=torch.long)
     found = ip.explain(
-        net,
-        X,
-        "feature_ablation",
-        target=1,
-        input_spec=TIME_FIRST,
-        additional_forward_args=(MASK,),
-        feature_mask=everything,
-        baselines=0,
+        net, X, "feature_ablation", target=1, additional_forward_args=(MASK,), feature_mask=everything, baselines=0
     )[0]
     change = with_gradients(net, X.clone()) - with_gradients(net, torch.zeros_like(X))
     assert torch.allclose(found.attributions[:, 0, 0], change[:, 1], atol=1e-5)
@@ -94,9 +86,7 @@ def test_multi_head_attention_alone() -> None:
         return attention(x, x, x, need_weights=False, key_padding_mask=mask)[0].flatten(1)
 
     x = torch.randn(2, 6, 4)
-    exps = ip.explain(
-        model, x, ("feature_ablation", "saliency"), target=5, input_spec=TIME_FIRST, additional_forward_args=(MASK,)
-    )
+    exps = ip.explain(model, x, ("feature_ablation", "saliency"), target=5, additional_forward_args=(MASK,))
     assert exps[0].score is not None
     assert torch.allclose(exps[0].score, model(x.clone().requires_grad_(), MASK)[:, 5].detach(), atol=1e-6)
 
@@ -145,5 +135,5 @@ def test_the_model_alone_is_as_fast_as_before() -> None:
     net = Net().eval()
     with torch.no_grad():
         before = net(X, MASK)
-        ip.explain(net, X, "saliency", target=1, input_spec=TIME_FIRST, additional_forward_args=(MASK,))
+        ip.explain(net, X, "saliency", target=1, additional_forward_args=(MASK,))
         assert torch.equal(net(X, MASK), before)

@@ -14,7 +14,7 @@ import interp_plugins as ip
 from interp_plugins.core.errors import InterpWarning, LayerError
 from interp_plugins.core.explanation import Explanation
 from interp_plugins.core.features import Windows, default_window
-from interp_plugins.core.spec import InputSpec
+from interp_plugins.core.spec import InputSpec, as_spec
 
 
 def series_net(channels: int = 3) -> nn.Sequential:
@@ -220,12 +220,9 @@ def test_the_mean_baseline_of_a_sequence_is_that_of_its_variables() -> None:
 )
 def test_which_axis_is_time_is_said_where_both_may_be(shape: tuple[int, ...], kind: str, text: str) -> None:
     with pytest.warns(InterpWarning, match=text):
-        assert ip.explain(lambda z: z.sum((1, 2)), torch.rand(shape), "saliency")[0].spec.kind == kind
+        assert as_spec(None, torch.rand(shape)).kind == kind
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        clear = [torch.rand(2, 3, 40), torch.rand(2, 40, 3)]
-        assert [ip.explain(lambda z: z.sum((1, 2)), x, "saliency")[0].spec.kind for x in clear] == [
-            "series",
-            "sequence",
-        ]
-        assert ip.explain(lambda z: z.sum((1, 2)), torch.rand(shape), "saliency", input_spec=InputSpec("series"))
+        kinds = [as_spec(None, x).kind for x in (torch.rand(2, 3, 40), torch.rand(2, 40, 3))]
+        assert kinds == ["series", "sequence"] and as_spec(InputSpec("series"), torch.rand(shape)).kind == "series"
+        assert ip.explain(lambda z: z.sum((1, 2)), torch.rand(shape), "saliency")[0].spec.kind == kind

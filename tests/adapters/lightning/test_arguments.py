@@ -255,6 +255,7 @@ def test_the_public_names() -> None:
         "accentuate",
         "atlas",
         "caricature",
+        "certify",
         "concept_test",
         "concepts",
         "corruptions",
