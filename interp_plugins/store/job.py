@@ -15,7 +15,9 @@ from interp_plugins.core.guard import modules_of
 from interp_plugins.core.truth import known_classes
 
 _HELD = 2**24  # numbers of a map or an input that are held for samples explained together,
-_HELD_ON_CPUS = 8 * 3 * 224 * 224  # where larger passes wait for the memory (64 pictures: three times as long)
+# There larger passes wait for the memory (64 pictures: three times as long), and with eight pictures a small network's
+# widest maps pass 32 MiB, which glibc fetches from the system anew every time.
+_HELD_ON_CPUS = 6 * 3 * 224 * 224
 
 
 def held_by(model: Any) -> int:
